@@ -1,0 +1,18 @@
+//! synthdisk shows a whole virtual disk made from an untouched Xen partition image.
+//!
+//! The crate is laid out as rooms, one module per concept; `docs/ARCHITECTURE.md` says what each
+//! owns and which may call which. Arrows point down only.
+
+pub mod boot;
+pub mod cli;
+pub mod disk;
+pub mod error;
+pub mod fuse;
+pub mod guest;
+pub mod image;
+pub mod layout;
+pub mod plan;
+pub mod qemu;
+pub mod xen;
+
+pub use error::{Error, ErrorKind, Result};

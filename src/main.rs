@@ -1,0 +1,3 @@
+//! The `synthdisk` command.
+
+fn main() {}
