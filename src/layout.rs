@@ -1,1 +1,26 @@
-//! TODO
+//! Pure computing: where partitions lie, and the bytes of the table and of the swap area.
+//!
+//! Takes numbers and gives numbers or bytes; opens no file and calls no other room, so its tests
+//! can hold it against `sfdisk` and `mkswap`.
+
+mod geometry;
+mod ids;
+mod mbr;
+mod size;
+mod swap;
+
+pub use geometry::{Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed};
+pub use ids::Ids;
+pub use mbr::{BOOTSTRAP_LEN, MBR_MAX_SECTORS, mbr_sector, parse_disk_id};
+pub use size::{format_size, parse_size};
+pub use swap::{SWAP_MIN_LEN, SWAP_PAGE, SwapHeader};
+
+/// Bytes per sector. Xen's block protocol, the MBR and every disk here count in these.
+pub const SECTOR: u64 = 512;
+
+/// `value` rounded up to a multiple of `unit` (any unit, not only powers of two).
+///
+/// Returns `None` on overflow or when `unit` is 0.
+pub fn round_up(value: u64, unit: u64) -> Option<u64> {
+    value.checked_next_multiple_of(unit)
+}

@@ -1,0 +1,235 @@
+//! Where the boot gap and the partitions lie on the disk.
+
+use super::{MBR_MAX_SECTORS, SECTOR, format_size, round_up};
+use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+
+/// What a partition holds, as far as its type in the table depends on it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionKind {
+    /// A Linux filesystem (MBR type 0x83).
+    Linux,
+    /// A Linux swap area (MBR type 0x82).
+    Swap,
+}
+
+/// A partition that wants a place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PartitionSpec {
+    /// Number in the table, from 1. Guests know it as the N of `xvdaN`.
+    pub number: u32,
+    /// Length in bytes; padded up to whole sectors.
+    pub len: u64,
+    /// What it holds.
+    pub kind: PartitionKind,
+    /// Whether the BIOS-era "active" flag is set.
+    pub active: bool,
+}
+
+/// What a layout is computed from.
+#[derive(Clone, Debug)]
+pub struct LayoutSpec {
+    /// Partitions start at multiples of this many bytes; itself a multiple of 512.
+    pub align: u64,
+    /// Least length in bytes of what lies before the first partition, the MBR included.
+    pub gap: u64,
+    /// In the order in which they lie on the disk.
+    pub partitions: Vec<PartitionSpec>,
+}
+
+/// A partition with its place. Offsets and lengths in bytes, multiples of 512.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Number in the table, from 1.
+    pub number: u32,
+    /// First byte on the disk.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// What it holds.
+    pub kind: PartitionKind,
+    /// Whether the active flag is set.
+    pub active: bool,
+}
+
+impl Placed {
+    /// First byte behind the partition.
+    pub fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
+/// Offsets of everything on the disk, in bytes. It is all that an overlay needs to remember.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Length of the whole disk in bytes.
+    pub len: u64,
+    /// Partitions in disk order, disjoint.
+    pub partitions: Vec<Placed>,
+}
+
+impl Layout {
+    /// Place the partitions of `spec` one behind the other, each at a multiple of `align`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for an alignment that is not a multiple of a sector, for partition
+    /// numbers outside 1..=4 or used twice, and for an empty partition;
+    /// [`ErrorKind::TooLarge`] for a disk that an MBR cannot describe (2 TiB).
+    pub fn compute(spec: &LayoutSpec) -> Result<Self> {
+        if spec.align == 0 || spec.align % SECTOR != 0 {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "the alignment must be a multiple of 512 bytes, for example 1M or 63s",
+            ));
+        }
+        let too_large = || {
+            Error::new(
+                ErrorKind::TooLarge,
+                "the disk would be larger than 2 TiB, the most an MBR partition table can describe",
+            )
+        };
+        let align_up = |n| round_up(n, spec.align).ok_or_else(too_large);
+
+        let mut partitions: Vec<Placed> = Vec::with_capacity(spec.partitions.len());
+        let mut next = align_up(spec.gap.max(SECTOR))?;
+        for p in &spec.partitions {
+            if !(1..=4).contains(&p.number) || partitions.iter().any(|q| q.number == p.number) {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("partition number {} is used twice or not within 1 to 4", p.number),
+                ));
+            }
+            let len = round_up(p.len, SECTOR).ok_or_else(too_large)?;
+            if len == 0 {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("partition {} would be empty", p.number),
+                ));
+            }
+            partitions.push(Placed {
+                number: p.number,
+                start: next,
+                len,
+                kind: p.kind,
+                active: p.active,
+            });
+            next = align_up(next.checked_add(len).ok_or_else(too_large)?)?;
+        }
+        if next > MBR_MAX_SECTORS * SECTOR {
+            return Err(too_large());
+        }
+        Ok(Self { len: next, partitions })
+    }
+
+    /// Length in bytes of what lies before the first partition, the MBR included.
+    pub fn gap(&self) -> u64 {
+        self.partitions.first().map_or(self.len, |p| p.start)
+    }
+
+    /// Check what was read from a file before anybody trusts it: sorted, disjoint, whole sectors,
+    /// within the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] with the first thing that is wrong.
+    pub fn validate(&self) -> Result<()> {
+        let corrupt = |what: String| Err(Error::new(ErrorKind::Corrupt, what));
+        if self.len % SECTOR != 0 || self.len > MBR_MAX_SECTORS * SECTOR {
+            return corrupt(format!("a disk of {} cannot be", format_size(self.len)));
+        }
+        let mut end = SECTOR;
+        for p in &self.partitions {
+            let fits = p.start.checked_add(p.len).is_some_and(|e| e <= self.len);
+            if p.start < end || !fits || p.len == 0 || p.start % SECTOR != 0 || p.len % SECTOR != 0
+            {
+                return corrupt(format!("partition {} cannot lie where it claims to", p.number));
+            }
+            if !(1..=4).contains(&p.number) {
+                return corrupt(format!("there is no partition number {} in an MBR", p.number));
+            }
+            end = p.end();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(number: u32, len: u64, kind: PartitionKind) -> PartitionSpec {
+        PartitionSpec { number, len, kind, active: number == 1 }
+    }
+
+    #[test]
+    fn old_cylinder_gap() {
+        let layout = Layout::compute(&LayoutSpec {
+            align: 63 * SECTOR,
+            gap: SECTOR,
+            partitions: vec![part(1, 1000, PartitionKind::Linux)],
+        })
+        .unwrap();
+        assert_eq!(layout.gap(), 63 * SECTOR);
+        assert_eq!(layout.partitions[0].len, 1024);
+        assert_eq!(layout.len, 2 * 63 * SECTOR);
+    }
+
+    #[test]
+    fn partitions_are_aligned_and_disjoint() {
+        let layout = Layout::compute(&LayoutSpec {
+            align: 1 << 20,
+            gap: 64 << 20,
+            partitions: vec![
+                part(1, (5 << 20) + 7, PartitionKind::Linux),
+                part(2, 512 << 20, PartitionKind::Swap),
+            ],
+        })
+        .unwrap();
+        assert_eq!(layout.gap(), 64 << 20);
+        assert_eq!(layout.partitions[1].start, 70 << 20);
+        assert_eq!(layout.len, 582 << 20);
+        layout.validate().unwrap();
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        let spec = |align, len, number| LayoutSpec {
+            align,
+            gap: 0,
+            partitions: vec![part(number, len, PartitionKind::Linux)],
+        };
+        for (spec, kind) in [
+            (spec(1000, 512, 1), ErrorKind::Invalid),
+            (spec(0, 512, 1), ErrorKind::Invalid),
+            (spec(512, 0, 1), ErrorKind::Invalid),
+            (spec(512, 512, 5), ErrorKind::Invalid),
+            (spec(512, 2 << 40, 1), ErrorKind::TooLarge),
+            (spec(1 << 20, u64::MAX, 1), ErrorKind::TooLarge),
+        ] {
+            assert_eq!(Layout::compute(&spec).unwrap_err().kind(), kind);
+        }
+    }
+
+    #[test]
+    fn validate_finds_lies() {
+        let good = Layout::compute(&LayoutSpec {
+            align: 1 << 20,
+            gap: 0,
+            partitions: vec![
+                part(1, 1 << 20, PartitionKind::Linux),
+                part(2, 1 << 20, PartitionKind::Swap),
+            ],
+        })
+        .unwrap();
+        let spoil = |f: fn(&mut Layout)| {
+            let mut bad = good.clone();
+            f(&mut bad);
+            bad.validate().unwrap_err()
+        };
+        spoil(|l| l.len = 1 << 20);
+        spoil(|l| l.partitions[0].start = 0);
+        spoil(|l| l.partitions[1].start = 1 << 20);
+        spoil(|l| l.partitions[1].len = u64::MAX);
+        spoil(|l| l.partitions[1].number = 9);
+    }
+}
