@@ -1,1 +1,18 @@
-//! TODO
+//! The virtual disk: a table of regions, a copy-on-write overlay over it, and the one read and
+//! write path that every face (FUSE, finalize) serves from.
+//!
+//! Knows nothing of guests, Xen or FUSE; calls only `image`.
+
+mod check;
+mod header;
+mod overlay;
+mod qcow2;
+mod region;
+mod scratch;
+mod serve;
+
+pub use overlay::{Base, Overlay, Run};
+pub use qcow2::Qcow2Overlay;
+pub use region::{Region, RegionFile, RegionKind, RegionTable, Source};
+pub use scratch::Scratch;
+pub use serve::{BootPlanner, Chunk, Disk};

@@ -1,0 +1,282 @@
+//! The disk that faces serve: regions below, an overlay above, and a boot gap that follows what
+//! the guest has installed.
+
+use super::overlay::{Base, Overlay, Run};
+use super::region::{Region, RegionTable};
+use crate::Result;
+use crate::image::{Extent, MappedSlice};
+use parking_lot::{Mutex, RwLock};
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Decides what the boot gap shows.
+///
+/// The guest may install a kernel and reboot under the same mount, so the gap is planned anew
+/// when it is read after the partitions were written.
+pub trait BootPlanner: Send {
+    /// Regions from byte 0 up to the first partition, in order, for the disk as it is now. When
+    /// nothing bootable is found, regions that make the loader say so.
+    fn plan(&mut self) -> Vec<Region>;
+}
+
+/// Bytes of the disk, in the cheapest form that a face can send on.
+#[derive(Debug)]
+pub enum Chunk<'a> {
+    /// Mapped memory of an image.
+    Mapped(MappedSlice),
+    /// The caller's buffer, filled.
+    Buffer(&'a [u8]),
+}
+
+/// Planning the gap again, and what triggers it.
+struct Replanning {
+    planner: Mutex<Box<dyn BootPlanner>>,
+    /// First byte behind the gap.
+    gap_end: u64,
+    /// Set by writes behind the gap, cleared before the gap is planned again.
+    stale: AtomicBool,
+}
+
+/// A whole disk. Offsets and lengths in bytes; may be shared by any number of threads.
+pub struct Disk {
+    table: RwLock<Arc<RegionTable>>,
+    overlay: Option<Box<dyn Overlay>>,
+    len: u64,
+    replanning: OnceLock<Replanning>,
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("len", &self.len).field("overlay", &self.overlay).finish()
+    }
+}
+
+impl Disk {
+    /// A disk of `table` with `overlay` over it; without one it is read-only.
+    pub fn new(table: RegionTable, overlay: Option<Box<dyn Overlay>>) -> Self {
+        let len = table.len();
+        Self { table: RwLock::new(Arc::new(table)), overlay, len, replanning: OnceLock::new() }
+    }
+
+    /// Have `planner` plan the bytes before `gap_end` again whenever they are read after anything
+    /// behind them was written. A second call has no effect.
+    pub fn set_planner(&self, planner: Box<dyn BootPlanner>, gap_end: u64) {
+        let _ = self.replanning.set(Replanning {
+            planner: Mutex::new(planner),
+            gap_end,
+            stale: AtomicBool::new(false),
+        });
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the disk has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.overlay.is_none()
+    }
+
+    /// The region table as it stands.
+    pub fn table(&self) -> Arc<RegionTable> {
+        Arc::clone(&self.table.read())
+    }
+
+    /// The regions as a reader would find them now: the gap is planned again first if need be.
+    pub fn current_table(&self) -> Arc<RegionTable> {
+        self.refresh_gap(0);
+        self.table()
+    }
+
+    /// Bytes of storage that the overlay takes up.
+    pub fn overlay_allocated(&self) -> u64 {
+        self.overlay.as_ref().map_or(0, |o| o.allocated())
+    }
+
+    /// The bytes at `offset`, at most up to the end of the disk. `scratch` is used, and grown,
+    /// where they cannot be had in place.
+    ///
+    /// # Errors
+    /// Those of image and overlay.
+    pub fn read<'a>(
+        &self,
+        offset: u64,
+        len: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> io::Result<Chunk<'a>> {
+        let len = self.clip(offset, len);
+        self.refresh_gap(offset);
+        let table = self.table();
+        let untouched = match &self.overlay {
+            None => true,
+            Some(overlay) => {
+                len > 0 && overlay.run_at(offset, len as u64)? == (Run::Base, len as u64)
+            }
+        };
+        if untouched {
+            if let Some(slice) = table.map(offset, len) {
+                return Ok(Chunk::Mapped(slice));
+            }
+        }
+        if scratch.len() < len {
+            scratch.resize(len, 0);
+        }
+        let buf = &mut scratch[..len];
+        match &self.overlay {
+            Some(overlay) if !untouched => overlay.read_at(&*table, buf, offset)?,
+            _ => table.read_at(buf, offset)?,
+        }
+        Ok(Chunk::Buffer(buf))
+    }
+
+    /// Fill `buf` from `offset`.
+    ///
+    /// # Errors
+    /// Those of image and overlay; `UnexpectedEof` past the end of the disk.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.clip(offset, buf.len()) < buf.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.refresh_gap(offset);
+        let table = self.table();
+        match &self.overlay {
+            Some(overlay) => overlay.read_at(&*table, buf, offset),
+            None => table.read_at(buf, offset),
+        }
+    }
+
+    /// Write `buf` at `offset`.
+    ///
+    /// # Errors
+    /// `EROFS` on a read-only disk, `ENOSPC` past its end, else those of the overlay.
+    pub fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let overlay = self.writable(offset, buf.len() as u64)?;
+        let table = self.table();
+        let result = overlay.write_at(&*table, buf, offset);
+        self.written(offset, buf.len() as u64);
+        result
+    }
+
+    /// Make the range read as zeros and give back the overlay space that it took (discard, punch
+    /// hole, write zeroes).
+    ///
+    /// # Errors
+    /// As [`Disk::write_at`].
+    pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        let overlay = self.writable(offset, len)?;
+        let table = self.table();
+        let result = if len > 0 { overlay.zero(&*table, offset, len) } else { Ok(()) };
+        self.written(offset, len);
+        result
+    }
+
+    /// Bring all acknowledged writes to stable storage.
+    ///
+    /// # Errors
+    /// Those of the overlay.
+    pub fn flush(&self) -> io::Result<()> {
+        self.overlay.as_ref().map_or(Ok(()), |o| o.sync())
+    }
+
+    /// Whether data is stored at `offset` or it is a hole, and up to where; neighbouring runs of
+    /// one kind are joined.
+    ///
+    /// # Errors
+    /// Those of image and overlay.
+    pub fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        self.refresh_gap(offset);
+        let table = self.table();
+        let mut whole: Option<Extent> = None;
+        let mut at = offset;
+        while at < self.len {
+            let one = self.one_extent(&table, at)?;
+            match &mut whole {
+                None => whole = Some(one),
+                Some(run) if run.data == one.data => run.end = one.end,
+                Some(_) => break,
+            }
+            at = one.end;
+        }
+        Ok(whole.unwrap_or(Extent { data: false, end: self.len }))
+    }
+
+    fn one_extent(&self, table: &RegionTable, at: u64) -> io::Result<Extent> {
+        let (run, n) = match &self.overlay {
+            Some(overlay) => overlay.run_at(at, self.len - at)?,
+            None => (Run::Base, self.len - at),
+        };
+        let extent = match run {
+            Run::Data => Extent { data: true, end: at + n },
+            Run::Zero => Extent { data: false, end: at + n },
+            Run::Base => {
+                let found = table.extent_at(at)?;
+                Extent { data: found.data, end: found.end.min(at + n) }
+            }
+        };
+        Ok(Extent { data: extent.data, end: extent.end.clamp(at + 1, self.len) })
+    }
+
+    fn clip(&self, offset: u64, len: usize) -> usize {
+        self.len.saturating_sub(offset).min(len as u64) as usize
+    }
+
+    fn writable(&self, offset: u64, len: u64) -> io::Result<&dyn Overlay> {
+        let overlay =
+            self.overlay.as_deref().ok_or_else(|| io::Error::from_raw_os_error(libc::EROFS))?;
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(overlay),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        }
+    }
+
+    /// Remember that what the gap was planned from may have changed.
+    fn written(&self, offset: u64, len: u64) {
+        if let Some(r) = self.replanning.get() {
+            // Release pairs with the swap in `refresh_gap`: who clears the mark sees the write.
+            if offset.saturating_add(len) > r.gap_end {
+                r.stale.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Whether a write at `[offset, offset + len)` would be the first since the gap was planned,
+    /// so that copies of the gap's bytes which somebody keeps turn stale with it. Returns the
+    /// gap's end.
+    pub fn outdates_gap(&self, offset: u64, len: u64) -> Option<u64> {
+        let r = self.replanning.get()?;
+        let first = offset.saturating_add(len) > r.gap_end && !r.stale.load(Ordering::Relaxed);
+        first.then_some(r.gap_end)
+    }
+
+    /// Plan the gap again if `offset` lies in it and something was written since.
+    fn refresh_gap(&self, offset: u64) {
+        let Some(r) = self.replanning.get() else { return };
+        if offset >= r.gap_end || !r.stale.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut planner = r.planner.lock();
+        // Cleared first: a write that comes while we plan makes the plan stale again.
+        if !r.stale.swap(false, Ordering::Acquire) {
+            return;
+        }
+        if let Err(e) = self.replace_gap(planner.plan(), r.gap_end) {
+            tracing::error!("the boot gap cannot be planned again: {e}");
+        }
+    }
+
+    fn replace_gap(&self, gap: Vec<Region>, gap_end: u64) -> Result<()> {
+        let rest = self.table();
+        let rest = rest.regions().iter().filter(|r| r.start >= gap_end).cloned();
+        let table = RegionTable::new(gap.into_iter().chain(rest).collect())?;
+        *self.table.write() = Arc::new(table);
+        Ok(())
+    }
+}
