@@ -9,7 +9,7 @@ mod usage;
 
 pub use mapping::MappedSlice;
 pub use raw::RawImage;
-pub use usage::{Claim, check_unused, claim};
+pub use usage::{Claim, check_unused, claim, unescape_mount_field};
 
 use std::fmt;
 use std::io;

@@ -175,14 +175,14 @@ impl RegionTable {
         self.regions.is_empty()
     }
 
-    /// The regions from the one that holds byte `offset` on.
-    fn from_offset(&self, offset: u64) -> &[Region] {
+    /// The region that holds byte `offset` and all behind it.
+    fn at_or_behind(&self, offset: u64) -> &[Region] {
         &self.regions[self.regions.partition_point(|r| r.end() <= offset)..]
     }
 
     /// The range as mapped memory, when one image holds all of it.
     pub fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
-        let region = self.from_offset(offset).first()?;
+        let region = self.at_or_behind(offset).first()?;
         match &region.source {
             Source::Image { image, offset: base } if offset + len as u64 <= region.end() => {
                 image.map(base + (offset - region.start), len)
@@ -196,7 +196,7 @@ impl RegionTable {
     /// # Errors
     /// That of asking an image for its holes.
     pub fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        match self.from_offset(offset).first() {
+        match self.at_or_behind(offset).first() {
             Some(region) => region.extent_at(offset),
             None => Ok(Extent { data: false, end: u64::MAX }),
         }
@@ -205,7 +205,7 @@ impl RegionTable {
 
 impl Base for RegionTable {
     fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-        for region in self.from_offset(offset) {
+        for region in self.at_or_behind(offset) {
             if buf.is_empty() {
                 return Ok(());
             }

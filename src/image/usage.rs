@@ -191,13 +191,13 @@ fn parse_mounts(table: &str, number: &str) -> Vec<(String, bool)> {
             let super_options = tail.split(' ').nth(2)?;
             let (device, target) = (fields.get(2)?, fields.get(4)?);
             let writable = !super_options.split(',').any(|option| option == "ro");
-            (*device == number).then(|| (unescape(target), writable))
+            (*device == number).then(|| (unescape_mount_field(target), writable))
         })
         .collect()
 }
 
 /// Undo the octal escapes of the mount table (`\040` for a space).
-fn unescape(field: &str) -> String {
+pub fn unescape_mount_field(field: &str) -> String {
     let mut out = Vec::new();
     let bytes = field.as_bytes();
     let mut i = 0;
