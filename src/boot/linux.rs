@@ -1,0 +1,309 @@
+//! What kind of kernel a file is, and what the header of a bzImage says.
+//!
+//! Source: the Linux/x86 boot protocol (kernel: `Documentation/arch/x86/boot.rst`). The header
+//! lies at offset 0x1f1 of the file; which of its fields exist depends on the protocol version.
+
+use crate::{Error, ErrorKind, Result};
+
+/// How many bytes from the start of a kernel file are enough to tell everything that this module
+/// can tell: the longest real-mode part, in which the version text may lie anywhere.
+pub const HEAD_BYTES: usize = 33 * 1024;
+
+/// End of the last fixed header field that is read (`init_size`).
+const HEADER_END: usize = 0x264;
+/// The longest real-mode part, in sectors, that the direct loader has room for.
+const REAL_SECTORS_MAX: u32 = 64;
+const VERSION_MAX: usize = 256;
+
+/// The setup header of a bzImage, with the protocol's defaults for fields that are younger than
+/// the kernel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SetupHeader {
+    /// Boot protocol version, major in the high byte: 0x020f is 2.15.
+    pub version: u16,
+    /// Length of the real-mode part in 512-byte sectors, boot sector included.
+    pub real_sectors: u32,
+    /// Bit 0: the protected-mode part goes to 1 MiB.
+    pub loadflags: u8,
+    /// Highest address, in bytes, that the last byte of the initrd may have.
+    pub initrd_addr_max: u32,
+    /// Longest command line in bytes, without its NUL.
+    pub cmdline_size: u32,
+    /// Where the kernel would like to run (bytes); 0 before protocol 2.10.
+    pub pref_address: u64,
+    /// Memory in bytes that the kernel needs from its start address on, until it can read the
+    /// memory map by itself; 0 before protocol 2.10.
+    pub init_size: u32,
+    /// Such as `6.1.0-9-amd64 (builder@host) #1 SMP ...`. None when the kernel doesn't say, or
+    /// when the bytes given end before it.
+    pub kernel_version: Option<String>,
+}
+
+impl SetupHeader {
+    /// Read the header from the first bytes of a kernel file ([`HEAD_BYTES`] see all).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when this is no Linux kernel image or is cut off;
+    /// [`ErrorKind::Unsupported`] when it is one that the direct loader can't start: boot protocol
+    /// before 2.02, a zImage (loaded low), or a real-mode part of over 32 KiB.
+    pub fn parse(head: &[u8]) -> Result<Self> {
+        let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, what);
+        let unsupported = |what: String| Error::new(ErrorKind::Unsupported, what);
+        if head.get(0x202..0x206) != Some(b"HdrS") {
+            return Err(corrupt("not a Linux kernel image (no HdrS magic)"));
+        }
+        let Some(fixed) = head.first_chunk::<HEADER_END>() else {
+            return Err(corrupt("the Linux kernel image is cut off within its header"));
+        };
+        let u32_at = |at: usize| {
+            u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
+        };
+        let u16_at = |at: usize| u16::from_le_bytes([fixed[at], fixed[at + 1]]);
+
+        let version = u16_at(0x206);
+        if version < 0x0202 {
+            return Err(unsupported(format!(
+                "the kernel is too old: boot protocol {}.{:02}, and 2.02 is needed",
+                version >> 8,
+                version & 0xff
+            )));
+        }
+        let loadflags = fixed[0x211];
+        if loadflags & 1 == 0 {
+            return Err(unsupported("the kernel is a zImage; a bzImage is needed".into()));
+        }
+        let setup_sects = match fixed[0x1f1] {
+            0 => 4,
+            n => u32::from(n),
+        };
+        let real_sectors = setup_sects + 1;
+        if real_sectors > REAL_SECTORS_MAX {
+            return Err(unsupported(format!(
+                "the kernel's real-mode part has {real_sectors} sectors, more than the \
+                 {REAL_SECTORS_MAX} that there is room for"
+            )));
+        }
+        let since =
+            |added: u16, value: u32, before: u32| if version >= added { value } else { before };
+        let pref_address = match version >= 0x020a {
+            true => u64::from(u32_at(0x258)) | u64::from(u32_at(0x25c)) << 32,
+            false => 0,
+        };
+        Ok(Self {
+            version,
+            real_sectors,
+            loadflags,
+            initrd_addr_max: since(0x0203, u32_at(0x22c), 0x37ff_ffff),
+            cmdline_size: since(0x0206, u32_at(0x238), 255),
+            pref_address,
+            init_size: since(0x020a, u32_at(0x260), 0),
+            kernel_version: version_text(head, u16_at(0x20e), real_sectors),
+        })
+    }
+
+    /// Length of the real-mode part in bytes; the protected-mode part of the file follows it.
+    pub fn real_bytes(&self) -> u64 {
+        u64::from(self.real_sectors) * 512
+    }
+}
+
+/// The NUL-terminated text at `pointer` + 0x200, as printable ASCII.
+fn version_text(head: &[u8], pointer: u16, real_sectors: u32) -> Option<String> {
+    let at = usize::from(pointer) + 0x200;
+    if pointer == 0 || at >= real_sectors as usize * 512 {
+        return None;
+    }
+    let text = head.get(at..)?;
+    let text = &text[..text.len().min(VERSION_MAX)];
+    let end = text.iter().position(|&b| b == 0)?;
+    let text = &text[..end];
+    let printable = !text.is_empty() && text.iter().all(|b| matches!(b, b' '..=b'~'));
+    printable.then(|| text.iter().copied().map(char::from).collect())
+}
+
+/// What a file that is named as a kernel turns out to be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KernelKind {
+    /// What every PC boots, and the direct loader too.
+    BzImage(SetupHeader),
+    /// A plain ELF file: an old kernel for Xen PV only.
+    Elf,
+    /// A gzip'd file, most likely an ELF: an old kernel for Xen PV only.
+    Gzip,
+    /// None of these.
+    Unknown,
+}
+
+impl KernelKind {
+    /// Tell the kind from the first bytes of the file ([`HEAD_BYTES`] are enough).
+    ///
+    /// # Errors
+    /// Those of [`SetupHeader::parse`] when it has the magic of a Linux kernel image, yet can't be
+    /// booted or is damaged.
+    pub fn detect(head: &[u8]) -> Result<Self> {
+        if head.get(0x202..0x206) == Some(b"HdrS") {
+            return SetupHeader::parse(head).map(Self::BzImage);
+        }
+        Ok(match head {
+            [0x7f, b'E', b'L', b'F', ..] => Self::Elf,
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            _ => Self::Unknown,
+        })
+    }
+
+    /// The header of a kernel that can boot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for a kernel that only Xen PV can start, [`ErrorKind::Corrupt`]
+    /// for what is no kernel.
+    pub fn bootable(self) -> Result<SetupHeader> {
+        match self {
+            Self::BzImage(header) => Ok(header),
+            Self::Elf | Self::Gzip => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the kernel is for Xen paravirtualisation only and can't start on KVM; give \
+                 another one with --kernel and --initrd",
+            )),
+            Self::Unknown => Err(Error::new(
+                ErrorKind::Corrupt,
+                "not a Linux kernel; give another one with --kernel and --initrd",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A minimal head of a bzImage.
+    fn head(version: u16) -> Vec<u8> {
+        let mut head = vec![0; 0x1400];
+        head[0x1f1] = 9;
+        head[0x202..0x206].copy_from_slice(b"HdrS");
+        head[0x206..0x208].copy_from_slice(&version.to_le_bytes());
+        head[0x20e..0x210].copy_from_slice(&0x1000u16.to_le_bytes());
+        head[0x211] = 1;
+        head[0x22c..0x230].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
+        head[0x238..0x23c].copy_from_slice(&2047u32.to_le_bytes());
+        head[0x258..0x260].copy_from_slice(&0x1_0100_0000u64.to_le_bytes());
+        head[0x260..0x264].copy_from_slice(&0x0250_0000u32.to_le_bytes());
+        head[0x1200..0x1206].copy_from_slice(b"6.1.0\0");
+        head
+    }
+
+    #[test]
+    fn fields_exist_from_their_version_on() {
+        //  version, initrd_addr_max, cmdline_size, pref_address, init_size
+        let table = [
+            (0x0202, 0x37ff_ffff, 255, 0, 0),
+            (0x0203, 0x7fff_ffff, 255, 0, 0),
+            (0x0206, 0x7fff_ffff, 2047, 0, 0),
+            (0x0209, 0x7fff_ffff, 2047, 0, 0),
+            (0x020a, 0x7fff_ffff, 2047, 0x1_0100_0000, 0x0250_0000),
+            (0x020f, 0x7fff_ffff, 2047, 0x1_0100_0000, 0x0250_0000),
+        ];
+        for (version, initrd_addr_max, cmdline_size, pref_address, init_size) in table {
+            let want = SetupHeader {
+                version,
+                real_sectors: 10,
+                loadflags: 1,
+                initrd_addr_max,
+                cmdline_size,
+                pref_address,
+                init_size,
+                kernel_version: Some("6.1.0".into()),
+            };
+            assert_eq!(SetupHeader::parse(&head(version)).unwrap(), want, "{version:#06x}");
+        }
+    }
+
+    #[test]
+    fn setup_sects_of_zero_means_four() {
+        let mut head = head(0x020f);
+        head[0x1f1] = 0;
+        let header = SetupHeader::parse(&head).unwrap();
+        assert_eq!((header.real_sectors, header.real_bytes()), (5, 2560));
+        assert_eq!(header.kernel_version, None, "points behind the real-mode part");
+    }
+
+    #[test]
+    fn kernels_that_the_loader_cannot_start() {
+        let with = |at: usize, byte: u8| {
+            let mut head = head(0x020f);
+            head[at] = byte;
+            SetupHeader::parse(&head).unwrap_err().kind()
+        };
+        let table = [
+            ("protocol 1.15", 0x207, 1, ErrorKind::Unsupported),
+            ("protocol 2.01", 0x206, 1, ErrorKind::Unsupported),
+            ("loaded low", 0x211, 0, ErrorKind::Unsupported),
+            ("long real-mode part", 0x1f1, 64, ErrorKind::Unsupported),
+            ("no magic", 0x203, b'D', ErrorKind::Corrupt),
+        ];
+        for (name, at, byte, kind) in table {
+            assert_eq!(with(at, byte), kind, "{name}");
+        }
+        let head = head(0x020f);
+        for len in [0, 0x1f1, 0x205, 0x206, HEADER_END - 1] {
+            let error = SetupHeader::parse(&head[..len]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{len} bytes");
+        }
+        assert!(SetupHeader::parse(&head[..HEADER_END]).is_ok());
+    }
+
+    #[test]
+    fn version_text_is_optional_and_checked() {
+        let with = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut head = head(0x020f);
+            change(&mut head);
+            SetupHeader::parse(&head).unwrap().kernel_version
+        };
+        assert_eq!(with(&|h| h[0x20e..0x210].fill(0)), None);
+        assert_eq!(with(&|h| h[0x20e..0x210].fill(0xff)), None);
+        assert_eq!(with(&|h| h[0x1202] = 0x1b), None);
+        assert_eq!(with(&|h| h[0x1200] = 0), None);
+        assert_eq!(with(&|h| h.truncate(0x1203)), None);
+        assert_eq!(with(&|h| h[0x1206..0x1210].fill(b'x')).as_deref(), Some("6.1.0"));
+    }
+
+    #[test]
+    fn kinds() {
+        let table: [(&[u8], KernelKind); 5] = [
+            (b"\x7fELF\x02\x01", KernelKind::Elf),
+            (b"\x1f\x8b\x08\x00", KernelKind::Gzip),
+            (b"", KernelKind::Unknown),
+            (b"\x7fEL", KernelKind::Unknown),
+            (&[0; 4096], KernelKind::Unknown),
+        ];
+        for (head, kind) in table {
+            assert_eq!(KernelKind::detect(head).unwrap(), kind);
+            let want = match kind {
+                KernelKind::Unknown => ErrorKind::Corrupt,
+                _ => ErrorKind::Unsupported,
+            };
+            assert_eq!(kind.bootable().unwrap_err().kind(), want);
+        }
+        // An EFI stub makes a bzImage start with MZ; one that starts like gzip would still be one.
+        let mut odd = head(0x020f);
+        odd[..2].copy_from_slice(b"\x1f\x8b");
+        assert!(KernelKind::detect(&odd).unwrap().bootable().is_ok());
+        assert!(KernelKind::detect(&head(0x0201)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            len in 0usize..0x1400,
+            noise in proptest::collection::vec((0usize..0x1400, any::<u8>()), 0..64),
+        ) {
+            let mut head = head(0x020f);
+            for (at, byte) in noise {
+                head[at] = byte;
+            }
+            head.truncate(len);
+            let _ = KernelKind::detect(&head);
+        }
+    }
+}
