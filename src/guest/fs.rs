@@ -1,0 +1,253 @@
+//! The traits through which the rest of the program sees a guest's filesystem, and path resolution
+//! that every implementation shares.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Most symlinks that one path may pass through (as Linux: `MAXSYMLINKS`).
+const MAX_SYMLINKS: usize = 40;
+/// Most components that resolving one path may visit.
+const MAX_COMPONENTS: usize = 1000;
+/// Longest path and longest symlink target in bytes (as Linux: `PATH_MAX`).
+pub const MAX_PATH: usize = 4096;
+
+/// Random access to the bytes of an image or partition.
+pub trait ReadAt {
+    /// Fills `buf` from `offset` (bytes).
+    ///
+    /// # Errors
+    /// Whatever the backing store says; `UnexpectedEof` when the range passes the end.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Size in bytes.
+    fn size(&self) -> u64;
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(self.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for std::sync::Arc<T> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, buf)
+    }
+
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+}
+
+/// What kind of thing a path names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link (only from [`GuestFs::lstat`]).
+    Symlink,
+    /// A device, fifo or socket.
+    Other,
+}
+
+/// What is known of a file without reading it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stat {
+    /// Kind of the file.
+    pub kind: FileKind,
+    /// Length in bytes, as the inode claims it.
+    pub len: u64,
+    /// Seconds of the last modification since 1970.
+    pub mtime_secs: i64,
+    /// Nanoseconds within that second.
+    pub mtime_nanos: u32,
+}
+
+/// A regular file inside a guest, open for reading.
+pub trait GuestFile {
+    /// Length in bytes at the time of opening.
+    fn len(&self) -> u64;
+
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads at `offset` (bytes) into `buf`; fewer bytes than asked for only at the end of the
+    /// file. Reading forwards is cheap, jumping back costs a walk over the file's block list.
+    ///
+    /// # Errors
+    /// `Io` from the image, `Corrupt` when the file's metadata are broken.
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize>;
+}
+
+/// A guest's filesystem, read only. Paths are absolute, `/` separates; every method but
+/// [`lstat`](Self::lstat) follows symlinks, which can't lead out of the filesystem.
+///
+/// All methods fail with [`ErrorKind::NotFound`] when a component is missing, is not a directory or
+/// is a symlink into nowhere; with `Corrupt` or `Unsupported` when the filesystem can't be read at
+/// that place; with `Io` when the image can't.
+pub trait GuestFs {
+    /// The whole file.
+    ///
+    /// # Errors
+    /// `TooLarge` beyond `limit` bytes (nothing is read then); `Invalid` if it is no regular file.
+    fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>> {
+        let mut file = self.open(path)?;
+        if file.len() > limit as u64 {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("{path} in the guest is {} bytes, more than {limit}", file.len()),
+            ));
+        }
+        // The file's claimed length is below the limit, so this allocation is bounded by it.
+        let mut data = vec![0; file.len() as usize];
+        let mut done = 0;
+        while done < data.len() {
+            let n = file.read_at(done as u64, &mut data[done..])?;
+            if n == 0 {
+                break;
+            }
+            done += n;
+        }
+        data.truncate(done);
+        Ok(data)
+    }
+
+    /// Kind, length and time of what the path leads to.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn stat(&self, path: &str) -> Result<Stat>;
+
+    /// Like [`stat`](Self::stat), but a symlink at the end is not followed.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn lstat(&self, path: &str) -> Result<Stat>;
+
+    /// The names in a directory, sorted, without `.` and `..`. Names that are not UTF-8 are left
+    /// out: nothing that is looked for has one.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no directory, `TooLarge` if it has more entries than any sane one.
+    fn read_dir(&self, path: &str) -> Result<Vec<String>>;
+
+    /// The absolute path without symlinks, `.` and `..`.
+    ///
+    /// # Errors
+    /// See the trait; `Invalid` after 40 symlinks.
+    fn canonicalize(&self, path: &str) -> Result<String>;
+
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no regular file.
+    fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>>;
+}
+
+/// What [`resolve`] needs to know of one canonical path.
+pub(crate) struct Node {
+    pub(crate) stat: Stat,
+    /// The symlink's target, if it is one.
+    pub(crate) target: Option<String>,
+}
+
+/// Resolves `path` to a canonical one with the stat of its end. `lookup` is only asked for children
+/// of directories that hold no symlink in their path, so that it never resolves anything itself.
+///
+/// Symlinks follow the rules of path_resolution(7); an absolute target starts at the guest's root.
+pub(crate) fn resolve(
+    path: &str,
+    follow_last: bool,
+    lookup: &dyn Fn(&str) -> Result<Node>,
+) -> Result<(String, Stat)> {
+    if !path.starts_with('/') {
+        return Err(Error::new(ErrorKind::Invalid, format!("{path} is not an absolute path")));
+    }
+    if path.len() > MAX_PATH {
+        return Err(Error::new(ErrorKind::Invalid, "path in the guest is too long"));
+    }
+    let not_found = || Error::new(ErrorKind::NotFound, format!("{path} does not exist"));
+    let mut pending: VecDeque<String> = components(path).collect();
+    let mut done: Vec<(String, Stat)> = Vec::new();
+    let root = lookup("/")?.stat;
+    let (mut hops, mut visited) = (0, 0);
+    while let Some(name) = pending.pop_front() {
+        visited += 1;
+        if visited > MAX_COMPONENTS {
+            return Err(Error::new(ErrorKind::Invalid, format!("{path} is too deep")));
+        }
+        let here = done.last().map_or(root, |d| d.1);
+        if here.kind != FileKind::Dir {
+            return Err(not_found());
+        }
+        match name.as_str() {
+            "." => continue,
+            ".." => {
+                done.pop();
+                continue;
+            }
+            _ => {}
+        }
+        let full = join(done.iter().map(|d| d.0.as_str()).chain([name.as_str()]));
+        if full.len() > MAX_PATH {
+            return Err(Error::new(ErrorKind::Invalid, format!("{path} resolves to a long path")));
+        }
+        let node = lookup(&full)?;
+        match node.target {
+            Some(target) if follow_last || !pending.is_empty() => {
+                hops += 1;
+                if hops > MAX_SYMLINKS {
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        format!("{path} passes through too many symlinks, or a loop of them"),
+                    ));
+                }
+                if target.starts_with('/') {
+                    done.clear();
+                }
+                for part in components(&target).collect::<Vec<_>>().into_iter().rev() {
+                    pending.push_front(part);
+                }
+            }
+            _ => done.push((name, node.stat)),
+        }
+    }
+    let stat = done.last().map_or(root, |d| d.1);
+    if path.ends_with('/') && stat.kind != FileKind::Dir {
+        return Err(not_found());
+    }
+    Ok((join(done.iter().map(|d| d.0.as_str())), stat))
+}
+
+fn components(path: &str) -> impl Iterator<Item = String> + '_ {
+    path.split('/').filter(|c| !c.is_empty()).map(str::to_owned)
+}
+
+fn join<'a>(parts: impl Iterator<Item = &'a str>) -> String {
+    let mut out = String::new();
+    for part in parts {
+        out.push('/');
+        out.push_str(part);
+    }
+    if out.is_empty() {
+        out.push('/');
+    }
+    out
+}
+
+pub(crate) fn not_a(path: &str, what: &str) -> Error {
+    Error::new(ErrorKind::Invalid, format!("{path} in the guest is not a {what}"))
+}

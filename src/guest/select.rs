@@ -1,0 +1,426 @@
+//! Choosing what boots: the guest's default entry, the one that the user names, or the newest kernel
+//! that lies about.
+
+use super::bootconfig::{self, Config, Entry, Format, PLACES};
+use super::fs::{FileKind, GuestFs};
+use super::version::debian_cmp;
+use crate::{Error, ErrorKind, Result};
+use std::cmp::Ordering;
+
+/// Which entry the user wants (`--entry`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum EntrySelector {
+    /// The entry's number, from 0, submenus flattened.
+    Index(usize),
+    /// Its title, its last part or its identifier; `A>B` names submenus too.
+    Title(String),
+}
+
+impl EntrySelector {
+    /// A number is an index, everything else a title.
+    pub fn parse(text: &str) -> Self {
+        match text.trim().parse() {
+            Ok(index) => Self::Index(index),
+            Err(_) => Self::Title(text.trim().to_owned()),
+        }
+    }
+}
+
+/// What a boot menu offers, for listings.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EntrySummary {
+    /// Number from 0, as `--entry` takes it.
+    pub index: usize,
+    /// Title; `A>B` in submenus.
+    pub title: String,
+    /// The kernel as the menu names it; empty if the entry starts no Linux.
+    pub kernel: String,
+    /// Whether it starts a hypervisor with that kernel as dom0.
+    pub hypervisor: bool,
+}
+
+/// Where a choice came from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum BootSource {
+    /// An entry of a boot menu.
+    Config {
+        /// The menu's path inside the guest.
+        path: String,
+        /// Its grammar.
+        format: Format,
+        /// The entry's number, from 0.
+        index: usize,
+    },
+    /// No menu helped; this is the newest kernel.
+    NewestKernel,
+}
+
+/// What to boot. All paths are absolute and free of symlinks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Boot {
+    /// Title of the entry, or the kernel's name.
+    pub title: String,
+    /// Where the choice came from.
+    pub source: BootSource,
+    /// Path of the kernel inside the guest.
+    pub kernel: String,
+    /// Paths of the initial ramdisks, to be concatenated in this order.
+    pub initrds: Vec<String>,
+    /// The command line as the guest has it, not yet adapted.
+    pub cmdline: String,
+    /// All entries of the menu.
+    pub entries: Vec<EntrySummary>,
+    /// What a user should know about the choice.
+    pub notes: Vec<String>,
+}
+
+/// Chooses what boots from a filesystem: root, or a separate /boot.
+///
+/// # Errors
+/// `NotFound`, listing the entries, when there is no entry as wanted or its files are missing;
+/// `NotFound`, listing what was looked for, when there is neither menu nor kernel; otherwise what
+/// reading the guest gave.
+pub fn choose(fs: &dyn GuestFs, want: Option<&EntrySelector>) -> Result<Boot> {
+    let config = bootconfig::find(fs)?;
+    match (config, want) {
+        (Some(config), Some(want)) => chosen(fs, &config, want),
+        (None, Some(_)) => Err(Error::new(
+            ErrorKind::NotFound,
+            "the guest has no boot menu to choose an entry from; name a kernel with --kernel",
+        )),
+        (Some(config), None) => match default(fs, &config)? {
+            Some(boot) => Ok(boot),
+            None => newest(fs, Some(&config)),
+        },
+        (None, None) => newest(fs, None),
+    }
+}
+
+fn chosen(fs: &dyn GuestFs, config: &Config, want: &EntrySelector) -> Result<Boot> {
+    let entries = &config.menu.entries;
+    let index = match want {
+        EntrySelector::Index(index) => Some(*index).filter(|i| *i < entries.len()),
+        EntrySelector::Title(title) => entries
+            .iter()
+            .position(|e| e.title == *title)
+            .or_else(|| entries.iter().position(|e| e.id.as_deref() == Some(title)))
+            .or_else(|| {
+                let leaf = |e: &Entry| e.title.rsplit('>').next().map(str::to_owned);
+                entries.iter().position(|e| leaf(e).as_deref() == Some(title))
+            }),
+    };
+    let fail = |what: String| {
+        let list = list(&config.menu.entries);
+        Err(Error::new(ErrorKind::NotFound, format!("{what}; {} has{list}", config.path)))
+    };
+    let Some(index) = index else {
+        return fail(match want {
+            EntrySelector::Index(index) => format!("there is no boot entry {index}"),
+            EntrySelector::Title(title) => format!("there is no boot entry \"{title}\""),
+        });
+    };
+    let entry = &entries[index];
+    if entry.kernel.is_empty() {
+        return fail(format!("boot entry {index} starts no Linux kernel"));
+    }
+    let loaded = load(fs, entry)?;
+    match loaded.kernel {
+        Some(kernel) if loaded.missing.is_empty() => {
+            let mut boot = boot(config, index, kernel, loaded.initrds);
+            if entry.hypervisor {
+                boot.notes.push(hypervisor_note(entry));
+            }
+            Ok(boot)
+        }
+        _ => fail(format!(
+            "boot entry {index} names {}, which is missing",
+            loaded.missing.join(", ")
+        )),
+    }
+}
+
+/// The default entry or the next best; `None` if no entry can be loaded.
+fn default(fs: &dyn GuestFs, config: &Config) -> Result<Option<Boot>> {
+    let menu = &config.menu;
+    let count = menu.entries.len();
+    let default = if menu.default < count { menu.default } else { 0 };
+    let mut order: Vec<usize> = Vec::new();
+    // Xen in the guest would need nested virtualisation and a dom0: take the plain entry, at best
+    // one with the same kernel.
+    if let Some(entry) = menu.entries.get(default).filter(|e| e.hypervisor) {
+        let plain = |i: &usize| !menu.entries[*i].hypervisor && !menu.entries[*i].kernel.is_empty();
+        order.extend((0..count).filter(plain).find(|i| menu.entries[*i].kernel == entry.kernel));
+        order.extend((0..count).filter(plain));
+    }
+    order.push(default);
+    order.extend(menu.fallback.iter().filter(|i| **i < count));
+    order.extend((default..count).chain(0..default));
+    let mut seen = vec![false; count];
+    order.retain(|i| !seen.get_mut(*i).is_none_or(|s| std::mem::replace(s, true)));
+
+    let mut notes = menu.notes.clone();
+    let mut incomplete: Option<(usize, String, Loaded)> = None;
+    for index in order {
+        let entry = &menu.entries[index];
+        if entry.kernel.is_empty() {
+            if index == default {
+                notes.push(format!("the default entry \"{}\" starts no Linux kernel", entry.title));
+            }
+            continue;
+        }
+        let loaded = load(fs, entry)?;
+        if !loaded.missing.is_empty() {
+            if index == default {
+                notes.push(format!(
+                    "the default entry \"{}\" names {}, which is missing",
+                    entry.title,
+                    loaded.missing.join(", ")
+                ));
+            }
+            if let (None, Some(kernel)) = (&incomplete, &loaded.kernel) {
+                incomplete = Some((index, kernel.clone(), loaded));
+            }
+            continue;
+        }
+        let Some(kernel) = loaded.kernel else { continue };
+        return Ok(Some(finish(config, index, kernel, loaded.initrds, notes)));
+    }
+    Ok(incomplete.map(|(index, kernel, loaded)| {
+        notes.push(format!("booting without {}", loaded.missing.join(", ")));
+        finish(config, index, kernel, loaded.initrds, notes)
+    }))
+}
+
+fn finish(
+    config: &Config,
+    index: usize,
+    kernel: String,
+    initrds: Vec<String>,
+    notes: Vec<String>,
+) -> Boot {
+    let mut boot = boot(config, index, kernel, initrds);
+    boot.notes = notes;
+    let default = config.menu.entries.get(config.menu.default);
+    let entry = &config.menu.entries[index];
+    if entry.hypervisor {
+        boot.notes.push(hypervisor_note(entry));
+    } else if index != config.menu.default {
+        let why = if default.is_some_and(|d| d.hypervisor) {
+            " instead of the Xen hypervisor"
+        } else {
+            ""
+        };
+        boot.notes.push(format!("taking entry {index}, \"{}\"{why}", entry.title));
+    }
+    boot
+}
+
+fn hypervisor_note(entry: &Entry) -> String {
+    format!("\"{}\" starts a hypervisor; its kernel is booted without it", entry.title)
+}
+
+fn boot(config: &Config, index: usize, kernel: String, initrds: Vec<String>) -> Boot {
+    let entry = &config.menu.entries[index];
+    Boot {
+        title: entry.title.clone(),
+        source: BootSource::Config { path: config.path.clone(), format: config.format, index },
+        kernel,
+        initrds,
+        cmdline: entry.cmdline.clone(),
+        entries: summaries(&config.menu.entries),
+        notes: Vec::new(),
+    }
+}
+
+fn summaries(entries: &[Entry]) -> Vec<EntrySummary> {
+    let summary = |(index, e): (usize, &Entry)| EntrySummary {
+        index,
+        title: e.title.clone(),
+        kernel: e.kernel.clone(),
+        hypervisor: e.hypervisor,
+    };
+    entries.iter().enumerate().map(summary).collect()
+}
+
+fn list(entries: &[Entry]) -> String {
+    const SHOWN: usize = 30;
+    if entries.is_empty() {
+        return " no entries".to_owned();
+    }
+    let mut out = String::new();
+    for (index, entry) in entries.iter().enumerate().take(SHOWN) {
+        out.push_str(&format!("\n  {index}  {}", entry.title.escape_debug()));
+    }
+    if entries.len() > SHOWN {
+        out.push_str(&format!("\n  and {} more", entries.len() - SHOWN));
+    }
+    out
+}
+
+/// An entry's files as found.
+struct Loaded {
+    kernel: Option<String>,
+    initrds: Vec<String>,
+    missing: Vec<String>,
+}
+
+/// Most initrds of one entry; more is no real menu.
+const MAX_INITRDS: usize = 16;
+
+fn load(fs: &dyn GuestFs, entry: &Entry) -> Result<Loaded> {
+    let mut loaded =
+        Loaded { kernel: locate(fs, &entry.kernel)?, initrds: vec![], missing: vec![] };
+    if loaded.kernel.is_none() {
+        loaded.missing.push(entry.kernel.clone());
+        return Ok(loaded);
+    }
+    for path in entry.initrds.iter().take(MAX_INITRDS) {
+        match locate(fs, path)? {
+            Some(found) => loaded.initrds.push(found),
+            None => loaded.missing.push(path.clone()),
+        }
+    }
+    Ok(loaded)
+}
+
+/// The file that a menu means by `path`. The menu may count from the root or from a separate /boot,
+/// and so may the filesystem.
+fn locate(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let mut tries = vec![path.clone(), format!("/boot{path}")];
+    tries.extend(path.strip_prefix("/boot").filter(|p| p.starts_with('/')).map(str::to_owned));
+    for path in tries {
+        if let Some(found) = regular(fs, &path)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// The canonical path, if it leads to a regular file that is not empty.
+fn regular(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
+    match fs.stat(path) {
+        Ok(stat) if stat.kind == FileKind::File && stat.len > 0 => fs.canonicalize(path).map(Some),
+        Ok(_) => Ok(None),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Invalid) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What kernels are called, in front of their version.
+const KERNEL_NAMES: [&str; 4] = ["vmlinuz", "bzImage", "kernel", "linux"];
+/// What an initrd is called for a version V.
+const INITRD_NAMES: [(&str, &str); 7] = [
+    ("initrd.img", ""),
+    ("initramfs", ".img"),
+    ("initrd", ""),
+    ("initrd", ".img"),
+    ("initramfs", ""),
+    ("initrd", ".gz"),
+    ("initramfs-genkernel-x86_64", ""),
+];
+
+/// The newest kernel in /boot and /, rescue kernels and `.old` ones last.
+fn newest(fs: &dyn GuestFs, config: Option<&Config>) -> Result<Boot> {
+    struct Found {
+        dir: &'static str,
+        name: String,
+        version: String,
+        rank: u8,
+    }
+    let mut found: Vec<Found> = Vec::new();
+    for (dir, list) in [("/boot", "/boot"), ("", "/")] {
+        let names = match fs.read_dir(list) {
+            Ok(names) => names,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Invalid) => continue,
+            Err(e) => return Err(e),
+        };
+        for name in names {
+            if let Some((version, rank)) = kernel_version(&name) {
+                found.push(Found { dir, version: version.to_owned(), rank, name });
+            }
+        }
+    }
+    // Best first. The name decides between equals, so that the choice is always the same.
+    found.sort_by(|a, b| {
+        let by_version = || match (a.version.is_empty(), b.version.is_empty()) {
+            // A name without version is a link to the kernel that the distribution wants.
+            (true, false) => Ordering::Greater,
+            (false, true) => Ordering::Less,
+            _ => debian_cmp(&b.version, &a.version),
+        };
+        a.rank.cmp(&b.rank).then_with(by_version).then_with(|| a.name.cmp(&b.name))
+    });
+    for kernel in &found {
+        let Some(path) = regular(fs, &format!("{}/{}", kernel.dir, kernel.name))? else { continue };
+        // A link's target tells the version that the initrd has.
+        let real = path.rsplit('/').next().unwrap_or_default();
+        let real = kernel_version(real).map_or("", |(version, _)| version);
+        let mut initrds = Vec::new();
+        'search: for version in [kernel.version.as_str(), real] {
+            for (front, back) in INITRD_NAMES {
+                let dash = if version.is_empty() { "" } else { "-" };
+                let name = format!("{}/{front}{dash}{version}{back}", kernel.dir);
+                if let Some(initrd) = regular(fs, &name)? {
+                    initrds.push(initrd);
+                    break 'search;
+                }
+            }
+        }
+        let mut notes = match config {
+            Some(config) => vec![format!("{} has no entry that can be booted", config.path)],
+            None => vec!["the guest has no boot menu".to_owned()],
+        };
+        notes.push(format!("taking the newest kernel, {path}"));
+        return Ok(Boot {
+            title: kernel.name.clone(),
+            source: BootSource::NewestKernel,
+            kernel: path,
+            initrds,
+            cmdline: String::new(),
+            entries: config.map(|c| summaries(&c.menu.entries)).unwrap_or_default(),
+            notes,
+        });
+    }
+    let menu = match config {
+        Some(config) => format!("{} names none that exists, and ", config.path),
+        None => {
+            let places: Vec<&str> = PLACES.iter().map(|p| p.0).collect();
+            format!("there is none of {}, and ", places.join(", "))
+        }
+    };
+    Err(Error::new(
+        ErrorKind::NotFound,
+        format!(
+            "no kernel found in the guest: {menu}no vmlinuz*, bzImage* or kernel-* in /boot or /; \
+             give one with --kernel, or use --bootloader none"
+        ),
+    ))
+}
+
+/// The version in a kernel's file name and a rank, lower is better; `None` if it is no kernel.
+fn kernel_version(name: &str) -> Option<(&str, u8)> {
+    const NO_KERNEL: [&str; 7] = [".hmac", ".sig", ".img", ".gz", ".conf", ".efi", ".xz"];
+    let (prefix, rest) = KERNEL_NAMES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?)))?;
+    if NO_KERNEL.iter().any(|s| rest.ends_with(s)) || rest.contains(".dpkg-") {
+        return None;
+    }
+    let version = match rest.strip_prefix('-') {
+        Some(version) => version,
+        // "kernel" and "linux" alone are too common as names of directories and such.
+        None if matches!(prefix, "kernel" | "linux") => return None,
+        None if rest.is_empty() || rest == ".old" => rest,
+        None => return None,
+    };
+    let rank = if rest.ends_with(".old") {
+        2
+    } else if rest.contains("rescue") {
+        3
+    } else {
+        u8::from(prefix == "linux")
+    };
+    Some((version, rank))
+}
+
+#[cfg(test)]
+mod tests;
