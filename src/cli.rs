@@ -1,1 +1,58 @@
-//! TODO
+//! The command line: arguments, printing, exit codes. One file per subcommand.
+
+mod args;
+mod detach;
+mod helper;
+mod map;
+mod mount;
+mod umount;
+
+use crate::Result;
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Show a bootable whole disk made from an untouched Xen partition image, with nothing copied.
+#[derive(Debug, Parser)]
+#[command(name = "synthdisk", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount: show disk.raw and its partitions in a directory
+    Mount(mount::MountArgs),
+    /// Unmount, and wait until all writes are on storage
+    #[command(visible_alias = "unmount")]
+    Umount(umount::UmountArgs),
+    /// Print where every byte of the disk comes from, without mounting
+    Map(map::MapArgs),
+}
+
+/// Run the command that the process was started with. Exit codes: 0 done, 1 failed, 2 wrong usage.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let args = match helper::translate(&args) {
+        Ok(Some(translated)) => translated,
+        Ok(None) => args,
+        Err(e) => {
+            eprintln!("synthdisk: {e}");
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(args);
+    let result: Result<()> = match cli.command {
+        Command::Mount(args) => mount::run(args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Map(args) => map::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("synthdisk: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

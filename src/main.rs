@@ -1,3 +1,5 @@
 //! The `synthdisk` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    synthdisk::cli::main()
+}

@@ -1,1 +1,17 @@
-//! TODO
+//! Planning: images, what is inside the guest, and the user's options become a [`Plan`] with a
+//! disk to serve.
+//!
+//! The only room that knows all others below it. It runs once at mount; afterwards only
+//! [`gap`](mod@gap) is asked again, when the guest has changed what boots.
+
+mod build;
+pub mod gap;
+mod guest_files;
+mod options;
+mod payload;
+mod remembered;
+mod source;
+
+pub use build::{OverlayChoice, Plan};
+pub use options::{Bootloader, SourceOptions};
+pub use payload::BootSummary;

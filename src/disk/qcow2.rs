@@ -100,6 +100,11 @@ impl Qcow2Overlay {
         Ok((overlay, metadata))
     }
 
+    /// Length in bytes of the disk that the overlay is for.
+    pub fn disk_len(&self) -> u64 {
+        self.len
+    }
+
     fn start(file: File, len: u64) -> Result<Self> {
         let open = || -> io::Result<_> {
             let storage = Storage::try_from(file.try_clone()?)?;

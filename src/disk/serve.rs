@@ -70,6 +70,14 @@ impl Disk {
         });
     }
 
+    /// Have the gap planned now, whether or not anything was written.
+    pub fn plan_gap(&self) {
+        if let Some(r) = self.replanning.get() {
+            r.stale.store(true, Ordering::Release);
+            self.refresh_gap(0);
+        }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.len

@@ -1,0 +1,226 @@
+//! `synthdisk mount`.
+
+use super::args::SourceArgs;
+use super::detach::{self, Role};
+use super::helper;
+use crate::fuse::{FileSpec, MountOptions, Status, check_mount_point, serve};
+use crate::layout::{PartitionKind, format_size};
+use crate::plan::{OverlayChoice, Plan};
+use crate::{Error, ErrorKind, Result};
+use clap::{Args, Parser};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Arguments of `mount`.
+#[derive(Debug, Args)]
+pub(super) struct MountArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+
+    /// Directory to mount on
+    mountpoint: PathBuf,
+
+    /// Keep writes in this qcow2 file, created on first use; without it they are gone at unmount
+    #[arg(long, value_name = "FILE", conflicts_with = "read_only")]
+    overlay: Option<PathBuf>,
+
+    /// Refuse all writes
+    #[arg(long)]
+    read_only: bool,
+
+    /// Mount options: allow_other, ro, uid=N, gid=N, umask=N, default_permissions, and any of the
+    /// long options as name=value
+    #[arg(short, long = "options", value_name = "OPTIONS")]
+    o: Vec<OsString>,
+
+    /// Stay in the foreground
+    #[arg(short, long)]
+    foreground: bool,
+
+    /// Append messages about errors while serving to this file
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+
+    /// Print what was changed in the guest's command line, and why
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// For parsing the arguments once more, with what `-o` stands for added.
+#[derive(Debug, Parser)]
+struct Again {
+    #[command(flatten)]
+    mount: MountArgs,
+}
+
+impl MountArgs {
+    /// The mount's own options, with all others of `-o` turned into the arguments they stand for.
+    fn resolve(mut self) -> Result<(Self, MountOptions)> {
+        let mut options = MountOptions::default();
+        let mut words = Vec::new();
+        for list in std::mem::take(&mut self.o) {
+            helper::add_options(&list, &mut words)?;
+        }
+        let mut own = Vec::new();
+        let mut long = Vec::new();
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            if word == "-o" { own.extend(words.next()) } else { long.push(word) }
+        }
+        for option in own.iter().flat_map(|o| o.to_str().unwrap_or_default().split(',')) {
+            options.take(option)?;
+        }
+        if !long.is_empty() {
+            use clap::FromArgMatches;
+            let matches = <Again as clap::CommandFactory>::command()
+                .mut_args(|a| a.required(false))
+                .no_binary_name(true)
+                .try_get_matches_from(long)
+                .map_err(|e| Error::with_source(ErrorKind::Invalid, "in -o", e))?;
+            self.update_from_arg_matches(&matches)
+                .map_err(|e| Error::with_source(ErrorKind::Invalid, "in -o", e))?;
+        }
+        options.read_only |= self.read_only;
+        if options.read_only && self.overlay.is_some() {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "a read-only mount writes to no overlay; leave out one of the two",
+            ));
+        }
+        Ok((self, options))
+    }
+}
+
+/// Mount, and return once the mount is usable (or has ended, with `--foreground`).
+pub(super) fn run(args: MountArgs) -> Result<()> {
+    let (args, options) = args.resolve()?;
+    if !args.foreground {
+        if let Role::Done(code) = detach::start()? {
+            std::process::exit(code);
+        }
+    }
+    start_log(args.log.as_deref())?;
+    let target = check_mount_point(&args.mountpoint)?;
+    let overlay = match (args.overlay, options.read_only) {
+        (Some(path), _) => OverlayChoice::File(path),
+        (None, true) => OverlayChoice::ReadOnly,
+        (None, false) => OverlayChoice::Temporary(temporary_dir()),
+    };
+    let mut plan = Plan::build(&args.source.into_options(), &overlay)?;
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        images: plan.images.clone(),
+        overlay: plan.overlay.clone(),
+        read_only: options.read_only,
+    };
+    let source = plan.images[0].display().to_string();
+    let files = files(&plan);
+    let summary = summary(&plan, args.verbose);
+    // The summary is about the plan; what serves needs only the disk.
+    plan.boot = None;
+    let shown_at = args.mountpoint;
+    serve(files, &status, &source, &target, &options, || {
+        plan.keep();
+        drop(plan);
+        let disk = shown_at.join("disk.raw");
+        eprint!("{summary}");
+        eprintln!("try it:  {}", qemu_line(&disk, options.read_only));
+        // A closed stdout is no reason to give up a mount that works.
+        let _ = writeln!(std::io::stdout(), "{}", disk.display());
+        detach::finish()
+    })
+}
+
+/// Where temporary overlays go: not /tmp, which is often in memory.
+fn temporary_dir() -> PathBuf {
+    std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
+}
+
+fn start_log(path: Option<&Path>) -> Result<()> {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("SYNTHDISK_LOG").unwrap_or_else(|_| "warn".into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    match path {
+        Some(path) => {
+            let file = File::options().append(true).create(true).open(path);
+            let file =
+                file.map_err(|e| Error::io(format!("cannot open the log {}", path.display()), e))?;
+            builder.with_writer(Arc::new(file)).init();
+        }
+        None => builder.with_writer(std::io::stderr).init(),
+    }
+    Ok(())
+}
+
+/// The whole disk, then its partitions by their numbers.
+fn files(plan: &Plan) -> Vec<FileSpec> {
+    let file =
+        |name: String, start, len| FileSpec { name, disk: Arc::clone(&plan.disk), start, len };
+    let whole = file("disk.raw".into(), 0, plan.disk.len());
+    let parts = plan
+        .layout
+        .partitions
+        .iter()
+        .map(|p| file(format!("part{}.raw", p.number), p.start, p.len));
+    std::iter::once(whole).chain(parts).collect()
+}
+
+/// What was made, for a person.
+fn summary(plan: &Plan, verbose: bool) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write!(out, "disk:    {}, id {:08x}", format_size(plan.disk.len()), plan.ids.disk_id);
+    for p in &plan.layout.partitions {
+        let what = match p.kind {
+            PartitionKind::Linux => "root",
+            PartitionKind::Swap => "swap",
+        };
+        let _ = write!(out, ", part{} {what} {}", p.number, format_size(p.len));
+    }
+    let writes = match (&plan.overlay, plan.disk.is_read_only()) {
+        (Some(path), _) => format!("kept in {}", path.display()),
+        (None, false) => "temporary, gone at unmount".into(),
+        (None, true) => "refused".into(),
+    };
+    let _ = writeln!(out, "\nwrites:  {writes}");
+    match &plan.boot {
+        Some(boot) => {
+            let _ = writeln!(out, "boots:   {}", boot.title);
+            let _ = writeln!(out, "kernel:  {}", boot.kernel);
+            for initrd in &boot.initrds {
+                let _ = writeln!(out, "initrd:  {initrd}");
+            }
+            let _ = writeln!(out, "cmdline: {}", boot.cmdline);
+            for note in boot.notes.iter().filter(|_| verbose) {
+                let _ = writeln!(out, "note:    {note}");
+            }
+        }
+        None => {
+            let _ = writeln!(out, "boots:   nothing (no boot loader)");
+        }
+    }
+    out
+}
+
+/// A command that boots the disk as it is pasted.
+fn qemu_line(disk: &Path, read_only: bool) -> String {
+    let drive = format!(
+        "file={},format=raw,if=virtio,cache=none,aio=threads{}",
+        disk.display().to_string().replace(',', ",,"),
+        if read_only { ",snapshot=on" } else { "" }
+    );
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/=.,_-:+@%".contains(c);
+    let drive = if drive.chars().all(plain) {
+        drive
+    } else {
+        format!("'{}'", drive.replace('\'', "'\\''"))
+    };
+    format!(
+        "qemu-system-x86_64 -machine accel=kvm:tcg -m 1024 -drive {drive} -nic user,model=virtio-net-pci -nographic"
+    )
+}

@@ -1,0 +1,198 @@
+//! The boot gap: how MBR, loader, parameters, command line, kernel and initrd lie in it.
+
+use super::payload::{BootSummary, CmdlineBase, Payload, PayloadFile, from_guest};
+use crate::boot::Params;
+use crate::boot::loader::{
+    CMDLINE_LBA, CMDLINE_MAX, KERNEL_LBA, PARAMS_LBA, STAGE2, STAGE2_BYTES, STAGE2_LBA,
+};
+use crate::disk::{BootPlanner, Disk, Region, RegionKind, Source};
+use crate::guest::fs::ReadAt;
+use crate::guest::select::EntrySelector;
+use crate::layout::{Ids, SECTOR};
+use crate::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use std::io;
+use std::sync::{Arc, Weak};
+
+/// Least length of a gap that the direct loader uses, in bytes. Room for what a guest may install
+/// later costs nothing: it is zeros.
+pub const MIN_GAP: u64 = 64 << 20;
+/// Kernel and initrd start at multiples of this many bytes.
+const FILE_ALIGN: u64 = 4096;
+/// Initrds that follow each other start at multiples of this (kernel
+/// Documentation/driver-api/early-userspace/buffer-format.rst).
+const INITRD_ALIGN: u64 = 4;
+
+/// Length in bytes of the gap that `payload` asks for: twice what it needs, so that an overlay in
+/// which the guest installs a larger kernel still has room.
+pub(super) fn wanted_gap(payload: &Payload) -> u64 {
+    place(payload).1.saturating_mul(2).max(MIN_GAP)
+}
+
+/// Where each file starts, and where the last one ends, in bytes.
+fn place(payload: &Payload) -> (Vec<u64>, u64) {
+    let mut end = KERNEL_LBA * SECTOR + payload.kernel.len;
+    let mut starts = vec![KERNEL_LBA * SECTOR];
+    for (i, initrd) in payload.initrds.iter().enumerate() {
+        let align = if i == 0 { FILE_ALIGN } else { INITRD_ALIGN };
+        let start = end.next_multiple_of(align);
+        starts.push(start);
+        end = start.saturating_add(initrd.len);
+    }
+    (starts, end)
+}
+
+/// Collects regions; what lies between them becomes zeros.
+struct Regions {
+    regions: Vec<Region>,
+    end: u64,
+}
+
+impl Regions {
+    fn zeros_up_to(&mut self, start: u64) {
+        if start > self.end {
+            self.regions.push(Region {
+                start: self.end,
+                len: start - self.end,
+                kind: RegionKind::Gap,
+                origin: "zeros".into(),
+                source: Source::Zeros,
+            });
+            self.end = start;
+        }
+    }
+
+    fn push(&mut self, start: u64, len: u64, kind: RegionKind, origin: &str, source: Source) {
+        self.zeros_up_to(start);
+        self.regions.push(Region { start, len, kind, origin: origin.into(), source });
+        self.end = start + len;
+    }
+
+    fn bytes(&mut self, start: u64, kind: RegionKind, origin: &str, bytes: &[u8]) {
+        self.push(start, bytes.len() as u64, kind, origin, Source::Bytes(bytes.into()));
+    }
+}
+
+/// The gap without a loader: the MBR, then zeros up to `gap_end`.
+pub(super) fn empty_gap(mbr: &[u8], gap_end: u64) -> Vec<Region> {
+    let mut out = Regions { regions: Vec::new(), end: 0 };
+    out.bytes(0, RegionKind::Mbr, "partition table", mbr);
+    out.zeros_up_to(gap_end);
+    out.regions
+}
+
+/// The gap with the direct loader, which starts `payload`, or says why it cannot.
+pub(super) fn direct_gap(mbr: &[u8], payload: &Result<Payload>, gap_end: u64) -> Vec<Region> {
+    let mut out = Regions { regions: Vec::new(), end: 0 };
+    out.bytes(0, RegionKind::Mbr, "loader, stage 1, and partition table", mbr);
+    debug_assert_eq!(STAGE2.len(), STAGE2_BYTES);
+    out.bytes(STAGE2_LBA * SECTOR, RegionKind::Loader, "loader, stage 2", STAGE2);
+    let fits = |p: &Payload| place(p).1 <= gap_end;
+    match payload {
+        Ok(payload) if fits(payload) => loaded(&mut out, payload),
+        Ok(_) => {
+            let message = "the guest's kernel and initrd have outgrown this disk's boot gap; \
+                           start with a new overlay";
+            refused(&mut out, message);
+        }
+        Err(e) => refused(&mut out, &e.to_string()),
+    }
+    out.zeros_up_to(gap_end);
+    out.regions
+}
+
+fn loaded(out: &mut Regions, payload: &Payload) {
+    let (starts, end) = place(payload);
+    let params = Params {
+        token: token(payload),
+        kernel_lba: KERNEL_LBA,
+        kernel_bytes: payload.kernel.len,
+        initrd: starts.get(1).map(|start| (start / SECTOR, end - start)),
+        cmdline_bytes: payload.cmdline.len() as u32,
+        message: None,
+    };
+    out.bytes(PARAMS_LBA * SECTOR, RegionKind::Parameters, "loader's parameters", &params.encode());
+    let mut cmdline = payload.cmdline.clone().into_bytes();
+    cmdline.resize(CMDLINE_MAX + 1, 0);
+    out.bytes(CMDLINE_LBA * SECTOR, RegionKind::CommandLine, "kernel command line", &cmdline);
+    let mut file = |start: u64, kind, file: &PayloadFile| {
+        out.push(start, file.len, kind, &file.origin, file.source.clone());
+    };
+    file(starts[0], RegionKind::Kernel, &payload.kernel);
+    for (start, initrd) in starts[1..].iter().zip(&payload.initrds) {
+        file(*start, RegionKind::Initrd, initrd);
+    }
+}
+
+fn refused(out: &mut Regions, message: &str) {
+    let params = Params { message: Some(message.to_owned()), ..Params::default() };
+    out.bytes(PARAMS_LBA * SECTOR, RegionKind::Parameters, "loader's parameters", &params.encode());
+}
+
+/// Changes whenever kernel, initrd or command line do.
+fn token(payload: &Payload) -> [u8; 16] {
+    let files = std::iter::once(&payload.kernel).chain(&payload.initrds);
+    let mut parts = vec![payload.cmdline.clone().into_bytes()];
+    for file in files {
+        parts.push(file.origin.clone().into_bytes());
+        parts.push(file.len.to_le_bytes().to_vec());
+        parts.push(file.identity.clone());
+    }
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    *Ids::fingerprint(&parts).as_bytes()
+}
+
+/// Plans the gap from what the guest has installed, as seen through the disk itself.
+pub(super) struct GuestPlanner {
+    pub(super) disk: Weak<Disk>,
+    /// First byte and length of the partition that is looked into.
+    pub(super) partition: (u64, u64),
+    pub(super) mbr: [u8; SECTOR as usize],
+    pub(super) gap_end: u64,
+    pub(super) entry: Option<EntrySelector>,
+    pub(super) cmdline: CmdlineBase,
+    /// The outcome of the latest planning.
+    pub(super) latest: Arc<Mutex<Result<BootSummary>>>,
+}
+
+impl BootPlanner for GuestPlanner {
+    fn plan(&mut self) -> Vec<Region> {
+        let reader = PartitionReader {
+            disk: Weak::clone(&self.disk),
+            start: self.partition.0,
+            len: self.partition.1,
+        };
+        let payload = from_guest(reader, self.entry.as_ref(), &self.cmdline);
+        let regions = direct_gap(&self.mbr, &payload, self.gap_end);
+        *self.latest.lock() = payload.map(|p| p.summary);
+        regions
+    }
+}
+
+/// Summary slot before the first planning.
+pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
+    Arc::new(Mutex::new(Err(Error::new(ErrorKind::NotFound, "nothing was planned yet"))))
+}
+
+/// A partition of the disk as the guest room wants to read it. Holds the disk weakly: the disk's
+/// own regions hold this.
+struct PartitionReader {
+    disk: Weak<Disk>,
+    start: u64,
+    len: u64,
+}
+
+impl ReadAt for PartitionReader {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let gone = || io::Error::other("the disk is being closed");
+        self.disk.upgrade().ok_or_else(gone)?.read_at(buf, self.start + offset)
+    }
+
+    fn size(&self) -> u64 {
+        self.len
+    }
+}

@@ -1,0 +1,214 @@
+//! Kernel and initrd read through to the guest's own files.
+//!
+//! The filesystem reader is bound to one thread, so each plan has a thread that owns it, finds
+//! out what boots, and then answers reads; blocks that were read stay in a small cache, because
+//! the loader asks for less than is read at once. The thread ends when the last file is dropped.
+
+use super::payload::PayloadFile;
+use crate::boot::linux::HEAD_BYTES;
+use crate::disk::{RegionFile, Source};
+use crate::guest::ext4::Ext4Fs;
+use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
+use crate::guest::select::{Boot, EntrySelector, choose};
+use crate::{Error, ErrorKind, Result};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, mpsc};
+
+/// Bytes read from the guest's file at once.
+const BLOCK: u64 = 128 << 10;
+/// Blocks kept: 4 MiB.
+const CACHED_BLOCKS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
+/// What a guest boots, and its files.
+pub(super) struct Opened {
+    pub(super) boot: Boot,
+    /// The first bytes of the kernel.
+    pub(super) kernel_head: Vec<u8>,
+    /// Kernel first, then the initrds.
+    pub(super) files: Vec<PayloadFile>,
+}
+
+/// A read that the thread is to do: file, offset, length, and where to send the bytes.
+struct Request {
+    file: usize,
+    offset: u64,
+    len: usize,
+    reply: mpsc::SyncSender<Result<Vec<u8>>>,
+}
+
+/// The connection to the thread, with the cache.
+struct Reader {
+    requests: Mutex<mpsc::Sender<Request>>,
+    blocks: Mutex<LruCache<(usize, u64), Arc<Vec<u8>>>>,
+}
+
+impl Reader {
+    fn block(&self, file: usize, number: u64, file_len: u64) -> io::Result<Arc<Vec<u8>>> {
+        if let Some(block) = self.blocks.lock().get(&(file, number)) {
+            return Ok(Arc::clone(block));
+        }
+        let offset = number * BLOCK;
+        let len = BLOCK.min(file_len - offset) as usize;
+        let (reply, answer) = mpsc::sync_channel(1);
+        let gone = || io::Error::other("the reader of the guest's files has ended");
+        self.requests.lock().send(Request { file, offset, len, reply }).map_err(|_| gone())?;
+        let block = Arc::new(answer.recv().map_err(|_| gone())?.map_err(io::Error::other)?);
+        self.blocks.lock().put((file, number), Arc::clone(&block));
+        Ok(block)
+    }
+}
+
+/// A file inside the guest, as a region shows it.
+struct ThroughFile {
+    reader: Arc<Reader>,
+    index: usize,
+    len: u64,
+    path: String,
+}
+
+impl fmt::Debug for ThroughFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThroughFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl RegionFile for ThroughFile {
+    fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            if offset >= self.len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let block = self.reader.block(self.index, offset / BLOCK, self.len)?;
+            let within = (offset % BLOCK) as usize;
+            let n = block.len().saturating_sub(within).min(buf.len());
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            buf[..n].copy_from_slice(&block[within..within + n]);
+            buf = &mut buf[n..];
+            offset += n as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Find out what the guest in `reader` boots, and open its files.
+///
+/// # Errors
+/// Those of reading the filesystem and of choosing an entry.
+pub(super) fn open(
+    reader: impl ReadAt + Send + 'static,
+    entry: Option<&EntrySelector>,
+) -> Result<Opened> {
+    let entry = entry.cloned();
+    let (requests, queue) = mpsc::channel::<Request>();
+    let (started, outcome) = mpsc::sync_channel(1);
+    let thread = move || {
+        let fs = match Ext4Fs::open(reader) {
+            Ok(fs) => fs,
+            Err(e) => return drop(started.send(Err(e))),
+        };
+        let (found, mut files) = match look(&fs, entry.as_ref()) {
+            Ok(found) => found,
+            Err(e) => return drop(started.send(Err(e))),
+        };
+        if started.send(Ok(found)).is_err() {
+            return;
+        }
+        // Ends when the last sender, and so the last region that shows a file, is gone.
+        while let Ok(request) = queue.recv() {
+            let answer = match files.get_mut(request.file) {
+                Some(file) => read_exact(file.as_mut(), request.offset, request.len),
+                None => Err(Error::new(ErrorKind::NotFound, "no such file in this plan")),
+            };
+            let _ = request.reply.send(answer);
+        }
+    };
+    std::thread::Builder::new()
+        .name("guest-files".into())
+        .spawn(thread)
+        .map_err(|e| Error::io("cannot start a thread", e))?;
+    let found = outcome
+        .recv()
+        .map_err(|_| Error::new(ErrorKind::Corrupt, "reading the guest's filesystem failed"))??;
+    let reader = Arc::new(Reader {
+        requests: Mutex::new(requests),
+        blocks: Mutex::new(LruCache::new(CACHED_BLOCKS)),
+    });
+    let files = found
+        .files
+        .into_iter()
+        .enumerate()
+        .map(|(index, FoundFile { path, len, identity })| PayloadFile {
+            origin: format!("{path} in the guest"),
+            len,
+            identity,
+            source: Source::File(Arc::new(ThroughFile {
+                reader: Arc::clone(&reader),
+                index,
+                len,
+                path,
+            })),
+        })
+        .collect();
+    Ok(Opened { boot: found.boot, kernel_head: found.kernel_head, files })
+}
+
+struct FoundFile {
+    path: String,
+    len: u64,
+    identity: Vec<u8>,
+}
+
+struct Found {
+    boot: Boot,
+    kernel_head: Vec<u8>,
+    files: Vec<FoundFile>,
+}
+
+type OpenFiles<'a> = Vec<Box<dyn GuestFile + 'a>>;
+
+fn look<'a>(fs: &'a Ext4Fs, entry: Option<&EntrySelector>) -> Result<(Found, OpenFiles<'a>)> {
+    let boot = choose(fs, entry)?;
+    let mut files = Vec::new();
+    let mut open = Vec::new();
+    let mut kernel_head = Vec::new();
+    for path in std::iter::once(&boot.kernel).chain(&boot.initrds) {
+        let mut file = fs.open(path)?;
+        let len = file.len();
+        if len == 0 {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{path} in the guest is empty; it must be installed again"),
+            ));
+        }
+        let head_len = if open.is_empty() { HEAD_BYTES } else { 4096 } as u64;
+        let head = read_exact(file.as_mut(), 0, head_len.min(len) as usize)?;
+        let stat = fs.stat(path)?;
+        let mut identity = stat.mtime_secs.to_le_bytes().to_vec();
+        identity.extend(stat.mtime_nanos.to_le_bytes());
+        identity.extend(&head);
+        if open.is_empty() {
+            kernel_head = head;
+        }
+        files.push(FoundFile { path: path.clone(), len, identity });
+        open.push(file);
+    }
+    Ok((Found { boot, kernel_head, files }, open))
+}
+
+fn read_exact(file: &mut dyn GuestFile, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        match file.read_at(offset + done as u64, &mut bytes[done..])? {
+            0 => return Err(Error::new(ErrorKind::Corrupt, "a file in the guest ends too early")),
+            n => done += n,
+        }
+    }
+    Ok(bytes)
+}

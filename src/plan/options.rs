@@ -1,0 +1,74 @@
+//! What a user can say about the disk that is to be made.
+
+use crate::guest::select::EntrySelector;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// What starts the guest's kernel.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Bootloader {
+    /// synthdisk's own loader in the MBR; kernel and initrd lie in the boot gap.
+    #[default]
+    Direct,
+    /// None: the gap stays empty, and something else must boot the disk.
+    None,
+}
+
+/// Options about the disk; `None` means "not said", which an existing overlay may answer.
+#[derive(Clone, Debug, Default)]
+pub struct SourceOptions {
+    /// The root partition's image.
+    pub image: PathBuf,
+    /// Length of the swap partition in bytes; 0 for none.
+    pub swap: Option<u64>,
+    /// Partitions start at multiples of this many bytes.
+    pub align: Option<u64>,
+    /// Length of the root partition in bytes, when it is to be larger than the image.
+    pub root_size: Option<u64>,
+    /// What starts the kernel.
+    pub bootloader: Option<Bootloader>,
+    /// MBR disk signature in place of the derived one.
+    pub disk_id: Option<u32>,
+    /// UUID of the swap area in place of the derived one.
+    pub swap_uuid: Option<Uuid>,
+    /// A kernel file of this host in place of the guest's.
+    pub kernel: Option<PathBuf>,
+    /// Initrd files of this host, which the kernel sees as one.
+    pub initrds: Vec<PathBuf>,
+    /// Parameters added to the kernel's command line.
+    pub append: Option<String>,
+    /// A command line that replaces the guest's.
+    pub cmdline: Option<String>,
+    /// Entry of the guest's boot menu, in place of its default.
+    pub entry: Option<EntrySelector>,
+    /// Take the image although it seems to be in use.
+    pub force: bool,
+}
+
+impl SourceOptions {
+    /// Length of the swap partition when nothing else is said, in bytes.
+    pub const DEFAULT_SWAP: u64 = 512 << 20;
+    /// Alignment when nothing else is said, in bytes.
+    pub const DEFAULT_ALIGN: u64 = 1 << 20;
+
+    /// What shapes the layout, with defaults filled in.
+    pub(super) fn shape(&self) -> Shape {
+        Shape {
+            swap: self.swap.unwrap_or(Self::DEFAULT_SWAP),
+            align: self.align.unwrap_or(Self::DEFAULT_ALIGN),
+            root_size: self.root_size,
+            bootloader: self.bootloader.unwrap_or_default(),
+        }
+    }
+}
+
+/// The options that decide where things lie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(super) struct Shape {
+    pub(super) swap: u64,
+    pub(super) align: u64,
+    pub(super) root_size: Option<u64>,
+    pub(super) bootloader: Bootloader,
+}
