@@ -313,6 +313,18 @@ fn kernel_and_initrd_of_150_mib() {
     boots("150-mib", VIRTIO_BLK, "512M", 150 * MIB - kernel().len() as u64);
 }
 
+/// As an old kernel would tell: no initrd_addr_max, no pref_address, no init_size. The initrd then
+/// lies below 0x38000000 although there is memory above.
+#[test]
+#[ignore = "boots QEMU"]
+fn a_kernel_of_boot_protocol_2_02() {
+    let mut kernel = kernel().to_vec();
+    kernel[0x206..0x208].copy_from_slice(&0x0202u16.to_le_bytes());
+    let disk = Disk::bootable("2.02", &kernel, &initrd("first", 0));
+    let mut machine = Machine::start(&disk, VIRTIO_BLK, "2G", &[]);
+    machine.expect("READY first");
+}
+
 /// The kernel loads and starts; without an initrd it finds no root and says so.
 #[test]
 #[ignore = "boots QEMU"]

@@ -67,7 +67,7 @@
 
 # ---- tuning -----------------------------------------------------------------------------------
 
-        .set CHUNK,        64           # sectors per INT 13h; EDD allows 127
+        .set CHUNK,        120          # sectors per INT 13h: whole pages; EDD allows 127
         .set READ_TRIES,   4
         .set LOAD_TRIES,   5            # how often the parameter block may change under us
         .set COM1,         0x3f8
