@@ -3,11 +3,14 @@
 
 mod common;
 
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom};
 use std::time::Duration;
 
 use common::console::{Bus, Disk, Guest, plain};
-use common::guests::{extract_kernel, mini_guest};
+use common::guests::{domu, extract_kernel, mini_guest};
 use common::hash::Untouched;
+use common::process::run;
 
 const BOOT: Duration = Duration::from_secs(120);
 
@@ -60,6 +63,76 @@ fn mini_guest_boots_on_nvme_by_label() {
 #[ignore = "boots QEMU"]
 fn mini_guest_boots_on_scsi() {
     boot_bare_image(Bus::Scsi, "/dev/sda");
+}
+
+/// The disk that synthdisk shows, made by copying: what the guest does with a table is known good.
+#[test]
+#[ignore = "boots QEMU"]
+fn mini_guest_boots_from_a_partition_and_reboots() {
+    const SECTOR: u64 = 512;
+    let image = mini_guest();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (kernel, initrd) = extract_kernel(&image, dir.path());
+    let sectors = fs::metadata(&image).expect("the image is there").len() / SECTOR;
+    let (start, swap_sectors) = (2048, 64 << 11);
+    let swap_start = start + sectors;
+    let disk = dir.path().join("disk, copied.raw");
+    let mut file = File::create(&disk).expect("a file in our own directory");
+    file.set_len((swap_start + swap_sectors) * SECTOR).expect("a sparse file");
+    file.seek(SeekFrom::Start(start * SECTOR)).expect("seek in a file");
+    io::copy(&mut File::open(&image).expect("readable"), &mut file).expect("copy the image");
+    drop(file);
+    let table = format!(
+        "label: dos\nlabel-id: 0x0badcafe\nstart={start}, size={sectors}, type=83, bootable\n\
+         start={swap_start}, size={swap_sectors}, type=82\n"
+    );
+    let script = dir.path().join("table");
+    fs::write(&script, table).expect("a file in our own directory");
+    run(
+        "sh",
+        &["-c", "sfdisk -q \"$0\" <\"$1\"", &disk.to_string_lossy(), &script.to_string_lossy()],
+    );
+    let swap = dir.path().join("swap");
+    File::create(&swap).and_then(|f| f.set_len(swap_sectors * SECTOR)).expect("a sparse file");
+    run("mkswap", &[&swap]);
+    let mut file = File::options().write(true).open(&disk).expect("our own file");
+    file.seek(SeekFrom::Start(swap_start * SECTOR)).expect("seek in a file");
+    io::copy(&mut File::open(&swap).expect("readable"), &mut file).expect("copy the swap area");
+
+    let mut guest = Guest::builder()
+        .kernel(&kernel, Some(&initrd), "root=PARTUUID=0badcafe-01 ro console=ttyS0")
+        .disk(Disk::new(&disk))
+        .start();
+    guest.login("root", "root", BOOT);
+    assert!(guest.run_ok("cat /proc/swaps").contains("/dev/vda2"));
+    guest.run_ok("echo kept >/root/file");
+    guest.reboot(BOOT);
+    guest.login("root", "root", BOOT);
+    assert_eq!(guest.run_ok("cat /root/file"), "kept");
+    guest.poweroff_and_wait(Duration::from_secs(60));
+}
+
+/// bash, systemd and their noise on the console.
+#[test]
+#[ignore = "boots QEMU; makes a domU as root"]
+fn domu_boots_and_answers() {
+    let domu = domu("bookworm");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (kernel, initrd) = extract_kernel(&domu.disk, dir.path());
+    // Its fstab names Xen's devices, for which systemd would wait 90 s.
+    let mut guest = Guest::builder()
+        .kernel(&kernel, Some(&initrd), "root=/dev/vda rw fstab=no console=ttyS0")
+        .disk(Disk::new(&domu.disk).snapshot())
+        .memory(512)
+        .cpus(2)
+        .start();
+    guest.login("root", "root", 3 * BOOT);
+    eprintln!("domU: shell {:?}", guest.uptime());
+    assert_eq!(guest.run_ok("echo \"$BASH_VERSION\" | cut -c1"), "5");
+    assert_eq!(guest.run("echo one; echo two >&2; (exit 7)"), (7, "one\ntwo".to_string()));
+    assert_eq!(guest.run_ok("cd /etc && pwd"), "/etc");
+    assert_eq!(guest.run_ok("pwd"), "/etc");
+    guest.poweroff_and_wait(BOOT);
 }
 
 #[test]

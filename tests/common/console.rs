@@ -428,10 +428,14 @@ impl Guest {
     /// [`Guest::login`] waits for the new system.
     pub fn reboot(&mut self, limit: Duration) {
         self.send_line("sync; reboot");
-        // "reboot: Restarting system" is printed at the notice level, which `dmesg -n 1` hides; the
-        // BIOS is what always speaks next, or the loader.
         self.seen = self.console.lock().bytes.len();
-        let _ = self.try_expect_any(&["SeaBIOS", "Linux version", "Restarting system"], limit);
+        // `dmesg -n 1` may hide "Restarting system" and `quiet` the kernel's first line; the prompt
+        // comes in any case and is left for login to find.
+        let wanted = ["Restarting system", "Linux version", "login:"];
+        let (which, _) = self.try_expect_any(&wanted, limit).unwrap_or_else(|e| panic!("{e}"));
+        if wanted[which] == "login:" {
+            self.seen -= "login:".len();
+        }
     }
 
     /// Waits until QEMU has ended by itself.
