@@ -8,9 +8,10 @@ use std::io::{self, Seek, SeekFrom};
 use std::time::Duration;
 
 use common::console::{Bus, Disk, Guest, plain};
-use common::guests::{domu, extract_kernel, mini_guest};
+use common::guests::{domu, extract_kernel, mini_guest, mini_guest_with, test_kernel};
 use common::hash::Untouched;
-use common::process::run;
+use common::mount::LoopDev;
+use common::process::{is_root, output, run, run_text};
 
 const BOOT: Duration = Duration::from_secs(120);
 
@@ -133,6 +134,39 @@ fn domu_boots_and_answers() {
     assert_eq!(guest.run_ok("cd /etc && pwd"), "/etc");
     assert_eq!(guest.run_ok("pwd"), "/etc");
     guest.poweroff_and_wait(BOOT);
+}
+
+/// The one way to a root without an initramfs: NVMe and ext4 are built into the cloud kernel.
+#[test]
+#[ignore = "boots QEMU"]
+fn mini_guest_boots_without_initramfs() {
+    let image = mini_guest_with(&["--fs", "ext3", "--no-initrd"]);
+    let mut guest = Guest::builder()
+        .kernel(&test_kernel(), None, "root=/dev/nvme0n1 ro console=ttyS0")
+        .disk(Disk::new(&image).bus(Bus::Nvme).snapshot())
+        .start();
+    guest.login("root", "root", BOOT);
+    assert_eq!(guest.run("test -e /boot/initrd.img-$(uname -r)").0, 1);
+    guest.poweroff_and_wait(Duration::from_secs(60));
+}
+
+#[test]
+fn a_loop_device_shows_partitions() {
+    if !is_root() {
+        eprintln!("skipped: loop devices need root");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = dir.path().join("disk.raw");
+    File::create(&disk).and_then(|f| f.set_len(8 << 20)).expect("a sparse file");
+    run("sh", &["-c", "echo 2048,2048 | sfdisk -q \"$0\"", &disk.to_string_lossy()]);
+    let device = {
+        let device = LoopDev::attach_partitions(&disk, true);
+        let size = run_text("blockdev", &["--getsz".as_ref(), device.partition(1).as_os_str()]);
+        assert_eq!(size, "2048");
+        device.device().to_path_buf()
+    };
+    assert!(!output("losetup", &[&device]).status.success(), "{} stayed", device.display());
 }
 
 #[test]
