@@ -1,0 +1,132 @@
+//! Guest images: built once, kept in the cache directory, never written to.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
+
+use super::process::{run, run_text, script};
+
+/// Where kernels and guests are kept, as the scripts have it.
+pub fn cache_dir() -> PathBuf {
+    let dir = match (std::env::var_os("SYNTHDISK_CACHE"), std::env::var_os("XDG_CACHE_HOME")) {
+        (Some(dir), _) => PathBuf::from(dir),
+        (None, Some(dir)) => PathBuf::from(dir).join("synthdisk"),
+        (None, None) => {
+            let home = std::env::var_os("HOME").expect("HOME is set");
+            PathBuf::from(home).join(".cache/synthdisk")
+        }
+    };
+    fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("create {}: {e}", dir.display()));
+    dir
+}
+
+/// The vmlinuz of Debian's cloud kernel, downloaded once.
+pub fn test_kernel() -> PathBuf {
+    let none: [&str; 0] = [];
+    PathBuf::from(run_text(script("fetch-test-kernel"), &none))
+}
+
+/// The small guest as `scripts/make-mini-guest` makes it: a bare ext4 image of 256 MiB. Shared by
+/// all tests and read-only; copy it to write to it.
+pub fn mini_guest() -> PathBuf {
+    mini_guest_with(&[])
+}
+
+/// The small guest, made with more options of `scripts/make-mini-guest`.
+pub fn mini_guest_with(options: &[&str]) -> PathBuf {
+    let kernel = test_kernel();
+    // What the image is made from is in its name, so a changed script makes a new one.
+    let mut key = Sha256::new();
+    for file in ["make-mini-guest", "common.sh"] {
+        key.update(fs::read(script(file)).expect("the script is readable"));
+    }
+    key.update(kernel.to_string_lossy().as_bytes());
+    for option in options {
+        key.update([0]);
+        key.update(option);
+    }
+    let key: String = key.finalize()[..6].iter().map(|b| format!("{b:02x}")).collect();
+
+    let dir = cache_dir().join("mini");
+    fs::create_dir_all(&dir).expect("the cache directory is writable");
+    let image = dir.join(format!("mini-{key}.img"));
+    let _lock = lock(&dir.join("lock"));
+    if !image.exists() {
+        let new = dir.join(format!("new-{key}.img"));
+        let mut args = vec![new.to_string_lossy().into_owned()];
+        args.extend(options.iter().map(ToString::to_string));
+        run(script("make-mini-guest"), &args);
+        fs::set_permissions(&new, Permissions::from_mode(0o444)).expect("chmod of our own file");
+        fs::rename(&new, &image).expect("rename within a directory");
+    }
+    image
+}
+
+/// The kernel and initramfs inside a guest image, copied out to `dir` for QEMU's `-kernel`.
+pub fn extract_kernel(image: &Path, dir: &Path) -> (PathBuf, PathBuf) {
+    let names = run_text("debugfs", &["-R", "ls -p /boot", &image.to_string_lossy()]);
+    // Lines read /inode/mode/uid/gid/name/size/.
+    let find = |prefix: &str| {
+        let mut found: Vec<_> = names
+            .lines()
+            .filter_map(|l| l.split('/').nth(5))
+            .filter(|n| n.starts_with(prefix))
+            .collect();
+        found.sort_unstable();
+        found
+            .pop()
+            .unwrap_or_else(|| panic!("no {prefix}* in /boot of the guest: {names}"))
+            .to_string()
+    };
+    let copy = |prefix: &str| {
+        let (name, to) = (find(prefix), dir.join(prefix));
+        let request = format!("dump /boot/{name} {}", to.display());
+        run("debugfs", &["-R", &request, &image.to_string_lossy()]);
+        assert!(to.exists(), "debugfs did not write {}", to.display());
+        to
+    };
+    (copy("vmlinuz"), copy("initrd.img"))
+}
+
+/// A domU made by xen-tools. Its images are shared and read-only by agreement.
+pub struct Domu {
+    /// The directory that holds the files.
+    pub dir: PathBuf,
+    /// The bare root filesystem, `xvda2`.
+    pub disk: PathBuf,
+    /// The swap area, `xvda1`.
+    pub swap: PathBuf,
+    /// The xl.cfg.
+    pub config: PathBuf,
+}
+
+/// The domU of a Debian release, made at first use (about 90 s; needs root). Password: `root`.
+pub fn domu(dist: &str) -> Domu {
+    let _lock = lock(&cache_dir().join(format!("domu-{dist}.lock")));
+    let dir = PathBuf::from(run_text(script("make-domu"), &["--dist", dist]));
+    let domu = Domu {
+        disk: dir.join("disk.img"),
+        swap: dir.join("swap.img"),
+        config: dir.join(format!("domu-{dist}.cfg")),
+        dir,
+    };
+    for file in [&domu.disk, &domu.swap, &domu.config] {
+        assert!(file.exists(), "make-domu left no {}", file.display());
+    }
+    domu
+}
+
+/// An exclusive lock on a file, held until dropped; tests run in several processes.
+fn lock(path: &Path) -> Flock<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
+    Flock::lock(file, FlockArg::LockExclusive)
+        .unwrap_or_else(|(_, e)| panic!("lock {}: {e}", path.display()))
+}

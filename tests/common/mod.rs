@@ -1,0 +1,10 @@
+//! What the integration tests share: guests, QEMU with its serial console, mounts, loop devices.
+//!
+//! A test file says `mod common;` and uses the part it needs.
+#![allow(dead_code)]
+
+pub mod console;
+pub mod guests;
+pub mod hash;
+pub mod mount;
+pub mod process;

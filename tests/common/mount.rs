@@ -1,0 +1,182 @@
+//! Guards for what a test attaches to the host: synthdisk mounts and loop devices.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use tempfile::TempDir;
+
+use super::process::{SYNTHDISK, command, output, run, run_text, synthdisk, text};
+
+/// A mounted synthdisk, unmounted when dropped.
+pub struct Mount {
+    dir: PathBuf,
+    /// What `synthdisk mount` printed.
+    pub output: Output,
+    mounted: bool,
+    _home: Option<TempDir>,
+}
+
+impl Mount {
+    /// Runs `synthdisk mount OPTIONS IMAGE DIR` on a fresh directory; it must succeed.
+    pub fn new(options: &[&str], image: impl AsRef<Path>) -> Self {
+        Self::of(options, &[image.as_ref()])
+    }
+
+    /// Like [`Mount::new`], for any number of images (none with `--config`).
+    pub fn of(options: &[&str], images: &[&Path]) -> Self {
+        let home = TempDir::with_prefix("synthdisk-test-").expect("a temporary directory");
+        let dir = home.path().join("mnt");
+        std::fs::create_dir(&dir).expect("mkdir in our own directory");
+        let mut mount = Self::at(options, images, &dir);
+        mount._home = Some(home);
+        mount
+    }
+
+    /// Like [`Mount::of`], on a directory that the caller owns.
+    pub fn at(options: &[&str], images: &[&Path], dir: &Path) -> Self {
+        let mut args: Vec<&OsStr> = vec!["mount".as_ref()];
+        args.extend(options.iter().map(OsStr::new));
+        args.extend(images.iter().map(|p| p.as_os_str()));
+        args.push(dir.as_os_str());
+        let output = synthdisk(&args);
+        let mount = Self { dir: dir.to_path_buf(), output, mounted: true, _home: None };
+        assert!(mount.disk().exists(), "mounted, but there is no {}", mount.disk().display());
+        mount
+    }
+
+    /// The mount point.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The whole disk.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk.raw")
+    }
+
+    /// A partition, counted from 1.
+    pub fn part(&self, number: u32) -> PathBuf {
+        self.dir.join(format!("part{number}.raw"))
+    }
+
+    /// What `synthdisk mount` printed to stdout and stderr.
+    pub fn printed(&self) -> String {
+        text(&self.output.stdout) + &text(&self.output.stderr)
+    }
+
+    /// The process ids of the daemons that serve this mount point, found by their arguments.
+    pub fn daemon_pids(&self) -> Vec<i32> {
+        let wanted = self.dir.as_os_str().as_encoded_bytes();
+        let mut pids = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("/proc is there").flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
+                continue;
+            };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let mut words = line.split(|b| *b == 0);
+            let program = words.next().unwrap_or_default();
+            if program.ends_with(b"synthdisk") && words.any(|w| w == wanted) {
+                pids.push(pid);
+            }
+        }
+        pids
+    }
+
+    /// Unmounts with `synthdisk umount`, which must succeed.
+    pub fn unmount(mut self) {
+        self.mounted = false;
+        let args = [OsStr::new("umount"), self.dir.as_os_str()];
+        let result = output(SYNTHDISK, &args);
+        if !result.status.success() {
+            self.force();
+            panic!("synthdisk umount failed: {}", text(&result.stderr));
+        }
+        assert!(!is_mount_point(&self.dir), "{} is still mounted", self.dir.display());
+    }
+
+    /// Gives up the guard after something else ended the mount (a signal, `fusermount3 -u`).
+    pub fn already_gone(mut self) {
+        self.mounted = false;
+        if is_mount_point(&self.dir) {
+            self.force();
+            panic!("{} is still mounted", self.dir.display());
+        }
+    }
+
+    /// Takes a dead mount (its daemon was killed) out of the mount table.
+    pub fn detach_dead(mut self) {
+        self.mounted = false;
+        self.force();
+    }
+
+    fn force(&self) {
+        let _ = command("fusermount3").args(["-u", "-z"]).arg(&self.dir).output();
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.mounted {
+            let result = command(SYNTHDISK).arg("umount").arg(&self.dir).output();
+            if !result.is_ok_and(|r| r.status.success()) || is_mount_point(&self.dir) {
+                self.force();
+            }
+        }
+    }
+}
+
+/// True if something is mounted at `path`, a dead FUSE mount included.
+pub fn is_mount_point(path: &Path) -> bool {
+    let table = std::fs::read("/proc/self/mountinfo").expect("/proc is there");
+    let wanted = path.as_os_str().as_encoded_bytes();
+    table
+        .split(|b| *b == b'\n')
+        .any(|line| line.split(|b| *b == b' ').nth(4).is_some_and(|field| field == wanted))
+}
+
+/// A loop device, detached when dropped. Needs root.
+pub struct LoopDev {
+    device: String,
+    partitions: bool,
+}
+
+impl LoopDev {
+    /// Attaches `file`, read-only or not.
+    pub fn attach(file: impl AsRef<Path>, read_only: bool) -> Self {
+        let file = file.as_ref().to_string_lossy().into_owned();
+        let mut args = vec!["--find", "--show"];
+        if read_only {
+            args.push("--read-only");
+        }
+        args.push(&file);
+        Self { device: run_text("losetup", &args), partitions: false }
+    }
+
+    /// Attaches `file` and has partx add its partitions: not every kernel parses tables itself.
+    pub fn attach_partitions(file: impl AsRef<Path>, read_only: bool) -> Self {
+        let mut this = Self::attach(file, read_only);
+        this.partitions = true;
+        run("partx", &["-u", &this.device]);
+        this
+    }
+
+    /// The device, like `/dev/loop0`.
+    pub fn device(&self) -> &Path {
+        Path::new(&self.device)
+    }
+
+    /// The device of a partition, counted from 1, after [`LoopDev::attach_partitions`].
+    pub fn partition(&self, number: u32) -> PathBuf {
+        PathBuf::from(format!("{}p{number}", self.device))
+    }
+}
+
+impl Drop for LoopDev {
+    fn drop(&mut self) {
+        if self.partitions {
+            let _ = command("partx").args(["-d", &self.device]).output();
+        }
+        let _ = command("losetup").args(["-d", &self.device]).output();
+    }
+}

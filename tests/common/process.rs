@@ -1,0 +1,100 @@
+//! Running host commands, with everything they said when they fail.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The binary under test.
+pub const SYNTHDISK: &str = env!("CARGO_BIN_EXE_synthdisk");
+
+/// The root of the source tree.
+pub fn source_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A script of `scripts/`.
+pub fn script(name: &str) -> PathBuf {
+    source_dir().join("scripts").join(name)
+}
+
+/// True if this process is root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A [`Command`] whose `PATH` has the `sbin` directories, which a plain user's may lack.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(program);
+    command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// True if `program` can be found on the path that [`command`] uses.
+pub fn have(program: &str) -> bool {
+    let status = command("sh").args(["-c", "command -v -- \"$0\" >/dev/null", program]).status();
+    status.is_ok_and(|s| s.success())
+}
+
+/// Runs a command to its end, whatever that is. Panics only if it cannot be started.
+pub fn output(program: impl AsRef<OsStr>, args: &[impl AsRef<OsStr>]) -> Output {
+    let program = program.as_ref();
+    command(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run {}: {e}", Path::new(program).display()))
+}
+
+/// Runs a command that must succeed. Panics with its stdout and stderr otherwise.
+pub fn run(program: impl AsRef<OsStr>, args: &[impl AsRef<OsStr>]) -> Output {
+    let result = output(program.as_ref(), args);
+    assert!(result.status.success(), "{}", describe(program.as_ref(), args, &result));
+    result
+}
+
+/// Like [`run`], but gives what the command wrote to stdout, as text without its last newline.
+pub fn run_text(program: impl AsRef<OsStr>, args: &[impl AsRef<OsStr>]) -> String {
+    text(&run(program, args).stdout).trim_end().to_string()
+}
+
+/// Runs `synthdisk ARGS`, which must succeed.
+pub fn synthdisk(args: &[impl AsRef<OsStr>]) -> Output {
+    run(SYNTHDISK, args)
+}
+
+/// Runs `synthdisk ARGS`, which must fail with exit code `code` and with one sentence on stderr.
+/// Gives that sentence. A panic message, a second line or output on stdout is a failure.
+pub fn expect_failure(args: &[impl AsRef<OsStr>], code: i32) -> String {
+    let result = output(SYNTHDISK, args);
+    let all = describe(OsStr::new("synthdisk"), args, &result);
+    assert_eq!(result.status.code(), Some(code), "exit code; {all}");
+    let sentence = text(&result.stderr).trim_end().to_string();
+    assert!(!sentence.is_empty(), "nothing on stderr; {all}");
+    assert!(!sentence.contains("panicked at"), "a panic; {all}");
+    // Usage errors are clap's and come with its usage lines.
+    if code != 2 {
+        assert_eq!(sentence.lines().count(), 1, "more than one line on stderr; {all}");
+        assert!(result.stdout.is_empty(), "something on stdout; {all}");
+    }
+    sentence
+}
+
+/// Bytes as text, whatever they are.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn describe(program: &OsStr, args: &[impl AsRef<OsStr>], result: &Output) -> String {
+    let mut line = Path::new(program).display().to_string();
+    for arg in args {
+        line.push(' ');
+        line.push_str(&arg.as_ref().to_string_lossy());
+    }
+    format!(
+        "`{line}` gave {}\n--- stdout\n{}\n--- stderr\n{}",
+        result.status,
+        text(&result.stdout),
+        text(&result.stderr)
+    )
+}
