@@ -459,11 +459,13 @@ impl Run<'_> {
             keys.len() >= path.len() && path.iter().zip(keys).all(|(name, key)| hit(key, name))
         };
         // A submenu without a word on what is inside stands for its first entry.
-        self.keys.iter().position(full).or_else(|| {
-            // As pygrub: just the last part, wherever it is.
-            let leaf = path.last()?;
-            leaf.parse::<usize>().is_err().then_some(())?;
-            self.keys.iter().position(|keys| keys.last().is_some_and(|key| hit(key, leaf)))
+        self.keys.iter().position(full).or_else(|| match wanted.parse::<usize>() {
+            // As pygrub: a number counts flattened entries, a title may be anywhere.
+            Ok(index) => Some(index).filter(|i| *i < self.entries.len()),
+            Err(_) => {
+                let leaf = path.last().filter(|l| l.parse::<usize>().is_err())?;
+                self.keys.iter().position(|keys| keys.last().is_some_and(|key| hit(key, leaf)))
+            }
         })
     }
 }
