@@ -340,6 +340,59 @@ fn better_than_pygrub() {
     assert_eq!(boot.cmdline, "root=UUID=1 ro quiet");
 }
 
+fn debugfs(image: &Path, commands: &str, write: bool) -> String {
+    let script = image.with_extension("debugfs");
+    fs::write(&script, commands).unwrap();
+    let mut command = Command::new("/usr/sbin/debugfs");
+    command.args(write.then_some("-w")).arg("-f").arg(&script).arg(image);
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn dirty_journals() {
+    for (kind, open) in
+        [("ext3", "jo"), ("ext4", "jo -c -v 3"), ("ext4", "jo -c -v 2"), ("ext4", "jo")]
+    {
+        let guest = Guest::new(&[("/a", &"a".repeat(9000)), ("/b", &"b".repeat(9000))]);
+        let image = guest.image(kind, "16M");
+        let block = |path: &str| -> u64 {
+            let out = debugfs(&image, &format!("blocks {path}\n"), false);
+            let numbers = out.lines().last().unwrap().split_whitespace();
+            numbers.last().unwrap().parse().unwrap()
+        };
+        let (a, b) = (block("/a"), block("/b"));
+        let new = image.with_extension("new");
+        // A block that starts with the log's magic is escaped in the log.
+        let mut data = vec![b'n'; 4096];
+        data[..4].copy_from_slice(&[0xc0, 0x3b, 0x39, 0x98]);
+        fs::write(&new, &data).unwrap();
+        let new = new.display();
+        debugfs(
+            &image,
+            &format!("{open}\njw -b {a} {new}\njw -b {b} {new}\njw -r {b}\njc\n"),
+            true,
+        );
+        let look = |image: &Path| {
+            let fs = Ext4Fs::open(FileReader::open(image)).unwrap();
+            (fs.read("/a", 1 << 20).unwrap(), fs.read("/b", 1 << 20).unwrap())
+        };
+        let mut head = vec![0; 2048];
+        FileReader::open(&image).read_at(0, &mut head).unwrap();
+        assert_ne!(head[1024 + 0x60] & 4, 0, "{kind} {open}: the journal is not dirty");
+        let ours = look(&image);
+        let status = Command::new("/usr/sbin/e2fsck")
+            .args(["-y", "-E", "journal_only"])
+            .arg(&image)
+            .output()
+            .unwrap()
+            .status;
+        assert!(matches!(status.code(), Some(0 | 1)), "{kind} {open}: {status}");
+        let theirs = look(&image);
+        assert!(ours == theirs, "{kind} {open}: not what e2fsck's replay gives");
+        assert!(ours.0.contains(&b'n') && !ours.1.contains(&b'n'), "{kind} {open}");
+    }
+}
+
 #[test]
 fn hostile_files() {
     let guest = Guest::new(&[
@@ -394,7 +447,15 @@ fn small_image(kind: &str) -> Vec<u8> {
     for i in 0..300 {
         guest.add(&format!("/big/a-rather-long-name-{i}"), "");
     }
-    fs::read(guest.image(kind, "4M")).unwrap()
+    let image = guest.image(kind, "4M");
+    if kind == "ext3" {
+        // With a dirty journal, so that its replay is broken too.
+        let new = image.with_extension("new");
+        fs::write(&new, vec![b'n'; 4096]).unwrap();
+        let log = "jo\njw -b 2000-2100 NEW\njw -r 2000\njw -b 2001 NEW\njc\n";
+        debugfs(&image, &log.replace("NEW", &new.display().to_string()), true);
+    }
+    fs::read(image).unwrap()
 }
 
 #[test]
@@ -411,6 +472,7 @@ fn flipped_bytes() {
     for (kind, seed) in [("ext4", 1u64), ("ext2", 2), ("ext3", 3)] {
         let image = small_image(kind);
         assert!(exercise(image.clone()), "{kind}");
+        assert_eq!(image[1024 + 0x60] & 4 != 0, kind == "ext3", "only ext3 is dirty");
         // Where the image is not zero, there is something to break.
         let used: Vec<usize> = (0..image.len()).filter(|i| image[*i] != 0).collect();
         let mut state = seed;
