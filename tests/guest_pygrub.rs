@@ -425,6 +425,29 @@ fn hostile_files() {
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
 
+#[test]
+fn lying_inodes() {
+    let guest = Guest::new(&KERNELS);
+    guest.add("/f", "x");
+    guest.add(&format!("/long -> {}boot", "./".repeat(100)), "");
+    let image = guest.image("ext4", "8M");
+    let huge = "0x3ff00000000";
+    debugfs(
+        &image,
+        &format!("sif /f size {huge}\nsif /long size {huge}\nsif /boot size {huge}\n"),
+        true,
+    );
+    let fs = Ext4Fs::open(FileReader::open(&image)).unwrap();
+    assert_eq!(fs.stat("/f").unwrap().len, 0x3ff_0000_0000);
+    assert_eq!(fs.read("/f", 1 << 20).unwrap_err().kind(), ErrorKind::TooLarge);
+    let mut buf = [1; 4];
+    let n = fs.open("/f").unwrap().read_at(1 << 41, &mut buf);
+    assert!(n.is_err() || buf == [0; 4], "{n:?}");
+    assert_eq!(fs.stat("/long").unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(fs.read_dir("/boot").unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(choose(&fs, None).unwrap_err().kind(), ErrorKind::TooLarge);
+}
+
 /// A look at everything in a broken image; errors are fine, panics and hangs are not.
 fn exercise(image: Vec<u8>) -> bool {
     let Ok(fs) = Ext4Fs::open(image) else { return false };
