@@ -6,9 +6,12 @@
 //! * the superblock is checked before the crate sees it ([`superblock`]),
 //! * symlinks are resolved here, one component at a time, after a look at their length,
 //! * directories beyond [`MAX_DIR_BYTES`] are refused,
+//! * a dirty journal is replayed here ([`journal`]),
 //! * interior extent nodes deeper than any sane file has are made unreadable ([`Adapter`]),
 //! * a panic becomes a `Corrupt` error.
 
+mod crc;
+mod journal;
 mod superblock;
 
 use std::cell::{Cell, RefCell};
@@ -17,21 +20,29 @@ use std::sync::Once;
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
 
+use self::journal::Replay;
 use self::superblock::Superblock;
 use super::fs::{FileKind, GuestFile, GuestFs, MAX_PATH, Node, ReadAt, Stat, not_a, resolve};
 use crate::{Error, ErrorKind, Result};
 
 /// Largest directory that is read, in bytes of its blocks: some 400,000 names.
 pub const MAX_DIR_BYTES: u64 = 16 << 20;
+/// Bytes of directories that one [`Ext4Fs`] searches in its life: a million lookups in usual ones, a
+/// few seconds in hostile ones.
+const SEARCH_BUDGET: u64 = 8 << 30;
 /// Most names that one directory may have.
 const MAX_DIR_ENTRIES: usize = 500_000;
 
 /// An ext2, ext3 or ext4 filesystem. Not `Send`: make it in the thread that uses it. What lies
-/// under it must not change while it lives; look again with a new one.
+/// under it must not change while it lives; look again with a new one. It is made for a look around,
+/// not for long life: after some gigabytes of searched directories it gives up (`TooLarge`).
 pub struct Ext4Fs {
     fs: Ext4,
     uuid: [u8; 16],
     label: String,
+    /// Bytes of directories that may still be searched, so that a hostile guest with huge
+    /// directories and a long menu can't keep us busy for hours.
+    budget: Cell<u64>,
 }
 
 impl Ext4Fs {
@@ -42,16 +53,35 @@ impl Ext4Fs {
     /// `Unsupported` names the filesystem features that can't be read; `Corrupt` when it is no
     /// ext2/3/4 or a broken one, or longer than the image; `Io` from `reader`.
     pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
-        let sb = Superblock::read(&reader)?;
+        let mut sb = Superblock::read(&reader)?;
+        let needs_recovery = sb.needs_recovery;
+        let replay = if needs_recovery { journal::load(&reader, &sb)? } else { Replay::new() };
         let adapter = Adapter {
             reader: Box::new(reader),
+            replay,
+            needs_recovery,
             block_size: sb.block_size as usize,
             blocks_count: sb.blocks_count,
             window: Vec::new(),
             window_start: 0,
         };
+        if needs_recovery {
+            // The journal may hold another superblock, which is as little to be trusted.
+            let (mut raw, size) = ([0; superblock::LEN], adapter.reader.size());
+            adapter
+                .fill(superblock::OFFSET, &mut raw)
+                .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
+            let new = Superblock::parse(&raw, size)?;
+            if new.block_size != sb.block_size {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "the filesystem's journal changes its block size",
+                ));
+            }
+            sb = new;
+        }
         let fs = guarded("the filesystem", || Ext4::load(Box::new(adapter)))?;
-        Ok(Self { uuid: sb.uuid, label: sb.label, fs })
+        Ok(Self { uuid: sb.uuid, label: sb.label, fs, budget: Cell::new(SEARCH_BUDGET) })
     }
 
     /// The filesystem's UUID, as its 16 bytes.
@@ -65,7 +95,14 @@ impl Ext4Fs {
     }
 
     /// `lstat` for a path that is known to pass through no symlink.
-    fn node(&self, path: &str) -> Result<Node> {
+    fn node(&self, path: &str, searched: u64) -> Result<Node> {
+        self.budget.set(self.budget.get().saturating_sub(searched));
+        if self.budget.get() == 0 {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                "the guest's directories are too large to look for a kernel in them",
+            ));
+        }
         let meta = guarded(path, || self.fs.symlink_metadata(path))?;
         let kind = match meta.file_type() {
             FileType::Regular => FileKind::File,
@@ -98,7 +135,7 @@ impl Ext4Fs {
     }
 
     fn resolve(&self, path: &str, follow_last: bool) -> Result<(String, Stat)> {
-        resolve(path, follow_last, &|p| self.node(p))
+        resolve(path, follow_last, &|p, searched| self.node(p, searched))
     }
 }
 
@@ -186,6 +223,9 @@ impl GuestFile for Ext4File {
 /// Gives `ext4-view` the bytes of the image.
 struct Adapter {
     reader: Box<dyn ReadAt>,
+    /// What the journal has newer.
+    replay: Replay,
+    needs_recovery: bool,
     block_size: usize,
     blocks_count: u64,
     /// Read-ahead for the block group descriptors, which the crate reads one by one.
@@ -196,6 +236,28 @@ struct Adapter {
 const WINDOW: u64 = 64 << 10;
 
 impl Adapter {
+    /// Reads bytes of the filesystem as they are after recovery.
+    fn fill(&self, start: u64, dst: &mut [u8]) -> std::io::Result<()> {
+        self.reader.read_at(start, dst)?;
+        let size = self.block_size as u64;
+        let end = start.saturating_add(dst.len() as u64);
+        for (block, newer) in self.replay.range(start / size..end.div_ceil(size)) {
+            let mut data = vec![0; self.block_size];
+            self.reader.read_at(newer.block * size, &mut data)?;
+            if newer.escaped {
+                data[..4].copy_from_slice(&journal::ESCAPED);
+            }
+            overlay(start, dst, block * size, &data);
+        }
+        let sb = superblock::OFFSET;
+        if self.needs_recovery && start <= sb && end >= sb + superblock::LEN as u64 {
+            // In range: just compared.
+            let at = (sb - start) as usize;
+            superblock::mark_recovered(&mut dst[at..at + superblock::LEN]);
+        }
+        Ok(())
+    }
+
     fn read_small(&mut self, start: u64, dst: &mut [u8]) -> std::io::Result<()> {
         let end = start.saturating_add(dst.len() as u64);
         if start < self.window_start || end > self.window_start + self.window.len() as u64 {
@@ -204,7 +266,7 @@ impl Adapter {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
             let mut window = vec![0; len];
-            self.reader.read_at(start, &mut window)?;
+            self.fill(start, &mut window)?;
             (self.window, self.window_start) = (window, start);
         }
         // In range: the window was just made to hold `start..end`.
@@ -240,13 +302,24 @@ impl Ext4Read for Adapter {
             self.read_small(start, dst)?;
             return Ok(());
         }
-        self.reader.read_at(start, dst)?;
+        self.fill(start, dst)?;
         for block in dst.chunks_mut(self.block_size) {
             if block.len() == self.block_size && self.is_deep_extent_node(block) {
                 block[0] = 0;
             }
         }
         Ok(())
+    }
+}
+
+/// Copies what `data` at `data_start` has of the range that `dst` at `start` is.
+fn overlay(start: u64, dst: &mut [u8], data_start: u64, data: &[u8]) {
+    let from = start.max(data_start);
+    let to = (start + dst.len() as u64).min(data_start + data.len() as u64);
+    if from < to {
+        // Both ranges hold `from..to`, so the differences are within their lengths.
+        let (d, s, n) = (from - start, from - data_start, (to - from) as usize);
+        dst[d as usize..d as usize + n].copy_from_slice(&data[s as usize..s as usize + n]);
     }
 }
 
@@ -331,6 +404,8 @@ mod tests {
     fn only_deep_nodes_are_hidden() {
         let adapter = |_| Adapter {
             reader: Box::new(Vec::new()),
+            replay: Replay::new(),
+            needs_recovery: false,
             block_size: 1024,
             blocks_count: 1000,
             window: Vec::new(),

@@ -165,13 +165,14 @@ pub(crate) struct Node {
 }
 
 /// Resolves `path` to a canonical one with the stat of its end. `lookup` is only asked for children
-/// of directories that hold no symlink in their path, so that it never resolves anything itself.
+/// of directories that hold no symlink in their path, so that it never resolves anything itself; it
+/// is also told how many bytes the directories on that path have together.
 ///
 /// Symlinks follow the rules of path_resolution(7); an absolute target starts at the guest's root.
 pub(crate) fn resolve(
     path: &str,
     follow_last: bool,
-    lookup: &dyn Fn(&str) -> Result<Node>,
+    lookup: &dyn Fn(&str, u64) -> Result<Node>,
 ) -> Result<(String, Stat)> {
     if !path.starts_with('/') {
         return Err(Error::new(ErrorKind::Invalid, format!("{path} is not an absolute path")));
@@ -182,7 +183,7 @@ pub(crate) fn resolve(
     let not_found = || Error::new(ErrorKind::NotFound, format!("{path} does not exist"));
     let mut pending: VecDeque<String> = components(path).collect();
     let mut done: Vec<(String, Stat)> = Vec::new();
-    let root = lookup("/")?.stat;
+    let root = lookup("/", 0)?.stat;
     let (mut hops, mut visited) = (0, 0);
     while let Some(name) = pending.pop_front() {
         visited += 1;
@@ -205,7 +206,8 @@ pub(crate) fn resolve(
         if full.len() > MAX_PATH {
             return Err(Error::new(ErrorKind::Invalid, format!("{path} resolves to a long path")));
         }
-        let node = lookup(&full)?;
+        let searched = done.iter().fold(root.len, |sum, d| sum.saturating_add(d.1.len));
+        let node = lookup(&full, searched)?;
         match node.target {
             Some(target) if follow_last || !pending.is_empty() => {
                 hops += 1;

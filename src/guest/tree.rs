@@ -61,7 +61,7 @@ impl MemFs {
     }
 
     fn resolve(&self, path: &str, follow: bool) -> Result<(String, Stat)> {
-        resolve(path, follow, &|p| self.node(p))
+        resolve(path, follow, &|p, _| self.node(p))
     }
 }
 

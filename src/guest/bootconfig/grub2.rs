@@ -5,8 +5,12 @@
 //! loops are skipped, other commands do nothing (and count as failed in an `if`). Source: GNU GRUB
 //! manual, "Writing full configuration files directly" and "Commands".
 
+mod condition;
+mod words;
+
 use std::collections::BTreeMap;
 
+use self::words::{end_of_command, join, matching, parse_env, split_path};
 use super::grub_script::{Part, Token, lex};
 use super::{
     Entry, MAX_CMDLINE, MAX_ENTRIES, Menu, bls, bounded, dir_of, read_optional, strip_device,
@@ -222,41 +226,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The commands `[` and `test`. What is not one of them, such as loading a font, fails here.
-    fn test(&self, words: &[String]) -> bool {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match &words[..] {
-            ["[", args @ .., "]"] | ["test", args @ ..] => self.any(args),
-            ["true"] => true,
-            ["!", rest @ ..] => {
-                !self.test(&rest.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
-            }
-            _ => false,
-        }
-    }
-
-    fn any(&self, args: &[&str]) -> bool {
-        args.split(|a| *a == "-o").any(|all| all.split(|a| *a == "-a").all(|one| self.primary(one)))
-    }
-
-    fn primary(&self, args: &[&str]) -> bool {
-        let stat = |path: &str| self.fs.stat(strip_device(path)).ok();
-        match args {
-            ["!", rest @ ..] => !self.primary(rest),
-            ["-n", text] => !text.is_empty(),
-            ["-z", text] => text.is_empty(),
-            ["-z"] => true,
-            ["-s", path] => stat(path).is_some_and(|s| s.len > 0),
-            ["-e", path] => stat(path).is_some(),
-            ["-f", path] => stat(path).is_some_and(|s| s.kind == FileKind::File),
-            ["-d", path] => stat(path).is_some_and(|s| s.kind == FileKind::Dir),
-            [text] => !text.is_empty(),
-            [a, "=" | "==", b] => a == b,
-            [a, "!=", b] => a != b,
-            _ => false,
-        }
-    }
-
     fn menu_item(
         &mut self,
         is_submenu: bool,
@@ -459,81 +428,15 @@ impl Run<'_> {
             keys.len() >= path.len() && path.iter().zip(keys).all(|(name, key)| hit(key, name))
         };
         // A submenu without a word on what is inside stands for its first entry.
-        self.keys.iter().position(full).or_else(|| {
-            // As pygrub: just the last part, wherever it is.
-            let leaf = path.last()?;
-            leaf.parse::<usize>().is_err().then_some(())?;
-            self.keys.iter().position(|keys| keys.last().is_some_and(|key| hit(key, leaf)))
+        self.keys.iter().position(full).or_else(|| match wanted.parse::<usize>() {
+            // As pygrub: a number counts flattened entries, a title may be anywhere.
+            Ok(index) => Some(index).filter(|i| *i < self.entries.len()),
+            Err(_) => {
+                let leaf = path.last().filter(|l| l.parse::<usize>().is_err())?;
+                self.keys.iter().position(|keys| keys.last().is_some_and(|key| hit(key, leaf)))
+            }
         })
     }
-}
-
-fn split_path(wanted: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut chars = wanted.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '>' && chars.next_if_eq(&'>').is_none() {
-            parts.push(String::new());
-        } else if let Some(part) = parts.last_mut() {
-            part.push(c);
-        }
-    }
-    parts
-}
-
-/// The variables of an environment block (GNU GRUB manual, "The GRUB environment block").
-fn parse_env(text: &str) -> impl Iterator<Item = (&str, String)> {
-    text.lines().filter(|l| !l.starts_with('#')).filter_map(|line| {
-        let (name, value) = line.split_once('=')?;
-        let mut out = String::new();
-        let mut chars = value.chars();
-        while let Some(c) = chars.next() {
-            out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
-        }
-        Some((name, out))
-    })
-}
-
-/// The words of a Linux command line. Where GRUB had quoted a blank, Linux's own quotes go.
-fn join(words: &[String]) -> String {
-    let quote = |word: &String| {
-        if !word.contains(char::is_whitespace) || word.contains('"') {
-            return word.clone();
-        }
-        match word.split_once('=') {
-            Some((key, value)) if !key.contains(char::is_whitespace) => {
-                format!("{key}=\"{value}\"")
-            }
-            _ => format!("\"{word}\""),
-        }
-    };
-    bounded(words.iter().map(quote).collect::<Vec<_>>().join(" "))
-}
-
-fn end_of_command(tokens: &[Token], at: usize) -> usize {
-    (at..tokens.len()).find(|i| tokens[*i] == Token::End).unwrap_or(tokens.len())
-}
-
-/// Index behind the `close` that belongs to the `open` at `at`; the end if there is none.
-fn matching(tokens: &[Token], at: usize, open: &[&str], close: &str) -> usize {
-    let mut level = 0usize;
-    let mut start_of_command = true;
-    for (i, token) in tokens.iter().enumerate().skip(at) {
-        // Shell keywords count at the start of a command only; braces stand for themselves.
-        if let Some(word) = token.keyword().filter(|_| start_of_command || close == "}") {
-            if open.contains(&word) {
-                level += 1;
-            } else if word == close {
-                level -= 1;
-                if level == 0 {
-                    return i + 1;
-                }
-            }
-        }
-        start_of_command =
-            *token == Token::End || matches!(token.keyword(), Some("then" | "else" | "do" | "{"));
-    }
-    tokens.len()
 }
 
 #[cfg(test)]

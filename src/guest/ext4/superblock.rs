@@ -2,6 +2,7 @@
 //!
 //! Source: Linux `Documentation/filesystems/ext4/super.rst`.
 
+use super::crc::crc32c;
 use crate::guest::fs::ReadAt;
 use crate::{Error, ErrorKind, Result};
 
@@ -20,6 +21,29 @@ pub(super) struct Superblock {
     pub(super) uuid: [u8; 16],
     /// Volume label up to its first NUL.
     pub(super) label: String,
+    /// Whether the journal must be replayed.
+    pub(super) needs_recovery: bool,
+    /// Number of the journal's inode, 0 if there is none.
+    pub(super) journal_inode: u32,
+    /// Block that the first group starts with.
+    pub(super) first_data_block: u64,
+    /// Inodes per group, never 0.
+    pub(super) inodes_per_group: u32,
+    /// Bytes per inode.
+    pub(super) inode_size: u16,
+    /// Bytes per block group descriptor.
+    pub(super) descriptor_size: u16,
+}
+
+/// Clears the flag that the journal must be replayed, as a mount does when it has done so.
+/// `raw` is the superblock's 1024 bytes.
+pub(super) fn mark_recovered(raw: &mut [u8]) {
+    raw[0x60] &= !0x4;
+    if raw[0x65] & 0x4 != 0 {
+        // Metadata checksums.
+        let sum = crc32c(!0, &raw[..0x3fc]);
+        raw[0x3fc..0x400].copy_from_slice(&sum.to_le_bytes());
+    }
 }
 
 impl Superblock {
@@ -38,7 +62,11 @@ impl Superblock {
         Self::parse(&raw, reader.size())
     }
 
-    fn parse(raw: &[u8; LEN], image_size: u64) -> Result<Self> {
+    /// Checks the bytes of a superblock against an image of `image_size` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` as [`read`](Self::read).
+    pub(super) fn parse(raw: &[u8; LEN], image_size: u64) -> Result<Self> {
         let u32_at =
             |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
         if raw[0x38..0x3a] != [0x53, 0xef] {
@@ -66,6 +94,17 @@ impl Superblock {
         if per_group == 0 || blocks_count.div_ceil(per_group) > 4 * usual + 4096 {
             return Err(corrupt("the filesystem's superblock has an impossible group size"));
         }
+        let u16_at = |at: usize| u16::from_le_bytes([raw[at], raw[at + 1]]);
+        let descriptor_size = if is_64bit { u16_at(0xfe) } else { 32 };
+        let inode_size = if u32_at(0x4c) == 0 { 128 } else { u16_at(0x58) };
+        let inodes_per_group = u32_at(0x28);
+        if inodes_per_group == 0
+            || !(32..=block_size).contains(&u32::from(descriptor_size))
+            || !(128..=block_size).contains(&u32::from(inode_size))
+        {
+            return Err(corrupt("the filesystem's superblock has impossible inodes or groups"));
+        }
+        let has_journal = u32_at(0x5c) & 0x4 != 0;
         let label = &raw[0x78..0x88];
         let end = label.iter().position(|b| *b == 0).unwrap_or(label.len());
         let mut uuid = [0; 16];
@@ -75,6 +114,12 @@ impl Superblock {
             blocks_count,
             uuid,
             label: String::from_utf8_lossy(&label[..end]).into_owned(),
+            needs_recovery: has_journal && u32_at(0x60) & 0x4 != 0,
+            journal_inode: u32_at(0xe0),
+            first_data_block: u64::from(u32_at(0x14)),
+            inodes_per_group,
+            inode_size,
+            descriptor_size,
         })
     }
 }
@@ -90,7 +135,8 @@ mod tests {
     fn raw(fields: &[(usize, u32)]) -> [u8; LEN] {
         let mut raw = [0; LEN];
         raw[0x38..0x3a].copy_from_slice(&[0x53, 0xef]);
-        for (at, value) in [(0x04, 1000), (0x18, 2), (0x20, 32768)].iter().chain(fields) {
+        for (at, value) in [(0x04, 1000), (0x18, 2), (0x20, 32768), (0x28, 8)].iter().chain(fields)
+        {
             raw[*at..*at + 4].copy_from_slice(&value.to_le_bytes());
         }
         raw
@@ -105,6 +151,8 @@ mod tests {
             ("block size", &[(0x18, 7)][..], size),
             ("no group size", &[(0x20, 0)][..], size),
             ("as many groups as blocks", &[(0x04, 1 << 30), (0x20, 1)][..], 1 << 60),
+            ("no inodes", &[(0x28, 0)][..], size),
+            ("inode size", &[(0x4c, 1), (0x58, 127)][..], size),
             ("64-bit count", &[(0x60, 0x80), (0x150, u32::MAX)][..], size),
         ] {
             let e = Superblock::parse(&raw(fields), size).err().map(|e| e.kind());

@@ -82,6 +82,7 @@ fn grub_mkconfig() {
         ("1>1", "", 2),
         ("2", "", 3),
         ("3", "", 4),
+        ("4", "", 4),
         ("9", "", 0),
         ("", "", 0),
         ("gnulinux-advanced-u1>gnulinux-6.1-advanced-u1", "", 1),
