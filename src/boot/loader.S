@@ -30,7 +30,7 @@
 
         .set STAGE2_LBA,   1
         .set STAGE2_SECT,  8
-        .set PARAMS_LBA,   9
+        .set PARAMS_LBA,   128
 
         .set P_MAGIC,      PARAMS + 0   # "SYNTHDSK"
         .set P_VERSION,    PARAMS + 8   # u32 = 1

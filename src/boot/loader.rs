@@ -10,16 +10,18 @@ pub const SECTOR: u64 = 512;
 pub const STAGE2_LBA: u64 = 1;
 /// Length of stage 2 in bytes.
 pub const STAGE2_BYTES: usize = 4096;
-/// Sector of the parameter block ([`Params`](super::Params)).
-pub const PARAMS_LBA: u64 = 9;
+/// Sector of the parameter block ([`Params`](super::Params)). It and all that may change while the
+/// disk is in use keep 64 KiB away from the MBR: a guest that edits its partition table makes a
+/// copy-on-write overlay keep the whole cluster around sector 0 as it was at that moment.
+pub const PARAMS_LBA: u64 = 128;
 /// First sector of the command line (8 sectors, NUL terminated).
-pub const CMDLINE_LBA: u64 = 10;
+pub const CMDLINE_LBA: u64 = 129;
 /// Longest command line in bytes, without its NUL. The kernel may take less:
 /// [`SetupHeader::cmdline_size`](super::SetupHeader::cmdline_size).
 pub const CMDLINE_MAX: usize = 4095;
-/// First sector of the kernel. 64 KiB, so that the file in the guest and the disk have the same
+/// First sector of the kernel. A multiple of 64 KiB, so that the file in the guest and the disk have the same
 /// page alignment.
-pub const KERNEL_LBA: u64 = 128;
+pub const KERNEL_LBA: u64 = 256;
 /// Longest kernel file in bytes that the loader accepts.
 pub const KERNEL_MAX: u64 = 256 << 20;
 /// Longest initrd in bytes that the loader accepts; the machine's memory mostly says less.
@@ -60,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_places_on_the_disk_do_not_overlap() {
-        const { assert!(STAGE2_LBA + STAGE2_BYTES as u64 / SECTOR == PARAMS_LBA) };
+        const { assert!(STAGE2_LBA + STAGE2_BYTES as u64 / SECTOR <= PARAMS_LBA) };
         const { assert!(PARAMS_LBA + 1 == CMDLINE_LBA) };
         const { assert!(CMDLINE_LBA + (CMDLINE_MAX as u64 + 1).div_ceil(SECTOR) <= KERNEL_LBA) };
     }
