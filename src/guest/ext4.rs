@@ -3,11 +3,11 @@
 //! The crate is safe code, but trusts some numbers: it reserves memory for as many block groups and
 //! as long a symlink as the image claims, walks extent trees whose nodes all point at each other's
 //! children, and panics on some broken directory hashes. Therefore
-//! * the superblock is checked before the crate sees it ([`superblock`]),
+//! * the superblock is checked before the crate sees it (`superblock`),
 //! * symlinks are resolved here, one component at a time, after a look at their length,
 //! * directories beyond [`MAX_DIR_BYTES`] are refused,
-//! * a dirty journal is replayed here ([`journal`]),
-//! * interior extent nodes deeper than any sane file has are made unreadable ([`Adapter`]),
+//! * a dirty journal is replayed here (`journal`),
+//! * interior extent nodes deeper than any sane file has are made unreadable (`Adapter`),
 //! * a panic becomes a `Corrupt` error.
 
 mod crc;

@@ -28,13 +28,14 @@ pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     };
     p.file(text, 0)?;
     let mut menu = Menu::default();
-    // ONTIMEOUT is what boots when nobody is there; else DEFAULT, else MENU DEFAULT's own entry.
+    // ONTIMEOUT is what boots when nobody is there; else DEFAULT; where that starts a menu and is
+    // no label, the entry with MENU DEFAULT.
     let wanted = p.ontimeout.or(p.default);
     let named = wanted.and_then(|w| {
         let label = first_word(&w).0.to_owned();
         p.entries.iter().position(|d| d.label.eq_ignore_ascii_case(&label))
     });
-    menu.default = p.menu_default.or(named).unwrap_or(0);
+    menu.default = named.or(p.menu_default).unwrap_or(0);
     menu.entries = p.entries.into_iter().map(|d| d.finish(&p.dir, &p.append)).collect();
     Ok(menu)
 }
