@@ -1,10 +1,11 @@
 //! Which accelerator QEMU can use on this host.
 //!
 //! A `/dev/kvm` that opens proves nothing. There are hosts on which KVM runs a BIOS and GRUB and
-//! then never a line of Linux: those whose KVM has no hardware behind it and interprets real mode,
-//! but stops at the first instructions of long mode. So a tiny program is run under KVM that does
-//! what a kernel does before its first line (`probe.s`), as the machine's BIOS, since no other
-//! start is as quick: some 50 ms.
+//! then never a line of Linux: those whose KVM has no hardware behind it (module `kvm_pvm`) and
+//! interprets a guest that doesn't know of it. Real mode is quick enough that way; a kernel spends
+//! minutes on unpacking itself, and exceptions are missing. So a tiny program is run under KVM that
+//! does what a kernel does before its first line (`probe.s`), as the machine's BIOS, since no other
+//! start is as quick: some 100 ms.
 
 use std::fs::File;
 use std::io::{Seek, Write};

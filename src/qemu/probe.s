@@ -2,8 +2,9 @@
 #
 #   as --32 -o probe.o probe.s && objcopy -O binary -j .text probe.o probe.bin
 #
-# It does what a Linux kernel does before its first line: real mode, long mode with paging, an
-# exception through the IDT, a page fault that is repaired, and a timer interrupt that ends a HLT.
+# It does what a Linux kernel does before its first line: real mode, long mode with paging, work at
+# a processor's speed, an exception through the IDT, a page fault that is repaired, and a timer
+# interrupt that ends a HLT.
 # Then it writes 0x2a to QEMU's isa-debug-exit device at port 0xf4, and QEMU exits with
 # (0x2a << 1) | 1 = 85. Whatever goes wrong ends in a triple fault (other exit code) or in silence.
 #
@@ -95,6 +96,10 @@ long_mode:
         movl    %eax, %es
         movl    %eax, %ss
         movl    $0x7c00, %esp
+        movl    $0x2000000, %ecx        # 33 million turns: 10 ms on a processor, a minute where
+speed:                                  # every instruction is interpreted
+        decl    %ecx
+        jnz     speed
         xorl    %ebx, %ebx              # what has happened so far, one bit each
         int3                            # bit 0
         movl    $0x200000, %edi         # PD[1] is not present: bit 1
