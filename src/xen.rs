@@ -1,1 +1,26 @@
-//! TODO
+//! Xen domU configs: what `/etc/xen/NAME.cfg` says, given a meaning.
+//!
+//! Owns the config grammar (xl.cfg(5)), disk specs (xl-disk-configuration(5)), device names
+//! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Calls no other room and
+//! looks at no file but the config itself; whether an image exists is the caller's question.
+//!
+//! [`DomainConfig`] is the way in. All input is untrusted: sizes, nesting and counts are capped.
+
+mod boot;
+pub mod config;
+pub mod disk;
+pub mod domain;
+mod layout;
+mod lexer;
+mod notes;
+pub mod vdev;
+pub mod vif;
+
+pub use boot::{BootMethod, Bootloader, BootloaderKind, GuestKind};
+pub use config::{Assignment, Config, ListItem, MAX_CONFIG_BYTES, Number, Value};
+pub use disk::{Access, DiskFormat, DiskSpec};
+pub use domain::DomainConfig;
+pub use layout::{GuestDisk, GuestDiskContent};
+pub use notes::Note;
+pub use vdev::{Interface, Vdev};
+pub use vif::{Vif, VifKind};

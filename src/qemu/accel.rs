@@ -1,0 +1,220 @@
+//! Which accelerator QEMU can use on this host.
+//!
+//! A `/dev/kvm` that opens proves nothing. There are hosts on which KVM runs a BIOS and GRUB and
+//! then never a line of Linux: those whose KVM has no hardware behind it (module `kvm_pvm`) and
+//! interprets a guest that doesn't know of it. Real mode is quick enough that way; a kernel spends
+//! minutes on unpacking itself, and exceptions are missing. So a tiny program is run under KVM that
+//! does what a kernel does before its first line (`probe.s`), as the machine's BIOS, since no other
+//! start is as quick: some 100 ms.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::probe_code::rom;
+
+/// How QEMU runs the guest's instructions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Accel {
+    /// On the host's processor, by the kernel's KVM.
+    Kvm,
+    /// Translated by QEMU: works everywhere, an order of magnitude slower.
+    Tcg,
+}
+
+impl Accel {
+    /// The argument of `-accel`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        }
+    }
+
+    /// The argument of `-cpu`: all that the host has, or all that QEMU can translate. QEMU's own
+    /// default lacks what guests built for x86-64-v2 need.
+    pub fn cpu(self) -> &'static str {
+        match self {
+            Accel::Kvm => "host",
+            Accel::Tcg => "max",
+        }
+    }
+}
+
+/// What [`probe`] found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Probe {
+    /// What to use.
+    pub accel: Accel,
+    /// Why KVM is not used, for a line on stderr; `None` if it is.
+    pub reason: Option<String>,
+}
+
+/// What the probe program makes of QEMU's exit status: (0x2a << 1) | 1.
+const PASSED: i32 = 85;
+
+/// QEMU's binary for x86-64 guests: `qemu-system-x86_64` in PATH, or where Red Hat's systems keep
+/// theirs.
+pub fn find_qemu() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join("qemu-system-x86_64"))
+        .chain([PathBuf::from("/usr/libexec/qemu-kvm")])
+        .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
+}
+
+/// Asks whether `qemu` runs a 64-bit guest under KVM, with the processor model that
+/// [`Accel::cpu`] names. Answers `Tcg`, with the reason, if it doesn't or if no answer came within
+/// `timeout`. Returns a moment after `timeout` at the latest; 2 s are ample, a good host needs less
+/// than 0.2 s.
+pub fn probe(qemu: &Path, timeout: Duration) -> Probe {
+    // Opening costs nothing and spares the common "no" a QEMU that prints its own complaint.
+    let found = match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => run(qemu, Accel::Kvm.name(), Accel::Kvm.cpu(), timeout),
+        Err(e) => Err(format!("/dev/kvm can't be opened ({e})")),
+    };
+    match found {
+        Ok(()) => Probe { accel: Accel::Kvm, reason: None },
+        Err(reason) => Probe { accel: Accel::Tcg, reason: Some(reason) },
+    }
+}
+
+/// Runs the probe program; the error says why it is not known to work.
+fn run(qemu: &Path, accel: &str, cpu: &str, timeout: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + timeout;
+    let cannot = |e: &dyn std::fmt::Display| format!("KVM could not be tried ({e})");
+    let rom = rom_file().map_err(|e| cannot(&e))?;
+    // QEMU aborts where KVM refuses a processor's register; the shell is there to forbid the core
+    // file, and becomes QEMU.
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", "ulimit -c 0; exec \"$@\"", "sh"])
+        .arg(qemu)
+        .args(["-accel", accel, "-cpu", cpu, "-machine", "q35", "-m", "16", "-smp", "1"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-bios", "/dev/stdin", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
+        .stdin(Stdio::from(rom))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| cannot(&e))?;
+    let status = wait(&mut child, deadline);
+    match status {
+        Some(status) if status.code() == Some(PASSED) => Ok(()),
+        Some(status) => Err(match status.signal() {
+            Some(signal) => format!("QEMU ended by signal {signal} when it started KVM"),
+            None => format!(
+                "QEMU did not run its test under KVM (exit status {})",
+                status.code().unwrap_or_default()
+            ),
+        }),
+        None => {
+            stop(child);
+            Err(format!(
+                "/dev/kvm opens, but a 64-bit guest did not run within {:.1} s",
+                timeout.as_secs_f64()
+            ))
+        }
+    }
+}
+
+/// The probe program's BIOS image in anonymous memory, so that nothing is left behind.
+fn rom_file() -> std::io::Result<File> {
+    let mut file = File::from(memfd_create(c"synthdisk-probe", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(&rom())?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// The child's status, or `None` if it still runs at `deadline`.
+fn wait(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
+    let mut pause = Duration::from_millis(2);
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Kills the child and reaps it, without waiting long for one that the kernel holds on to.
+fn stop(mut child: Child) {
+    let _ = child.kill(); // it may just have ended by itself
+    if wait(&mut child, Instant::now() + Duration::from_millis(500)).is_none() {
+        std::thread::spawn(move || child.wait());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn the_program_passes_under_tcg() {
+        let Some(qemu) = find_qemu() else {
+            eprintln!("skipped: no QEMU here");
+            return;
+        };
+        for cpu in ["max", "qemu64"] {
+            let generous = Duration::from_secs(20); // a busy machine under test
+            assert_eq!(run(&qemu, "tcg", cpu, generous), Ok(()), "{cpu}");
+        }
+    }
+
+    #[test]
+    fn the_limit_is_kept() {
+        let Some(qemu) = find_qemu() else {
+            eprintln!("skipped: no QEMU here");
+            return;
+        };
+        let start = Instant::now();
+        let probe = probe(&qemu, LIMIT);
+        assert!(start.elapsed() < LIMIT + Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(probe.accel == Accel::Tcg, probe.reason.is_some());
+        // The answer is the host's: only where no processor offers virtualisation is it known.
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let hardware = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+        if !hardware {
+            assert_eq!(probe.accel, Accel::Tcg, "{probe:?}");
+            // A model that asks less of KVM than the host's own gets into long mode, and no further.
+            assert!(run(&qemu, "kvm", "qemu64", LIMIT).is_err());
+        }
+    }
+
+    #[test]
+    fn a_guest_in_silence_is_ended() {
+        // A "QEMU" that never says anything, as a guest that hangs.
+        let dir = tempfile::tempdir().unwrap();
+        let silent = dir.path().join("silent");
+        std::fs::write(&silent, "#!/bin/sh\nexec sleep 60\n").unwrap();
+        std::fs::set_permissions(&silent, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let start = Instant::now();
+        let reason = run(&silent, "kvm", "host", Duration::from_millis(200)).unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(2));
+        assert!(reason.contains("did not run within 0.2 s"), "{reason}");
+    }
+
+    #[test]
+    fn other_answers_are_no() {
+        for (qemu, words) in [
+            ("/bin/true", "exit status 0"),
+            ("/bin/false", "exit status 1"),
+            ("/nonexistent/qemu", "exit status 127"),
+        ] {
+            let reason = run(Path::new(qemu), "kvm", "host", LIMIT).unwrap_err();
+            assert!(reason.contains(words), "{qemu}: {reason}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! From disk specs to disks: which specs are partitions of the same disk.
+
+use std::collections::BTreeMap;
+
+use super::disk::DiskSpec;
+use super::lexer::error_at;
+use super::vdev::{Interface, Vdev, disk_letters};
+use crate::{ErrorKind, Result};
+
+/// A disk that the guest sees.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GuestDisk<'a> {
+    /// The disk's number: 0 for `xvda`.
+    pub disk: u32,
+    /// Its device family.
+    pub interface: Interface,
+    /// What it is made of.
+    pub content: GuestDiskContent<'a>,
+}
+
+/// What a [`GuestDisk`] is made of.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum GuestDiskContent<'a> {
+    /// One image, `xvda`: a whole disk, a bare filesystem or swap area, or a cdrom.
+    Whole(&'a DiskSpec),
+    /// Partition images, `xvda1`, `xvda5`, by their numbers (from 1), ascending.
+    Partitions(Vec<(u32, &'a DiskSpec)>),
+}
+
+impl GuestDisk<'_> {
+    /// The guest's name for the disk under Xen: `xvda`.
+    pub fn name(&self) -> String {
+        Vdev { disk: self.disk, interface: self.interface, partition: 0 }.disk_name()
+    }
+
+    /// The disk's letters alone: `a` for `xvda` and `hda`.
+    pub fn letters(&self) -> String {
+        disk_letters(self.disk)
+    }
+
+    /// It is a cdrom drive.
+    pub fn is_cdrom(&self) -> bool {
+        matches!(self.content, GuestDiskContent::Whole(spec) if spec.cdrom)
+    }
+}
+
+/// Groups specs by disk, ordered by number; see [`super::DomainConfig::layout`].
+pub(super) fn group(specs: &[DiskSpec]) -> Result<Vec<GuestDisk<'_>>> {
+    let mut disks: BTreeMap<(u32, Interface), BTreeMap<u32, &DiskSpec>> = BTreeMap::new();
+    for spec in specs {
+        let Vdev { disk, interface, partition } = spec.vdev;
+        let parts = disks.entry((disk, interface)).or_default();
+        if let Some(other) = parts.insert(partition, spec) {
+            let what = format!(
+                "{} is the same device as on line {}; name each once",
+                spec.vdev, other.line
+            );
+            return Err(error_at(ErrorKind::Invalid, spec.line, what));
+        }
+        if spec.cdrom && partition > 0 {
+            let what = format!("{} is a cdrom and a partition; name a whole disk", spec.vdev);
+            return Err(error_at(ErrorKind::Invalid, spec.line, what));
+        }
+    }
+    let mut out: Vec<GuestDisk<'_>> = Vec::with_capacity(disks.len());
+    for ((disk, interface), mut parts) in disks {
+        let content = match parts.remove(&0) {
+            Some(whole) => {
+                if let Some(part) = parts.values().next() {
+                    let what = format!(
+                        "{} is a partition of {}, which line {} gives as a whole disk: name either \
+                         the disk or its partitions",
+                        part.vdev, whole.vdev, whole.line
+                    );
+                    return Err(error_at(ErrorKind::Invalid, part.line, what));
+                }
+                GuestDiskContent::Whole(whole)
+            }
+            None => GuestDiskContent::Partitions(parts.into_iter().collect()),
+        };
+        let new = GuestDisk { disk, interface, content };
+        // xvda and an hda that is a cdrom live side by side; two disks of one letter don't.
+        if let Some(last) = out.iter().rfind(|d| d.disk == disk && !d.is_cdrom()) {
+            if !new.is_cdrom() {
+                let what = format!(
+                    "{} and {} are the same disk by two names; use one of them",
+                    last.name(),
+                    new.name()
+                );
+                return Err(error_at(ErrorKind::Invalid, first_line(&new), what));
+            }
+        }
+        out.push(new);
+    }
+    Ok(out)
+}
+
+fn first_line(disk: &GuestDisk<'_>) -> u32 {
+    match &disk.content {
+        GuestDiskContent::Whole(spec) => spec.line,
+        GuestDiskContent::Partitions(parts) => {
+            parts.iter().map(|(_, spec)| spec.line).min().unwrap_or_default()
+        }
+    }
+}
