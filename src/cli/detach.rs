@@ -31,7 +31,8 @@ pub(super) fn start() -> Result<Role> {
         return Ok(Role::Serve);
     }
     let failed = |e| Error::io("cannot start the background process", e);
-    let (mut ready, theirs) = std::io::pipe().map_err(failed)?;
+    let (ready, theirs) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| failed(e.into()))?;
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_else(|| "synthdisk".into());
     let mut daemon = Command::new(std::env::current_exe().map_err(failed)?)
@@ -41,7 +42,7 @@ pub(super) fn start() -> Result<Role> {
         .stdin(Stdio::from(theirs))
         .spawn()
         .map_err(failed)?;
-    if ready.read(&mut [0]).map_err(failed)? == 1 {
+    if File::from(ready).read(&mut [0]).map_err(failed)? == 1 {
         return Ok(Role::Done(0));
     }
     let status = daemon.wait().map_err(failed)?;

@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(spoil(79, 16), ErrorKind::Unsupported);
         assert_eq!(spoil(23, 60), ErrorKind::Corrupt);
         assert_eq!(spoil(103, 1), ErrorKind::Corrupt);
-        assert_eq!(spoil(102, 255), ErrorKind::Corrupt);
+        assert_eq!(spoil(101, 255), ErrorKind::Corrupt);
         for len in [0, 3, 50, 105] {
             assert!(parse(&valid()[..len]).is_err());
         }

@@ -19,7 +19,7 @@ pub struct MountEntry {
 /// The mount that shows at `target` (absolute): the last one made there.
 pub fn find_mount(target: &Path) -> Option<MountEntry> {
     let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    table.lines().filter_map(parse).filter(|m| m.target == target).next_back()
+    table.lines().filter_map(parse).rfind(|m| m.target == target)
 }
 
 fn parse(line: &str) -> Option<MountEntry> {

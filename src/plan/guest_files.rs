@@ -40,10 +40,13 @@ struct Request {
     reply: mpsc::SyncSender<Result<Vec<u8>>>,
 }
 
+/// A block of a file: the file's number, the block's number.
+type BlockId = (usize, u64);
+
 /// The connection to the thread, with the cache.
 struct Reader {
     requests: Mutex<mpsc::Sender<Request>>,
-    blocks: Mutex<LruCache<(usize, u64), Arc<Vec<u8>>>>,
+    blocks: Mutex<LruCache<BlockId, Arc<Vec<u8>>>>,
 }
 
 impl Reader {
