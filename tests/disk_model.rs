@@ -263,6 +263,6 @@ fn overlays_are_locked_and_checked() {
         std::fs::write(&path, &bad).unwrap();
         assert_eq!(kind(Qcow2Overlay::open(&path)), synthdisk::ErrorKind::Corrupt, "at {at}");
     }
-    std::fs::write(&path, &good[..good.len() / 2 & !511]).unwrap();
+    std::fs::write(&path, &good[..(good.len() / 2) & !511]).unwrap();
     assert!(Qcow2Overlay::open(&path).is_err());
 }
