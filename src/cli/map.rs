@@ -13,6 +13,10 @@ use std::path::PathBuf;
 /// Arguments of `map`.
 #[derive(Debug, Args)]
 pub(super) struct MapArgs {
+    /// Images of the guest's partitions: files or block devices, opened read-only
+    #[arg(value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+
     #[command(flatten)]
     source: SourceArgs,
 
@@ -37,7 +41,7 @@ pub(super) fn run(args: MapArgs) -> Result<()> {
         }
         None => OverlayChoice::ReadOnly,
     };
-    let plan = Plan::build(&args.source.into_options(), &overlay)?;
+    let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
     let text = if args.json { as_json(&plan) } else { as_table(&plan) };
     // A reader that has seen enough (head) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());

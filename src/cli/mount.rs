@@ -17,11 +17,13 @@ use std::sync::Arc;
 /// Arguments of `mount`.
 #[derive(Debug, Args)]
 pub(super) struct MountArgs {
+    /// Images of the guest's partitions (files or block devices, opened read-only), then the
+    /// directory to mount on
+    #[arg(value_name = "IMAGE... MOUNTPOINT", required = true)]
+    paths: Vec<PathBuf>,
+
     #[command(flatten)]
     source: SourceArgs,
-
-    /// Directory to mount on
-    mountpoint: PathBuf,
 
     /// Keep writes in this qcow2 file, created on first use; without it they are gone at unmount
     #[arg(long, value_name = "FILE", conflicts_with = "read_only")]
@@ -103,13 +105,17 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         }
     }
     start_log(args.log.as_deref())?;
-    let target = check_mount_point(&args.mountpoint)?;
+    let mut images = args.paths;
+    // clap has seen to it that there is one path at least.
+    let mountpoint = images.pop().unwrap_or_default();
+    let source = args.source.into_options(images)?;
+    let target = check_mount_point(&mountpoint)?;
     let overlay = match (args.overlay, options.read_only) {
         (Some(path), _) => OverlayChoice::File(path),
         (None, true) => OverlayChoice::ReadOnly,
         (None, false) => OverlayChoice::Temporary(temporary_dir()),
     };
-    let mut plan = Plan::build(&args.source.into_options(), &overlay)?;
+    let mut plan = Plan::build(&source, &overlay)?;
     let status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
@@ -117,13 +123,13 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         overlay: plan.overlay.clone(),
         read_only: options.read_only,
     };
-    let source = plan.images[0].display().to_string();
+    let shown_source = plan.images[0].display().to_string();
     let files = files(&plan);
     let summary = summary(&plan, args.verbose);
     // The summary is about the plan; what serves needs only the disk.
     plan.boot = None;
-    let shown_at = args.mountpoint;
-    serve(files, &status, &source, &target, &options, || {
+    let shown_at = mountpoint;
+    serve(files, &status, &shown_source, &target, &options, || {
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");

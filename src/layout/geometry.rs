@@ -14,6 +14,17 @@ pub enum PartitionKind {
     Swap,
 }
 
+/// Kind of partition table.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TableKind {
+    /// Master boot record: four partitions, 2 TiB.
+    #[default]
+    Mbr,
+    /// GUID partition table: 128 partitions, no size limit that matters.
+    Gpt,
+}
+
 /// A partition that wants a place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartitionSpec {

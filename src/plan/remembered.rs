@@ -76,7 +76,7 @@ impl Remembered {
         fingerprint: Uuid,
     ) -> Result<()> {
         let overlay = overlay.display();
-        let image = options.image.display();
+        let image = options.images[0].display();
         let refuse = |what: String| Err(Error::new(ErrorKind::Invalid, what));
         if image_len != self.image_len {
             return refuse(format!(

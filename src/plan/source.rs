@@ -28,13 +28,13 @@ impl RootImage {
     /// Those of opening; [`ErrorKind::Busy`] when it is in use; [`ErrorKind::Unsupported`] when it
     /// is something else than a bare partition.
     pub(super) fn open(options: &SourceOptions) -> Result<Self> {
-        let image = RawImage::open(&options.image)?;
+        let image = RawImage::open(&options.images[0])?;
         if !options.force {
             check_unused(&image)?;
         }
         // From here on a QEMU that wants to write to the image is told that it is in use.
         let _ = claim(image.file(), Claim::StableRead);
-        let shown = options.image.display();
+        let shown = options.images[0].display();
         let head = read_part(&image, 0, probe::HEAD_LEN as u64)
             .map_err(|e| Error::io(format!("cannot read {shown}"), e))?;
         let content = probe::probe(&head, image.len());
@@ -66,7 +66,7 @@ fn read_part(image: &RawImage, offset: u64, len: u64) -> io::Result<Vec<u8>> {
 
 /// A bare partition's image is raw and holds one filesystem; for all else there is a better way.
 fn refuse_other_kinds(content: &Content, options: &SourceOptions) -> Result<()> {
-    let shown = options.image.display();
+    let shown = options.images[0].display();
     let advice = match content {
         Content::WholeDisk(_) => format!(
             "it has its partition table already, so QEMU takes it as it is \
