@@ -34,8 +34,24 @@ pub struct Status {
     pub pid: u32,
     /// The images, absolute.
     pub images: Vec<PathBuf>,
-    /// The persistent overlay, absolute.
-    pub overlay: Option<PathBuf>,
+    /// The persistent overlays, absolute.
+    pub overlays: Vec<PathBuf>,
     /// Whether writes are refused.
+    pub read_only: bool,
+    /// The disks, first the one that the firmware boots from.
+    #[serde(default)]
+    pub disks: Vec<StatusDisk>,
+}
+
+/// A disk of a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusDisk {
+    /// Its file in the mount.
+    pub file: String,
+    /// The guest's name for it under Xen.
+    pub vdev: String,
+    /// Whether it is a CD.
+    pub cdrom: bool,
+    /// Whether writes to it are refused.
     pub read_only: bool,
 }
