@@ -127,7 +127,7 @@ fn without_a_kernel_the_loader_says_so() {
     assert!(line.contains("kernel"), "{line}");
     // It stops there.
     assert!(guest.try_expect("Linux version", Duration::from_secs(5)).is_err());
-    assert_eq!(guest.console().matches("synthdisk: ").count(), 3, "{}", guest.console());
+    assert_eq!(guest.console().matches("synthdisk: ").count(), 2, "{}", guest.console());
     guest.kill();
     mount.unmount();
     untouched.check();
