@@ -381,7 +381,9 @@ fn nearly_two_tebibytes_mount_at_once() {
     let (image, dir) = (image.to_string_lossy(), dir.path().join("mnt"));
     fs::create_dir(&dir).unwrap();
     let dir = dir.to_string_lossy();
-    for options in [&["--root-size", "2T"][..], &["--swap", "300G"], &["--root-size", "3T"]] {
+    for options in
+        [&["--table", "mbr", "--root-size", "2T"][..], &["--swap", "300G"], &["--root-size", "3T"]]
+    {
         let args: Vec<&str> =
             ["mount"].iter().chain(options).copied().chain([&*image, &*dir]).collect();
         let said = expect_failure(&args, 1);

@@ -249,8 +249,11 @@ fn summary(plan: &Plan, verbose: bool) -> String {
                 let _ = writeln!(out, "note:    {note}");
             }
         }
+        None if plan.disks[0].layout.is_some() => {
+            let _ = writeln!(out, "boots:   nothing (no boot loader)");
+        }
         None => {
-            let _ = writeln!(out, "boots:   by its own boot loader, if it has one");
+            let _ = writeln!(out, "boots:   by its own boot loader");
         }
     }
     for note in &plan.notes {

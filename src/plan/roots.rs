@@ -43,7 +43,7 @@ impl CmdlineRules {
             .or_else(|| self.partitions.iter().find(|p| p.kind == PartitionKind::Linux));
         let swap = self.partitions.iter().find(|p| p.kind == PartitionKind::Swap);
         let adapted = adapt(
-            &keep_last(cmdline, "root"),
+            cmdline,
             &CmdlineContext {
                 has_initrd,
                 root_uuid: root.and_then(|p| p.uuid.clone()),
@@ -58,7 +58,8 @@ impl CmdlineRules {
 
     /// The partition that the last `root=` among `words` means.
     pub(super) fn root_of(&self, words: &str) -> Option<&PartitionNames> {
-        self.find(&last_value(words, "root")?)
+        // Without a config the numbers are ours, and the guest's /dev/xvda2 may be our swap.
+        self.find(&last_value(words, "root")?).filter(|p| p.kind == PartitionKind::Linux)
     }
 
     /// The partition that `name` means: a device under Xen or KVM, `UUID=` or `LABEL=`.
@@ -90,18 +91,6 @@ fn last_value(words: &str, key: &str) -> Option<String> {
         .filter_map(|w| w.strip_prefix(key)?.strip_prefix('='))
         .next_back()
         .map(str::to_owned)
-}
-
-/// `words` with all `key=` but the last left out, as the kernel reads them.
-fn keep_last(words: &str, key: &str) -> String {
-    let is_key = |w: &str| w.strip_prefix(key).is_some_and(|rest| rest.starts_with('='));
-    let all: Vec<&str> = words.split_ascii_whitespace().collect();
-    let Some(last) = all.iter().rposition(|w| is_key(w)) else { return words.to_owned() };
-    if all.iter().filter(|w| is_key(w)).count() == 1 {
-        return words.to_owned();
-    }
-    let kept = all.iter().enumerate().filter(|(i, w)| *i == last || !is_key(w)).map(|(_, w)| *w);
-    kept.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -144,6 +133,7 @@ mod tests {
             ("root=/dev/xvdb", "UUID=data"),
             ("quiet", "UUID=root"),
             ("root=/dev/xvda9", "UUID=root"),
+            ("root=/dev/xvda1", "UUID=root"),
             ("root=/dev/xvda3 root=/dev/xvda2", "UUID=root"),
             ("root=LABEL=ROOT", "LABEL=ROOT"),
             ("root=/dev/mapper/x", "/dev/mapper/x"),
