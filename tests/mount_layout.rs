@@ -381,17 +381,24 @@ fn nearly_two_tebibytes_mount_at_once() {
     let (image, dir) = (image.to_string_lossy(), dir.path().join("mnt"));
     fs::create_dir(&dir).unwrap();
     let dir = dir.to_string_lossy();
-    for options in
-        [&["--table", "mbr", "--root-size", "2T"][..], &["--swap", "300G"], &["--root-size", "3T"]]
-    {
-        let args: Vec<&str> =
-            ["mount"].iter().chain(options).copied().chain([&*image, &*dir]).collect();
+    for options in [&["--root-size", "2T"][..], &["--swap", "300G"], &["--root-size", "3T"]] {
+        let args: Vec<&str> = ["mount", "--table", "mbr"]
+            .iter()
+            .chain(options)
+            .copied()
+            .chain([&*image, &*dir])
+            .collect();
         let said = expect_failure(&args, 1);
         assert!(said.contains("2 TiB"), "{said}");
     }
     File::options().write(true).open(&*image).unwrap().set_len(2100 << 30).unwrap();
-    let said = expect_failure(&["mount", &image, &dir], 1);
+    let said = expect_failure(&["mount", "--table", "mbr", &image, &dir], 1);
     assert!(said.contains("2 TiB"), "{said}");
+    // Without being told so, it is a GPT.
+    let mount = Mount::new(&[], Path::new(&*image));
+    assert!(mount.printed().contains("GPT"), "{}", mount.printed());
+    run("sgdisk", &["-v", &mount.disk().to_string_lossy()]);
+    mount.unmount();
 }
 
 #[test]
