@@ -11,7 +11,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// `-o name=value` that stands for `--name value`, written with `_` or `-`.
-const VALUED: [&str; 16] = [
+const VALUED: [&str; 17] = [
+    "adapt",
     "config",
     "overlay",
     "overlay-dir",
