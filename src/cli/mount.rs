@@ -122,6 +122,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         images: plan.images.clone(),
         overlay: plan.overlay.clone(),
         read_only: options.read_only,
+        disks: Vec::new(),
     };
     let shown_source = plan.images[0].display().to_string();
     let files = files(&plan);

@@ -38,4 +38,20 @@ pub struct Status {
     pub overlay: Option<PathBuf>,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// The disks, the one that boots first.
+    #[serde(default)]
+    pub disks: Vec<StatusDisk>,
+}
+
+/// A whole disk that a mount shows.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct StatusDisk {
+    /// Name in the mount point's directory.
+    pub file: String,
+    /// The guest's name for it under Xen: `xvda`.
+    pub vdev: String,
+    /// It is a cdrom.
+    pub cdrom: bool,
+    /// Writes to it are refused.
+    pub read_only: bool,
 }
