@@ -37,6 +37,8 @@ pub(super) enum Internal {
         signal: Signal,
         #[arg(long)]
         parent: i32,
+        #[arg(long)]
+        keep_mask: bool,
         #[arg(last = true, required = true)]
         words: Vec<OsString>,
     },
@@ -54,7 +56,9 @@ pub(super) enum Internal {
 /// The processes below `run`.
 pub(super) fn internal(args: Internal) -> Result<()> {
     match args {
-        Internal::Exec { signal, parent, words } => crate::run::exec(signal, parent, &words),
+        Internal::Exec { signal, parent, keep_mask, words } => {
+            crate::run::exec(signal, parent, keep_mask, &words)
+        }
         Internal::Keep { dir, terminal, words } => crate::run::keep(&dir, terminal, &words),
     }
 }

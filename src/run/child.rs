@@ -21,26 +21,37 @@ pub(super) fn ourselves() -> Result<Command> {
 
 /// A command for `program` that gets `signal` when the thread that starts it ends, by
 /// `synthdisk internal exec`: between fork and exec, safe code can do nothing.
+///
+/// A signal that can be caught stays blocked as it is here: the child has to take it when it is
+/// ready for it, from the thread that waits for it, and not die of it before.
 pub(super) fn bound(program: &OsStr, signal: Signal) -> Result<Command> {
     let mut command = ourselves()?;
     command.args(["internal", "exec", "--signal", signal.as_str()]);
+    if signal != Signal::SIGKILL {
+        command.arg("--keep-mask");
+    }
     command.args(["--parent", &getpid().to_string(), "--"]).arg(program);
     Ok(command)
 }
 
-/// The second half of [`bound`]: becomes `words`, to be sent `signal` when the parent ends.
+/// The second half of [`bound`]: becomes `words`, to be sent `signal` when the parent ends. All
+/// signals are unblocked, unless `keep_mask`.
 ///
 /// # Errors
 /// That of the system calls, and [`crate::ErrorKind::NotFound`] when `parent` has ended already.
-pub fn exec(signal: Signal, parent: i32, words: &[OsString]) -> Result<()> {
+pub fn exec(signal: Signal, parent: i32, keep_mask: bool, words: &[OsString]) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(signal)
         .map_err(|e| Error::io("cannot bind the process to its parent", e.into()))?;
     if getppid() != Pid::from_raw(parent) {
         return Err(Error::new(crate::ErrorKind::NotFound, "the parent process has ended"));
     }
-    // The parent waits for its signals by blocking them, and a mask is inherited.
-    SigSet::empty().thread_set_mask().map_err(|e| Error::io("cannot unblock signals", e.into()))?;
-    let (program, args) = words.split_first().unwrap_or((&words[0], &[]));
+    if !keep_mask {
+        // The parent waits for its signals by blocking them, and a mask is inherited.
+        SigSet::empty()
+            .thread_set_mask()
+            .map_err(|e| Error::io("cannot unblock signals", e.into()))?;
+    }
+    let Some((program, args)) = words.split_first() else { return Ok(()) };
     let e = Command::new(program).args(args).exec();
     Err(Error::io(format!("cannot start {}", program.to_string_lossy()), e))
 }

@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
 
 /// Make `dir`, mount on it by `synthdisk mount --foreground WORDS DIR`, and take both away once
 /// standard input ends. With `terminal`, a terminal that was not given back in order is, too.
@@ -62,14 +63,16 @@ fn serve(dir: &Path, words: &[OsString]) -> Result<bool> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| Error::io("cannot start synthdisk mount", e))?;
+    let mut ready = false;
     let output = mount.stdout.take();
-    let orderly = output.map_or(Ok(false), |mut output| wait(&mut output))?;
-    end(&mut mount)?;
-    Ok(orderly)
+    let orderly = output.map_or(Ok(false), |mut output| wait(&mut output, &mut ready));
+    end(&mut mount, ready)?;
+    orderly
 }
 
-/// Until the lifeline or the mount ends; true if the lifeline's end was announced.
-fn wait(mount: &mut ChildStdout) -> Result<bool> {
+/// Until the lifeline or the mount ends; true if the lifeline's end was announced. `ready` becomes
+/// true once the mount can be used.
+fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
     let failed = |e| Error::io("cannot wait for the mount", e);
     let mut lifeline = std::io::stdin().lock();
     let mut announced = false;
@@ -94,6 +97,7 @@ fn wait(mount: &mut ChildStdout) -> Result<bool> {
             match mount.read(&mut buffer).map_err(failed)? {
                 0 => return Ok(announced),
                 _ => {
+                    *ready = true;
                     // The mount prints the disk's path when it can be used. A `run` that doesn't
                     // hear of it has ended, and the lifeline will tell.
                     let mut out = std::io::stdout();
@@ -104,10 +108,22 @@ fn wait(mount: &mut ChildStdout) -> Result<bool> {
     }
 }
 
-/// End the mount. It brings the last writes to storage, however long that takes.
-fn end(mount: &mut Child) -> Result<()> {
-    child::signal(mount, Signal::SIGTERM);
-    let status = mount.wait().map_err(|e| Error::io("cannot wait for the mount", e))?;
+/// How long a mount that can't be used yet may take to give up: an image may be on a server that
+/// does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// End the mount. One that was in use brings the last writes to storage, however long that takes.
+fn end(mount: &mut Child, ready: bool) -> Result<()> {
+    let failed = |e| Error::io("cannot wait for the mount", e);
+    let status = if ready {
+        child::signal(mount, Signal::SIGTERM);
+        mount.wait().map_err(failed)?
+    } else {
+        match child::end(mount, PATIENCE) {
+            Some(status) => status,
+            None => mount.wait().map_err(failed)?,
+        }
+    };
     if status.success() {
         return Ok(());
     }
