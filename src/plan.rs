@@ -5,13 +5,16 @@
 //! [`gap`](mod@gap) is asked again, when the guest has changed what boots.
 
 mod build;
+mod disks;
 pub mod gap;
+mod guest;
 mod guest_files;
 mod options;
 mod payload;
 mod remembered;
+mod roots;
 mod source;
 
-pub use build::{OverlayChoice, Plan};
+pub use build::{OverlayChoice, Plan, PlannedDisk};
 pub use options::{Bootloader, SourceOptions};
 pub use payload::BootSummary;

@@ -11,8 +11,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// `-o name=value` that stands for `--name value`, written with `_` or `-`.
-const VALUED: [&str; 13] = [
+const VALUED: [&str; 16] = [
+    "config",
     "overlay",
+    "overlay-dir",
+    "table",
     "swap",
     "align",
     "root-size",

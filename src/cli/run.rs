@@ -260,15 +260,19 @@ fn planned_disks(args: &RunArgs, guest: &Guest) -> Result<Vec<StatusDisk>> {
     }
     eprint!("{said}");
     let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
-    let mut disks = match domain {
-        Some(domain) => disks_of(domain)?,
-        None => vec![StatusDisk {
-            file: "disk.raw".into(),
-            vdev: "xvda".into(),
-            cdrom: false,
-            read_only: false,
-        }],
-    };
-    disks.iter_mut().for_each(|d| d.read_only |= args.read_only);
-    Ok(disks)
+    let known = domain.map_or(Ok(Vec::new()), disks_of)?;
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|e| Error::io("cannot read what synthdisk map printed", e.into()))?;
+    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+    let planned = plan["disks"].as_array().into_iter().flatten().map(|disk| {
+        let vdev = text(&disk["vdev"]);
+        let read_only = known.iter().any(|k| k.vdev == vdev && k.read_only);
+        StatusDisk {
+            file: text(&disk["file"]),
+            cdrom: disk["cdrom"] == true,
+            read_only: read_only || args.read_only,
+            vdev,
+        }
+    });
+    Ok(planned.collect())
 }

@@ -39,6 +39,8 @@ pub enum Source {
 pub enum RegionKind {
     /// Sector 0: loader code and partition table.
     Mbr,
+    /// A GPT's header and entries, at either end of the disk.
+    Table,
     /// Loader code behind the MBR.
     Loader,
     /// The loader's parameter block.
@@ -53,6 +55,8 @@ pub enum RegionKind {
     Partition(u32),
     /// The header of the swap area in partition N.
     SwapHeader(u32),
+    /// An image that is a disk as it is.
+    Image,
     /// What nothing lies on.
     Gap,
 }
@@ -62,6 +66,7 @@ impl RegionKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Mbr => "mbr",
+            Self::Table => "gpt",
             Self::Loader => "loader",
             Self::Parameters => "parameters",
             Self::CommandLine => "cmdline",
@@ -69,6 +74,7 @@ impl RegionKind {
             Self::Initrd => "initrd",
             Self::Partition(_) => "partition",
             Self::SwapHeader(_) => "swap-header",
+            Self::Image => "image",
             Self::Gap => "gap",
         }
     }

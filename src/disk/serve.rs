@@ -8,6 +8,7 @@ use crate::image::{Extent, MappedSlice};
 use parking_lot::{Mutex, RwLock};
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -44,6 +45,8 @@ pub struct Disk {
     table: RwLock<Arc<RegionTable>>,
     overlay: Option<Box<dyn Overlay>>,
     len: u64,
+    /// Ranges that refuse writes: partitions that the guest has read-only.
+    read_only: Vec<Range<u64>>,
     replanning: OnceLock<Replanning>,
 }
 
@@ -57,7 +60,19 @@ impl Disk {
     /// A disk of `table` with `overlay` over it; without one it is read-only.
     pub fn new(table: RegionTable, overlay: Option<Box<dyn Overlay>>) -> Self {
         let len = table.len();
-        Self { table: RwLock::new(Arc::new(table)), overlay, len, replanning: OnceLock::new() }
+        Self {
+            table: RwLock::new(Arc::new(table)),
+            overlay,
+            len,
+            read_only: Vec::new(),
+            replanning: OnceLock::new(),
+        }
+    }
+
+    /// The same disk, with writes to `ranges` (in bytes) refused.
+    pub fn with_read_only(mut self, ranges: Vec<Range<u64>>) -> Self {
+        self.read_only = ranges;
+        self
     }
 
     /// Have `planner` plan the bytes before `gap_end` again whenever they are read after anything
@@ -164,7 +179,7 @@ impl Disk {
     /// Write `buf` at `offset`.
     ///
     /// # Errors
-    /// `EROFS` on a read-only disk, `ENOSPC` past its end, else those of the overlay.
+    /// `EROFS` on a read-only disk or partition, `ENOSPC` past its end, else those of the overlay.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let overlay = self.writable(offset, buf.len() as u64)?;
         let table = self.table();
@@ -240,6 +255,9 @@ impl Disk {
         let overlay =
             self.overlay.as_deref().ok_or_else(|| io::Error::from_raw_os_error(libc::EROFS))?;
         match offset.checked_add(len) {
+            Some(end) if self.read_only.iter().any(|r| offset < r.end && r.start < end) => {
+                Err(io::Error::from_raw_os_error(libc::EROFS))
+            }
             Some(end) if end <= self.len => Ok(overlay),
             _ => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
         }

@@ -34,24 +34,24 @@ pub struct Status {
     pub pid: u32,
     /// The images, absolute.
     pub images: Vec<PathBuf>,
-    /// The persistent overlay, absolute.
-    pub overlay: Option<PathBuf>,
+    /// The persistent overlays, absolute.
+    pub overlays: Vec<PathBuf>,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// The disks, the one that boots first.
+    /// The disks, first the one that the firmware boots from.
     #[serde(default)]
     pub disks: Vec<StatusDisk>,
 }
 
-/// A whole disk that a mount shows.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+/// A disk of a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StatusDisk {
-    /// Name in the mount point's directory.
+    /// Its file in the mount.
     pub file: String,
-    /// The guest's name for it under Xen: `xvda`.
+    /// The guest's name for it under Xen.
     pub vdev: String,
-    /// It is a cdrom.
+    /// Whether it is a CD.
     pub cdrom: bool,
-    /// Writes to it are refused.
+    /// Whether writes to it are refused.
     pub read_only: bool,
 }

@@ -59,23 +59,15 @@ impl SourceOptions {
     pub const DEFAULT_SWAP: u64 = 512 << 20;
     /// Alignment when nothing else is said, in bytes.
     pub const DEFAULT_ALIGN: u64 = 1 << 20;
-
-    /// What shapes the layout, with defaults filled in.
-    pub(super) fn shape(&self) -> Shape {
-        Shape {
-            swap: self.swap.unwrap_or(Self::DEFAULT_SWAP),
-            align: self.align.unwrap_or(Self::DEFAULT_ALIGN),
-            root_size: self.root_size,
-            bootloader: self.bootloader.unwrap_or_default(),
-        }
-    }
 }
 
-/// The options that decide where things lie.
+/// The options that decide where things lie on a disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shape {
+    /// Length in bytes of a swap partition that no image stands for; 0 for none.
     pub(super) swap: u64,
     pub(super) align: u64,
     pub(super) root_size: Option<u64>,
+    pub(super) table: Option<TableKind>,
     pub(super) bootloader: Bootloader,
 }

@@ -109,34 +109,30 @@ fn nics(domain: Option<&DomainConfig>, net: Net) -> Vec<Nic> {
     if net == Net::None { Vec::new() } else { cards.collect() }
 }
 
-/// The disks that a mount of `domain` shows, for commands that print names without mounting: the
-/// first disk is `disk.raw`, later ones have their letter.
+/// The disks that a mount of `domain` shows, for commands that print names without mounting: disks,
+/// then cdroms; the first is `disk.raw`, later ones have their letter.
 ///
 /// # Errors
 /// Those of [`DomainConfig::layout`].
 pub fn disks_of(domain: &DomainConfig) -> Result<Vec<StatusDisk>> {
     use crate::xen::{Access, GuestDiskContent};
-    let mut first = true;
-    let mut out = Vec::new();
-    for disk in domain.layout()? {
-        let cdrom = disk.is_cdrom();
-        let main = !cdrom && std::mem::take(&mut first);
-        let (empty, read_only) = match &disk.content {
-            GuestDiskContent::Whole(spec) => {
-                (spec.target.is_none(), spec.access == Access::ReadOnly)
-            }
-            GuestDiskContent::Partitions(_) => (false, false),
-        };
-        // An empty drive shows no file.
-        if !empty {
-            let file =
-                if main { "disk.raw".into() } else { format!("disk-{}.raw", disk.letters()) };
-            out.push(StatusDisk { file, vdev: disk.name(), cdrom, read_only });
-        }
-    }
-    // The disk that boots comes first, be there a cdrom before it.
-    out.sort_by_key(|d: &StatusDisk| d.file != "disk.raw");
-    Ok(out)
+    let mut disks = domain.layout()?;
+    // An empty drive shows no file.
+    disks.retain(|d| {
+        !matches!(d.content, GuestDiskContent::Whole(spec) if spec.cdrom && spec.target.is_none())
+    });
+    disks.sort_by_key(|d| d.is_cdrom());
+    let named = disks.iter().enumerate().map(|(i, disk)| StatusDisk {
+        file: match (i, disk.is_cdrom()) {
+            (0, _) => "disk.raw".into(),
+            (_, true) => format!("cdrom-{}.raw", disk.letters()),
+            (_, false) => format!("disk-{}.raw", disk.letters()),
+        },
+        vdev: disk.name(),
+        cdrom: disk.is_cdrom(),
+        read_only: matches!(disk.content, GuestDiskContent::Whole(spec) if spec.access == Access::ReadOnly),
+    });
+    Ok(named.collect())
 }
 
 #[cfg(test)]
@@ -178,7 +174,7 @@ mod tests {
             [
                 ("/run/m/disk.raw".into(), false, false),
                 ("/run/m/disk-b.raw".into(), true, false),
-                ("/run/m/disk-c.raw".into(), true, true),
+                ("/run/m/cdrom-c.raw".into(), true, true),
             ]
         );
     }

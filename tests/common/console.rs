@@ -79,6 +79,7 @@ pub struct GuestBuilder {
     disks: Vec<Disk>,
     kernel: Option<(PathBuf, Option<PathBuf>, String)>,
     no_reboot: bool,
+    user: Option<u32>,
     extra: Vec<OsString>,
 }
 
@@ -111,6 +112,12 @@ impl GuestBuilder {
     /// A guest that reboots ends QEMU.
     pub fn no_reboot(mut self) -> Self {
         self.no_reboot = true;
+        self
+    }
+
+    /// Runs QEMU as this user, who is given to a group of the same number. Needs root.
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = Some(id);
         self
     }
 
@@ -177,6 +184,9 @@ impl GuestBuilder {
         let args = self.qemu_args();
         let mut qemu = command("qemu-system-x86_64");
         qemu.args(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(id) = self.user {
+            qemu.uid(id).gid(id).current_dir("/");
+        }
         // SAFETY: prctl(PR_SET_PDEATHSIG) is one system call: it takes no lock and no memory, so it
         // may run between fork and exec.
         unsafe {
@@ -268,6 +278,7 @@ impl Guest {
             disks: Vec::new(),
             kernel: None,
             no_reboot: false,
+            user: None,
             extra: Vec::new(),
         }
     }

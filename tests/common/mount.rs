@@ -65,6 +65,19 @@ impl Mount {
         text(&self.output.stdout) + &text(&self.output.stderr)
     }
 
+    /// What a file of the guest holds, read through its root partition; `None` if there is none.
+    pub fn guest_file(&self, path: &str) -> Option<String> {
+        let part = self.part(1);
+        let found = output("debugfs", &["-R", &format!("cat {path}"), &part.to_string_lossy()]);
+        let errors = text(&found.stderr);
+        (!errors.contains("File not found")).then(|| text(&found.stdout))
+    }
+
+    /// The root partition's filesystem must be clean.
+    pub fn fsck(&self) {
+        run("e2fsck", &["-fn".as_ref(), self.part(1).as_os_str()]);
+    }
+
     /// The process ids of the daemons that serve this mount point, found by their arguments.
     pub fn daemon_pids(&self) -> Vec<i32> {
         let wanted = self.dir.as_os_str().as_encoded_bytes();
