@@ -3,8 +3,10 @@
 mod args;
 mod detach;
 mod helper;
+mod libvirt_xml;
 mod map;
 mod mount;
+mod run;
 mod umount;
 
 use crate::Result;
@@ -29,6 +31,12 @@ enum Command {
     Umount(umount::UmountArgs),
     /// Print where every byte of the disk comes from, without mounting
     Map(map::MapArgs),
+    /// Boot the guest in QEMU, and leave nothing behind
+    Run(run::RunArgs),
+    /// Print a libvirt domain for a domU config
+    LibvirtXml(libvirt_xml::LibvirtXmlArgs),
+    #[command(subcommand, hide = true)]
+    Internal(run::Internal),
 }
 
 /// Run the command that the process was started with. Exit codes: 0 done, 1 failed, 2 wrong usage.
@@ -47,6 +55,9 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(args),
+        Command::Run(args) => run::run(args),
+        Command::LibvirtXml(args) => libvirt_xml::run(&args),
+        Command::Internal(args) => run::internal(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,8 +12,10 @@ pub mod fuse;
 pub mod guest;
 pub mod image;
 pub mod layout;
+pub mod libvirt;
 pub mod plan;
 pub mod qemu;
+pub mod run;
 pub mod xen;
 
 pub use error::{Error, ErrorKind, Result};
