@@ -170,6 +170,25 @@ def sync():
     os.sync()
 
 
+def touch_memory(directory, size):
+    """Leave at least `size` bytes of free memory, in pieces of all sizes, that really exist.
+
+    In a virtual machine free memory may be the host's until it is touched, at many times the cost
+    of the write that needs it; who is measured must not pay for that, or one pays for the other.
+    So write files as the contestants do (aligned, shifted, in small pieces) and remove them.
+    """
+    paths = []
+    for first, piece in ((0, MIB), (320 << 10, MIB), (0, 4096)):
+        path = os.path.join(directory, f"touch-{first}-{piece}")
+        paths.append(path)
+        data = b"x" * piece
+        with open(path, "wb", buffering=0) as f:
+            for at in range(first, first + size, piece):
+                os.pwrite(f.fileno(), data, at)
+    for path in paths:
+        os.unlink(path)
+
+
 def warm(path):
     """Bring a file into the page cache."""
     with open(path, "rb", buffering=0) as f:

@@ -1,7 +1,7 @@
 """Writes against qemu-storage-daemon with a qcow2 over the image."""
 import os
 
-from common import GIB, MIB, median, ratio, sync
+from common import GIB, MIB, median, ratio, sync, touch_memory
 from contestants import StorageDaemon, Synthdisk
 from fio import fio
 
@@ -46,6 +46,8 @@ def measure_one(bench, image, span, kind, persistent, filled, args, **options):
         if filled:
             fio(shown.path, shown.offset, span, rw="write", bs="1M", direct=True)
             sync()
+        else:
+            touch_memory(bench.dir, span)
         result = fio(shown.path, shown.offset, span, **args)
     if overlay:
         os.unlink(overlay)
