@@ -134,6 +134,15 @@ fn an_overlay_for_each_disk() {
     let after: Vec<_> = names.iter().map(|n| fs::read(format!("{dir}/{n}")).unwrap()).collect();
     assert!(before == after, "a mount that writes nothing changes no overlay");
 
+    // What an overlay has settled may be said again, but not otherwise.
+    let again = [&options[..], &["--table", "mbr", "--swap", "0"]].concat();
+    mount(&config, &again).unmount();
+    let name = format!("name = 'web/1'\n{disks}");
+    for (option, value) in [("--table", "gpt"), ("--swap", "1M"), ("--align", "63s")] {
+        let said = field.refused(&name, &[&options[..], &[option, value]].concat());
+        assert!(said.contains(option) && said.contains("web_1-a.qcow2"), "{said}");
+    }
+
     // Without the directory everything is as it was.
     let mounted = mount(&config, &[]);
     assert_ne!(common::file::bytes_of(mounted.part(1), 9 * MIB, 12), b"on the first");
