@@ -15,6 +15,8 @@ pub(super) struct PartitionNames {
     pub(super) uuid: Option<String>,
     pub(super) label: Option<String>,
     pub(super) partuuid: String,
+    /// Whether the guest may not write to it.
+    pub(super) read_only: bool,
 }
 
 /// All partitions, and the user's words.
@@ -142,6 +144,7 @@ mod tests {
             uuid: Some(uuid.into()),
             label: label.map(str::to_owned),
             partuuid: format!("{disk}-{number:02}"),
+            read_only: false,
         };
         CmdlineRules {
             partitions: vec![
