@@ -3,13 +3,15 @@
 mod args;
 mod detach;
 mod helper;
+mod libvirt_xml;
 mod map;
 mod mount;
+mod run;
 mod umount;
 
 use crate::Result;
-use clap::{Parser, Subcommand};
-use std::ffi::OsString;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 /// Show a bootable whole disk made from an untouched Xen partition image, with nothing copied.
@@ -29,6 +31,20 @@ enum Command {
     Umount(umount::UmountArgs),
     /// Print where every byte of the disk comes from, without mounting
     Map(map::MapArgs),
+    /// Boot the guest in QEMU, and leave nothing behind
+    Run(run::RunArgs),
+    /// Print a libvirt domain for a domU config
+    LibvirtXml(libvirt_xml::LibvirtXmlArgs),
+    #[command(subcommand, hide = true)]
+    Internal(run::Internal),
+}
+
+/// Whether `word` is one of our commands.
+fn is_subcommand(word: &OsStr) -> bool {
+    word == "help"
+        || Cli::command()
+            .get_subcommands()
+            .any(|c| c.get_name_and_visible_aliases().iter().any(|name| word == *name))
 }
 
 /// Run the command that the process was started with. Exit codes: 0 done, 1 failed, 2 wrong usage.
@@ -47,6 +63,9 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(args),
+        Command::Run(args) => run::run(args),
+        Command::LibvirtXml(args) => libvirt_xml::run(&args),
+        Command::Internal(args) => run::internal(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

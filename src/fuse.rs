@@ -11,7 +11,7 @@ mod options;
 mod serve;
 mod view;
 
-pub use files::{FileSpec, Status};
+pub use files::{FileSpec, Status, StatusDisk};
 pub use mount::{Mounted, check_mount_point, unmount};
 pub use mounts::{MountEntry, find_mount};
 pub use options::MountOptions;

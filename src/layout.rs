@@ -4,12 +4,14 @@
 //! can hold it against `sfdisk` and `mkswap`.
 
 mod geometry;
+mod gpt;
 mod ids;
 mod mbr;
 mod size;
 mod swap;
 
-pub use geometry::{Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed};
+pub use geometry::{Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, TableKind};
+pub use gpt::{GPT_LEN, GPT_NUMBERS, Gpt};
 pub use ids::Ids;
 pub use mbr::{BOOTSTRAP_LEN, MBR_MAX_SECTORS, mbr_sector, parse_disk_id};
 pub use size::{format_size, parse_size};

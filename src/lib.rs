@@ -3,6 +3,7 @@
 //! The crate is laid out as rooms, one module per concept; `docs/ARCHITECTURE.md` says what each
 //! owns and which may call which. Arrows point down only.
 
+pub mod adapt;
 pub mod boot;
 pub mod cli;
 pub mod disk;
@@ -11,8 +12,10 @@ pub mod fuse;
 pub mod guest;
 pub mod image;
 pub mod layout;
+pub mod libvirt;
 pub mod plan;
 pub mod qemu;
+pub mod run;
 pub mod xen;
 
 pub use error::{Error, ErrorKind, Result};

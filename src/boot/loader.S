@@ -28,7 +28,7 @@
 
 # ---- disk contract ----------------------------------------------------------------------------
 
-        .set STAGE2_LBA,   1
+        .set STAGE2_LBA,   40
         .set STAGE2_SECT,  8
         .set PARAMS_LBA,   128
 

@@ -6,8 +6,8 @@
 /// Sector size, in bytes, that all LBAs in this room count in.
 pub const SECTOR: u64 = 512;
 
-/// First sector of stage 2 (8 sectors).
-pub const STAGE2_LBA: u64 = 1;
+/// First sector of stage 2 (8 sectors). Behind the entries of a GPT, which end with sector 33.
+pub const STAGE2_LBA: u64 = 40;
 /// Length of stage 2 in bytes.
 pub const STAGE2_BYTES: usize = 4096;
 /// Sector of the parameter block ([`Params`](super::Params)). It and all that may change while the

@@ -1,32 +1,44 @@
 //! Arguments that several subcommands share.
 
 use crate::guest::select::EntrySelector;
-use crate::layout::{parse_disk_id, parse_size};
+use crate::layout::{TableKind, parse_disk_id, parse_size};
 use crate::plan::{Bootloader, SourceOptions};
-use clap::Args;
+use crate::{Error, ErrorKind, Result};
+use clap::{Args, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use uuid::Uuid;
 
-fn size(text: &str) -> Result<u64, String> {
+fn size(text: &str) -> std::result::Result<u64, String> {
     parse_size(text).map_err(|e| e.to_string())
 }
 
-fn disk_id(text: &str) -> Result<u32, String> {
+fn disk_id(text: &str) -> std::result::Result<u32, String> {
     parse_disk_id(text).map_err(|e| e.to_string())
 }
 
-/// The image and how to make a disk of it.
-#[derive(Debug, Args)]
+/// What a disk is made of and how; the images themselves are positional arguments.
+#[derive(Clone, Debug, Args)]
 pub(super) struct SourceArgs {
-    /// Image of the guest's root partition: a file or a block device, opened read-only
-    pub(super) image: PathBuf,
+    /// Take the guest from its domU config (xl.cfg) in place of IMAGE
+    #[arg(long, value_name = "DOMU.cfg")]
+    pub(super) config: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) layout: LayoutArgs,
 }
 
+/// Whether the guest is edited.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Adapt {
+    /// What needs it and nothing else.
+    Auto,
+    /// Nothing.
+    None,
+}
+
 /// Options about the disk. Sizes read 512M, 20G, 1048576 or 63s (sectors).
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Disk")]
 pub(super) struct LayoutArgs {
     /// Size of the swap partition, 0 for none [default: 512M]
@@ -41,6 +53,10 @@ pub(super) struct LayoutArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     root_size: Option<u64>,
 
+    /// Kind of partition table [default: mbr, gpt where an mbr cannot do]
+    #[arg(long, value_enum)]
+    table: Option<TableKind>,
+
     /// What starts the kernel [default: direct]
     #[arg(long, value_enum)]
     bootloader: Option<Bootloader>,
@@ -53,6 +69,10 @@ pub(super) struct LayoutArgs {
     #[arg(long, value_name = "UUID")]
     swap_uuid: Option<Uuid>,
 
+    /// Edit the guest, in the overlay, so that it is at home on KVM [default: auto]
+    #[arg(long, value_enum, value_name = "auto|none", hide_possible_values = true)]
+    adapt: Option<Adapt>,
+
     /// Take the image although somebody else seems to use it
     #[arg(long)]
     force: bool,
@@ -64,6 +84,10 @@ pub(super) struct LayoutArgs {
     /// Initrd for --kernel; several are loaded as one
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
     initrd: Vec<PathBuf>,
+
+    /// Boot the guest's own kernel, although the config names one of dom0
+    #[arg(long, help_heading = "Boot", conflicts_with = "kernel")]
+    guest_kernel: bool,
 
     /// Entry of the guest's boot menu: its number from 0, or its title
     #[arg(long, value_name = "N|TITLE", help_heading = "Boot")]
@@ -79,22 +103,76 @@ pub(super) struct LayoutArgs {
 }
 
 impl SourceArgs {
-    pub(super) fn into_options(self) -> SourceOptions {
+    /// The options that these arguments stand for, for a guest made of `images` or of the config.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] unless there is exactly one of the two.
+    pub(super) fn into_options(self, images: Vec<PathBuf>) -> Result<SourceOptions> {
+        if images.is_empty() == self.config.is_none() {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "name either the guest's images or, with --config, its domU config",
+            ));
+        }
         let l = self.layout;
-        SourceOptions {
-            image: self.image,
+        Ok(SourceOptions {
+            images,
+            config: self.config,
             swap: l.swap,
             align: l.align,
             root_size: l.root_size,
+            table: l.table,
             bootloader: l.bootloader,
             disk_id: l.disk_id,
             swap_uuid: l.swap_uuid,
             kernel: l.kernel,
             initrds: l.initrd,
+            guest_kernel: l.guest_kernel,
             append: l.append,
             cmdline: l.cmdline,
             entry: l.entry.as_deref().map(EntrySelector::parse),
+            adapt: l.adapt != Some(Adapt::None),
             force: l.force,
+        })
+    }
+
+    /// The arguments again, as a command that starts another one passes them on.
+    #[allow(dead_code)]
+    pub(super) fn to_args(&self) -> Vec<OsString> {
+        let l = &self.layout;
+        let mut out = Vec::new();
+        let mut add = |name: &str, value: Option<OsString>| {
+            if let Some(value) = value {
+                // One word, so that a value may begin with a dash.
+                let mut word = OsString::from(format!("--{name}="));
+                word.push(value);
+                out.push(word);
+            }
+        };
+        let value_of = |v: &dyn ToString| Some(OsString::from(v.to_string()));
+        add("config", self.config.clone().map(Into::into));
+        add("swap", l.swap.and_then(|v| value_of(&v)));
+        add("align", l.align.and_then(|v| value_of(&v)));
+        add("root-size", l.root_size.and_then(|v| value_of(&v)));
+        let name = |v: clap::builder::PossibleValue| OsString::from(v.get_name());
+        add("table", l.table.and_then(|t| t.to_possible_value()).map(name));
+        add("bootloader", l.bootloader.and_then(|b| b.to_possible_value()).map(name));
+        add("adapt", l.adapt.and_then(|a| a.to_possible_value()).map(name));
+        add("disk-id", l.disk_id.map(|id| format!("{id:08x}").into()));
+        add("swap-uuid", l.swap_uuid.and_then(|v| value_of(&v)));
+        add("kernel", l.kernel.clone().map(Into::into));
+        for initrd in &l.initrd {
+            add("initrd", Some(initrd.clone().into()));
         }
+        add("entry", l.entry.clone().map(Into::into));
+        add("append", l.append.clone().map(Into::into));
+        add("cmdline", l.cmdline.clone().map(Into::into));
+        if l.force {
+            out.push("--force".into());
+        }
+        if l.guest_kernel {
+            out.push("--guest-kernel".into());
+        }
+        out
     }
 }

@@ -4,15 +4,20 @@ use super::args::SourceArgs;
 use crate::Result;
 use crate::disk::{Region, RegionKind};
 use crate::layout::SECTOR;
-use crate::plan::{OverlayChoice, Plan};
+use crate::plan::{OverlayChoice, Plan, PlannedDisk};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 
 /// Arguments of `map`.
 #[derive(Debug, Args)]
 pub(super) struct MapArgs {
+    /// Images of the guest's partitions: files or block devices, opened read-only
+    #[arg(value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+
     #[command(flatten)]
     source: SourceArgs,
 
@@ -37,7 +42,7 @@ pub(super) fn run(args: MapArgs) -> Result<()> {
         }
         None => OverlayChoice::ReadOnly,
     };
-    let plan = Plan::build(&args.source.into_options(), &overlay)?;
+    let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
     let text = if args.json { as_json(&plan) } else { as_table(&plan) };
     // A reader that has seen enough (head) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -45,14 +50,22 @@ pub(super) fn run(args: MapArgs) -> Result<()> {
 }
 
 fn as_table(plan: &Plan) -> String {
-    let table = plan.disk.current_table();
-    let mut out = format!("{:>15} {:>15}  {:<12} {}\n", "START", "LENGTH", "WHAT", "FROM");
-    for r in table.regions() {
-        let what = match number(r) {
-            Some(n) => format!("{} {n}", r.kind.as_str()),
-            None => r.kind.as_str().to_owned(),
+    let mut out = String::new();
+    for planned in &plan.disks {
+        if plan.disks.len() > 1 {
+            out.push_str(&format!("{} ({})\n", planned.file, planned.vdev));
+        }
+        let line = |start: &dyn Display, len: &dyn Display, what: &str, from: &str| {
+            format!("{start:>15} {len:>15}  {what:<12} {from}\n")
         };
-        out.push_str(&format!("{:>15} {:>15}  {what:<12} {}\n", r.start, r.len, r.origin));
+        out.push_str(&line(&"START", &"LENGTH", "WHAT", "FROM"));
+        for r in planned.disk.current_table().regions() {
+            let what = match number(r) {
+                Some(n) => format!("{} {n}", r.kind.as_str()),
+                None => r.kind.as_str().to_owned(),
+            };
+            out.push_str(&line(&r.start, &r.len, &what, &r.origin));
+        }
     }
     out
 }
@@ -64,8 +77,8 @@ fn number(region: &Region) -> Option<u32> {
     }
 }
 
-fn as_json(plan: &Plan) -> String {
-    let table = plan.disk.current_table();
+fn disk_json(planned: &PlannedDisk) -> Value {
+    let table = planned.disk.current_table();
     let regions: Vec<_> = table
         .regions()
         .iter()
@@ -79,24 +92,42 @@ fn as_json(plan: &Plan) -> String {
             })
         })
         .collect();
+    json!({
+        "file": planned.file,
+        "vdev": planned.vdev,
+        "cdrom": planned.cdrom,
+        "length": planned.disk.len(),
+        "sector_size": SECTOR,
+        "table": planned.layout.as_ref().map(|l| l.table),
+        "disk_id": planned.ids.map(|ids| format!("{:08x}", ids.disk_id)),
+        "disk_guid": planned.ids.map(|ids| ids.disk_guid),
+        "swap_uuid": planned.ids.map(|ids| ids.swap_uuid),
+        "partitions": planned.layout.as_ref().map(|l| &l.partitions),
+        "regions": regions,
+    })
+}
+
+fn as_json(plan: &Plan) -> String {
     let boot = plan.boot.as_ref().map(|b| {
         json!({
             "title": b.title,
             "kernel": b.kernel,
+            "kernel_version": b.kernel_version,
             "initrds": b.initrds,
             "cmdline": b.cmdline,
             "notes": b.notes,
         })
     });
-    let value = json!({
-        "length": plan.disk.len(),
-        "sector_size": SECTOR,
-        "disk_id": format!("{:08x}", plan.ids.disk_id),
-        "swap_uuid": plan.ids.swap_uuid,
+    let mut value = json!({
+        "name": plan.name,
         "images": plan.images,
-        "partitions": plan.layout.partitions,
-        "regions": regions,
         "boot": boot,
+        "notes": plan.notes,
+        "disks": plan.disks.iter().map(disk_json).collect::<Vec<_>>(),
     });
+    // What is said of the first disk also stands at the top, where most guests have just one.
+    if let (Some(top), Value::Object(first)) = (value.as_object_mut(), disk_json(&plan.disks[0])) {
+        top.extend(first);
+    }
     format!("{value:#}\n")
 }

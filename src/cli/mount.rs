@@ -3,9 +3,10 @@
 use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
-use crate::fuse::{FileSpec, MountOptions, Status, check_mount_point, serve};
-use crate::layout::{PartitionKind, format_size};
-use crate::plan::{OverlayChoice, Plan};
+use crate::adapt::Edit;
+use crate::fuse::{FileSpec, MountOptions, Status, StatusDisk, check_mount_point, serve};
+use crate::layout::{PartitionKind, TableKind, format_size};
+use crate::plan::{Adaptation, OverlayChoice, Plan, PlannedDisk};
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, Parser};
 use std::ffi::OsString;
@@ -17,15 +18,21 @@ use std::sync::Arc;
 /// Arguments of `mount`.
 #[derive(Debug, Args)]
 pub(super) struct MountArgs {
+    /// Images of the guest's partitions (files or block devices, opened read-only), then the
+    /// directory to mount on
+    #[arg(value_name = "IMAGE... MOUNTPOINT", required = true)]
+    paths: Vec<PathBuf>,
+
     #[command(flatten)]
     source: SourceArgs,
-
-    /// Directory to mount on
-    mountpoint: PathBuf,
 
     /// Keep writes in this qcow2 file, created on first use; without it they are gone at unmount
     #[arg(long, value_name = "FILE", conflicts_with = "read_only")]
     overlay: Option<PathBuf>,
+
+    /// As --overlay, with a file for each disk in this directory
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["overlay", "read_only"])]
+    overlay_dir: Option<PathBuf>,
 
     /// Refuse all writes
     #[arg(long)]
@@ -84,7 +91,7 @@ impl MountArgs {
                 .map_err(|e| Error::with_source(ErrorKind::Invalid, "in -o", e))?;
         }
         options.read_only |= self.read_only;
-        if options.read_only && self.overlay.is_some() {
+        if options.read_only && (self.overlay.is_some() || self.overlay_dir.is_some()) {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 "a read-only mount writes to no overlay; leave out one of the two",
@@ -103,36 +110,42 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         }
     }
     start_log(args.log.as_deref())?;
-    let target = check_mount_point(&args.mountpoint)?;
-    let overlay = match (args.overlay, options.read_only) {
+    let shown_source = shown_source(&args.source.config, &args.paths);
+    let mut images = args.paths;
+    // clap has seen to it that there is one path at least.
+    let mountpoint = images.pop().unwrap_or_default();
+    let source = args.source.into_options(images)?;
+    let target = check_mount_point(&mountpoint)?;
+    let overlay = match (args.overlay, args.overlay_dir) {
         (Some(path), _) => OverlayChoice::File(path),
-        (None, true) => OverlayChoice::ReadOnly,
-        (None, false) => OverlayChoice::Temporary(temporary_dir()),
+        (None, Some(dir)) => OverlayChoice::Dir(dir),
+        (None, None) if options.read_only => OverlayChoice::ReadOnly,
+        (None, None) => OverlayChoice::Temporary(temporary_dir()),
     };
-    let mut plan = Plan::build(&args.source.into_options(), &overlay)?;
-    let status = Status {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        images: plan.images.clone(),
-        overlay: plan.overlay.clone(),
-        read_only: options.read_only,
-    };
-    let source = plan.images[0].display().to_string();
+    let mut plan = Plan::build(&source, &overlay)?;
+    let status = status(&plan, options.read_only);
     let files = files(&plan);
     let summary = summary(&plan, args.verbose);
     // The summary is about the plan; what serves needs only the disk.
     plan.boot = None;
-    let shown_at = args.mountpoint;
-    serve(files, &status, &source, &target, &options, || {
+    let shown_at = mountpoint;
+    serve(files, &status, &shown_source, &target, &options, || {
+        let adapted = adapt(plan.adaptation.as_ref(), &target);
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
-        eprint!("{summary}");
+        eprint!("{summary}{adapted}");
         eprintln!("try it:  {}", qemu_line(&disk, options.read_only));
         // A closed stdout is no reason to give up a mount that works.
         let _ = writeln!(std::io::stdout(), "{}", disk.display());
         detach::finish()
     })
+}
+
+/// What `mount` lists as the source: the config or the first image.
+fn shown_source(config: &Option<PathBuf>, paths: &[PathBuf]) -> String {
+    let path = config.as_ref().or(paths.first()).cloned().unwrap_or_default();
+    path.canonicalize().unwrap_or(path).display().to_string()
 }
 
 /// Where temporary overlays go: not /tmp, which is often in memory.
@@ -156,17 +169,53 @@ fn start_log(path: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// The whole disk, then its partitions by their numbers.
+/// What the mount will say of itself.
+fn status(plan: &Plan, read_only: bool) -> Status {
+    let disk = |d: &PlannedDisk| StatusDisk {
+        file: d.file.clone(),
+        vdev: d.vdev.clone(),
+        cdrom: d.cdrom,
+        read_only: d.disk.is_read_only(),
+    };
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        images: plan.images.clone(),
+        overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
+        read_only,
+        disks: plan.disks.iter().map(disk).collect(),
+    }
+}
+
+/// Edit the guest through the mount; returns what to say about it. A guest that cannot be edited
+/// still boots.
+fn adapt(adaptation: Option<&Adaptation>, mountpoint: &Path) -> String {
+    let Some(adaptation) = adaptation else { return String::new() };
+    match adaptation.apply(mountpoint) {
+        Ok(()) => {
+            let line = |e: &Edit| format!("adapted: {}: {}\n", e.path, e.why);
+            adaptation.edits.iter().map(line).collect()
+        }
+        Err(e) => format!("note:    the guest is not adapted to KVM: {e}\n"),
+    }
+}
+
+/// Each disk as a whole, then its partitions by their numbers.
 fn files(plan: &Plan) -> Vec<FileSpec> {
-    let file =
-        |name: String, start, len| FileSpec { name, disk: Arc::clone(&plan.disk), start, len };
-    let whole = file("disk.raw".into(), 0, plan.disk.len());
-    let parts = plan
-        .layout
-        .partitions
-        .iter()
-        .map(|p| file(format!("part{}.raw", p.number), p.start, p.len));
-    std::iter::once(whole).chain(parts).collect()
+    let mut files = Vec::new();
+    for planned in &plan.disks {
+        let mut add = |name: String, start, len| {
+            files.push(FileSpec { name, disk: Arc::clone(&planned.disk), start, len });
+        };
+        add(planned.file.clone(), 0, planned.disk.len());
+        // part1.raw of disk.raw, disk-b-part1.raw of disk-b.raw.
+        let stem = planned.file.strip_suffix(".raw").unwrap_or(&planned.file);
+        let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
+        for p in planned.layout.iter().flat_map(|l| &l.partitions) {
+            add(format!("{prefix}part{}.raw", p.number), p.start, p.len);
+        }
+    }
+    files
 }
 
 /// What was made, for a person.
@@ -174,20 +223,35 @@ fn summary(plan: &Plan, verbose: bool) -> String {
     use std::fmt::Write;
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = write!(out, "disk:    {}, id {:08x}", format_size(plan.disk.len()), plan.ids.disk_id);
-    for p in &plan.layout.partitions {
-        let what = match p.kind {
-            PartitionKind::Linux => "root",
-            PartitionKind::Swap => "swap",
+    for planned in &plan.disks {
+        let size = format_size(planned.disk.len());
+        let label = if planned.cdrom { "cdrom:  " } else { "disk:   " };
+        let _ = write!(out, "{label} {} {size}", planned.file);
+        match (planned.ids, &planned.layout) {
+            (Some(ids), Some(layout)) => {
+                let _ = match layout.table {
+                    TableKind::Mbr => write!(out, ", id {:08x}", ids.disk_id),
+                    TableKind::Gpt => write!(out, ", GPT"),
+                };
+                for p in &layout.partitions {
+                    let what = match p.kind {
+                        PartitionKind::Linux => "linux",
+                        PartitionKind::Swap => "swap",
+                    };
+                    let _ = write!(out, ", part{} {what} {}", p.number, format_size(p.len));
+                }
+            }
+            _ => {
+                let _ = write!(out, ", as it is");
+            }
+        }
+        let writes = match (&planned.overlay, planned.disk.is_read_only()) {
+            (Some(path), _) => format!("kept in {}", path.display()),
+            (None, false) => "temporary, gone at unmount".into(),
+            (None, true) => "refused".into(),
         };
-        let _ = write!(out, ", part{} {what} {}", p.number, format_size(p.len));
+        let _ = writeln!(out, "\nwrites:  {writes}");
     }
-    let writes = match (&plan.overlay, plan.disk.is_read_only()) {
-        (Some(path), _) => format!("kept in {}", path.display()),
-        (None, false) => "temporary, gone at unmount".into(),
-        (None, true) => "refused".into(),
-    };
-    let _ = writeln!(out, "\nwrites:  {writes}");
     match &plan.boot {
         Some(boot) => {
             let _ = writeln!(out, "boots:   {}", boot.title);
@@ -200,9 +264,15 @@ fn summary(plan: &Plan, verbose: bool) -> String {
                 let _ = writeln!(out, "note:    {note}");
             }
         }
-        None => {
+        None if plan.disks[0].layout.is_some() => {
             let _ = writeln!(out, "boots:   nothing (no boot loader)");
         }
+        None => {
+            let _ = writeln!(out, "boots:   by its own boot loader");
+        }
+    }
+    for note in &plan.notes {
+        let _ = writeln!(out, "note:    {note}");
     }
     out
 }

@@ -39,6 +39,8 @@ pub enum Source {
 pub enum RegionKind {
     /// Sector 0: loader code and partition table.
     Mbr,
+    /// A GPT's header and entries, at either end of the disk.
+    Table,
     /// Loader code behind the MBR.
     Loader,
     /// The loader's parameter block.
@@ -53,6 +55,8 @@ pub enum RegionKind {
     Partition(u32),
     /// The header of the swap area in partition N.
     SwapHeader(u32),
+    /// An image that is a disk as it is.
+    Image,
     /// What nothing lies on.
     Gap,
 }
@@ -62,6 +66,7 @@ impl RegionKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Mbr => "mbr",
+            Self::Table => "gpt",
             Self::Loader => "loader",
             Self::Parameters => "parameters",
             Self::CommandLine => "cmdline",
@@ -69,6 +74,7 @@ impl RegionKind {
             Self::Initrd => "initrd",
             Self::Partition(_) => "partition",
             Self::SwapHeader(_) => "swap-header",
+            Self::Image => "image",
             Self::Gap => "gap",
         }
     }
@@ -189,6 +195,22 @@ impl RegionTable {
             }
             _ => None,
         }
+    }
+
+    /// Bytes of the range that are stored; an image's storage counts as a whole, because where
+    /// it lies within the image takes long to find out.
+    pub fn allocated_within(&self, offset: u64, len: u64) -> u64 {
+        let end = offset.saturating_add(len);
+        let regions = self.at_or_behind(offset).iter().take_while(|r| r.start < end);
+        let stored = regions.map(|r| {
+            let shared = r.end().min(end) - r.start.max(offset);
+            match &r.source {
+                Source::Zeros => 0,
+                Source::Bytes(_) | Source::File(_) => shared,
+                Source::Image { image, .. } => image.allocated().min(shared),
+            }
+        });
+        stored.sum()
     }
 
     /// Whether data is stored at `offset`, and up to where that is known in one look.

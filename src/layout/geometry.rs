@@ -1,6 +1,6 @@
 //! Where the boot gap and the partitions lie on the disk.
 
-use super::{MBR_MAX_SECTORS, SECTOR, format_size, round_up};
+use super::{GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, SECTOR, format_size, round_up};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,17 @@ pub enum PartitionKind {
     Linux,
     /// A Linux swap area (MBR type 0x82).
     Swap,
+}
+
+/// Kind of partition table.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TableKind {
+    /// Master boot record: four partitions, 2 TiB.
+    #[default]
+    Mbr,
+    /// GUID partition table: 128 partitions, no size limit that matters.
+    Gpt,
 }
 
 /// A partition that wants a place.
@@ -34,6 +45,8 @@ pub struct LayoutSpec {
     pub align: u64,
     /// Least length in bytes of what lies before the first partition, the MBR included.
     pub gap: u64,
+    /// Kind of table; `None` for an MBR wherever it can describe the disk.
+    pub table: Option<TableKind>,
     /// In the order in which they lie on the disk.
     pub partitions: Vec<PartitionSpec>,
 }
@@ -65,6 +78,9 @@ impl Placed {
 pub struct Layout {
     /// Length of the whole disk in bytes.
     pub len: u64,
+    /// Kind of partition table.
+    #[serde(default)]
+    pub table: TableKind,
     /// Partitions in disk order, disjoint.
     pub partitions: Vec<Placed>,
 }
@@ -74,9 +90,22 @@ impl Layout {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for an alignment that is not a multiple of a sector, for partition
-    /// numbers outside 1..=4 or used twice, and for an empty partition;
-    /// [`ErrorKind::TooLarge`] for a disk that an MBR cannot describe (2 TiB).
+    /// numbers that the table does not have or that are used twice, and for an empty partition;
+    /// [`ErrorKind::TooLarge`] for a disk that the table cannot describe.
     pub fn compute(spec: &LayoutSpec) -> Result<Self> {
+        if let Some(kind) = spec.table {
+            return Self::with_table(spec, kind);
+        }
+        let numbers_fit = spec.partitions.iter().all(|p| p.number <= MBR_NUMBERS);
+        match Self::with_table(spec, TableKind::Mbr) {
+            Err(e) if e.kind() == ErrorKind::TooLarge || !numbers_fit => {
+                Self::with_table(spec, TableKind::Gpt)
+            }
+            done => done,
+        }
+    }
+
+    fn with_table(spec: &LayoutSpec, table: TableKind) -> Result<Self> {
         if spec.align == 0 || spec.align % SECTOR != 0 {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -84,20 +113,34 @@ impl Layout {
             ));
         }
         let too_large = || {
-            Error::new(
-                ErrorKind::TooLarge,
-                "the disk would be larger than 2 TiB, the most an MBR partition table can describe",
-            )
+            let what = match table {
+                TableKind::Mbr => {
+                    "the disk would be larger than 2 TiB, the most an MBR partition table can \
+                     describe"
+                }
+                TableKind::Gpt => "the disk would be too large",
+            };
+            Error::new(ErrorKind::TooLarge, what)
         };
         let align_up = |n| round_up(n, spec.align).ok_or_else(too_large);
+        let Bounds { head, tail, numbers, max_len } = Bounds::of(table);
 
         let mut partitions: Vec<Placed> = Vec::with_capacity(spec.partitions.len());
-        let mut next = align_up(spec.gap.max(SECTOR))?;
+        let mut next = align_up(spec.gap.max(head))?;
         for p in &spec.partitions {
-            if !(1..=4).contains(&p.number) || partitions.iter().any(|q| q.number == p.number) {
+            if !(1..=numbers).contains(&p.number) {
                 return Err(Error::new(
                     ErrorKind::Invalid,
-                    format!("partition number {} is used twice or not within 1 to 4", p.number),
+                    format!(
+                        "the partition table has no partition {}, only 1 to {numbers}",
+                        p.number
+                    ),
+                ));
+            }
+            if partitions.iter().any(|q| q.number == p.number) {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("partition number {} is used twice", p.number),
                 ));
             }
             let len = round_up(p.len, SECTOR).ok_or_else(too_large)?;
@@ -116,10 +159,12 @@ impl Layout {
             });
             next = align_up(next.checked_add(len).ok_or_else(too_large)?)?;
         }
-        if next > MBR_MAX_SECTORS * SECTOR {
+        let len =
+            if tail > 0 { align_up(next.checked_add(tail).ok_or_else(too_large)?)? } else { next };
+        if len > max_len {
             return Err(too_large());
         }
-        Ok(Self { len: next, partitions })
+        Ok(Self { len, table, partitions })
     }
 
     /// Length in bytes of what lies before the first partition, the MBR included.
@@ -134,22 +179,55 @@ impl Layout {
     /// [`ErrorKind::Corrupt`] with the first thing that is wrong.
     pub fn validate(&self) -> Result<()> {
         let corrupt = |what: String| Err(Error::new(ErrorKind::Corrupt, what));
-        if self.len % SECTOR != 0 || self.len > MBR_MAX_SECTORS * SECTOR {
+        let Bounds { head, tail, numbers, max_len } = Bounds::of(self.table);
+        let usable = self.len.saturating_sub(tail);
+        if self.len % SECTOR != 0 || self.len > max_len {
             return corrupt(format!("a disk of {} cannot be", format_size(self.len)));
         }
-        let mut end = SECTOR;
+        let mut end = head;
         for p in &self.partitions {
-            let fits = p.start.checked_add(p.len).is_some_and(|e| e <= self.len);
+            let fits = p.start.checked_add(p.len).is_some_and(|e| e <= usable);
             if p.start < end || !fits || p.len == 0 || p.start % SECTOR != 0 || p.len % SECTOR != 0
             {
                 return corrupt(format!("partition {} cannot lie where it claims to", p.number));
             }
-            if !(1..=4).contains(&p.number) {
-                return corrupt(format!("there is no partition number {} in an MBR", p.number));
+            if !(1..=numbers).contains(&p.number) {
+                return corrupt(format!("there is no partition number {}", p.number));
             }
             end = p.end();
         }
         Ok(())
+    }
+}
+
+/// Partitions that an MBR has without extended ones.
+const MBR_NUMBERS: u32 = 4;
+
+/// What a table takes up at both ends of the disk, and its limits. Lengths in bytes.
+struct Bounds {
+    head: u64,
+    tail: u64,
+    numbers: u32,
+    max_len: u64,
+}
+
+impl Bounds {
+    fn of(table: TableKind) -> Self {
+        match table {
+            TableKind::Mbr => Self {
+                head: SECTOR,
+                tail: 0,
+                numbers: MBR_NUMBERS,
+                max_len: MBR_MAX_SECTORS * SECTOR,
+            },
+            TableKind::Gpt => Self {
+                head: SECTOR + GPT_LEN,
+                tail: GPT_LEN,
+                numbers: GPT_NUMBERS,
+                // A file's length must fit a signed 64-bit number.
+                max_len: i64::MAX as u64 / 2,
+            },
+        }
     }
 }
 
@@ -166,6 +244,7 @@ mod tests {
         let layout = Layout::compute(&LayoutSpec {
             align: 63 * SECTOR,
             gap: SECTOR,
+            table: None,
             partitions: vec![part(1, 1000, PartitionKind::Linux)],
         })
         .unwrap();
@@ -179,6 +258,7 @@ mod tests {
         let layout = Layout::compute(&LayoutSpec {
             align: 1 << 20,
             gap: 64 << 20,
+            table: None,
             partitions: vec![
                 part(1, (5 << 20) + 7, PartitionKind::Linux),
                 part(2, 512 << 20, PartitionKind::Swap),
@@ -196,6 +276,7 @@ mod tests {
         let spec = |align, len, number| LayoutSpec {
             align,
             gap: 0,
+            table: Some(TableKind::Mbr),
             partitions: vec![part(number, len, PartitionKind::Linux)],
         };
         for (spec, kind) in [
@@ -211,10 +292,32 @@ mod tests {
     }
 
     #[test]
+    fn gpt_where_an_mbr_cannot_do() {
+        let compute = |number, len| {
+            Layout::compute(&LayoutSpec {
+                align: 1 << 20,
+                gap: 0,
+                table: None,
+                partitions: vec![part(number, len, PartitionKind::Linux)],
+            })
+        };
+        assert_eq!(compute(4, 1 << 20).unwrap().table, TableKind::Mbr);
+        for (number, len) in [(5, 1 << 20), (1, 3 << 40)] {
+            let layout = compute(number, len).unwrap();
+            assert_eq!(layout.table, TableKind::Gpt);
+            assert!(layout.partitions[0].end() + GPT_LEN <= layout.len);
+            layout.validate().unwrap();
+        }
+        assert!(compute(129, 1 << 20).is_err());
+        assert!(compute(0, 1 << 20).is_err());
+    }
+
+    #[test]
     fn validate_finds_lies() {
         let good = Layout::compute(&LayoutSpec {
             align: 1 << 20,
             gap: 0,
+            table: None,
             partitions: vec![
                 part(1, 1 << 20, PartitionKind::Linux),
                 part(2, 1 << 20, PartitionKind::Swap),

@@ -1,5 +1,6 @@
 //! Identifiers that derive from the image: same input, same disk.
 
+use super::TableKind;
 use uuid::Uuid;
 
 /// Namespace of every identifier made here; itself the UUIDv5 of "synthdisk" under the DNS one.
@@ -12,6 +13,8 @@ fn namespace() -> Uuid {
 pub struct Ids {
     /// MBR disk signature; never 0.
     pub disk_id: u32,
+    /// GPT disk GUID, from which those of the partitions derive.
+    pub disk_guid: Uuid,
     /// UUID of the synthesised swap area.
     pub swap_uuid: Uuid,
 }
@@ -23,7 +26,11 @@ impl Ids {
         let root = Uuid::new_v5(&namespace(), seed);
         let named = |name: &[u8]| Uuid::new_v5(&root, name);
         let disk = named(b"disk signature").as_u128() as u32;
-        Self { disk_id: disk.max(1), swap_uuid: named(b"swap uuid") }
+        Self {
+            disk_id: disk.max(1),
+            disk_guid: named(b"disk guid"),
+            swap_uuid: named(b"swap uuid"),
+        }
     }
 
     /// A fingerprint of `parts`, in order, for telling images apart. Not a security boundary.
@@ -33,10 +40,18 @@ impl Ids {
             .fold(Uuid::new_v5(&namespace(), b"fingerprint"), |acc, part| Uuid::new_v5(&acc, part))
     }
 
-    /// `PARTUUID` of partition `number` as the kernel writes it for an MBR disk: signature in 8
-    /// hex digits, dash, number in 2 hex digits.
-    pub fn partuuid(&self, number: u32) -> String {
-        format!("{:08x}-{number:02x}", self.disk_id)
+    /// GUID of partition `number` in a GPT.
+    pub fn partition_guid(&self, number: u32) -> Uuid {
+        Uuid::new_v5(&self.disk_guid, &number.to_le_bytes())
+    }
+
+    /// `PARTUUID` of partition `number` as the kernel writes it: for an MBR the signature in 8 hex
+    /// digits, a dash and the number in 2 hex digits; for a GPT the partition's GUID.
+    pub fn partuuid(&self, table: TableKind, number: u32) -> String {
+        match table {
+            TableKind::Mbr => format!("{:08x}-{number:02x}", self.disk_id),
+            TableKind::Gpt => self.partition_guid(number).to_string(),
+        }
     }
 }
 
@@ -52,7 +67,9 @@ mod tests {
         // Pinned: a disk made years ago must come out the same today.
         assert_eq!(a.disk_id, 565_589_527);
         assert_eq!(a.swap_uuid.to_string(), "06fadeab-0e7a-56ea-8463-e0c301694c51");
-        assert_eq!(Ids { disk_id: 0xab, ..a }.partuuid(2), "000000ab-02");
+        assert_eq!(Ids { disk_id: 0xab, ..a }.partuuid(TableKind::Mbr, 2), "000000ab-02");
+        assert_ne!(a.partition_guid(1), a.partition_guid(2));
+        assert_eq!(a.partuuid(TableKind::Gpt, 1), a.partition_guid(1).to_string());
     }
 
     #[test]

@@ -105,6 +105,7 @@ mod tests {
         let layout = Layout::compute(&LayoutSpec {
             align: 1 << 20,
             gap: 1 << 20,
+            table: None,
             partitions: vec![PartitionSpec {
                 number: 2,
                 len: 3 << 40 >> 1,

@@ -1,17 +1,17 @@
-//! Putting the disk together.
+//! Putting the guest together.
 
-use super::gap::{GuestPlanner, direct_gap, empty_gap, not_planned, wanted_gap};
-use super::options::{Bootloader, Shape, SourceOptions};
-use super::payload::{BootSummary, CmdlineBase, Payload, from_guest, from_host};
-use super::remembered::Remembered;
-use super::source::{ImageReader, RootImage};
-use crate::boot::loader::STAGE1;
-use crate::disk::{Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source};
+use super::adapting::{Adaptation, adaptation};
+use super::disks::{CreatedFile, Prepared, is_read_only};
+use super::gap::{GuestPlanner, direct_gap, not_planned, wanted_gap};
+use super::guest::{BootWish, DiskContent, GuestSpec, GuestWish};
+use super::guest_files::has_modules;
+use super::options::{Bootloader, SourceOptions};
+use super::payload::{BootSummary, Payload, from_guest, from_host};
+use super::roots::CmdlineRules;
+use super::source::ImageReader;
+use crate::disk::Disk;
 use crate::image::Image;
-use crate::layout::{
-    Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN, SWAP_PAGE,
-    SwapHeader, format_size, mbr_sector,
-};
+use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,308 +19,327 @@ use std::sync::Arc;
 /// Where writes go.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum OverlayChoice {
-    /// A temporary overlay in this directory, gone at the end.
+    /// Temporary overlays in this directory, gone at the end.
     Temporary(PathBuf),
-    /// This file, created if need be.
+    /// This file, created if need be; for a guest with one disk.
     File(PathBuf),
-    /// Nowhere: the disk is read-only.
+    /// A file per disk in this directory, created if need be.
+    Dir(PathBuf),
+    /// Nowhere: the disks are read-only.
     ReadOnly,
-}
-
-impl OverlayChoice {
-    fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Temporary(_) | Self::ReadOnly => None,
-        }
-    }
 }
 
 /// A disk that is ready to be served.
 #[derive(Debug)]
-pub struct Plan {
-    /// The disk.
+pub struct PlannedDisk {
+    /// Name of its file in a mount: `disk.raw`, `disk-b.raw`, `cdrom-c.raw`.
+    pub file: String,
+    /// The guest's name for it under Xen: `xvda`.
+    pub vdev: String,
+    /// What it serves.
     pub disk: Arc<Disk>,
-    /// Where its partitions lie.
-    pub layout: Layout,
-    /// Its identifiers.
-    pub ids: Ids,
-    /// What boots; `None` without a boot loader.
+    /// Where its partitions lie; none when it is one image as it is.
+    pub layout: Option<Layout>,
+    /// Its identifiers, when they were made here.
+    pub ids: Option<Ids>,
+    /// The file in which its writes are kept, absolute.
+    pub overlay: Option<PathBuf>,
+    /// Whether it is a CD.
+    pub cdrom: bool,
+}
+
+/// A guest's disks, ready to be served.
+#[derive(Debug)]
+pub struct Plan {
+    /// The guest's name.
+    pub name: String,
+    /// Its disks; the firmware boots from the first that is no CD, which comes first.
+    pub disks: Vec<PlannedDisk>,
+    /// What boots; `None` without a boot loader of ours.
     pub boot: Option<BootSummary>,
+    /// Edits that the guest needs, to be made once its partitions can be written.
+    pub adaptation: Option<Adaptation>,
     /// The images, absolute.
     pub images: Vec<PathBuf>,
-    /// The persistent overlay, absolute.
-    pub overlay: Option<PathBuf>,
-    /// A new overlay that goes away again unless [`Plan::keep`] is called.
-    created: Option<CreatedFile>,
+    /// What a user should know.
+    pub notes: Vec<String>,
+    /// New overlays, which go away again unless [`Plan::keep`] is called.
+    created: Vec<CreatedFile>,
 }
-
-/// Removes a file on drop, unless it was told to let it be.
-#[derive(Debug)]
-struct CreatedFile(Option<PathBuf>);
-
-impl Drop for CreatedFile {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// The partition numbers of a disk that is made of one image.
-const ROOT: u32 = 1;
-const SWAP: u32 = 2;
 
 impl Plan {
-    /// Plan the disk that `options` describe, with its writes going to `overlay`.
+    /// Plan the disks that `options` describe, with their writes going where `choice` says.
     ///
     /// # Errors
     /// A sentence for the user; nothing is left behind.
-    pub fn build(options: &SourceOptions, overlay: &OverlayChoice) -> Result<Self> {
-        let root = RootImage::open(options)?;
-        let existing = match overlay {
-            OverlayChoice::File(path) if path.symlink_metadata().is_ok() => {
-                Some(open_overlay(path, options, &root)?)
+    pub fn build(options: &SourceOptions, choice: &OverlayChoice) -> Result<Self> {
+        let mut spec = GuestSpec::read(options)?;
+        let first = spec.first_disk();
+        settle_boot(&mut spec, first);
+        let bootloader = match spec.boot {
+            BootWish::Nothing => Bootloader::None,
+            BootWish::Guest(_) | BootWish::Host { .. } => Bootloader::Direct,
+        };
+        let paths = overlay_paths(&spec, choice)?;
+        let mut disks = Vec::new();
+        for ((i, source), path) in spec.disks.iter().enumerate().zip(paths) {
+            disks.push(Prepared::new(source, options, bootloader, first == Some(i), path)?);
+        }
+        // The firmware boots from the first disk, so it is the first in every list.
+        disks.sort_by_key(|d| matches!(d.source.content, DiskContent::Cdrom(_)));
+        let with_loader = disks[0].shape.bootloader == Bootloader::Direct;
+        let boot = if with_loader { spec.boot.clone() } else { BootWish::Nothing };
+
+        // The gap's size needs the payload, whose command line needs the table's kind, which needs
+        // the gap's size. Only the length of what boots counts here, and that is the same.
+        let gap = match preview(&boot, &rules(&disks, options, &spec), &disks[0])? {
+            Some(payload) => wanted_gap(&payload),
+            None => SECTOR,
+        };
+        let grown = grown_partition(&disks[0], &spec);
+        for (i, disk) in disks.iter_mut().enumerate() {
+            disk.lay_out(if i == 0 { gap } else { SECTOR }, grown.filter(|_| i == 0))?;
+        }
+
+        let rules = rules(&disks, options, &spec);
+        let mut notes = spec.notes.clone();
+        let mut summary = None;
+        let mut first_gap = None;
+        if let BootWish::Host { kernel, initrds, cmdline } = &boot {
+            let readers = image_readers(&disks[0]);
+            let payload = from_host(kernel, initrds, cmdline, &rules, readers)
+                .map_err(|e| name_the_way_out(e, options))?;
+            notes.extend(missing_modules(&payload, &disks, options));
+            if let (Some(table), Some(layout)) = (disks[0].table_bytes()?, &disks[0].layout) {
+                summary = Some(payload.summary.clone());
+                first_gap = Some(direct_gap(&table, &Ok(payload), layout.gap()));
+            }
+        }
+
+        let mut created = Vec::new();
+        let mut planned = Vec::new();
+        for (i, disk) in disks.iter_mut().enumerate() {
+            let built = disk.build(first_gap.take(), choice, &mut created)?;
+            let put_together = disk.layout.is_some();
+            let cdrom = matches!(disk.source.content, DiskContent::Cdrom(_));
+            planned.push(PlannedDisk {
+                file: file_name(i, &disk.source.letters, cdrom),
+                vdev: disk.source.vdev.clone(),
+                overlay: disk.overlay_path.as_ref().and_then(|p| p.canonicalize().ok()),
+                disk: Arc::new(built),
+                layout: disk.layout.clone(),
+                ids: put_together.then_some(disk.ids),
+                cdrom,
+            });
+        }
+        if let BootWish::Guest(wish) = &boot {
+            summary = Some(follow_guest(&planned[0], &disks[0], wish, rules.clone())?);
+        }
+        let adaptation = match &summary {
+            Some(summary) if options.adapt && !planned[0].disk.is_read_only() => {
+                let same_names = options.config.is_some() || options.images.len() > 1;
+                adaptation(&planned[0], &rules, &summary.cmdline, same_names, &mut notes)
             }
             _ => None,
         };
-        let ids = match &existing {
-            Some((_, remembered)) => remembered.ids(),
-            None => {
-                let derived = Ids::derive(&root.seed);
-                Ids {
-                    disk_id: options.disk_id.unwrap_or(derived.disk_id),
-                    swap_uuid: options.swap_uuid.unwrap_or(derived.swap_uuid),
-                }
-            }
-        };
-        let shape = existing.as_ref().map_or_else(|| options.shape(), |(_, r)| r.shape);
-        let cmdline = CmdlineBase {
-            root_uuid: root.uuid_text(),
-            root_partuuid: ids.partuuid(ROOT),
-            swap_uuid: (shape.swap > 0).then(|| ids.swap_uuid.to_string()),
-            append: options.append.clone(),
-            replace: options.cmdline.clone(),
-        };
-        let from_host = match shape.bootloader {
-            Bootloader::Direct => from_host(options, &cmdline)?,
-            Bootloader::None if options.kernel.is_some() => {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    "--kernel needs a boot loader; leave out --bootloader none",
-                ));
-            }
-            Bootloader::None => None,
-        };
-        let layout = match &existing {
-            Some((_, remembered)) => remembered.layout.clone(),
-            None => new_layout(options, shape, &root, from_host.as_ref(), &cmdline)?,
-        };
-        let code: &[u8] = match shape.bootloader {
-            Bootloader::Direct => STAGE1,
-            Bootloader::None => &[],
-        };
-        let mbr = mbr_sector(&layout, ids.disk_id, code)?;
-        let gap_end = layout.gap();
-        let gap = match from_host {
-            Some(ref payload) => direct_gap(&mbr, &Ok(payload.clone()), gap_end),
-            None => empty_gap(&mbr, gap_end),
-        };
-        let table = RegionTable::new(
-            gap.into_iter().chain(partition_regions(&layout, &root, ids)).collect(),
-        )?;
-
-        let mut created = None;
-        let writes: Option<Box<dyn Overlay>> = match (overlay, existing) {
-            (_, Some((overlay, _))) => Some(Box::new(overlay)),
-            (OverlayChoice::ReadOnly, None) => None,
-            (OverlayChoice::Temporary(dir), None) => Some(Box::new(
-                Scratch::new(dir, layout.len)
-                    .map_err(|e| cannot_hold_overlay(dir, layout.len, e))?,
-            )),
-            (OverlayChoice::File(path), None) => {
-                let image_len = root.image.len();
-                let remembered =
-                    Remembered::new(layout.clone(), shape, ids, image_len, root.fingerprint);
-                let new = Qcow2Overlay::create(path, layout.len, &remembered.encode()?)?;
-                created = Some(CreatedFile(Some(path.clone())));
-                Some(Box::new(new))
-            }
-        };
-        let disk = Arc::new(Disk::new(table, writes));
-        let mut plan = Self {
-            disk,
-            layout,
-            ids,
-            boot: from_host.map(|p| p.summary),
-            images: vec![root.image.path().to_path_buf()],
-            overlay: overlay.path().and_then(|p| p.canonicalize().ok()),
+        let images = disks.iter().flat_map(|d| super::disks::marks(d.source));
+        let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
+        Ok(Self {
+            name: spec.name,
+            disks: planned,
+            boot: summary,
+            adaptation,
+            images,
+            notes,
             created,
-        };
-        if shape.bootloader == Bootloader::Direct && plan.boot.is_none() {
-            plan.boot = Some(plan.follow_guest(mbr, options, cmdline)?);
-        }
-        Ok(plan)
+        })
     }
 
-    /// Have the gap follow what the guest has installed; returns what boots now.
-    fn follow_guest(
-        &self,
-        mbr: [u8; SECTOR as usize],
-        options: &SourceOptions,
-        cmdline: CmdlineBase,
-    ) -> Result<BootSummary> {
-        let root = self.layout.partitions.iter().find(|p| p.number == ROOT).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "the overlay's layout has no root partition")
-        })?;
-        let latest = not_planned();
-        let planner = GuestPlanner {
-            disk: Arc::downgrade(&self.disk),
-            partition: (root.start, root.len),
-            mbr,
-            gap_end: self.layout.gap(),
-            entry: options.entry.clone(),
-            cmdline,
-            latest: Arc::clone(&latest),
-        };
-        self.disk.set_planner(Box::new(planner), self.layout.gap());
-        self.disk.plan_gap();
-        let mut latest = latest.lock();
-        std::mem::replace(&mut *latest, Ok(BootSummary::default()))
-    }
-
-    /// The mount has succeeded: a new overlay stays.
+    /// The mount has succeeded: new overlays stay.
     pub fn keep(&mut self) {
-        if let Some(mut created) = self.created.take() {
-            created.0 = None;
-        }
+        self.created.drain(..).for_each(CreatedFile::keep);
     }
 }
 
-/// Open an overlay that exists, and make sure that it belongs to this image.
-fn open_overlay(
-    path: &Path,
-    options: &SourceOptions,
-    root: &RootImage,
-) -> Result<(Qcow2Overlay, Remembered)> {
-    let (overlay, metadata) = Qcow2Overlay::open(path)?;
-    let remembered = Remembered::decode(&metadata).map_err(|e| {
-        let what = format!("the overlay {} cannot be used", path.display());
-        Error::with_source(e.kind(), what, e)
-    })?;
-    remembered.check(path, options, root.image.len(), root.fingerprint)?;
-    if remembered.layout.len != overlay.disk_len() {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("the overlay {} was resized; its layout no longer fits", path.display()),
+/// A first disk that has its own partition table boots by itself.
+fn settle_boot(spec: &mut GuestSpec, first: Option<usize>) {
+    let whole = first.is_some_and(|i| matches!(spec.disks[i].content, DiskContent::Whole { .. }));
+    if !whole {
+        return;
+    }
+    if let BootWish::Host { kernel, .. } = &spec.boot {
+        spec.notes.push(format!(
+            "the first disk has a partition table and boots by its own boot loader; the kernel {} \
+             is not used (QEMU's -kernel would take it)",
+            kernel.display()
         ));
     }
-    Ok((overlay, remembered))
+    spec.boot = BootWish::Nothing;
 }
 
-/// The layout of a disk that has no overlay yet.
-fn new_layout(
-    options: &SourceOptions,
-    shape: Shape,
-    root: &RootImage,
-    from_host: Option<&Payload>,
-    cmdline: &CmdlineBase,
-) -> Result<Layout> {
-    let image_len = root.image.len();
-    let root_len = shape.root_size.unwrap_or(image_len);
-    if root_len < image_len {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            format!(
-                "--root-size {} is smaller than the image ({}); it can only be larger",
-                format_size(root_len),
-                format_size(image_len)
-            ),
-        ));
+fn rules(disks: &[Prepared], options: &SourceOptions, spec: &GuestSpec) -> CmdlineRules {
+    CmdlineRules {
+        partitions: disks.iter().flat_map(Prepared::names).collect(),
+        append: options.append.clone(),
+        replace: options.cmdline.clone(),
+        adapt: options.adapt,
+        root_hint: spec.root_hint.clone(),
     }
-    if (1..SWAP_MIN_LEN).contains(&shape.swap) {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            "--swap is too small for a swap area, which takes at least 40K; use 0 for none",
-        ));
+}
+
+/// Partitions that may hold the boot configuration, first what was listed first: their index among
+/// the rules' partitions (the first disk's come first there) and their number.
+fn candidates(disk: &Prepared) -> Vec<(usize, u32)> {
+    let mut all: Vec<_> = disk.partitions().iter().enumerate().collect();
+    all.retain(|(_, p)| !p.image.is_swap());
+    all.sort_by_key(|(_, p)| p.listed);
+    all.into_iter().map(|(i, p)| (i, p.number)).collect()
+}
+
+/// What boots, read from the images themselves; `None` when that is not ours to do or the layout
+/// is settled anyway.
+fn preview(boot: &BootWish, rules: &CmdlineRules, disk: &Prepared) -> Result<Option<Payload>> {
+    if disk.layout.is_some() {
+        return Ok(None);
     }
-    let gap = match (shape.bootloader, from_host) {
-        (Bootloader::None, _) => SECTOR,
-        (Bootloader::Direct, Some(payload)) => wanted_gap(payload),
-        (Bootloader::Direct, None) => {
-            let reader = ImageReader(Arc::clone(&root.image));
-            wanted_gap(&from_guest(reader, options.entry.as_ref(), cmdline)?)
+    match boot {
+        BootWish::Nothing => Ok(None),
+        BootWish::Host { kernel, initrds, cmdline } => {
+            // What is wrong with these files is said when they are opened for good.
+            Ok(from_host(kernel, initrds, cmdline, rules, image_readers(disk)).ok())
         }
+        BootWish::Guest(wish) => from_guest(&image_readers(disk), wish, rules).map(Some),
+    }
+}
+
+/// The candidates, read from the images themselves.
+fn image_readers(disk: &Prepared) -> Vec<(usize, ImageReader)> {
+    let reader = |(i, number)| {
+        let source = disk.partitions().iter().find(|p| p.number == number)?;
+        Some((i, ImageReader(Arc::clone(&source.image.image))))
     };
-    let mut partitions = vec![PartitionSpec {
-        number: ROOT,
-        len: root_len,
-        kind: PartitionKind::Linux,
-        active: true,
-    }];
-    if shape.swap > 0 {
-        partitions.push(PartitionSpec {
-            number: SWAP,
-            len: shape.swap,
-            kind: PartitionKind::Swap,
-            active: false,
-        });
-    }
-    Layout::compute(&LayoutSpec { align: shape.align, gap, partitions })
+    candidates(disk).into_iter().filter_map(reader).collect()
 }
 
-/// The regions from the first partition to the end of the disk.
-fn partition_regions(layout: &Layout, root: &RootImage, ids: Ids) -> Vec<Region> {
-    let mut regions = Vec::new();
-    let mut end = layout.gap();
-    let mut push = |start, stop, kind, origin: String, source| {
-        if stop > start {
-            regions.push(Region { start, len: stop - start, kind, origin, source });
-        }
-    };
-    for p in &layout.partitions {
-        push(end, p.start, RegionKind::Gap, "zeros".into(), Source::Zeros);
-        let filled = match p.kind {
-            PartitionKind::Linux => {
-                let image = Arc::clone(&root.image);
-                let stop = p.start + image.len().min(p.len);
-                let origin = image.path().display().to_string();
-                let source = Source::Image { image, offset: 0 };
-                push(p.start, stop, RegionKind::Partition(p.number), origin, source);
-                stop
-            }
-            PartitionKind::Swap => swap_header(p, ids, &mut push),
+/// The partition that `--root-size` is about: the config's root, else the first listed.
+fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
+    let hinted = spec.root_hint.as_deref().and_then(|hint| {
+        let rules = CmdlineRules {
+            partitions: disk.names(),
+            append: None,
+            replace: None,
+            adapt: false,
+            root_hint: None,
         };
-        push(filled, p.end(), RegionKind::Partition(p.number), "zeros".into(), Source::Zeros);
-        end = p.end();
-    }
-    push(end, layout.len, RegionKind::Gap, "zeros".into(), Source::Zeros);
-    regions
+        rules.root_of(hint).filter(|p| p.kind == PartitionKind::Linux).map(|p| p.number)
+    });
+    hinted.or_else(|| disk.first_listed().map(|p| p.number))
 }
 
-fn swap_header(
-    p: &Placed,
-    ids: Ids,
-    push: &mut impl FnMut(u64, u64, RegionKind, String, Source),
-) -> u64 {
-    let header = SwapHeader { len: p.len, uuid: ids.swap_uuid, label: String::new() };
-    let stop = p.start + SWAP_PAGE;
-    let origin = format!("swap area {}", ids.swap_uuid);
-    let source = Source::Bytes(Arc::from(header.encode().as_slice()));
-    push(p.start, stop, RegionKind::SwapHeader(p.number), origin, source);
-    stop
-}
-
-fn cannot_hold_overlay(dir: &Path, len: u64, e: std::io::Error) -> Error {
-    let hint = if e.kind() == std::io::ErrorKind::FileTooLarge {
-        format!(" ({} is more than its filesystem's largest file)", format_size(len))
-    } else {
-        String::new()
+/// Have the gap follow what the guest has installed; returns what boots now.
+fn follow_guest(
+    planned: &PlannedDisk,
+    prepared: &Prepared,
+    wish: &GuestWish,
+    rules: CmdlineRules,
+) -> Result<BootSummary> {
+    let incomplete = || Error::new(ErrorKind::Corrupt, "the overlay's layout has no partitions");
+    let layout = planned.layout.as_ref().ok_or_else(incomplete)?;
+    let table = prepared.table_bytes()?.ok_or_else(incomplete)?;
+    let candidates = candidates(prepared).into_iter().filter_map(|(i, number)| {
+        let placed = layout.partitions.iter().find(|p| p.number == number)?;
+        Some((i, placed.start, placed.len))
+    });
+    let latest = not_planned();
+    let planner = GuestPlanner {
+        disk: Arc::downgrade(&planned.disk),
+        candidates: candidates.collect(),
+        table,
+        gap_end: layout.gap(),
+        wish: wish.clone(),
+        rules,
+        latest: Arc::clone(&latest),
     };
-    let what = format!(
-        "cannot make a temporary overlay in {}{hint}; set TMPDIR to another directory, or use \
-         --overlay or --read-only",
-        dir.display()
-    );
-    Error::io(what, e)
+    planned.disk.set_planner(Box::new(planner), layout.gap());
+    planned.disk.plan_gap();
+    let mut latest = latest.lock();
+    std::mem::replace(&mut *latest, Ok(BootSummary::default()))
+}
+
+/// A dom0 kernel that cannot boot here is not the end: the guest may have one of its own.
+fn name_the_way_out(e: Error, options: &SourceOptions) -> Error {
+    if options.config.is_none() || options.kernel.is_some() {
+        return e;
+    }
+    let what = "the domU config's kernel cannot be used; try --guest-kernel, which boots the one \
+                that the guest has installed";
+    Error::with_source(e.kind(), what, e)
+}
+
+/// A note when the guest has no modules for a kernel that is not its own.
+fn missing_modules(
+    payload: &Payload,
+    disks: &[Prepared],
+    options: &SourceOptions,
+) -> Option<String> {
+    let version = payload.summary.kernel_version.as_deref()?;
+    let roots = disks[0].partitions().iter().filter(|p| !p.image.is_swap());
+    let found: Vec<bool> = roots
+        .filter_map(|p| has_modules(ImageReader(Arc::clone(&p.image.image)), version))
+        .collect();
+    if found.is_empty() || found.contains(&true) {
+        return None;
+    }
+    let way_out = if options.config.is_some() {
+        "; --guest-kernel boots the one that the guest has installed"
+    } else {
+        ""
+    };
+    Some(format!("the guest has no modules for this kernel (/lib/modules/{version}){way_out}"))
+}
+
+fn file_name(index: usize, letters: &str, cdrom: bool) -> String {
+    match (index, cdrom) {
+        (0, _) => "disk.raw".into(),
+        (_, true) => format!("cdrom-{letters}.raw"),
+        (_, false) => format!("disk-{letters}.raw"),
+    }
+}
+
+/// The overlay file of each disk, where writes are kept.
+fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<PathBuf>>> {
+    let writable = spec.disks.iter().filter(|d| !is_read_only(d)).count();
+    let dir = match choice {
+        OverlayChoice::ReadOnly | OverlayChoice::Temporary(_) => {
+            return Ok(vec![None; spec.disks.len()]);
+        }
+        OverlayChoice::File(_) if writable > 1 => {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the guest has {writable} disks, and each needs an overlay of its own; use \
+                     --overlay-dir in place of --overlay"
+                ),
+            ));
+        }
+        OverlayChoice::File(path) => path,
+        OverlayChoice::Dir(dir) => {
+            std::fs::create_dir_all(dir)
+                .map_err(|e| Error::io(format!("cannot make {}", dir.display()), e))?;
+            dir
+        }
+    };
+    let path_of = |letters: &str| match choice {
+        OverlayChoice::Dir(_) => dir.join(format!("{}-{letters}.qcow2", safe(&spec.name))),
+        _ => Path::to_path_buf(dir),
+    };
+    let path_for = |d: &super::guest::DiskSource| (!is_read_only(d)).then(|| path_of(&d.letters));
+    Ok(spec.disks.iter().map(path_for).collect())
+}
+
+/// A guest's name as part of a file name.
+fn safe(name: &str) -> String {
+    let keep = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    let safe: String = name.chars().map(|c| if keep(c) { c } else { '_' }).collect();
+    safe.trim_start_matches('.').to_owned()
 }

@@ -1,14 +1,15 @@
 //! The boot gap: how MBR, loader, parameters, command line, kernel and initrd lie in it.
 
-use super::payload::{BootSummary, CmdlineBase, Payload, PayloadFile, from_guest};
+use super::guest::GuestWish;
+use super::payload::{BootSummary, Payload, PayloadFile, from_guest};
+use super::roots::CmdlineRules;
 use crate::boot::Params;
 use crate::boot::loader::{
-    CMDLINE_LBA, CMDLINE_MAX, KERNEL_LBA, PARAMS_LBA, STAGE2, STAGE2_BYTES, STAGE2_LBA,
+    CMDLINE_LBA, CMDLINE_MAX, KERNEL_LBA, PARAMS_LBA, STAGE1, STAGE2, STAGE2_BYTES, STAGE2_LBA,
 };
 use crate::disk::{BootPlanner, Disk, Region, RegionKind, Source};
 use crate::guest::fs::ReadAt;
-use crate::guest::select::EntrySelector;
-use crate::layout::{Ids, SECTOR};
+use crate::layout::{Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::io;
@@ -73,18 +74,57 @@ impl Regions {
     }
 }
 
-/// The gap without a loader: the MBR, then zeros up to `gap_end`.
-pub(super) fn empty_gap(mbr: &[u8], gap_end: u64) -> Vec<Region> {
+/// The sectors that describe the disk.
+#[derive(Clone, Debug)]
+pub(super) struct TableBytes {
+    /// Sector 0.
+    pub(super) mbr: [u8; SECTOR as usize],
+    /// Header and entries of a GPT, from sector 1 on.
+    pub(super) primary: Vec<u8>,
+    /// The same for the end of the disk.
+    pub(super) backup: Vec<u8>,
+}
+
+impl TableBytes {
+    /// The table of `layout`, with the direct loader's first stage if `loader`.
+    pub(super) fn new(layout: &Layout, ids: &Ids, loader: bool) -> Result<Self> {
+        let code: &[u8] = if loader { STAGE1 } else { &[] };
+        Ok(match layout.table {
+            TableKind::Mbr => {
+                let mbr = mbr_sector(layout, ids.disk_id, code)?;
+                Self { mbr, primary: Vec::new(), backup: Vec::new() }
+            }
+            TableKind::Gpt => {
+                let Gpt { mbr, primary, backup } = Gpt::encode(layout, ids, code)?;
+                Self { mbr, primary, backup }
+            }
+        })
+    }
+
+    fn push(&self, origin: &str, out: &mut Regions) {
+        out.bytes(0, RegionKind::Mbr, origin, &self.mbr);
+        if !self.primary.is_empty() {
+            out.bytes(SECTOR, RegionKind::Table, "GPT", &self.primary);
+        }
+    }
+}
+
+/// The gap without a loader: the table, then zeros up to `gap_end`.
+pub(super) fn empty_gap(table: &TableBytes, gap_end: u64) -> Vec<Region> {
     let mut out = Regions { regions: Vec::new(), end: 0 };
-    out.bytes(0, RegionKind::Mbr, "partition table", mbr);
+    table.push("partition table", &mut out);
     out.zeros_up_to(gap_end);
     out.regions
 }
 
 /// The gap with the direct loader, which starts `payload`, or says why it cannot.
-pub(super) fn direct_gap(mbr: &[u8], payload: &Result<Payload>, gap_end: u64) -> Vec<Region> {
+pub(super) fn direct_gap(
+    table: &TableBytes,
+    payload: &Result<Payload>,
+    gap_end: u64,
+) -> Vec<Region> {
     let mut out = Regions { regions: Vec::new(), end: 0 };
-    out.bytes(0, RegionKind::Mbr, "loader, stage 1, and partition table", mbr);
+    table.push("loader, stage 1, and partition table", &mut out);
     debug_assert_eq!(STAGE2.len(), STAGE2_BYTES);
     out.bytes(STAGE2_LBA * SECTOR, RegionKind::Loader, "loader, stage 2", STAGE2);
     let fits = |p: &Payload| place(p).1 <= gap_end;
@@ -145,25 +185,25 @@ fn token(payload: &Payload) -> [u8; 16] {
 /// Plans the gap from what the guest has installed, as seen through the disk itself.
 pub(super) struct GuestPlanner {
     pub(super) disk: Weak<Disk>,
-    /// First byte and length of the partition that is looked into.
-    pub(super) partition: (u64, u64),
-    pub(super) mbr: [u8; SECTOR as usize],
+    /// Partitions that may hold the boot configuration, in the order in which they are tried:
+    /// index among the rules' partitions, first byte, length.
+    pub(super) candidates: Vec<(usize, u64, u64)>,
+    pub(super) table: TableBytes,
     pub(super) gap_end: u64,
-    pub(super) entry: Option<EntrySelector>,
-    pub(super) cmdline: CmdlineBase,
+    pub(super) wish: GuestWish,
+    pub(super) rules: CmdlineRules,
     /// The outcome of the latest planning.
     pub(super) latest: Arc<Mutex<Result<BootSummary>>>,
 }
 
 impl BootPlanner for GuestPlanner {
     fn plan(&mut self) -> Vec<Region> {
-        let reader = PartitionReader {
-            disk: Weak::clone(&self.disk),
-            start: self.partition.0,
-            len: self.partition.1,
+        let reader = |&(index, start, len): &(usize, u64, u64)| {
+            (index, PartitionReader { disk: Weak::clone(&self.disk), start, len })
         };
-        let payload = from_guest(reader, self.entry.as_ref(), &self.cmdline);
-        let regions = direct_gap(&self.mbr, &payload, self.gap_end);
+        let readers: Vec<_> = self.candidates.iter().map(reader).collect();
+        let payload = from_guest(&readers, &self.wish, &self.rules);
+        let regions = direct_gap(&self.table, &payload, self.gap_end);
         *self.latest.lock() = payload.map(|p| p.summary);
         regions
     }
@@ -176,10 +216,11 @@ pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
 
 /// A partition of the disk as the guest room wants to read it. Holds the disk weakly: the disk's
 /// own regions hold this.
-struct PartitionReader {
-    disk: Weak<Disk>,
-    start: u64,
-    len: u64,
+#[derive(Clone)]
+pub(super) struct PartitionReader {
+    pub(super) disk: Weak<Disk>,
+    pub(super) start: u64,
+    pub(super) len: u64,
 }
 
 impl ReadAt for PartitionReader {

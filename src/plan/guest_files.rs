@@ -4,12 +4,14 @@
 //! out what boots, and then answers reads; blocks that were read stay in a small cache, because
 //! the loader asks for less than is read at once. The thread ends when the last file is dropped.
 
+use super::guest::GuestWish;
 use super::payload::PayloadFile;
+use crate::adapt::old_interface_names;
 use crate::boot::linux::HEAD_BYTES;
 use crate::disk::{RegionFile, Source};
 use crate::guest::ext4::Ext4Fs;
 use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
-use crate::guest::select::{Boot, EntrySelector, choose};
+use crate::guest::select::{Boot, BootSource, choose};
 use crate::{Error, ErrorKind, Result};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -30,6 +32,10 @@ pub(super) struct Opened {
     pub(super) kernel_head: Vec<u8>,
     /// Kernel first, then the initrds.
     pub(super) files: Vec<PayloadFile>,
+    /// Whether this is a root filesystem, and not a separate /boot.
+    pub(super) is_root: bool,
+    /// Whether its network configuration names `eth0`.
+    pub(super) old_names: bool,
 }
 
 /// A read that the thread is to do: file, offset, length, and where to send the bytes.
@@ -103,11 +109,8 @@ impl RegionFile for ThroughFile {
 ///
 /// # Errors
 /// Those of reading the filesystem and of choosing an entry.
-pub(super) fn open(
-    reader: impl ReadAt + Send + 'static,
-    entry: Option<&EntrySelector>,
-) -> Result<Opened> {
-    let entry = entry.cloned();
+pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Result<Opened> {
+    let wish = wish.clone();
     let (requests, queue) = mpsc::channel::<Request>();
     let (started, outcome) = mpsc::sync_channel(1);
     let thread = move || {
@@ -115,7 +118,7 @@ pub(super) fn open(
             Ok(fs) => fs,
             Err(e) => return drop(started.send(Err(e))),
         };
-        let (found, mut files) = match look(&fs, entry.as_ref()) {
+        let (found, mut files) = match look(&fs, &wish) {
             Ok(found) => found,
             Err(e) => return drop(started.send(Err(e))),
         };
@@ -158,7 +161,8 @@ pub(super) fn open(
             })),
         })
         .collect();
-    Ok(Opened { boot: found.boot, kernel_head: found.kernel_head, files })
+    let Found { boot, kernel_head, is_root, old_names, .. } = found;
+    Ok(Opened { boot, kernel_head, files, is_root, old_names })
 }
 
 struct FoundFile {
@@ -171,12 +175,14 @@ struct Found {
     boot: Boot,
     kernel_head: Vec<u8>,
     files: Vec<FoundFile>,
+    is_root: bool,
+    old_names: bool,
 }
 
 type OpenFiles<'a> = Vec<Box<dyn GuestFile + 'a>>;
 
-fn look<'a>(fs: &'a Ext4Fs, entry: Option<&EntrySelector>) -> Result<(Found, OpenFiles<'a>)> {
-    let boot = choose(fs, entry)?;
+fn look<'a>(fs: &'a Ext4Fs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> {
+    let boot = boot_of(fs, wish)?;
     let mut files = Vec::new();
     let mut open = Vec::new();
     let mut kernel_head = Vec::new();
@@ -201,7 +207,51 @@ fn look<'a>(fs: &'a Ext4Fs, entry: Option<&EntrySelector>) -> Result<(Found, Ope
         files.push(FoundFile { path: path.clone(), len, identity });
         open.push(file);
     }
-    Ok((Found { boot, kernel_head, files }, open))
+    let is_root = fs.stat("/etc").is_ok();
+    let old_names = old_interface_names(fs);
+    Ok((Found { boot, kernel_head, files, is_root, old_names }, open))
+}
+
+/// The entry that boots, with the files that the domU config puts in place of the entry's.
+fn boot_of(fs: &Ext4Fs, wish: &GuestWish) -> Result<Boot> {
+    let mut boot = match (&wish.kernel, choose(fs, wish.entry.as_ref())) {
+        (_, Ok(boot)) => boot,
+        (None, Err(e)) => return Err(e),
+        // The config names a kernel inside the guest; then no boot menu is needed.
+        (Some(kernel), Err(_)) => Boot {
+            title: kernel.clone(),
+            source: BootSource::NewestKernel,
+            kernel: kernel.clone(),
+            initrds: Vec::new(),
+            cmdline: String::new(),
+            entries: Vec::new(),
+            notes: Vec::new(),
+        },
+    };
+    if let Some(kernel) = &wish.kernel {
+        boot.kernel = fs.canonicalize(kernel)?;
+        boot.initrds.clear();
+    }
+    if let Some(ramdisk) = &wish.ramdisk {
+        boot.initrds = vec![fs.canonicalize(ramdisk)?];
+    }
+    if let Some(append) = &wish.append {
+        boot.cmdline = format!("{} {append}", boot.cmdline).trim().to_owned();
+    }
+    Ok(boot)
+}
+
+/// Whether the network configuration in the root filesystem in `reader` names `eth0`.
+pub(super) fn has_old_names(reader: impl ReadAt + Send + 'static) -> bool {
+    Ext4Fs::open(reader).is_ok_and(|fs| old_interface_names(&fs))
+}
+
+/// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` when it
+/// cannot be read.
+pub(super) fn has_modules(reader: impl ReadAt + Send + 'static, version: &str) -> Option<bool> {
+    let fs = Ext4Fs::open(reader).ok()?;
+    let dirs = ["/lib/modules", "/usr/lib/modules"];
+    Some(dirs.iter().any(|dir| fs.stat(&format!("{dir}/{version}")).is_ok()))
 }
 
 fn read_exact(file: &mut dyn GuestFile, offset: u64, len: usize) -> Result<Vec<u8>> {

@@ -1,6 +1,7 @@
 //! What a user can say about the disk that is to be made.
 
 use crate::guest::select::EntrySelector;
+use crate::layout::TableKind;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -19,14 +20,18 @@ pub enum Bootloader {
 /// Options about the disk; `None` means "not said", which an existing overlay may answer.
 #[derive(Clone, Debug, Default)]
 pub struct SourceOptions {
-    /// The root partition's image.
-    pub image: PathBuf,
+    /// Images that become partitions 1, 2, 3, …; empty when `config` is given.
+    pub images: Vec<PathBuf>,
+    /// The domU config that names the disks.
+    pub config: Option<PathBuf>,
     /// Length of the swap partition in bytes; 0 for none.
     pub swap: Option<u64>,
     /// Partitions start at multiples of this many bytes.
     pub align: Option<u64>,
     /// Length of the root partition in bytes, when it is to be larger than the image.
     pub root_size: Option<u64>,
+    /// Kind of partition table.
+    pub table: Option<TableKind>,
     /// What starts the kernel.
     pub bootloader: Option<Bootloader>,
     /// MBR disk signature in place of the derived one.
@@ -37,12 +42,16 @@ pub struct SourceOptions {
     pub kernel: Option<PathBuf>,
     /// Initrd files of this host, which the kernel sees as one.
     pub initrds: Vec<PathBuf>,
+    /// Boot the guest's own kernel whatever the config says.
+    pub guest_kernel: bool,
     /// Parameters added to the kernel's command line.
     pub append: Option<String>,
     /// A command line that replaces the guest's.
     pub cmdline: Option<String>,
     /// Entry of the guest's boot menu, in place of its default.
     pub entry: Option<EntrySelector>,
+    /// Edit the guest, in the overlay, so that it is at home on KVM.
+    pub adapt: bool,
     /// Take the image although it seems to be in use.
     pub force: bool,
 }
@@ -52,23 +61,15 @@ impl SourceOptions {
     pub const DEFAULT_SWAP: u64 = 512 << 20;
     /// Alignment when nothing else is said, in bytes.
     pub const DEFAULT_ALIGN: u64 = 1 << 20;
-
-    /// What shapes the layout, with defaults filled in.
-    pub(super) fn shape(&self) -> Shape {
-        Shape {
-            swap: self.swap.unwrap_or(Self::DEFAULT_SWAP),
-            align: self.align.unwrap_or(Self::DEFAULT_ALIGN),
-            root_size: self.root_size,
-            bootloader: self.bootloader.unwrap_or_default(),
-        }
-    }
 }
 
-/// The options that decide where things lie.
+/// The options that decide where things lie on a disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shape {
+    /// Length in bytes of a swap partition that no image stands for; 0 for none.
     pub(super) swap: u64,
     pub(super) align: u64,
     pub(super) root_size: Option<u64>,
+    pub(super) table: Option<TableKind>,
     pub(super) bootloader: Bootloader,
 }

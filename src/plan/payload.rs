@@ -1,17 +1,16 @@
 //! What boots: kernel, initrds and command line, from this host or from inside the guest.
 
+use super::guest::GuestWish;
 use super::guest_files;
-use super::options::SourceOptions;
+use super::roots::CmdlineRules;
 use crate::boot::KernelKind;
 use crate::boot::linux::{HEAD_BYTES, SetupHeader};
 use crate::boot::loader::CMDLINE_MAX;
 use crate::disk::Source;
-use crate::guest::cmdline::{CmdlineContext, adapt};
 use crate::guest::fs::ReadAt;
-use crate::guest::select::EntrySelector;
 use crate::image::{Image, RawImage};
 use crate::{Error, ErrorKind, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A file that the loader is to load.
@@ -42,6 +41,8 @@ pub struct BootSummary {
     pub title: String,
     /// The kernel: where it is, and its version.
     pub kernel: String,
+    /// The kernel's version, as `uname -r` says it.
+    pub kernel_version: Option<String>,
     /// The initrds, in order.
     pub initrds: Vec<String>,
     /// The command line as the kernel gets it.
@@ -50,57 +51,31 @@ pub struct BootSummary {
     pub notes: Vec<String>,
 }
 
-/// Everything about the command line that does not depend on the guest's boot entry.
-#[derive(Clone, Debug)]
-pub(super) struct CmdlineBase {
-    pub(super) root_uuid: Option<String>,
-    pub(super) root_partuuid: String,
-    pub(super) swap_uuid: Option<String>,
-    pub(super) append: Option<String>,
-    pub(super) replace: Option<String>,
-}
-
-impl CmdlineBase {
-    /// The command line for KVM and what was changed.
-    fn adapt(&self, cmdline: &str, has_initrd: bool) -> (String, Vec<String>) {
-        let adapted = adapt(
-            cmdline,
-            &CmdlineContext {
-                has_initrd,
-                root_uuid: self.root_uuid.clone(),
-                root_partuuid: self.root_partuuid.clone(),
-                swap_uuid: self.swap_uuid.clone(),
-                append: self.append.clone(),
-                replace: self.replace.clone(),
-            },
-        );
-        (adapted.cmdline, adapted.changes)
-    }
-}
-
-/// The payload made of the host's files that `options` name; `None` when they name none.
+/// The payload made of files of this host.
 ///
 /// # Errors
 /// Those of opening the files; [`ErrorKind::Unsupported`] and [`ErrorKind::Corrupt`] for a file
 /// that is no bootable kernel.
-pub(super) fn from_host(options: &SourceOptions, base: &CmdlineBase) -> Result<Option<Payload>> {
-    let Some(kernel_path) = &options.kernel else {
-        if options.initrds.is_empty() {
-            return Ok(None);
-        }
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            "--initrd needs --kernel: an initrd belongs to the kernel it was made for",
-        ));
-    };
+pub(super) fn from_host(
+    kernel_path: &Path,
+    initrds: &[PathBuf],
+    cmdline: &str,
+    rules: &CmdlineRules,
+    candidates: impl IntoIterator<Item = Candidate<impl ReadAt + Send + 'static>>,
+) -> Result<Payload> {
     let kernel = host_file(kernel_path)?;
     let mut head = vec![0; kernel.len().min(HEAD_BYTES as u64) as usize];
     kernel
         .read_at(&mut head, 0)
         .map_err(|e| Error::io(format!("cannot read {}", kernel_path.display()), e))?;
     let header = check_kernel(&head, &kernel_path.display().to_string())?;
-    let initrds = options.initrds.iter().map(|p| host_file(p)).collect::<Result<Vec<_>>>()?;
-    let (cmdline, changes) = base.adapt("", !initrds.is_empty());
+    let initrds = initrds.iter().map(|p| host_file(p)).collect::<Result<Vec<_>>>()?;
+    let (adapted, changes) = rules.adapt(cmdline, !initrds.is_empty(), None);
+    let root = rules.root_index(&adapted);
+    let root = candidates.into_iter().find(|(index, _)| Some(*index) == root);
+    let old_names = root.is_some_and(|(_, reader)| guest_files::has_old_names(reader));
+    let (adapted, _) = rules.with_old_names(adapted, old_names);
+    check_cmdline(&adapted, &header)?;
     let describe = |image: &Arc<RawImage>| image.path().display().to_string();
     let file = |image: Arc<RawImage>| PayloadFile {
         origin: describe(&image),
@@ -111,33 +86,69 @@ pub(super) fn from_host(options: &SourceOptions, base: &CmdlineBase) -> Result<O
     let summary = BootSummary {
         title: "a kernel of this host".into(),
         kernel: kernel_text(&describe(&kernel), &header),
+        kernel_version: version_of(&header),
         initrds: initrds.iter().map(describe).collect(),
-        cmdline: cmdline.clone(),
-        // The words were made up here, so there is nothing to say about changes to them.
-        notes: if base.replace.is_some() { changes } else { Vec::new() },
+        cmdline: adapted.clone(),
+        // Without words of the user's or the config's there is nothing that could have changed.
+        notes: if cmdline.is_empty() { Vec::new() } else { changes },
     };
-    let kernel = file(kernel);
-    check_cmdline(&cmdline, &header)?;
-    Ok(Some(Payload { kernel, initrds: initrds.into_iter().map(file).collect(), cmdline, summary }))
+    let initrds = initrds.into_iter().map(file).collect();
+    Ok(Payload { kernel: file(kernel), initrds, cmdline: adapted, summary })
 }
 
 fn host_file(path: &Path) -> Result<Arc<RawImage>> {
     RawImage::open(path).map(Arc::new)
 }
 
-/// The payload that the guest's own boot configuration names, read through `reader`.
+/// A partition that may hold the boot configuration: its index among the rules' partitions, and
+/// how to read it.
+pub(super) type Candidate<R> = (usize, R);
+
+/// The payload that the guest's own boot configuration names: that of the first of `candidates`
+/// which has one.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] when there is no kernel; what reading the filesystem gives.
-pub(super) fn from_guest(
-    reader: impl ReadAt + Send + 'static,
-    entry: Option<&EntrySelector>,
-    base: &CmdlineBase,
+/// What the first candidate gave when none has a kernel: [`ErrorKind::NotFound`] when it has none,
+/// else what reading its filesystem gave.
+pub(super) fn from_guest<R: ReadAt + Clone + Send + 'static>(
+    candidates: &[Candidate<R>],
+    wish: &GuestWish,
+    rules: &CmdlineRules,
 ) -> Result<Payload> {
-    let opened = guest_files::open(reader, entry)?;
+    let mut first_error = None;
+    for (index, reader) in candidates {
+        match from_partition(*index, reader, candidates, wish, rules) {
+            Ok(payload) => return Ok(payload),
+            Err(e) => drop(first_error.get_or_insert(e)),
+        }
+    }
+    let nothing =
+        || Error::new(ErrorKind::NotFound, "no partition holds a kernel that can be read");
+    Err(first_error.unwrap_or_else(nothing))
+}
+
+fn from_partition<R: ReadAt + Clone + Send + 'static>(
+    index: usize,
+    reader: &R,
+    candidates: &[Candidate<R>],
+    wish: &GuestWish,
+    rules: &CmdlineRules,
+) -> Result<Payload> {
+    let opened = guest_files::open(reader.clone(), wish)?;
     let boot = opened.boot;
     let header = check_kernel(&opened.kernel_head, &boot.kernel)?;
-    let (cmdline, changes) = base.adapt(&boot.cmdline, !boot.initrds.is_empty());
+    let likely_root = opened.is_root.then_some(index);
+    let (cmdline, mut changes) = rules.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
+    let old_names = match rules.root_index(&cmdline) {
+        // A separate /boot says nothing of the network; its root does.
+        Some(root) if root != index => {
+            let root = candidates.iter().find(|(i, _)| *i == root);
+            root.is_some_and(|(_, reader)| guest_files::has_old_names(reader.clone()))
+        }
+        _ => opened.old_names,
+    };
+    let (cmdline, why) = rules.with_old_names(cmdline, old_names);
+    changes.extend(why);
     check_cmdline(&cmdline, &header)?;
     let mut files = opened.files.into_iter();
     let kernel = files
@@ -146,6 +157,7 @@ pub(super) fn from_guest(
     let summary = BootSummary {
         title: boot.title,
         kernel: kernel_text(&boot.kernel, &header),
+        kernel_version: version_of(&header),
         initrds: boot.initrds,
         cmdline: cmdline.clone(),
         notes: boot.notes.into_iter().chain(changes).collect(),
@@ -170,12 +182,15 @@ fn check_cmdline(cmdline: &str, header: &SetupHeader) -> Result<()> {
     Ok(())
 }
 
+/// The rest of the string says who built it and when.
+fn version_of(header: &SetupHeader) -> Option<String> {
+    let version = header.kernel_version.as_deref()?.split(' ').next()?;
+    Some(version.to_owned())
+}
+
 fn kernel_text(name: &str, header: &SetupHeader) -> String {
-    match &header.kernel_version {
-        // The rest of the string says who built it and when.
-        Some(version) => {
-            format!("{name} (Linux {})", version.split(' ').next().unwrap_or_default())
-        }
+    match version_of(header) {
+        Some(version) => format!("{name} (Linux {version})"),
         None => name.to_owned(),
     }
 }

@@ -1,6 +1,8 @@
 //! What an overlay remembers of the disk it belongs to.
 
 use super::options::{Shape, SourceOptions};
+use super::source::SourceImage;
+use crate::image::Image;
 use crate::layout::{Ids, Layout, format_size};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -13,31 +15,46 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(super) struct Remembered {
     version: u32,
-    pub(super) layout: Layout,
+    /// Where partitions lie; none on a disk that is one image as it is.
+    pub(super) layout: Option<Layout>,
     pub(super) shape: Shape,
     disk_id: u32,
+    disk_guid: Uuid,
     swap_uuid: Uuid,
-    /// Length of the root image in bytes.
-    image_len: u64,
-    image_fingerprint: Uuid,
+    images: Vec<ImageMark>,
+}
+
+/// An image as it was when the overlay was made.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(super) struct ImageMark {
+    /// Partition number; 0 for a whole disk.
+    number: u32,
+    /// Length in bytes.
+    len: u64,
+    fingerprint: Uuid,
+}
+
+impl ImageMark {
+    pub(super) fn new(number: u32, image: &SourceImage) -> Self {
+        Self { number, len: image.image.len(), fingerprint: image.fingerprint }
+    }
 }
 
 impl Remembered {
     pub(super) fn new(
-        layout: Layout,
+        layout: Option<Layout>,
         shape: Shape,
         ids: Ids,
-        image_len: u64,
-        image_fingerprint: Uuid,
+        images: Vec<ImageMark>,
     ) -> Self {
         Self {
             version: VERSION,
             layout,
             shape,
             disk_id: ids.disk_id,
+            disk_guid: ids.disk_guid,
             swap_uuid: ids.swap_uuid,
-            image_len,
-            image_fingerprint,
+            images,
         }
     }
 
@@ -55,16 +72,18 @@ impl Remembered {
                 "it was made by a newer synthdisk; use that one",
             ));
         }
-        found.layout.validate()?;
+        if let Some(layout) = &found.layout {
+            layout.validate()?;
+        }
         Ok(found)
     }
 
     pub(super) fn ids(&self) -> Ids {
-        Ids { disk_id: self.disk_id, swap_uuid: self.swap_uuid }
+        Ids { disk_id: self.disk_id, disk_guid: self.disk_guid, swap_uuid: self.swap_uuid }
     }
 
-    /// Refuse an image other than the one the overlay was made for, and options that would move
-    /// something under it.
+    /// Refuse images other than those the overlay was made for (`images`, with their numbers and
+    /// paths), and options that would move something under it.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] with what differs.
@@ -72,52 +91,80 @@ impl Remembered {
         &self,
         overlay: &Path,
         options: &SourceOptions,
-        image_len: u64,
-        fingerprint: Uuid,
+        images: &[(u32, &SourceImage)],
     ) -> Result<()> {
         let overlay = overlay.display();
-        let image = options.image.display();
         let refuse = |what: String| Err(Error::new(ErrorKind::Invalid, what));
-        if image_len != self.image_len {
+        let numbers: Vec<u32> = images.iter().map(|(n, _)| *n).collect();
+        if numbers != self.images.iter().map(|m| m.number).collect::<Vec<_>>() {
             return refuse(format!(
-                "the overlay {overlay} belongs to an image of {}, but {image} has {}; use the \
-                 image it was made for, or another overlay",
-                format_size(self.image_len),
-                format_size(image_len)
+                "the overlay {overlay} was made for other partitions; name the same images in the \
+                 same order, or use another overlay"
             ));
         }
-        if fingerprint != self.image_fingerprint {
-            return refuse(format!(
-                "the overlay {overlay} was made for another image, or {image} was changed since; \
-                 use the image as it was then, or another overlay"
-            ));
+        for ((_, image), mark) in images.iter().zip(&self.images) {
+            let shown = image.image.path().display();
+            let len = image.image.len();
+            if len != mark.len {
+                return refuse(format!(
+                    "the overlay {overlay} belongs to an image of {}, but {shown} has {}; use the \
+                     image it was made for, or another overlay",
+                    format_size(mark.len),
+                    format_size(len)
+                ));
+            }
+            if image.fingerprint != mark.fingerprint {
+                return refuse(format!(
+                    "the overlay {overlay} was made for another image, or {shown} was changed \
+                     since; use the image as it was then, or another overlay"
+                ));
+            }
+        }
+        self.check_options(&overlay.to_string(), options)
+    }
+
+    fn check_options(&self, overlay: &str, options: &SourceOptions) -> Result<()> {
+        if self.layout.is_none() {
+            return Ok(());
         }
         let shape = self.shape;
-        let differs = |name: &str, there: String| {
-            refuse(format!(
-                "--{name} contradicts the overlay {overlay}, which was made with {there}; a disk \
-                 cannot change its layout under its overlay"
-            ))
-        };
-        if options.swap.is_some_and(|swap| swap != shape.swap) {
-            return differs("swap", format_size(shape.swap));
+        let lower = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+        let root_size = shape.root_size.map_or("the image's own size".into(), format_size);
+        let table = shape.table.map_or("the one that fits".into(), |t| lower(&t));
+        let contradictions = [
+            ("swap", options.swap.is_some_and(|v| v != shape.swap), format_size(shape.swap)),
+            ("align", options.align.is_some_and(|v| v != shape.align), format_size(shape.align)),
+            (
+                "root-size",
+                options.root_size.is_some() && options.root_size != shape.root_size,
+                root_size,
+            ),
+            ("table", options.table.is_some() && options.table != shape.table, table),
+            (
+                "bootloader",
+                options.bootloader.is_some_and(|v| v != shape.bootloader),
+                lower(&shape.bootloader),
+            ),
+            (
+                "disk-id",
+                options.disk_id.is_some_and(|v| v != self.disk_id),
+                format!("{:08x}", self.disk_id),
+            ),
+            (
+                "swap-uuid",
+                options.swap_uuid.is_some_and(|v| v != self.swap_uuid),
+                self.swap_uuid.to_string(),
+            ),
+        ];
+        match contradictions.into_iter().find(|(_, differs, _)| *differs) {
+            Some((name, _, there)) => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "--{name} contradicts the overlay {overlay}, which was made with {there}; a \
+                     disk cannot change its layout under its overlay"
+                ),
+            )),
+            None => Ok(()),
         }
-        if options.align.is_some_and(|align| align != shape.align) {
-            return differs("align", format_size(shape.align));
-        }
-        if options.root_size.is_some() && options.root_size != shape.root_size {
-            let there = shape.root_size.map_or("the image's own size".into(), format_size);
-            return differs("root-size", there);
-        }
-        if options.bootloader.is_some_and(|b| b != shape.bootloader) {
-            return differs("bootloader", format!("{:?}", shape.bootloader).to_lowercase());
-        }
-        if options.disk_id.is_some_and(|id| id != self.disk_id) {
-            return differs("disk-id", format!("{:08x}", self.disk_id));
-        }
-        if options.swap_uuid.is_some_and(|uuid| uuid != self.swap_uuid) {
-            return differs("swap-uuid", self.swap_uuid.to_string());
-        }
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Opening the image and making sure that it is what a disk can be made of.
+//! Opening images and making sure that they are what a disk can be made of.
 
 use super::options::{Bootloader, SourceOptions};
 use crate::guest::fs::ReadAt;
@@ -7,53 +7,114 @@ use crate::image::{Claim, Image, RawImage, check_unused, claim};
 use crate::layout::Ids;
 use crate::{Error, ErrorKind, Result};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The root image, open and looked at.
+/// An image, open and looked at.
 #[derive(Clone, Debug)]
-pub(super) struct RootImage {
+pub(super) struct SourceImage {
     pub(super) image: Arc<RawImage>,
     pub(super) content: Content,
     /// Tells this state of this image from others.
     pub(super) fingerprint: Uuid,
-    /// What identifiers derive from.
-    pub(super) seed: Vec<u8>,
 }
 
-impl RootImage {
-    /// Open the image that `options` name.
+impl SourceImage {
+    /// Open the image at `path`; unless `force`, refuse one that is in use.
     ///
     /// # Errors
-    /// Those of opening; [`ErrorKind::Busy`] when it is in use; [`ErrorKind::Unsupported`] when it
-    /// is something else than a bare partition.
-    pub(super) fn open(options: &SourceOptions) -> Result<Self> {
-        let image = RawImage::open(&options.image)?;
-        if !options.force {
+    /// Those of opening; [`ErrorKind::Busy`] when it is in use.
+    pub(super) fn open(path: &Path, force: bool) -> Result<Self> {
+        let image = RawImage::open(path)?;
+        if !force {
             check_unused(&image)?;
         }
         // From here on a QEMU that wants to write to the image is told that it is in use.
         let _ = claim(image.file(), Claim::StableRead);
-        let shown = options.image.display();
-        let head = read_part(&image, 0, probe::HEAD_LEN as u64)
-            .map_err(|e| Error::io(format!("cannot read {shown}"), e))?;
+        let failed = |e| Error::io(format!("cannot read {}", path.display()), e);
+        let head = read_part(&image, 0, probe::HEAD_LEN as u64).map_err(failed)?;
         let content = probe::probe(&head, image.len());
-        refuse_other_kinds(&content, options)?;
         let tail_len = 64 << 10;
-        let tail = read_part(&image, image.len().saturating_sub(tail_len), tail_len)
-            .map_err(|e| Error::io(format!("cannot read {shown}"), e))?;
+        let tail =
+            read_part(&image, image.len().saturating_sub(tail_len), tail_len).map_err(failed)?;
         let len = image.len().to_le_bytes();
         let fingerprint = Ids::fingerprint(&[&len, &head, &tail]);
-        let seed = match content.uuid() {
+        Ok(Self { image: Arc::new(image), content, fingerprint })
+    }
+
+    /// What identifiers derive from: the filesystem's UUID where it has one.
+    pub(super) fn seed(&self) -> Vec<u8> {
+        match self.content.uuid() {
             Some(uuid) => uuid.to_vec(),
-            None => fingerprint.as_bytes().to_vec(),
-        };
-        Ok(Self { image: Arc::new(image), content, fingerprint, seed })
+            None => self.fingerprint.as_bytes().to_vec(),
+        }
     }
 
     /// UUID of the filesystem in text form.
     pub(super) fn uuid_text(&self) -> Option<String> {
         self.content.uuid().map(|uuid| probe::uuid_text(&uuid))
+    }
+
+    /// Label of the filesystem, unless it has none.
+    pub(super) fn label(&self) -> Option<&str> {
+        match &self.content {
+            Content::Ext { label, .. }
+            | Content::Xfs { label, .. }
+            | Content::Btrfs { label, .. }
+            | Content::Swap { label, .. } => Some(label.as_str()).filter(|l| !l.is_empty()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_swap(&self) -> bool {
+        matches!(self.content, Content::Swap { .. })
+    }
+
+    /// Refuse what no partition can be made of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] with what it is and what to do.
+    pub(super) fn require_partition(&self, path: &Path) -> Result<()> {
+        let shown = path.display();
+        let advice = match self.content {
+            Content::WholeDisk(_) => format!(
+                "it has its partition table already, so QEMU takes it as it is \
+                 (-drive file={shown},format=raw,snapshot=on)"
+            ),
+            Content::Qcow2 | Content::Vhd | Content::Vhdx | Content::Vmdk => format!(
+                "only raw images are read; convert it (qemu-img convert -O raw {shown} root.img)"
+            ),
+            Content::Gzip | Content::Xz | Content::Zstd | Content::Bzip2 => {
+                "unpack it first".to_owned()
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{shown} holds {}: {advice}", self.content.describe()),
+        ))
+    }
+
+    /// Refuse a first partition that no guest can be booted from, unless the user has said how.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] with what it is and what to do.
+    pub(super) fn require_bootable(&self, path: &Path, options: &SourceOptions) -> Result<()> {
+        let told = options.kernel.is_some() || options.bootloader == Some(Bootloader::None);
+        let advice = match self.content {
+            Content::Swap { .. } => "name the root image first; swap is synthesised (--swap SIZE)",
+            Content::Ext { .. } => return Ok(()),
+            _ if told => return Ok(()),
+            _ => {
+                "no kernel can be read from that; give one with --kernel and --initrd, or use \
+                 --bootloader none"
+            }
+        };
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{} holds {}: {advice}", path.display(), self.content.describe()),
+        ))
     }
 }
 
@@ -64,41 +125,8 @@ fn read_part(image: &RawImage, offset: u64, len: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A bare partition's image is raw and holds one filesystem; for all else there is a better way.
-fn refuse_other_kinds(content: &Content, options: &SourceOptions) -> Result<()> {
-    let shown = options.image.display();
-    let advice = match content {
-        Content::WholeDisk(_) => format!(
-            "it has its partition table already, so QEMU takes it as it is \
-             (-drive file={shown},format=raw,snapshot=on)"
-        ),
-        Content::Qcow2 | Content::Vhd | Content::Vhdx | Content::Vmdk => {
-            format!(
-                "only raw images are read; convert it (qemu-img convert -O raw {shown} root.img)"
-            )
-        }
-        Content::Gzip | Content::Xz | Content::Zstd | Content::Bzip2 => {
-            "unpack it first".to_owned()
-        }
-        Content::Swap { .. } => {
-            "name the root image instead; swap is synthesised (--swap SIZE)".to_owned()
-        }
-        Content::Ext { .. } => return Ok(()),
-        _ if options.kernel.is_some() || options.bootloader == Some(Bootloader::None) => {
-            return Ok(());
-        }
-        _ => "no kernel can be read from that; give one with --kernel and --initrd, or use \
-              --bootloader none"
-            .to_owned(),
-    };
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("{shown} holds {}: {advice}", content.describe()),
-    ))
-}
-
 /// An image as the guest room wants to read it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ImageReader(pub(super) Arc<RawImage>);
 
 impl ReadAt for ImageReader {

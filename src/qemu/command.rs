@@ -130,6 +130,8 @@ pub enum Serial {
     /// The terminal, shared with QEMU's monitor: Ctrl-A x ends QEMU, Ctrl-C reaches the guest.
     #[default]
     Stdio,
+    /// As [`Serial::Stdio`], with all that the guest prints kept in a file as well.
+    StdioLogged(PathBuf),
     /// Standard input and output and nothing else: for a program at the other end of two pipes.
     Pipe,
     /// A Unix socket on which somebody listens already; QEMU connects before the guest starts, so
@@ -284,6 +286,9 @@ impl MachineSpec {
     fn serial(&self, args: &mut Args) {
         let chardev = match &self.serial {
             Serial::Stdio => return args.pair("-serial", "mon:stdio"),
+            Serial::StdioLogged(path) => Options::new("stdio,id=serial0,mux=on,signal=off")
+                .with("logfile", path)
+                .with("logappend", "off"),
             Serial::Pipe => Options::new("stdio,id=serial0,signal=off"),
             Serial::Connect(path) => Options::new("socket,id=serial0").with("path", path),
             Serial::Listen(path) => Options::new("socket,id=serial0")
@@ -294,6 +299,9 @@ impl MachineSpec {
         };
         args.options("-chardev", chardev);
         args.pair("-serial", "chardev:serial0");
+        if matches!(self.serial, Serial::StdioLogged(_)) {
+            args.pair("-mon", "chardev=serial0");
+        }
     }
 
     fn drives(&self, args: &mut Args) {

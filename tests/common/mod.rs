@@ -4,7 +4,10 @@
 #![allow(dead_code)]
 
 pub mod console;
+pub mod file;
 pub mod guests;
 pub mod hash;
+pub mod map;
 pub mod mount;
 pub mod process;
+pub mod tiny;

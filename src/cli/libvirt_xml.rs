@@ -1,0 +1,56 @@
+//! `synthdisk libvirt-xml`.
+
+use crate::fuse::{STATUS_FILE, Status};
+use crate::libvirt::domain_xml;
+use crate::run::machine::disks_of;
+use crate::xen::DomainConfig;
+use crate::{Error, Result};
+use clap::Args;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Arguments of `libvirt-xml`.
+#[derive(Debug, Args)]
+pub(super) struct LibvirtXmlArgs {
+    /// The domU config (xl.cfg)
+    #[arg(long, value_name = "DOMU.cfg")]
+    config: PathBuf,
+
+    /// Directory on which the guest's disks are, or will be, mounted [default: /run/synthdisk/NAME]
+    #[arg(long, value_name = "DIR")]
+    mountpoint: Option<PathBuf>,
+}
+
+/// Print the definition; what of the config can't be honoured goes to stderr.
+pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
+    let domain = DomainConfig::load(&args.config)?;
+    for note in domain.notes.iter().chain(domain.disks.iter().flat_map(|d| &d.notes)) {
+        eprintln!("note:    {note}");
+    }
+    let name = super::run::guest_name(Some(&domain), &args.config);
+    let dir = match &args.mountpoint {
+        Some(dir) => std::path::absolute(dir)
+            .map_err(|e| Error::io(format!("cannot use {}", dir.display()), e))?,
+        None => PathBuf::from("/run/synthdisk").join(name.replace('/', "_")),
+    };
+    // A mount that is there already knows its disks best.
+    let status = std::fs::read(dir.join(STATUS_FILE)).ok();
+    let status: Option<Status> = status.and_then(|text| serde_json::from_slice(&text).ok());
+    let disks = match status {
+        Some(status) if !status.disks.is_empty() => status.disks,
+        _ => {
+            eprintln!(
+                "note:    the disks are expected in {}; before the guest starts, run: synthdisk \
+                 mount -o allow_other --config {} {}",
+                dir.display(),
+                args.config.display(),
+                dir.display()
+            );
+            disks_of(&domain)?
+        }
+    };
+    let xml = domain_xml(&name, &domain, &dir, &disks)?;
+    std::io::stdout()
+        .write_all(xml.as_bytes())
+        .map_err(|e| Error::io("cannot print the definition", e))
+}

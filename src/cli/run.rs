@@ -1,0 +1,278 @@
+//! `synthdisk run`, and the processes that it starts itself.
+
+mod args;
+mod batch;
+
+pub(super) use args::RunArgs;
+
+use super::args::SourceArgs;
+use crate::fuse::StatusDisk;
+use crate::qemu::{Accel, Serial, find_qemu, probe};
+use crate::run::machine::{disks_of, machine};
+use crate::run::{Job, Mode, Stop, Verdict, boot};
+use crate::xen::DomainConfig;
+use crate::{Error, ErrorKind, Result};
+use args::AccelChoice;
+use clap::Subcommand;
+use nix::sys::signal::Signal;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A KVM that works answers in a tenth of this.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// A directory that is not there yet, in what `--dry-run` prints.
+const PLACEHOLDER: &str = "MOUNTPOINT";
+
+/// Started by this program only.
+#[derive(Debug, Subcommand)]
+pub(super) enum Internal {
+    /// Become another program that gets a signal when the parent ends
+    Exec {
+        #[arg(long, value_parser = Signal::from_str)]
+        signal: Signal,
+        #[arg(long)]
+        parent: i32,
+        #[arg(long)]
+        keep_mask: bool,
+        #[arg(last = true, required = true)]
+        words: Vec<OsString>,
+    },
+    /// Keep a mount while standard input is open
+    Keep {
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long)]
+        terminal: bool,
+        #[arg(last = true)]
+        words: Vec<OsString>,
+    },
+}
+
+/// The processes below `run`.
+pub(super) fn internal(args: Internal) -> Result<()> {
+    match args {
+        Internal::Exec { signal, parent, keep_mask, words } => {
+            crate::run::exec(signal, parent, keep_mask, &words)
+        }
+        Internal::Keep { dir, terminal, words } => crate::run::keep(&dir, terminal, &words),
+    }
+}
+
+/// A guest, as named on the command line.
+struct Guest {
+    name: String,
+    config: Option<PathBuf>,
+    domain: Result<Option<DomainConfig>>,
+    /// The source options and images, as `synthdisk mount` and `map` take them.
+    source: Vec<OsString>,
+    images: Vec<PathBuf>,
+}
+
+/// Run the guest or the guests.
+pub(super) fn run(args: RunArgs) -> Result<()> {
+    args.check();
+    let mut guests = guests(&args);
+    if args.test.expect.is_none() || args.dry_run {
+        // One guest, or a look at what would be done: the first defect ends it.
+        for guest in &mut guests {
+            if guest.domain.is_err() {
+                return std::mem::replace(&mut guest.domain, Ok(None)).map(drop);
+            }
+        }
+    }
+    let qemu = match &args.machine.qemu {
+        Some(qemu) => Some(qemu.clone()),
+        None => find_qemu(),
+    };
+    if args.dry_run {
+        return dry_run(&args, &guests, qemu);
+    }
+    let qemu = qemu.ok_or_else(no_qemu)?;
+    let stop = Stop::on_signals()?;
+    let accel = accel(args.machine.accel, &qemu);
+    let jobs: Vec<_> = guests.into_iter().map(|g| job(&args, g, &qemu, accel)).collect();
+    match &args.test.expect {
+        Some(text) => batch::run(&args, text, jobs, &stop),
+        None => {
+            let Some((_, job)) = jobs.into_iter().next() else { return Ok(()) };
+            let report = boot(&job?, &Mode::Terminal, &stop)?;
+            debug_assert_eq!(report.verdict, Verdict::Ended);
+            Ok(())
+        }
+    }
+}
+
+fn no_qemu() -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        "there is no QEMU for x86-64 guests (qemu-system-x86_64); install the package \
+         qemu-system-x86, or name it by --qemu",
+    )
+}
+
+/// The guests in the order given, each with a name of its own.
+fn guests(args: &RunArgs) -> Vec<Guest> {
+    let mut out: Vec<Guest> = Vec::new();
+    let mut add = |config: Option<&PathBuf>| {
+        let domain = config.map(|path| DomainConfig::load(path)).transpose();
+        let known = domain.as_ref().ok().and_then(Option::as_ref);
+        let file = config.or(args.images.first()).map(PathBuf::as_path);
+        let wanted = guest_name(known, file.unwrap_or(Path::new("guest")));
+        // Names become files and rows of a table.
+        let wanted = wanted.replace(|c: char| c == '/' || c.is_control(), "_");
+        let wanted = if wanted.starts_with('.') { format!("_{wanted}") } else { wanted };
+        let names = (2..).map(|n| format!("{wanted}-{n}"));
+        let name = std::iter::once(wanted.clone())
+            .chain(names)
+            .find(|name| out.iter().all(|g| g.name != *name))
+            .unwrap_or(wanted);
+        let source = SourceArgs { config: config.cloned(), layout: args.layout.clone() };
+        let mut source = source.to_args();
+        source.push("--".into());
+        let images = if config.is_none() { args.images.clone() } else { Vec::new() };
+        source.extend(images.iter().map(OsString::from));
+        out.push(Guest { name, config: config.cloned(), domain, source, images });
+    };
+    if args.config.is_empty() {
+        add(None);
+    }
+    args.config.iter().for_each(|path| add(Some(path)));
+    out
+}
+
+/// The config's `name`, else the file's without its extension.
+pub(super) fn guest_name(domain: Option<&DomainConfig>, file: &Path) -> String {
+    let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let name = domain.and_then(|d| d.name.clone()).filter(|name| !name.trim().is_empty());
+    name.or_else(stem).unwrap_or_else(|| "guest".into())
+}
+
+/// What to run for a guest; with its own name, for the case that it can't be.
+fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origin, Result<Job>) {
+    let origin =
+        batch::Origin { name: guest.name.clone(), config: guest.config, images: guest.images };
+    let several = args.config.len() > 1;
+    let make = || {
+        let mut mount_words = Vec::new();
+        let mut option =
+            |name: &str, value: PathBuf| mount_words.extend([name.into(), value.into()]);
+        if let Some(path) = &args.overlay {
+            option("--overlay", path.clone());
+        }
+        if let Some(dir) = &args.overlay_dir {
+            let dir = if several { dir.join(&guest.name) } else { dir.clone() };
+            std::fs::create_dir_all(&dir).map_err(|e| {
+                Error::io(format!("cannot make the directory {}", dir.display()), e)
+            })?;
+            option("--overlay-dir", dir);
+        }
+        if args.read_only {
+            mount_words.push("--read-only".into());
+        }
+        if args.verbose {
+            mount_words.push("--verbose".into());
+        }
+        mount_words.extend(guest.source);
+        Ok(Job {
+            domain: guest.domain?,
+            mount_words,
+            qemu: qemu.into(),
+            accel,
+            machine: args.machine.options(&args.qemu_args),
+            log: log_file(args, &guest.name)?,
+            verbose: args.verbose,
+            name: guest.name,
+        })
+    };
+    (origin, make())
+}
+
+/// The file that keeps a guest's console: a directory is given for several guests, and may be for
+/// one.
+fn log_file(args: &RunArgs, name: &str) -> Result<Option<PathBuf>> {
+    let Some(log) = &args.test.log else { return Ok(None) };
+    let named_dir = log.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if !(args.config.len() > 1 || named_dir || log.is_dir()) {
+        return Ok(Some(log.clone()));
+    }
+    std::fs::create_dir_all(log)
+        .map_err(|e| Error::io(format!("cannot make the directory {}", log.display()), e))?;
+    Ok(Some(log.join(format!("{name}.log"))))
+}
+
+/// The accelerator; says so when it is the slow one without having been asked for.
+fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
+    match choice {
+        AccelChoice::Kvm => Accel::Kvm,
+        AccelChoice::Tcg => Accel::Tcg,
+        AccelChoice::Auto => {
+            let found = probe(qemu, PROBE);
+            if let Some(reason) = found.reason {
+                eprintln!("note:    without KVM, the guest will be slow: {reason}");
+            }
+            found.accel
+        }
+    }
+}
+
+/// Print the commands that would run the guests, once it is known that their disks can be made.
+fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()> {
+    let qemu = qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
+    let accel = accel(args.machine.accel, &qemu);
+    let options = args.machine.options(&args.qemu_args);
+    for guest in guests {
+        let disks = planned_disks(args, guest)?;
+        let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
+        let serial = match (&args.test.expect, args.test.log.clone()) {
+            (Some(_), _) => Serial::Pipe,
+            (None, Some(log)) => Serial::StdioLogged(log),
+            (None, None) => Serial::Stdio,
+        };
+        let place = (Path::new(PLACEHOLDER), disks.as_slice());
+        let spec = machine(&guest.name, domain, &options, place, accel, serial)?;
+        writeln!(std::io::stdout(), "{}", spec.shell_line(&qemu))
+            .map_err(|e| Error::io("cannot print the command", e))?;
+    }
+    Ok(())
+}
+
+/// Has the disks planned by `synthdisk map`, so that what is wrong with them comes to light.
+fn planned_disks(args: &RunArgs, guest: &Guest) -> Result<Vec<StatusDisk>> {
+    let failed = |e| Error::io("cannot start synthdisk map", e);
+    let output = Command::new(std::env::current_exe().map_err(failed)?)
+        .args(["map", "--json"])
+        .args(&guest.source)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(failed)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        let sentence = said
+            .lines()
+            .find_map(|l| l.strip_prefix("synthdisk: ").or_else(|| l.strip_prefix("error: ")))
+            .unwrap_or("the disk can't be planned");
+        return Err(Error::new(ErrorKind::Io, sentence));
+    }
+    eprint!("{said}");
+    let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
+    let known = domain.map_or(Ok(Vec::new()), disks_of)?;
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|e| Error::io("cannot read what synthdisk map printed", e.into()))?;
+    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+    let planned = plan["disks"].as_array().into_iter().flatten().map(|disk| {
+        let vdev = text(&disk["vdev"]);
+        let read_only = known.iter().any(|k| k.vdev == vdev && k.read_only);
+        StatusDisk {
+            file: text(&disk["file"]),
+            cdrom: disk["cdrom"] == true,
+            read_only: read_only || args.read_only,
+            vdev,
+        }
+    });
+    Ok(planned.collect())
+}

@@ -1,0 +1,196 @@
+//! Arguments of `run`.
+
+use crate::cli::args::LayoutArgs;
+use crate::layout::parse_size;
+use crate::qemu::DiskBus;
+use crate::run::duration::parse_duration;
+use crate::run::machine::{MachineOptions, Net};
+use clap::{Args, ValueEnum};
+use regex::Regex;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RunArgs {
+    /// Images of the guest's partitions (files or block devices, opened read-only)
+    #[arg(value_name = "IMAGE", required_unless_present = "config", conflicts_with = "config")]
+    pub(super) images: Vec<PathBuf>,
+
+    /// Take the guest from its domU config (xl.cfg) in place of IMAGE; several times with --expect
+    #[arg(long, value_name = "DOMU.cfg")]
+    pub(super) config: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) layout: LayoutArgs,
+
+    /// Keep writes in this qcow2 file, created on first use; without it they are gone at the end
+    #[arg(long, value_name = "FILE", help_heading = "Writes")]
+    #[arg(conflicts_with_all = ["read_only", "overlay_dir"])]
+    pub(super) overlay: Option<PathBuf>,
+
+    /// Keep writes in this directory, one file per disk; for several guests, one directory each
+    #[arg(long, value_name = "DIR", help_heading = "Writes", conflicts_with = "read_only")]
+    pub(super) overlay_dir: Option<PathBuf>,
+
+    /// Refuse all writes
+    #[arg(long, help_heading = "Writes")]
+    pub(super) read_only: bool,
+
+    #[command(flatten)]
+    pub(super) machine: MachineArgs,
+
+    #[command(flatten)]
+    pub(super) test: TestArgs,
+
+    /// Print the QEMU command and start nothing
+    #[arg(long, help_heading = "Machine")]
+    pub(super) dry_run: bool,
+
+    /// Print what was changed in the guest's command line, and a watched console
+    #[arg(short, long, help_heading = "Machine")]
+    pub(super) verbose: bool,
+
+    /// Arguments for QEMU, as they are
+    #[arg(last = true, value_name = "QEMU ARGS")]
+    pub(super) qemu_args: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// Ends the process with exit code 2 if arguments contradict each other in a way that clap
+    /// can't be told.
+    pub(super) fn check(&self) {
+        let several = self.config.len() > 1;
+        let wrong = if several && self.test.expect.is_none() && !self.dry_run {
+            "several guests can't share the terminal; say by --expect what each is to print"
+        } else if several && self.overlay.is_some() {
+            "several guests can't share an overlay; use --overlay-dir"
+        } else if self.qemu_args.iter().any(|a| a == "-daemonize" || a == "--daemonize") {
+            "QEMU is looked after until it ends, so -daemonize can't be used"
+        } else {
+            return;
+        };
+        clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
+    }
+}
+
+/// Which accelerator to use.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(super) enum AccelChoice {
+    /// KVM where it runs a guest, else TCG
+    #[default]
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+/// How disks are plugged in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+enum BusChoice {
+    #[default]
+    Virtio,
+    Scsi,
+    Nvme,
+    Ahci,
+    Ide,
+}
+
+/// MiB without a suffix, as in a config and for QEMU.
+fn memory(text: &str) -> Result<u64, String> {
+    let mib = match text.trim().parse::<u64>() {
+        Ok(mib) => mib,
+        Err(_) => parse_size(text).map_err(|e| e.to_string())? >> 20,
+    };
+    // More than any host has, and QEMU's own limit.
+    if (1..1 << 32).contains(&mib) { Ok(mib) } else { Err(format!("{mib} MiB can't be")) }
+}
+
+/// The machine; a config answers what is not said.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub(super) struct MachineArgs {
+    /// RAM: 512M, 2G, or a number of MiB [default: the config's, else 1024]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    memory: Option<u64>,
+
+    /// Number of processors [default: the config's, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    vcpus: Option<u32>,
+
+    /// What runs the guest's instructions
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) accel: AccelChoice,
+
+    /// What disks are plugged into
+    #[arg(long, value_enum, default_value_t)]
+    bus: BusChoice,
+
+    /// What network cards are connected to
+    #[arg(long, value_enum, default_value_t)]
+    net: Net,
+
+    /// Open a window for the guest's screen
+    #[arg(long, conflicts_with = "expect")]
+    graphic: bool,
+
+    /// QEMU's binary [default: qemu-system-x86_64 in PATH]
+    #[arg(long, value_name = "FILE")]
+    pub(super) qemu: Option<PathBuf>,
+}
+
+impl MachineArgs {
+    pub(super) fn options(&self, extra_args: &[OsString]) -> MachineOptions {
+        MachineOptions {
+            memory_mib: self.memory,
+            vcpus: self.vcpus,
+            bus: match self.bus {
+                BusChoice::Virtio => DiskBus::Virtio,
+                BusChoice::Scsi => DiskBus::VirtioScsi,
+                BusChoice::Nvme => DiskBus::Nvme,
+                BusChoice::Ahci => DiskBus::Ahci,
+                BusChoice::Ide => DiskBus::Ide,
+            },
+            net: self.net,
+            graphic: self.graphic,
+            extra_args: extra_args.to_vec(),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|e| e.to_string())
+}
+
+/// Test boots.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Test boots")]
+pub(super) struct TestArgs {
+    /// Watch the serial console for this regular expression, line by line, and end the guest when
+    /// it has come; the exit code is 1 when it doesn't
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    pub(super) expect: Option<Regex>,
+
+    /// How long to wait for it, from QEMU's start: 90, 120s, 2m
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "120s")]
+    #[arg(requires = "expect")]
+    pub(super) timeout: Duration,
+
+    /// Keep the serial console in this file; in a directory, with one file per guest, if it is one
+    /// or if there are several guests
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(super) log: Option<PathBuf>,
+
+    /// Run so many guests at a time
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "expect")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) jobs: u32,
+
+    /// Write the results as JSON; - is standard output
+    #[arg(long, value_name = "FILE|-", requires = "expect")]
+    pub(super) json: Option<PathBuf>,
+
+    /// Write the results as JUnit XML; - is standard output
+    #[arg(long, value_name = "FILE|-", requires = "expect")]
+    pub(super) junit: Option<PathBuf>,
+}

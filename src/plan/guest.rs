@@ -1,0 +1,294 @@
+//! What the user named, images or a domU config, as one description of a guest.
+
+use super::options::{Bootloader, SourceOptions};
+use super::source::SourceImage;
+use crate::guest::probe::Content;
+use crate::guest::select::EntrySelector;
+use crate::xen::{Access, BootMethod, DiskFormat, DiskSpec, DomainConfig, GuestDiskContent};
+use crate::{Error, ErrorKind, Result};
+use std::path::{Path, PathBuf};
+
+/// A guest before its disks are laid out.
+#[derive(Debug)]
+pub(super) struct GuestSpec {
+    /// Name for files that belong to the guest.
+    pub(super) name: String,
+    /// In the order in which the guest sees them; the firmware boots from the first.
+    pub(super) disks: Vec<DiskSource>,
+    pub(super) boot: BootWish,
+    /// `root` of the config's command line, which names a partition under Xen.
+    pub(super) root_hint: Option<String>,
+    /// What a user should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// A disk of the guest.
+#[derive(Debug)]
+pub(super) struct DiskSource {
+    /// `xvda`: the guest's name for it under Xen.
+    pub(super) vdev: String,
+    /// `a`.
+    pub(super) letters: String,
+    pub(super) content: DiskContent,
+}
+
+/// What a disk is made of.
+#[derive(Debug)]
+pub(super) enum DiskContent {
+    /// Partitions, in the order of their numbers.
+    Partitions(Vec<PartitionSource>),
+    /// An image that is a disk as it is.
+    Whole { image: SourceImage, read_only: bool },
+    /// A CD or DVD.
+    Cdrom(SourceImage),
+}
+
+/// A partition of a disk that is put together.
+#[derive(Clone, Debug)]
+pub(super) struct PartitionSource {
+    pub(super) number: u32,
+    pub(super) image: SourceImage,
+    pub(super) read_only: bool,
+    /// Its place in what the user wrote; pygrub looks at what was written first.
+    pub(super) listed: usize,
+}
+
+/// How the guest is to be booted.
+#[derive(Clone, Debug)]
+pub(super) enum BootWish {
+    /// As its own boot configuration says.
+    Guest(GuestWish),
+    /// With files of this host.
+    Host {
+        kernel: PathBuf,
+        initrds: Vec<PathBuf>,
+        /// The command line as Xen would give it.
+        cmdline: String,
+    },
+    /// Not by us.
+    Nothing,
+}
+
+/// What is asked of the guest's own boot configuration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GuestWish {
+    pub(super) entry: Option<EntrySelector>,
+    /// A kernel inside the guest in place of the entry's.
+    pub(super) kernel: Option<String>,
+    /// An initrd inside the guest in place of the entry's.
+    pub(super) ramdisk: Option<String>,
+    /// Added to the entry's command line before it is adapted.
+    pub(super) append: Option<String>,
+}
+
+impl GuestSpec {
+    /// Read what `options` name.
+    ///
+    /// # Errors
+    /// Those of the config and of the images, each naming its file.
+    pub(super) fn read(options: &SourceOptions) -> Result<Self> {
+        let mut spec = match &options.config {
+            Some(path) => Self::from_config(path, options)?,
+            None => Self::from_images(options)?,
+        };
+        if options.bootloader == Some(Bootloader::None) {
+            if options.kernel.is_some() {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    "--kernel needs a boot loader; leave out --bootloader none",
+                ));
+            }
+            spec.boot = BootWish::Nothing;
+        }
+        if options.kernel.is_none() && !options.initrds.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "--initrd needs --kernel: an initrd belongs to the kernel it was made for",
+            ));
+        }
+        if let Some(kernel) = &options.kernel {
+            let cmdline = match &spec.boot {
+                BootWish::Host { cmdline, .. } => cmdline.clone(),
+                _ => spec.root_hint.clone().unwrap_or_default(),
+            };
+            let (kernel, initrds) = (kernel.clone(), options.initrds.clone());
+            spec.boot = BootWish::Host { kernel, initrds, cmdline };
+        }
+        Ok(spec)
+    }
+
+    fn from_images(options: &SourceOptions) -> Result<Self> {
+        let mut partitions = Vec::new();
+        for (index, path) in options.images.iter().enumerate() {
+            let image = SourceImage::open(path, options.force)?;
+            image.require_partition(path)?;
+            let number = index as u32 + 1;
+            partitions.push(PartitionSource { number, image, read_only: false, listed: index });
+        }
+        let first = partitions.iter().find(|p: &&PartitionSource| !p.image.is_swap());
+        if let Some(first) = first.or(partitions.first()) {
+            first.image.require_bootable(&options.images[first.listed], options)?;
+        }
+        let stem = options.images.first().and_then(|p| p.file_stem());
+        Ok(Self {
+            name: stem.map_or_else(|| "guest".into(), |s| s.to_string_lossy().into_owned()),
+            disks: vec![DiskSource {
+                vdev: "xvda".into(),
+                letters: "a".into(),
+                content: DiskContent::Partitions(partitions),
+            }],
+            boot: BootWish::Guest(GuestWish {
+                entry: options.entry.clone(),
+                ..GuestWish::default()
+            }),
+            root_hint: None,
+            notes: Vec::new(),
+        })
+    }
+
+    fn from_config(path: &Path, options: &SourceOptions) -> Result<Self> {
+        let config = DomainConfig::load(path)?;
+        let named = |e: Error| {
+            Error::with_source(e.kind(), format!("in the domU config {}", path.display()), e)
+        };
+        let mut notes: Vec<String> = config.notes.iter().map(ToString::to_string).collect();
+        let mut disks = Vec::new();
+        for disk in config.layout().map_err(named)? {
+            let content = match &disk.content {
+                GuestDiskContent::Whole(spec) => whole(spec, options, &mut notes)?,
+                GuestDiskContent::Partitions(parts) => {
+                    Some(partitions(parts, &config, options, &mut notes)?)
+                }
+            };
+            if let Some(content) = content {
+                let (vdev, letters) = (disk.name(), disk.letters());
+                disks.push(DiskSource { vdev, letters, content });
+            }
+        }
+        if !disks.iter().any(|d| !matches!(d.content, DiskContent::Cdrom(_))) {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("the domU config {} names no disk", path.display()),
+            ));
+        }
+        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let boot = boot_wish(&config, options);
+        Ok(Self {
+            name: config.name.clone().or(stem).unwrap_or_else(|| "guest".into()),
+            disks,
+            boot,
+            root_hint: config.command_line(),
+            notes,
+        })
+    }
+
+    /// The disk that the firmware boots from.
+    pub(super) fn first_disk(&self) -> Option<usize> {
+        self.disks.iter().position(|d| !matches!(d.content, DiskContent::Cdrom(_)))
+    }
+}
+
+fn boot_wish(config: &DomainConfig, options: &SourceOptions) -> BootWish {
+    let own = GuestWish { entry: options.entry.clone(), ..GuestWish::default() };
+    match config.boot_method() {
+        BootMethod::Kernel { kernel, ramdisk, command_line }
+            if !options.guest_kernel && options.entry.is_none() =>
+        {
+            BootWish::Host {
+                kernel: kernel.to_path_buf(),
+                initrds: ramdisk.map(Path::to_path_buf).into_iter().collect(),
+                cmdline: command_line,
+            }
+        }
+        // The dom0's command line says which partition is root, whatever kernel it was for.
+        BootMethod::Kernel { .. } => BootWish::Guest(own),
+        BootMethod::GuestConfig { entry, kernel, ramdisk, append } => {
+            let entry = own.entry.or_else(|| entry.as_deref().map(EntrySelector::parse));
+            BootWish::Guest(GuestWish { entry, kernel, ramdisk, append })
+        }
+        BootMethod::Firmware | BootMethod::Unspecified => BootWish::Guest(own),
+    }
+}
+
+/// The image that `spec` names; `None` for an empty cdrom drive.
+fn open(
+    spec: &DiskSpec,
+    options: &SourceOptions,
+    notes: &mut Vec<String>,
+) -> Result<Option<(PathBuf, SourceImage)>> {
+    notes.extend(spec.notes.iter().map(ToString::to_string));
+    let at = |e: Error| {
+        Error::with_source(e.kind(), format!("line {}, disk {}", spec.line, spec.vdev), e)
+    };
+    if let Some(script) = &spec.script {
+        return Err(at(Error::new(
+            ErrorKind::Unsupported,
+            format!("its device is made by `{script}` in dom0; name the device itself"),
+        )));
+    }
+    let Some(target) = &spec.target else { return Ok(None) };
+    let path = match &spec.target_alternative {
+        Some(other) if !target.exists() && other.exists() => other,
+        _ => target,
+    };
+    if !matches!(spec.format, DiskFormat::Raw) {
+        return Err(at(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{} is not raw; convert it (qemu-img convert -O raw) and name the result",
+                path.display()
+            ),
+        )));
+    }
+    // A CD is often shared between guests, and nobody writes to it.
+    let image = SourceImage::open(path, options.force || spec.cdrom).map_err(at)?;
+    Ok(Some((path.clone(), image)))
+}
+
+fn whole(
+    spec: &DiskSpec,
+    options: &SourceOptions,
+    notes: &mut Vec<String>,
+) -> Result<Option<DiskContent>> {
+    let Some((path, image)) = open(spec, options, notes)? else { return Ok(None) };
+    if spec.cdrom {
+        return Ok(Some(DiskContent::Cdrom(image)));
+    }
+    let read_only = spec.access == Access::ReadOnly;
+    Ok(Some(match image.content {
+        Content::Qcow2 | Content::Vhd | Content::Vhdx | Content::Vmdk => {
+            return Err(image.require_partition(&path).err().unwrap_or_else(|| {
+                Error::new(ErrorKind::Unsupported, format!("{} is not raw", path.display()))
+            }));
+        }
+        // A bare filesystem, or bare swap, where a disk was expected: Xen does not mind, but KVM's
+        // firmware and initrds do.
+        Content::Ext { .. }
+        | Content::Xfs { .. }
+        | Content::Btrfs { .. }
+        | Content::Swap { .. } => DiskContent::Partitions(vec![PartitionSource {
+            number: 1,
+            image,
+            read_only,
+            listed: 0,
+        }]),
+        _ => DiskContent::Whole { image, read_only },
+    }))
+}
+
+fn partitions(
+    parts: &[(u32, &DiskSpec)],
+    config: &DomainConfig,
+    options: &SourceOptions,
+    notes: &mut Vec<String>,
+) -> Result<DiskContent> {
+    let mut out = Vec::new();
+    for (number, spec) in parts {
+        let Some((path, image)) = open(spec, options, notes)? else { continue };
+        image.require_partition(&path)?;
+        let listed = config.disks.iter().position(|d| d == *spec).unwrap_or(usize::MAX);
+        let read_only = spec.access == Access::ReadOnly;
+        out.push(PartitionSource { number: *number, image, read_only, listed });
+    }
+    Ok(DiskContent::Partitions(out))
+}

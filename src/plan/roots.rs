@@ -1,0 +1,189 @@
+//! Which partition is meant: from the names that a Xen guest uses to those that hold on KVM.
+
+use crate::guest::cmdline::{CmdlineContext, adapt};
+use crate::layout::PartitionKind;
+
+/// What the kernel's command line may call a partition.
+#[derive(Clone, Debug)]
+pub(super) struct PartitionNames {
+    /// Letters of its disk under Xen: `a`.
+    pub(super) disk: String,
+    /// Its number; a bare filesystem, which has none under Xen, got 1.
+    pub(super) number: u32,
+    pub(super) kind: PartitionKind,
+    /// UUID of the filesystem or swap area in it.
+    pub(super) uuid: Option<String>,
+    pub(super) label: Option<String>,
+    pub(super) partuuid: String,
+}
+
+/// All partitions, and the user's words.
+#[derive(Clone, Debug)]
+pub(super) struct CmdlineRules {
+    pub(super) partitions: Vec<PartitionNames>,
+    pub(super) append: Option<String>,
+    pub(super) replace: Option<String>,
+    /// Whether the guest may be adapted to KVM beyond what its root needs.
+    pub(super) adapt: bool,
+    /// The config's command line, consulted when the guest's own does not name a root.
+    pub(super) root_hint: Option<String>,
+}
+
+impl CmdlineRules {
+    /// The command line for KVM and what was changed. `likely_root` is the root filesystem when no
+    /// command line says which: an index into the partitions.
+    pub(super) fn adapt(
+        &self,
+        cmdline: &str,
+        has_initrd: bool,
+        likely_root: Option<usize>,
+    ) -> (String, Vec<String>) {
+        let named = |words: &str| self.root_of(words);
+        let root = named(cmdline)
+            .or_else(|| self.root_hint.as_deref().and_then(named))
+            .or_else(|| likely_root.and_then(|i| self.partitions.get(i)))
+            .or_else(|| self.partitions.iter().find(|p| p.kind == PartitionKind::Linux));
+        let swap = self.partitions.iter().find(|p| p.kind == PartitionKind::Swap);
+        let adapted = adapt(
+            cmdline,
+            &CmdlineContext {
+                has_initrd,
+                root_uuid: root.and_then(|p| p.uuid.clone()),
+                root_partuuid: root.map(|p| p.partuuid.clone()).unwrap_or_default(),
+                swap_uuid: swap.and_then(|p| p.uuid.clone()),
+                append: self.append.clone(),
+                replace: self.replace.clone(),
+            },
+        );
+        (adapted.cmdline, adapted.changes)
+    }
+
+    /// The partition that the last `root=` among `words` means.
+    pub(super) fn root_of(&self, words: &str) -> Option<&PartitionNames> {
+        // Without a config the numbers are ours, and the guest's /dev/xvda2 may be our swap.
+        self.find(&last_value(words, "root")?).filter(|p| p.kind == PartitionKind::Linux)
+    }
+
+    /// As [`Self::root_of`], as an index into the partitions.
+    pub(super) fn root_index(&self, words: &str) -> Option<usize> {
+        let root = self.root_of(words)?;
+        self.partitions.iter().position(|p| std::ptr::eq(p, root))
+    }
+
+    /// `cmdline`, told to name interfaces as under Xen if the guest's configuration does so.
+    pub(super) fn with_old_names(
+        &self,
+        cmdline: String,
+        old_names: bool,
+    ) -> (String, Option<String>) {
+        let said = self.replace.is_some() || cmdline.contains("net.ifnames=");
+        if said || !old_names || !self.adapt {
+            return (cmdline, None);
+        }
+        let why = "net.ifnames=0 added: the guest's network configuration names eth0".to_owned();
+        // What stands behind a lone -- is init's.
+        let cmdline = match cmdline.split_once(" -- ") {
+            Some((kernel, init)) => format!("{kernel} net.ifnames=0 -- {init}"),
+            None => format!("{cmdline} net.ifnames=0"),
+        };
+        (cmdline, Some(why))
+    }
+
+    /// The partition that `name` means: a device under Xen or KVM, `UUID=` or `LABEL=`.
+    fn find(&self, name: &str) -> Option<&PartitionNames> {
+        let same = |a: &Option<String>, b: &str| {
+            a.as_ref().is_some_and(|a| a.eq_ignore_ascii_case(b.trim_matches('"')))
+        };
+        if let Some(uuid) = name.strip_prefix("UUID=") {
+            return self.partitions.iter().find(|p| same(&p.uuid, uuid));
+        }
+        if let Some(label) = name.strip_prefix("LABEL=") {
+            return self.partitions.iter().find(|p| same(&p.label, label));
+        }
+        if let Some(partuuid) = name.strip_prefix("PARTUUID=") {
+            return self.partitions.iter().find(|p| p.partuuid.eq_ignore_ascii_case(partuuid));
+        }
+        let device = name.strip_prefix("/dev/").unwrap_or(name);
+        let rest = ["xvd", "sd", "hd", "vd"].iter().find_map(|p| device.strip_prefix(p))?;
+        let letters = rest.trim_end_matches(|c: char| c.is_ascii_digit());
+        let number: u32 = match &rest[letters.len()..] {
+            "" => 1,
+            digits => digits.parse().ok()?,
+        };
+        self.partitions.iter().find(|p| p.disk == letters && p.number == number)
+    }
+}
+
+/// The value of the last `key=` among `words`.
+fn last_value(words: &str, key: &str) -> Option<String> {
+    words
+        .split_ascii_whitespace()
+        .filter_map(|w| w.strip_prefix(key)?.strip_prefix('='))
+        .next_back()
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> CmdlineRules {
+        let part = |disk: &str, number, kind, uuid: &str, label: Option<&str>| PartitionNames {
+            disk: disk.into(),
+            number,
+            kind,
+            uuid: Some(uuid.into()),
+            label: label.map(str::to_owned),
+            partuuid: format!("{disk}-{number:02}"),
+        };
+        CmdlineRules {
+            partitions: vec![
+                part("a", 1, PartitionKind::Swap, "swap", None),
+                part("a", 2, PartitionKind::Linux, "root", Some("ROOT")),
+                part("a", 3, PartitionKind::Linux, "home", None),
+                part("b", 1, PartitionKind::Linux, "data", None),
+            ],
+            append: None,
+            replace: None,
+            adapt: true,
+            root_hint: None,
+        }
+    }
+
+    fn root(cmdline: &str, initrd: bool) -> String {
+        let (words, _) = rules().adapt(cmdline, initrd, None);
+        last_value(&words, "root").unwrap_or_default()
+    }
+
+    #[test]
+    fn roots_keep_their_meaning() {
+        for (cmdline, expected) in [
+            ("root=/dev/xvda2", "UUID=root"),
+            ("root=/dev/sda3 ro", "UUID=home"),
+            ("root=/dev/hdb1", "UUID=data"),
+            ("root=/dev/xvdb", "UUID=data"),
+            ("quiet", "UUID=root"),
+            ("root=/dev/xvda9", "UUID=root"),
+            ("root=/dev/xvda1", "UUID=root"),
+            ("root=/dev/xvda3 root=/dev/xvda2", "UUID=root"),
+            ("root=LABEL=ROOT", "LABEL=ROOT"),
+            ("root=/dev/mapper/x", "/dev/mapper/x"),
+        ] {
+            assert_eq!(root(cmdline, true), expected, "{cmdline}");
+        }
+        assert_eq!(root("root=UUID=home", false), "PARTUUID=a-03");
+        assert_eq!(root("root=/dev/xvda2", false), "PARTUUID=a-02");
+    }
+
+    #[test]
+    fn a_hint_and_a_guess() {
+        let mut rules = rules();
+        let (words, _) = rules.adapt("", true, Some(2));
+        assert_eq!(last_value(&words, "root").unwrap(), "UUID=home");
+        rules.root_hint = Some("root=/dev/xvdb1 ro".into());
+        let (words, _) = rules.adapt("", true, Some(2));
+        assert_eq!(last_value(&words, "root").unwrap(), "UUID=data");
+        let (words, _) = rules.adapt("resume=/dev/xvda1", true, None);
+        assert_eq!(last_value(&words, "resume").unwrap(), "UUID=swap");
+    }
+}

@@ -1,0 +1,392 @@
+//! One guest from its mount to its end.
+
+use super::child;
+use super::console::{Finding, Watch};
+use super::machine::{MachineOptions, machine};
+use super::private::{PrivateMount, disks, poll_until};
+use super::report::{GuestReport, Verdict};
+use super::stop::Stop;
+use super::terminal::Terminal;
+use crate::qemu::{Accel, Serial};
+use crate::xen::DomainConfig;
+use crate::{Error, ErrorKind, Result};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+use regex::Regex;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long QEMU may take to end in good order.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A console that printed nothing for so long shows a prompt, not the beginning of a line.
+const QUIET: Duration = Duration::from_millis(150);
+
+/// A guest that is to be run.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The guest's name.
+    pub name: String,
+    /// Its config, if it has one.
+    pub domain: Option<DomainConfig>,
+    /// Arguments for `synthdisk mount`, without the mount point.
+    pub mount_words: Vec<OsString>,
+    /// QEMU's binary.
+    pub qemu: PathBuf,
+    /// The accelerator.
+    pub accel: Accel,
+    /// What was said about the machine.
+    pub machine: MachineOptions,
+    /// File that keeps the serial console.
+    pub log: Option<PathBuf>,
+    /// Tell more on standard error: about the disk, and what the watched console prints.
+    pub verbose: bool,
+}
+
+/// What a test boot waits for.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// The text, looked for in each line of the console.
+    pub text: Regex,
+    /// How long to wait, from QEMU's start.
+    pub timeout: Duration,
+}
+
+/// What to do with the serial console.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// Connect it with the terminal, until the guest or the user ends.
+    Terminal,
+    /// Watch it for a text, and end the guest when that has come.
+    Watch(Expectation),
+}
+
+/// Run a guest to its end. Mount and QEMU are gone afterwards, whatever the result.
+///
+/// # Errors
+/// When the mount or QEMU could not be started or failed, and when `stop` was raised. That a text
+/// did not come is a verdict and no error.
+pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
+    let (terminal, limit) = match mode {
+        Mode::Terminal => (Terminal::of_stdin(), None),
+        Mode::Watch(e) => (None, Some(e.timeout)),
+    };
+    let mut mount = PrivateMount::start(&job.mount_words, terminal.is_some())?;
+    let said = mount.wait_ready(stop, limit)?;
+    tell(&said, job, matches!(mode, Mode::Terminal));
+    let disks = disks(&mount.status()?);
+    let log = match (mode, &job.log) {
+        (Mode::Watch(_), Some(path)) => Some(File::create(path).map_err(|e| {
+            Error::io(format!("cannot write the console to {}", path.display()), e)
+        })?),
+        _ => None,
+    };
+    let serial = match (mode, &job.log) {
+        (Mode::Watch(_), _) => Serial::Pipe,
+        (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),
+        (Mode::Terminal, None) => Serial::Stdio,
+    };
+    let place = (mount.dir(), disks.as_slice());
+    let spec = machine(&job.name, job.domain.as_ref(), &job.machine, place, job.accel, serial)?;
+    let mut qemu = Qemu::start(job, &spec.args(), matches!(mode, Mode::Watch(_)))?;
+    let result = match mode {
+        Mode::Terminal => attend(job, &mut qemu, &mut mount, stop),
+        Mode::Watch(expected) => watch(job, expected, &mut qemu, &mut mount, stop, log),
+    };
+    qemu.end();
+    if let Some(terminal) = terminal {
+        terminal.restore();
+    }
+    let ended = mount.end();
+    let report = result?;
+    ended?;
+    Ok(report)
+}
+
+/// Passes on what the mount said of the disk: all of it to a person, else only what is amiss.
+fn tell(said: &str, job: &Job, person: bool) {
+    for line in said.lines() {
+        let amiss = line.starts_with("note:") || line.starts_with("warning:");
+        if line.starts_with("try it:") {
+            continue; // the very thing that is being done
+        }
+        if person {
+            eprintln!("{line}");
+        } else if amiss || job.verbose || line.starts_with("synthdisk: ") {
+            eprintln!("{}: {line}", job.name);
+        }
+    }
+}
+
+/// A running QEMU, ended when dropped.
+struct Qemu {
+    child: Child,
+    /// Kept open: a QEMU that reads the end of its input has lost its console.
+    input: Option<ChildStdin>,
+    console: Option<ChildStdout>,
+    errors: Option<ChildStderr>,
+    /// What QEMU itself complained about.
+    complaints: Complaints,
+    started: Instant,
+}
+
+impl Qemu {
+    fn start(job: &Job, args: &[OsString], watched: bool) -> Result<Self> {
+        let stdio = || if watched { Stdio::piped() } else { Stdio::inherit() };
+        let started = Instant::now();
+        let mut child = child::bound(job.qemu.as_os_str(), Signal::SIGKILL)?
+            .args(args)
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| Error::io(format!("cannot start {}", job.qemu.display()), e))?;
+        Ok(Self {
+            input: child.stdin.take(),
+            console: child.stdout.take(),
+            errors: child.stderr.take(),
+            child,
+            complaints: Complaints::default(),
+            started,
+        })
+    }
+
+    /// Takes what is there of standard error; at its end, QEMU's exit status.
+    fn read_errors(&mut self) -> Option<Option<ExitStatus>> {
+        let mut buffer = [0; 4096];
+        let n = match &mut self.errors {
+            Some(errors) => errors.read(&mut buffer).unwrap_or(0),
+            None => 0,
+        };
+        self.complaints.feed(&buffer[..n]);
+        if n > 0 {
+            return None;
+        }
+        self.errors = None;
+        Some(self.child.wait().ok())
+    }
+
+    /// The error for a QEMU that ended with `status`, if that is one.
+    fn failure(&self, status: Option<ExitStatus>) -> Option<Error> {
+        let status = status?;
+        if status.success() {
+            return None;
+        }
+        let what = match (self.complaints.last(), status.signal()) {
+            (_, Some(signal)) => {
+                let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
+                format!("QEMU was ended by {name}")
+            }
+            (Some(last), None) => format!("QEMU failed: {last}"),
+            (None, None) => format!("QEMU ended with {status}"),
+        };
+        Some(Error::new(ErrorKind::Io, what))
+    }
+
+    /// Ends it, if it has not ended by itself.
+    fn end(&mut self) {
+        // A QEMU that waits for somebody to read is freed by there being nobody.
+        self.console = None;
+        self.errors = None;
+        if matches!(self.child.try_wait(), Ok(None)) {
+            child::end(&mut self.child, PATIENCE);
+        }
+        self.input = None;
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// QEMU's standard error: its own errors are kept for one sentence at the end, all else (what
+/// `-d` or a warning prints) is passed on.
+#[derive(Default)]
+struct Complaints {
+    line: Vec<u8>,
+    kept: Vec<String>,
+}
+
+impl Complaints {
+    fn feed(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
+                self.line.clear();
+                self.take(line);
+            } else if self.line.len() < 4096 {
+                self.line.push(byte);
+            }
+        }
+        if bytes.is_empty() && !self.line.is_empty() {
+            self.feed(b"\n");
+        }
+    }
+
+    fn take(&mut self, line: String) {
+        let own = line
+            .split_once(": ")
+            .filter(|(program, _)| program.starts_with("qemu") || *program == "synthdisk")
+            .map(|(_, rest)| rest)
+            .filter(|rest| !rest.starts_with("warning:") && !rest.starts_with("info:"));
+        match own {
+            // Keeping all would let a noisy QEMU take all memory.
+            Some(rest) if self.kept.len() < 100 => self.kept.push(rest.to_owned()),
+            Some(_) => {}
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// The last error; the last line of one in several.
+    fn last(&self) -> Option<&str> {
+        self.kept.last().map(String::as_str)
+    }
+}
+
+/// The error for a mount that went away below a guest.
+fn mount_is_gone() -> Error {
+    Error::new(ErrorKind::Io, "the mount ended below the guest")
+}
+
+/// Waits until the guest on the terminal ends.
+fn attend(
+    job: &Job,
+    qemu: &mut Qemu,
+    mount: &mut PrivateMount,
+    stop: &Stop,
+) -> Result<GuestReport> {
+    loop {
+        let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        fds.push(PollFd::new(mount.end_of_keeper(), PollFlags::POLLIN));
+        let errors = qemu.errors.as_ref().map(|e| PollFd::new(e.as_fd(), PollFlags::POLLIN));
+        fds.extend(errors);
+        fds.extend(mount.messages().map(|m| PollFd::new(m, PollFlags::POLLIN)));
+        let ready = poll_until(&mut fds, None)?;
+        if ready[0] {
+            return Err(stop.error());
+        }
+        if ready[2] {
+            if let Some(status) = qemu.read_errors() {
+                let report = GuestReport::new(&job.name, Verdict::Ended, qemu.started.elapsed());
+                return qemu.failure(status).map_or(Ok(report), Err);
+            }
+        }
+        if ready.get(3) == Some(&true) {
+            mount.pass_messages();
+        }
+        if ready[1] {
+            return Err(mount_is_gone());
+        }
+    }
+}
+
+/// Waits for the expected text, for its impossibility, or for the end of time.
+fn watch(
+    job: &Job,
+    expected: &Expectation,
+    qemu: &mut Qemu,
+    mount: &mut PrivateMount,
+    stop: &Stop,
+    mut log: Option<File>,
+) -> Result<GuestReport> {
+    let mut watch = Watch::new(expected.text.clone());
+    let end = qemu.started + expected.timeout;
+    let mut buffer = [0; 16 << 10];
+    // A prompt is waiting to be looked at.
+    let mut fresh = false;
+    let finding = loop {
+        let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        fds.push(PollFd::new(mount.end_of_keeper(), PollFlags::POLLIN));
+        let mut places = [None; 3];
+        let sources = [
+            qemu.console.as_ref().map(AsFd::as_fd),
+            qemu.errors.as_ref().map(AsFd::as_fd),
+            mount.messages(),
+        ];
+        for (place, source) in places.iter_mut().zip(sources) {
+            if let Some(source) = source {
+                *place = Some(fds.len());
+                fds.push(PollFd::new(source, PollFlags::POLLIN));
+            }
+        }
+        let next = if fresh { end.min(Instant::now() + QUIET) } else { end };
+        let ready = poll_until(&mut fds, Some(next))?;
+        let [console, errors, messages] = places.map(|place| place.is_some_and(|i| ready[i]));
+        if ready[0] {
+            return Err(stop.error());
+        }
+        let now = qemu.started.elapsed();
+        if console {
+            let n = qemu.console.as_mut().map_or(0, |c| c.read(&mut buffer).unwrap_or(0));
+            if n == 0 {
+                qemu.console = None;
+            }
+            keep(&buffer[..n], log.as_mut(), job)?;
+            fresh = true;
+            if let Some(finding) = watch.feed(&buffer[..n], now) {
+                break finding;
+            }
+        } else if fresh {
+            fresh = false;
+            if let Some(finding) = watch.quiet() {
+                break finding;
+            }
+        }
+        if now >= expected.timeout {
+            let seconds = expected.timeout.as_secs();
+            break Finding::Hopeless(format!("not within {seconds} s; {}", watch.silence(now)));
+        }
+        if messages {
+            mount.pass_messages();
+        }
+        // The console first: what a guest says last, it says before QEMU ends.
+        if errors && !console {
+            if let Some(status) = qemu.read_errors() {
+                if let Some(finding) = watch.quiet() {
+                    break finding;
+                }
+                if let Some(failure) = qemu.failure(status) {
+                    return Err(failure);
+                }
+                break Finding::Hopeless(format!("the guest ended; {}", watch.silence(now)));
+            }
+        }
+        if ready[1] {
+            return Err(mount_is_gone());
+        }
+    };
+    let now = qemu.started.elapsed();
+    let mut report = GuestReport::new(&job.name, Verdict::Passed, now);
+    report.seconds_to_kernel = watch.kernel_at().map(|at| at.as_secs_f64());
+    match finding {
+        Finding::Matched(line) => {
+            report.seconds_to_match = Some(now.as_secs_f64());
+            report.matched = Some(line);
+        }
+        Finding::Hopeless(why) => {
+            report.verdict = Verdict::Failed;
+            report.reason = Some(why);
+            report.tail = watch.tail();
+        }
+    }
+    Ok(report)
+}
+
+/// Keeps what the console printed.
+fn keep(bytes: &[u8], log: Option<&mut File>, job: &Job) -> Result<()> {
+    if let Some(log) = log {
+        log.write_all(bytes).map_err(|e| Error::io("cannot write the console's log", e))?;
+    }
+    if job.verbose {
+        let _ = std::io::stderr().write_all(bytes);
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The keeper: holds a private mount for a `synthdisk run`, and cleans up when that ends.
+//!
+//! It is a process of its own, since a `run` that is killed can't clean up, and the mount's daemon
+//! can't remove the directory that it is mounted on. Its standard input is the lifeline, a pipe
+//! that `run` holds and never writes to but at an orderly end; its standard output says "ready".
+
+use super::child;
+use super::terminal::Terminal;
+use crate::fuse::{find_mount, unmount};
+use crate::{Error, ErrorKind, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+
+/// Make `dir`, mount on it by `synthdisk mount --foreground WORDS DIR`, and take both away once
+/// standard input ends. With `terminal`, a terminal that was not given back in order is, too.
+///
+/// # Errors
+/// When the mount could not be made or ended badly. Its own process has then said why.
+pub fn keep(dir: &Path, terminal: bool, words: &[OsString]) -> Result<()> {
+    let terminal = if terminal { Terminal::controlling() } else { None };
+    // Signals meant for `run` by a terminal or a service manager end this process by the lifeline,
+    // in good order.
+    let _ = nix::unistd::setsid(); // fails only for a leader of a group, who has no need of it
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block().map_err(|e| Error::io("cannot block signals", e.into()))?;
+
+    DirBuilder::new()
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Error::io(format!("cannot make the directory {}", dir.display()), e))?;
+    let result = serve(dir, words);
+    // A mount whose daemon was killed is still there, and dead.
+    if let Some(entry) = find_mount(dir) {
+        let _ = unmount(&entry, true);
+    }
+    let removed = std::fs::remove_dir(dir);
+    let orderly = result?;
+    if !orderly {
+        if let Some(terminal) = terminal {
+            terminal.restore();
+        }
+    }
+    removed.map_err(|e| Error::io(format!("cannot remove {}", dir.display()), e))
+}
+
+/// True if the end was announced.
+fn serve(dir: &Path, words: &[OsString]) -> Result<bool> {
+    let program =
+        std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
+    let mut mount = child::bound(program.as_os_str(), Signal::SIGTERM)?
+        .args(["mount", "--foreground"])
+        .args(words)
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| Error::io("cannot start synthdisk mount", e))?;
+    let mut ready = false;
+    let output = mount.stdout.take();
+    let orderly = output.map_or(Ok(false), |mut output| wait(&mut output, &mut ready));
+    end(&mut mount, ready)?;
+    orderly
+}
+
+/// Until the lifeline or the mount ends; true if the lifeline's end was announced. `ready` becomes
+/// true once the mount can be used.
+fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
+    let failed = |e| Error::io("cannot wait for the mount", e);
+    let mut lifeline = std::io::stdin().lock();
+    let mut announced = false;
+    let mut buffer = [0; 4096];
+    loop {
+        let mut fds = [
+            PollFd::new(lifeline.as_fd(), PollFlags::POLLIN),
+            PollFd::new(mount.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::Error::EINTR) => continue,
+            other => other.map_err(|e| failed(e.into()))?,
+        };
+        let [from_run, from_mount] = fds.map(|fd| fd.any().unwrap_or(true));
+        if from_run {
+            match lifeline.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(announced),
+                _ => announced = true,
+            }
+        }
+        if from_mount {
+            match mount.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(announced),
+                _ => {
+                    *ready = true;
+                    // The mount prints the disk's path when it can be used. A `run` that doesn't
+                    // hear of it has ended, and the lifeline will tell.
+                    let mut out = std::io::stdout();
+                    let _ = out.write_all(b"+").and_then(|()| out.flush());
+                }
+            }
+        }
+    }
+}
+
+/// How long a mount that can't be used yet may take to give up: an image may be on a server that
+/// does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// End the mount. One that was in use brings the last writes to storage, however long that takes.
+fn end(mount: &mut Child, ready: bool) -> Result<()> {
+    let failed = |e| Error::io("cannot wait for the mount", e);
+    let status = if ready {
+        child::signal(mount, Signal::SIGTERM);
+        mount.wait().map_err(failed)?
+    } else {
+        match child::end(mount, PATIENCE) {
+            Some(status) => status,
+            None => mount.wait().map_err(failed)?,
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Io, format!("the mount ended with {status}")))
+}

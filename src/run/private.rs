@@ -1,0 +1,220 @@
+//! A mount in a private directory, from the side of `run`.
+
+use super::child;
+use super::stop::Stop;
+use crate::fuse::{STATUS_FILE, Status, StatusDisk, find_mount, unmount};
+use crate::{Error, ErrorKind, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// The mount, its keeper, and the directory. Ended when dropped.
+#[derive(Debug)]
+pub(super) struct PrivateMount {
+    dir: PathBuf,
+    keeper: Child,
+    lifeline: Option<ChildStdin>,
+    output: ChildStdout,
+    messages: Option<ChildStderr>,
+    text: Vec<u8>,
+}
+
+impl PrivateMount {
+    /// Starts `synthdisk mount WORDS DIR` on a new directory. `terminal`: QEMU will have the
+    /// terminal, so the keeper must be able to give it back.
+    pub(super) fn start(words: &[OsString], terminal: bool) -> Result<Self> {
+        let dir = new_dir();
+        let mut command = child::ourselves()?;
+        command.args(["internal", "keep"]);
+        if terminal {
+            command.arg("--terminal");
+        }
+        command.arg("--dir").arg(&dir).arg("--").args(words);
+        let mut keeper = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| Error::io("cannot start the mount's keeper", e))?;
+        let lifeline = keeper.stdin.take();
+        let messages = keeper.stderr.take();
+        let Some(output) = keeper.stdout.take() else {
+            return Err(Error::new(ErrorKind::Io, "the mount's keeper has no output"));
+        };
+        Ok(Self { dir, keeper, lifeline, output, messages, text: Vec::new() })
+    }
+
+    /// Where the mount is.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Waits until the mount can be used, and gives what it said about itself.
+    ///
+    /// # Errors
+    /// The mount's own, if it fails; else when `stop` is raised or `limit` is over.
+    pub(super) fn wait_ready(&mut self, stop: &Stop, limit: Option<Duration>) -> Result<String> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let failed = |e| Error::io("cannot wait for the mount", e);
+        let mut buffer = [0; 4096];
+        loop {
+            let mut fds = vec![
+                PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.output.as_fd(), PollFlags::POLLIN),
+            ];
+            fds.extend(self.messages.as_ref().map(|m| PollFd::new(m.as_fd(), PollFlags::POLLIN)));
+            let ready = poll_until(&mut fds, deadline)?;
+            if ready[0] {
+                return Err(stop.error());
+            }
+            if ready.get(2) == Some(&true) {
+                if let Some(messages) = &mut self.messages {
+                    match messages.read(&mut buffer).map_err(failed)? {
+                        0 => self.messages = None,
+                        n => self.text.extend_from_slice(&buffer[..n]),
+                    }
+                }
+                continue; // what was said comes before what was done
+            }
+            if ready[1] {
+                if self.output.read(&mut buffer).map_err(failed)? > 0 {
+                    return Ok(String::from_utf8_lossy(&std::mem::take(&mut self.text)).into());
+                }
+                return Err(self.failure());
+            }
+            if !ready.contains(&true) {
+                let what = "the mount was not ready in time; is an image on a server that is away?";
+                return Err(Error::new(ErrorKind::Io, what));
+            }
+        }
+    }
+
+    /// What the mount says of itself.
+    ///
+    /// # Errors
+    /// That of reading it.
+    pub(super) fn status(&self) -> Result<Status> {
+        let failed = |e| Error::io("cannot ask the mount for its disks", e);
+        let text = std::fs::read(self.dir.join(STATUS_FILE)).map_err(failed)?;
+        serde_json::from_slice(&text).map_err(|e| failed(e.into()))
+    }
+
+    /// Becomes readable when the keeper ends, which it doesn't before its mount does.
+    pub(super) fn end_of_keeper(&self) -> BorrowedFd<'_> {
+        self.output.as_fd()
+    }
+
+    /// Where messages of the mount come from while it serves; `None` after their end.
+    pub(super) fn messages(&self) -> Option<BorrowedFd<'_>> {
+        self.messages.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Passes on messages that are there, to standard error.
+    pub(super) fn pass_messages(&mut self) {
+        let mut buffer = [0; 4096];
+        if let Some(messages) = &mut self.messages {
+            match messages.read(&mut buffer) {
+                Ok(n) if n > 0 => drop(std::io::stderr().write_all(&buffer[..n])),
+                _ => self.messages = None,
+            }
+        }
+    }
+
+    /// Ends the mount and waits until all is gone.
+    ///
+    /// # Errors
+    /// When the last writes could not be brought to storage.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<()> {
+        let Some(mut lifeline) = self.lifeline.take() else { return Ok(()) };
+        let _ = lifeline.write_all(b"q"); // a keeper that has ended needs no word
+        drop(lifeline);
+        if let Some(mut messages) = self.messages.take() {
+            let _ = messages.read_to_end(&mut self.text);
+        }
+        let status = self.keeper.wait();
+        // The keeper was killed, then.
+        if let Some(entry) = find_mount(&self.dir) {
+            let _ = unmount(&entry, true);
+        }
+        let _ = std::fs::remove_dir(&self.dir);
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            _ => Err(self.failure()),
+        }
+    }
+
+    /// The sentence in which the mount said why it ended.
+    fn failure(&mut self) -> Error {
+        if let Some(mut messages) = self.messages.take() {
+            let _ = messages.read_to_end(&mut self.text);
+        }
+        let text = String::from_utf8_lossy(&self.text);
+        let sentence = text
+            .lines()
+            .find_map(|l| l.strip_prefix("synthdisk: ").or_else(|| l.strip_prefix("error: ")))
+            .unwrap_or("the mount ended without a word");
+        Error::new(ErrorKind::Io, sentence)
+    }
+}
+
+impl Drop for PrivateMount {
+    fn drop(&mut self) {
+        let _ = self.take_down();
+    }
+}
+
+/// The disks of a mount that does not list them: one.
+pub(super) fn disks(status: &Status) -> Vec<StatusDisk> {
+    if !status.disks.is_empty() {
+        return status.disks.clone();
+    }
+    vec![StatusDisk {
+        file: "disk.raw".into(),
+        vdev: "xvda".into(),
+        cdrom: false,
+        read_only: status.read_only,
+    }]
+}
+
+/// Waits until one of `fds` is ready or `deadline` is over, and tells which are.
+pub(super) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<Vec<bool>> {
+    loop {
+        let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+            // Rounded up, so that the deadline is over when nothing came.
+            Some(left) => {
+                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        match poll(fds, timeout) {
+            Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(Error::io("cannot wait for the guest", e.into())),
+            Ok(_) => return Ok(fds.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
+        }
+    }
+}
+
+/// A name that nobody has, where short-lived things of this user belong.
+fn new_dir() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let nonzero = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let parent = nonzero("XDG_RUNTIME_DIR")
+        .filter(|dir| dir.is_absolute() && dir.is_dir())
+        .unwrap_or_else(|| "/tmp".into());
+    let parent = parent.canonicalize().unwrap_or(parent);
+    // Only has to be new: making the directory fails if it is there.
+    let nanos = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    parent.join(format!("synthdisk-run-{}-{count}-{nanos:08x}", std::process::id()))
+}

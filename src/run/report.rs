@@ -1,0 +1,267 @@
+//! What came of test boots: a table for a person, JSON for a script, JUnit for a CI server.
+
+use super::duration::show;
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What came of one guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The expected text came.
+    Passed,
+    /// The guest ran, and the text did not come.
+    Failed,
+    /// The guest could not be run.
+    Error,
+    /// The guest was run without an expectation, and has ended.
+    Ended,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "failed",
+            Verdict::Error => "error",
+            Verdict::Ended => "ended",
+        }
+    }
+}
+
+/// One guest's result. Times are in seconds from QEMU's start.
+#[derive(Clone, Debug, Serialize)]
+pub struct GuestReport {
+    /// The guest's name.
+    pub guest: String,
+    /// Its config.
+    pub config: Option<PathBuf>,
+    /// Its images, without a config.
+    pub images: Vec<PathBuf>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// When the kernel's first line came.
+    pub seconds_to_kernel: Option<f64>,
+    /// When the expected text came.
+    pub seconds_to_match: Option<f64>,
+    /// How long the guest ran.
+    pub seconds: f64,
+    /// The line with the expected text.
+    pub matched: Option<String>,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Where the console was kept.
+    pub log: Option<PathBuf>,
+    /// The console's last lines, if the text did not come.
+    pub tail: Vec<String>,
+}
+
+impl GuestReport {
+    /// A report with nothing in it but the verdict.
+    pub fn new(guest: &str, verdict: Verdict, ran: Duration) -> Self {
+        Self {
+            guest: guest.to_owned(),
+            config: None,
+            images: Vec::new(),
+            verdict,
+            seconds_to_kernel: None,
+            seconds_to_match: None,
+            seconds: ran.as_secs_f64(),
+            matched: None,
+            reason: None,
+            log: None,
+            tail: Vec::new(),
+        }
+    }
+
+    /// The report of a guest that could not be run.
+    pub fn error(guest: &str, reason: impl ToString) -> Self {
+        let mut report = Self::new(guest, Verdict::Error, Duration::ZERO);
+        report.reason = Some(reason.to_string());
+        report
+    }
+
+    /// One line: how it went, and why not better.
+    pub fn sentence(&self) -> String {
+        match (&self.reason, self.seconds_to_match) {
+            (Some(reason), _) => format!("{}: {}", self.verdict.as_str(), one_line(reason)),
+            (None, Some(at)) => format!("{} after {}", self.verdict.as_str(), seconds(Some(at))),
+            (None, None) => self.verdict.as_str().to_owned(),
+        }
+    }
+}
+
+fn seconds(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), |s| show(Duration::from_secs_f64(s.max(0.0))))
+}
+
+/// Without what would break a table or a terminal.
+fn one_line(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    text.trim().chars().map(clean).collect()
+}
+
+/// A table with one row per guest; the reasons come last and are not cut.
+pub fn table(reports: &[GuestReport]) -> String {
+    let head = ["GUEST", "VERDICT", "KERNEL", "MATCH", "WHY NOT"].map(String::from);
+    let rows = reports.iter().map(|r| {
+        [
+            one_line(&r.guest),
+            r.verdict.as_str().into(),
+            seconds(r.seconds_to_kernel),
+            seconds(r.seconds_to_match),
+            r.reason.as_deref().map(one_line).unwrap_or_default(),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or_default();
+    let [w0, w1, w2, w3] = [0, 1, 2, 3].map(width);
+    let mut out = String::new();
+    for [guest, verdict, kernel, found, why] in &rows {
+        let line = format!("{guest:w0$}  {verdict:w1$}  {kernel:>w2$}  {found:>w3$}  {why}");
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    out
+}
+
+/// The reports as JSON, with a newline at the end.
+pub fn json(reports: &[GuestReport]) -> String {
+    let value = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "passed": reports.iter().filter(|r| r.verdict == Verdict::Passed).count(),
+        "guests": reports,
+    });
+    format!("{value:#}\n")
+}
+
+/// The reports in the XML that JUnit's Ant task made common: one test case per guest.
+pub fn junit(reports: &[GuestReport]) -> String {
+    let count = |verdict| reports.iter().filter(|r| r.verdict == verdict).count();
+    let total: f64 = reports.iter().map(|r| r.seconds).sum();
+    let counts = format!(
+        "tests=\"{}\" failures=\"{}\" errors=\"{}\" time=\"{total:.3}\"",
+        reports.len(),
+        count(Verdict::Failed),
+        count(Verdict::Error)
+    );
+    let mut out = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {counts}>\n  \
+         <testsuite name=\"synthdisk run\" {counts}>\n"
+    );
+    for r in reports {
+        let name = escape(&r.guest);
+        let _ = write!(
+            out,
+            "    <testcase classname=\"synthdisk.run\" name=\"{name}\" time=\"{:.3}\"",
+            r.seconds
+        );
+        let tag = match r.verdict {
+            Verdict::Failed => "failure",
+            Verdict::Error => "error",
+            Verdict::Passed | Verdict::Ended => {
+                let _ = writeln!(out, "/>");
+                continue;
+            }
+        };
+        let reason = escape(&one_line(r.reason.as_deref().unwrap_or_default()));
+        let tail = escape(&r.tail.join("\n"));
+        let _ =
+            writeln!(out, ">\n      <{tag} message=\"{reason}\">{tail}</{tag}>\n    </testcase>");
+    }
+    out + "  </testsuite>\n</testsuites>\n"
+}
+
+/// `text` as XML content or in an attribute; characters that XML 1.0 has no place for become
+/// U+FFFD. Source: XML 1.0, 2.2 and 2.4.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            '\n' => out.push('\n'),
+            '\t' => out.push_str("&#9;"),
+            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            c if c < ' ' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reports() -> Vec<GuestReport> {
+        let mut web = GuestReport::new("web1", Verdict::Passed, Duration::from_millis(18_250));
+        web.seconds_to_kernel = Some(1.04);
+        web.seconds_to_match = Some(18.2);
+        web.matched = Some("web1 login:".into());
+        let mut db = GuestReport::new("db-<1>", Verdict::Failed, Duration::from_secs(3));
+        db.reason = Some("kernel panic: \"no\" root\nat all".into());
+        db.tail = vec!["a < b & c".into(), "bell \u{7}".into()];
+        vec![web, db, GuestReport::error("old", "cannot open /a.img")]
+    }
+
+    #[test]
+    fn a_table() {
+        let expected = "\
+GUEST   VERDICT  KERNEL   MATCH  WHY NOT
+web1    passed    1.0 s  18.2 s
+db-<1>  failed        -       -  kernel panic: \"no\" root at all
+old     error         -       -  cannot open /a.img
+";
+        assert_eq!(table(&reports()), expected);
+    }
+
+    #[test]
+    fn junit_xml() {
+        let xml = junit(&reports());
+        let expected = "\
+<?xml version=\"1.0\" encoding=\"UTF-8\"?>
+<testsuites tests=\"3\" failures=\"1\" errors=\"1\" time=\"21.250\">
+  <testsuite name=\"synthdisk run\" tests=\"3\" failures=\"1\" errors=\"1\" time=\"21.250\">
+    <testcase classname=\"synthdisk.run\" name=\"web1\" time=\"18.250\"/>
+    <testcase classname=\"synthdisk.run\" name=\"db-&lt;1&gt;\" time=\"3.000\">
+      <failure message=\"kernel panic: &quot;no&quot; root at all\">a &lt; b &amp; c
+bell \u{fffd}</failure>
+    </testcase>
+    <testcase classname=\"synthdisk.run\" name=\"old\" time=\"0.000\">
+      <error message=\"cannot open /a.img\"></error>
+    </testcase>
+  </testsuite>
+</testsuites>
+";
+        assert_eq!(xml, expected);
+    }
+
+    #[test]
+    fn json_for_scripts() {
+        let value: serde_json::Value = serde_json::from_str(&json(&reports())).unwrap();
+        assert_eq!(value["passed"], 1);
+        assert_eq!(value["guests"][0]["verdict"], "passed");
+        assert_eq!(value["guests"][0]["seconds_to_match"], 18.2);
+        assert_eq!(value["guests"][1]["seconds_to_kernel"], serde_json::Value::Null);
+        assert_eq!(value["guests"][2]["reason"], "cannot open /a.img");
+    }
+
+    #[test]
+    fn sentences() {
+        let sentences: Vec<_> = reports().iter().map(GuestReport::sentence).collect();
+        assert_eq!(
+            sentences,
+            [
+                "passed after 18.2 s",
+                "failed: kernel panic: \"no\" root at all",
+                "error: cannot open /a.img"
+            ]
+        );
+    }
+}

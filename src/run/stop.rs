@@ -1,0 +1,61 @@
+//! Being told to stop.
+
+use crate::{Error, ErrorKind, Result};
+use nix::sys::signal::{SigSet, Signal};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+/// SIGINT, SIGTERM and SIGHUP, as something that any number of threads can wait for.
+#[derive(Debug)]
+pub struct Stop {
+    /// Readable for good once a signal has come.
+    pipe: OwnedFd,
+    signal: Arc<OnceLock<Signal>>,
+}
+
+impl Stop {
+    /// Takes the signals over for the whole process; to be called before it has other threads.
+    ///
+    /// # Errors
+    /// That of the system calls.
+    pub fn on_signals() -> Result<Self> {
+        let signals: SigSet =
+            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+        let failed = |e: nix::Error| Error::io("cannot wait for signals", e.into());
+        signals.thread_block().map_err(failed)?;
+        let (pipe, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(failed)?;
+        let signal = Arc::new(OnceLock::new());
+        let told = Arc::clone(&signal);
+        let wait = move || {
+            if let Ok(signal) = signals.wait() {
+                let _ = told.set(signal);
+            }
+            // All later ones are ignored: the end is under way.
+            drop(theirs);
+        };
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(wait)
+            .map_err(|e| Error::io("cannot start a thread", e))?;
+        Ok(Self { pipe, signal })
+    }
+
+    /// The signal that has come.
+    pub fn signal(&self) -> Option<Signal> {
+        self.signal.get().copied()
+    }
+
+    /// The error that says so.
+    pub fn error(&self) -> Error {
+        let name = self.signal().map_or("a signal", Signal::as_str);
+        Error::new(ErrorKind::Io, format!("ended by {name}"))
+    }
+}
+
+impl AsFd for Stop {
+    /// Readable or at its end for good once a signal has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
