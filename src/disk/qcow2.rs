@@ -156,8 +156,18 @@ impl Qcow2Overlay {
         // Nobody else changes these mappings while `allocating` is held.
         let end = start + n;
         let take = ((end - offset) as usize).min(buf.len());
-        let mut filled = vec![0; n as usize];
         let (head, tail) = ((offset - start) as usize, (offset - start) as usize + take);
+        let format = self.format.read();
+        if head == 0 && tail == n as usize {
+            // Nothing to complete: no need for a copy.
+            let mapping = format.prepare_data_mapping(start, n, true)?;
+            let mapped = mapping.length() as usize;
+            self.file.write_all_at(&buf[..mapped.min(take)], mapping.offset())?;
+            format.commit_data_mapping(mapping)?;
+            return Ok(mapped.min(take));
+        }
+        drop(format);
+        let mut filled = vec![0; n as usize];
         if run == Run::Base {
             if head > 0 {
                 base.read_at(&mut filled[..head], start)?;
