@@ -151,14 +151,14 @@ fn several_guests_at_a_time() {
     let untouched = Untouched::remember(&image);
     let good = config(home.path(), "good", &image, "vif = ['mac=00:16:3e:00:00:07']");
     let also = config(home.path(), "also", &image, "");
-    let bad = config(home.path(), "bad", &image, "extra = 'rdinit=/nothing'");
+    let bad =
+        config(home.path(), "bad", &image, "bootloader = 'pygrub'\nextra = 'rdinit=/nothing'");
     let (xml, json) = (home.path().join("r.xml"), home.path().join("r.json"));
     let configs = [good, bad, also].map(|c| c.to_string_lossy().into_owned());
     let mut args = vec!["--jobs", "2", "--expect", "login:", "--timeout", "5m"];
     configs.iter().for_each(|c| args.extend(["--config", c]));
     let (xml, json) = (xml.to_string_lossy(), json.to_string_lossy());
     args.extend(["--junit", &xml, "--json", &json]);
-    // For a config that boots by the guest's own boot loader, `extra` is appended.
     let result = finish(&home, &args);
     let (stdout, stderr) = (text(&result.stdout), text(&result.stderr));
     assert_eq!(result.status.code(), Some(1), "{stdout}{stderr}");
