@@ -157,27 +157,23 @@ impl Qcow2Overlay {
         let end = start + n;
         let take = ((end - offset) as usize).min(buf.len());
         let (head, tail) = ((offset - start) as usize, (offset - start) as usize + take);
-        let format = self.format.read();
-        if head == 0 && tail == n as usize {
-            // Nothing to complete: no need for a copy.
-            let mapping = format.prepare_data_mapping(start, n, true)?;
-            let mapped = mapping.length() as usize;
-            self.file.write_all_at(&buf[..mapped.min(take)], mapping.offset())?;
-            format.commit_data_mapping(mapping)?;
-            return Ok(mapped.min(take));
-        }
-        drop(format);
-        let mut filled = vec![0; n as usize];
-        if run == Run::Base {
-            if head > 0 {
-                base.read_at(&mut filled[..head], start)?;
+        let mut filled = Vec::new();
+        let bytes = if head == 0 && tail == n as usize {
+            // Whole clusters: nothing to complete, so no need for a copy.
+            &buf[..take]
+        } else {
+            filled.resize(n as usize, 0);
+            if run == Run::Base {
+                if head > 0 {
+                    base.read_at(&mut filled[..head], start)?;
+                }
+                if tail < filled.len() {
+                    base.read_at(&mut filled[tail..], offset + take as u64)?;
+                }
             }
-            if tail < filled.len() {
-                base.read_at(&mut filled[tail..], offset + take as u64)?;
-            }
-        }
-        filled[head..tail].copy_from_slice(&buf[..take]);
-
+            filled[head..tail].copy_from_slice(&buf[..take]);
+            &filled[..]
+        };
         if end % self.cluster != 0 {
             // `imago` zeroes the rest of the disk's last cluster, and grows the file for it; as it
             // doesn't know of our writes, it would cut off what they have added behind. Exclusive, so
@@ -188,7 +184,7 @@ impl Qcow2Overlay {
         let format = self.format.read();
         let mapping = format.prepare_data_mapping(start, n, true)?;
         let mapped = mapping.length() as usize;
-        self.file.write_all_at(&filled[..mapped], mapping.offset())?;
+        self.file.write_all_at(&bytes[..mapped], mapping.offset())?;
         format.commit_data_mapping(mapping)?;
         Ok(mapped.saturating_sub(head).min(take))
     }
