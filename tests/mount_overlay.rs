@@ -6,72 +6,17 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::file::{bytes_of, read_at, write_at, writer};
 use common::hash::{Untouched, sha256};
-use common::mount::{LoopDev, Mount, expect_no_mount, is_mount_point};
+use common::mount::{LoopDev, Mount, expect_no_mount};
+use common::overlay::{Case, daemon, wait_until};
 use common::process::{SYNTHDISK, command, is_root, output, run, run_text, text};
 use common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 const MIB: u64 = 1 << 20;
-
-/// A tiny guest, its overlay's path, and proof that the image stays as it is.
-struct Case {
-    tiny: Tiny,
-    overlay: PathBuf,
-    untouched: Untouched,
-}
-
-impl Case {
-    fn new() -> Self {
-        let tiny = Tiny::new();
-        let untouched = Untouched::remember(&tiny.image);
-        Self { overlay: tiny.file("overlay.qcow2"), untouched, tiny }
-    }
-
-    fn overlay(&self) -> String {
-        self.overlay.to_string_lossy().into_owned()
-    }
-
-    fn mount(&self) -> Mount {
-        self.mount_with(&[])
-    }
-
-    fn mount_with(&self, options: &[&str]) -> Mount {
-        Mount::new(&[&["--overlay", &self.overlay()], options].concat(), &self.tiny.image)
-    }
-
-    fn refused(&self, options: &[&str]) -> String {
-        let image = self.tiny.image.to_string_lossy();
-        expect_no_mount(&[&["--overlay", &self.overlay()], options, &[&*image]].concat())
-    }
-
-    /// `qemu-img check`: 0 is clean, 3 is clean but for leaks.
-    fn check(&self) {
-        let result = output("qemu-img", &["check", &self.overlay()]);
-        let code = result.status.code();
-        assert!(matches!(code, Some(0 | 3)), "{}{}", text(&result.stdout), text(&result.stderr));
-    }
-}
-
-/// The daemon that serves a mount.
-fn daemon(mount: &Mount) -> Pid {
-    let pids = mount.daemon_pids();
-    assert_eq!(pids.len(), 1, "daemons of {}: {pids:?}", mount.dir().display());
-    Pid::from_raw(pids[0])
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "not within 20 s: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 #[test]
 fn contents_come_back() {
@@ -164,10 +109,10 @@ fn an_overlay_serves_one_mount() {
     assert!(said.contains("in use"), "{said}");
     // QEMU's tools respect the lock as well.
     assert!(!output("qemu-io", &["-c", "write 0 512", &case.overlay()]).status.success());
-    write_at(&writer(mount.part(1)), b"still mine", 4096);
+    write_at(&writer(mount.part(2)), b"still mine", MIB);
     mount.unmount();
     let mount = case.mount();
-    assert_eq!(bytes_of(mount.part(1), 4096, 10), b"still mine");
+    assert_eq!(bytes_of(mount.part(2), MIB, 10), b"still mine");
     mount.unmount();
     case.untouched.check();
 }
@@ -254,29 +199,39 @@ fn discards_give_space_back() {
     case.untouched.check();
 }
 
+/// Length in bytes of the range that each thread of [`killed_at_any_moment`] has to itself.
+const OWN: u64 = 4 << 20;
+
+/// Of each thread: which blocks of its range it wrote and fsynced, and with what.
+type Kept = Vec<std::collections::BTreeMap<u64, u64>>;
+
+fn all_there(part: &Path, kept: &Kept) {
+    let file = writer(part);
+    for (thread, mine) in kept.iter().enumerate() {
+        for (block, seed) in mine {
+            let got = read_at(&file, thread as u64 * OWN + block * 4096, 4096);
+            assert!(got == noise(4096, *seed), "thread {thread} lost block {block}");
+        }
+    }
+}
+
 /// The daemon is killed while several threads write; what each had fsynced must be there.
 #[test]
 fn killed_at_any_moment() {
     let case = Case::new();
-    const OWN: u64 = 4 << 20;
     const THREADS: u64 = 3;
-    // Block number of each thread's own range, and what was written there and then fsynced.
-    let mut kept = vec![std::collections::BTreeMap::<u64, u64>::new(); THREADS as usize];
+    let mut kept: Kept = vec![Default::default(); THREADS as usize];
     for round in 0..10u64 {
         let mount = case.mount_with(&["--swap", "16M"]);
         let victim = daemon(&mount);
         let part = mount.part(2);
+        all_there(&part, &kept);
         let results = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS)
                 .map(|thread| {
                     let (part, mine) = (&part, &kept[thread as usize]);
                     scope.spawn(move || {
                         let file = writer(part);
-                        for (block, seed) in mine {
-                            let got = read_at(&file, thread * OWN + block * 4096, 4096);
-                            let same = got == noise(4096, *seed);
-                            assert!(same, "round {round}: thread {thread} lost block {block}");
-                        }
                         let mut safe = mine.clone();
                         let mut dice = noise(1 << 16, round << 8 | thread).into_iter().cycle();
                         for step in 0.. {
@@ -319,12 +274,7 @@ fn killed_at_any_moment() {
     }
     assert!(kept.iter().all(|k| k.len() > 10), "hardly anything was written");
     let mount = case.mount();
-    for (thread, mine) in kept.iter().enumerate() {
-        for (block, seed) in mine {
-            let got = bytes_of(mount.part(2), thread as u64 * OWN + block * 4096, 4096);
-            assert!(got == noise(4096, *seed), "thread {thread} lost block {block}");
-        }
-    }
+    all_there(&mount.part(2), &kept);
     mount.unmount();
     case.untouched.check();
 }
@@ -426,94 +376,6 @@ fn a_full_disk_under_the_overlay() {
 }
 
 #[test]
-fn every_way_to_end_a_mount() {
-    let case = Case::new();
-    let ways: [(&str, &dyn Fn(&Mount)); 6] = [
-        ("SIGTERM", &|m| kill(daemon(m), Signal::SIGTERM).unwrap()),
-        ("SIGINT", &|m| kill(daemon(m), Signal::SIGINT).unwrap()),
-        ("umount", &|m| {
-            let program = if is_root() { "umount" } else { "fusermount3" };
-            let args = if is_root() { &[][..] } else { &["-u"] };
-            assert!(command(program).args(args).arg(m.dir()).status().unwrap().success());
-        }),
-        ("fusermount3", &|m| drop(run("fusermount3", &["-u".as_ref(), m.dir().as_os_str()]))),
-        ("synthdisk umount", &|m| drop(run(SYNTHDISK, &["umount".as_ref(), m.dir().as_os_str()]))),
-        ("synthdisk umount --lazy", &|m| {
-            drop(run(SYNTHDISK, &["umount".as_ref(), "--lazy".as_ref(), m.dir().as_os_str()]));
-        }),
-    ];
-    for (i, (what, end)) in ways.iter().enumerate() {
-        let mount = case.mount_with(&["--swap", "8M"]);
-        if i > 0 {
-            let before = noise(5000, i as u64 - 1);
-            assert!(bytes_of(mount.part(2), MIB, 5000) == before, "lost before {what}");
-        }
-        // No fsync: a clean end is as good.
-        write_at(&writer(mount.part(2)), &noise(5000, i as u64), MIB);
-        end(&mount);
-        wait_until(what, || !is_mount_point(mount.dir()) && mount.daemon_pids().is_empty());
-        assert!(mount.dir().read_dir().unwrap().next().is_none());
-        mount.already_gone();
-        case.check();
-    }
-    // The temporary overlay is nowhere to be seen.
-    let mount = Mount::new(&[], &case.tiny.image);
-    write_at(&writer(mount.part(1)), b"gone", 0);
-    mount.unmount();
-    run("e2fsck", &["-fn".as_ref(), case.tiny.image.as_os_str()]);
-    case.untouched.check();
-}
-
-#[test]
-fn a_signal_ends_a_mount_whose_files_are_open() {
-    let case = Case::new();
-    let mount = case.mount_with(&["--swap", "8M"]);
-    let file = writer(mount.part(2));
-    write_at(&file, &noise(5000, 1), MIB);
-    let busy = output(SYNTHDISK, &["umount".as_ref(), mount.dir().as_os_str()]);
-    let said = text(&busy.stderr);
-    assert!(busy.status.code() == Some(1) && said.contains("in use"), "{said}");
-    kill(daemon(&mount), Signal::SIGTERM).unwrap();
-    wait_until("SIGTERM with open files", || mount.daemon_pids().is_empty());
-    assert!(file.write_at(b"x", 0).is_err());
-    drop(file);
-    mount.already_gone();
-    case.check();
-    let mount = case.mount();
-    assert_eq!(bytes_of(mount.part(2), MIB, 5000), noise(5000, 1));
-    mount.unmount();
-    case.untouched.check();
-}
-
-#[test]
-fn another_filesystem_at_the_same_place_survives() {
-    if !is_root() {
-        eprintln!("skipped: mounting needs root");
-        return;
-    }
-    let case = Case::new();
-    let mount = case.mount();
-    let dir = mount.dir().to_path_buf();
-    let file = writer(mount.part(1));
-    // Unmounted lazily, so that the daemon lives on until the file is closed; by then somebody
-    // else uses the place.
-    run("umount", &["-l".as_ref(), dir.as_os_str()]);
-    run("mount", &["-t", "tmpfs", "tmpfs", &dir.to_string_lossy()]);
-    fs::write(dir.join("precious"), b"data").unwrap();
-    write_at(&file, b"last words", 4096);
-    drop(file);
-    wait_until("the daemon ends", || mount.daemon_pids().is_empty());
-    let precious = fs::read(dir.join("precious"));
-    let _ = command("umount").arg(&dir).status();
-    assert_eq!(precious.expect("the other filesystem is still there"), b"data");
-    mount.already_gone();
-    let mount = case.mount();
-    assert_eq!(bytes_of(mount.part(1), 4096, 10), b"last words");
-    mount.unmount();
-    case.untouched.check();
-}
-
-#[test]
 fn a_guests_filesystem_survives_in_the_overlay() {
     if !is_root() {
         eprintln!("skipped: mounting needs root");
@@ -541,24 +403,5 @@ fn a_guests_filesystem_survives_in_the_overlay() {
         mount.unmount();
         case.check();
     }
-    case.untouched.check();
-}
-
-#[test]
-fn foreground_ends_with_its_terminal() {
-    let case = Case::new();
-    let dir = case.tiny.file("mnt");
-    fs::create_dir(&dir).unwrap();
-    let mut child = command(SYNTHDISK)
-        .args(["mount", "--foreground"])
-        .args([&case.tiny.image, &dir])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_until("mounted in the foreground", || is_mount_point(&dir));
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGHUP).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert!(!is_mount_point(&dir));
     case.untouched.check();
 }
