@@ -9,5 +9,6 @@ pub mod guests;
 pub mod hash;
 pub mod map;
 pub mod mount;
+pub mod overlay;
 pub mod process;
 pub mod tiny;
