@@ -20,7 +20,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 /// Bytes per cluster of a new overlay. See docs/BENCHMARKS.md, "Cluster size".
-const CLUSTER: u64 = 64 << 10;
+const CLUSTER: u64 = 16 << 10;
 /// A first write takes effect in pieces of at most this many bytes.
 const ALLOCATE_STEP: u64 = 2 << 20;
 
