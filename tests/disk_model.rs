@@ -10,7 +10,7 @@ use synthdisk::disk::{
 };
 use synthdisk::image::RawImage;
 
-/// Neither a multiple of the scratch block (4 KiB) nor of the cluster (64 KiB), and past one of
+/// Neither a multiple of the scratch block (4 KiB) nor of the cluster (16 KiB), and past one of
 /// scratch's write stripes.
 const LEN: u64 = (3 << 20) + 63 * 512;
 const IMAGE_START: u64 = 100 * 512;

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes per cluster of a new overlay. See docs/BENCHMARKS.md, "Cluster size".
-const CLUSTER: u64 = 64 << 10;
+const CLUSTER: u64 = 16 << 10;
 /// A first write takes effect in pieces of at most this many bytes.
 const ALLOCATE_STEP: u64 = 2 << 20;
 
