@@ -10,8 +10,8 @@ mod run;
 mod umount;
 
 use crate::Result;
-use clap::{Parser, Subcommand};
-use std::ffi::OsString;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 /// Show a bootable whole disk made from an untouched Xen partition image, with nothing copied.
@@ -37,6 +37,14 @@ enum Command {
     LibvirtXml(libvirt_xml::LibvirtXmlArgs),
     #[command(subcommand, hide = true)]
     Internal(run::Internal),
+}
+
+/// Whether `word` is one of our commands.
+fn is_subcommand(word: &OsStr) -> bool {
+    word == "help"
+        || Cli::command()
+            .get_subcommands()
+            .any(|c| c.get_name_and_visible_aliases().iter().any(|name| word == *name))
 }
 
 /// Run the command that the process was started with. Exit codes: 0 done, 1 failed, 2 wrong usage.

@@ -3,6 +3,7 @@
 //! The crate is laid out as rooms, one module per concept; `docs/ARCHITECTURE.md` says what each
 //! owns and which may call which. Arrows point down only.
 
+pub mod adapt;
 pub mod boot;
 pub mod cli;
 pub mod disk;

@@ -4,6 +4,7 @@
 //! The only room that knows all others below it. It runs once at mount; afterwards only
 //! [`gap`](mod@gap) is asked again, when the guest has changed what boots.
 
+mod adapting;
 mod build;
 mod disks;
 pub mod gap;
@@ -15,6 +16,7 @@ mod remembered;
 mod roots;
 mod source;
 
+pub use adapting::Adaptation;
 pub use build::{OverlayChoice, Plan, PlannedDisk};
 pub use options::{Bootloader, SourceOptions};
 pub use payload::BootSummary;

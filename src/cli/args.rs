@@ -28,6 +28,15 @@ pub(super) struct SourceArgs {
     pub(super) layout: LayoutArgs,
 }
 
+/// Whether the guest is edited.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Adapt {
+    /// What needs it and nothing else.
+    Auto,
+    /// Nothing.
+    None,
+}
+
 /// Options about the disk. Sizes read 512M, 20G, 1048576 or 63s (sectors).
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Disk")]
@@ -59,6 +68,10 @@ pub(super) struct LayoutArgs {
     /// UUID of the swap area, in place of the one derived from the image
     #[arg(long, value_name = "UUID")]
     swap_uuid: Option<Uuid>,
+
+    /// Edit the guest, in the overlay, so that it is at home on KVM [default: auto]
+    #[arg(long, value_enum, value_name = "auto|none", hide_possible_values = true)]
+    adapt: Option<Adapt>,
 
     /// Take the image although somebody else seems to use it
     #[arg(long)]
@@ -118,6 +131,7 @@ impl SourceArgs {
             append: l.append,
             cmdline: l.cmdline,
             entry: l.entry.as_deref().map(EntrySelector::parse),
+            adapt: l.adapt != Some(Adapt::None),
             force: l.force,
         })
     }
@@ -143,6 +157,7 @@ impl SourceArgs {
         let name = |v: clap::builder::PossibleValue| OsString::from(v.get_name());
         add("table", l.table.and_then(|t| t.to_possible_value()).map(name));
         add("bootloader", l.bootloader.and_then(|b| b.to_possible_value()).map(name));
+        add("adapt", l.adapt.and_then(|a| a.to_possible_value()).map(name));
         add("disk-id", l.disk_id.map(|id| format!("{id:08x}").into()));
         add("swap-uuid", l.swap_uuid.and_then(|v| value_of(&v)));
         add("kernel", l.kernel.clone().map(Into::into));

@@ -11,7 +11,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// `-o name=value` that stands for `--name value`, written with `_` or `-`.
-const VALUED: [&str; 16] = [
+const VALUED: [&str; 17] = [
+    "adapt",
     "config",
     "overlay",
     "overlay-dir",
@@ -38,10 +39,9 @@ pub(super) fn translate(args: &[OsString]) -> Result<Option<Vec<OsString>>> {
     let name = args.first().map(|a| Path::new(a).file_name().unwrap_or(a).to_owned());
     let by_name = name.is_some_and(|n| n.as_bytes().starts_with(b"mount."));
     let starts_plain = |a: &OsString| !a.as_bytes().starts_with(b"-");
-    let known = ["mount", "umount", "unmount", "map", "help"];
     let bare = args.len() >= 4
         && args[1..3].iter().all(starts_plain)
-        && known.iter().all(|k| args[1] != *k)
+        && !super::is_subcommand(&args[1])
         && args[3] == "-o";
     if !by_name && !bare {
         return Ok(None);

@@ -3,9 +3,10 @@
 use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
+use crate::adapt::Edit;
 use crate::fuse::{FileSpec, MountOptions, Status, StatusDisk, check_mount_point, serve};
 use crate::layout::{PartitionKind, TableKind, format_size};
-use crate::plan::{OverlayChoice, Plan, PlannedDisk};
+use crate::plan::{Adaptation, OverlayChoice, Plan, PlannedDisk};
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, Parser};
 use std::ffi::OsString;
@@ -129,10 +130,11 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     plan.boot = None;
     let shown_at = mountpoint;
     serve(files, &status, &shown_source, &target, &options, || {
+        let adapted = adapt(plan.adaptation.as_ref(), &target);
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
-        eprint!("{summary}");
+        eprint!("{summary}{adapted}");
         eprintln!("try it:  {}", qemu_line(&disk, options.read_only));
         // A closed stdout is no reason to give up a mount that works.
         let _ = writeln!(std::io::stdout(), "{}", disk.display());
@@ -182,6 +184,19 @@ fn status(plan: &Plan, read_only: bool) -> Status {
         overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
         read_only,
         disks: plan.disks.iter().map(disk).collect(),
+    }
+}
+
+/// Edit the guest through the mount; returns what to say about it. A guest that cannot be edited
+/// still boots.
+fn adapt(adaptation: Option<&Adaptation>, mountpoint: &Path) -> String {
+    let Some(adaptation) = adaptation else { return String::new() };
+    match adaptation.apply(mountpoint) {
+        Ok(()) => {
+            let line = |e: &Edit| format!("adapted: {}: {}\n", e.path, e.why);
+            adaptation.edits.iter().map(line).collect()
+        }
+        Err(e) => format!("note:    the guest is not adapted to KVM: {e}\n"),
     }
 }
 

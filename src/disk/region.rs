@@ -197,6 +197,22 @@ impl RegionTable {
         }
     }
 
+    /// Bytes of the range that are stored; an image's storage counts as a whole, because where
+    /// it lies within the image takes long to find out.
+    pub fn allocated_within(&self, offset: u64, len: u64) -> u64 {
+        let end = offset.saturating_add(len);
+        let regions = self.at_or_behind(offset).iter().take_while(|r| r.start < end);
+        let stored = regions.map(|r| {
+            let shared = r.end().min(end) - r.start.max(offset);
+            match &r.source {
+                Source::Zeros => 0,
+                Source::Bytes(_) | Source::File(_) => shared,
+                Source::Image { image, .. } => image.allocated().min(shared),
+            }
+        });
+        stored.sum()
+    }
+
     /// Whether data is stored at `offset`, and up to where that is known in one look.
     ///
     /// # Errors

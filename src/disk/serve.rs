@@ -38,6 +38,8 @@ struct Replanning {
     gap_end: u64,
     /// Set by writes behind the gap, cleared before the gap is planned again.
     stale: AtomicBool,
+    /// Set while the gap is planned: the table is not yet what `stale` says it is.
+    planning: AtomicBool,
 }
 
 /// A whole disk. Offsets and lengths in bytes; may be shared by any number of threads.
@@ -82,13 +84,14 @@ impl Disk {
             planner: Mutex::new(planner),
             gap_end,
             stale: AtomicBool::new(false),
+            planning: AtomicBool::new(false),
         });
     }
 
     /// Have the gap planned now, whether or not anything was written.
     pub fn plan_gap(&self) {
         if let Some(r) = self.replanning.get() {
-            r.stale.store(true, Ordering::Release);
+            r.stale.store(true, Ordering::SeqCst);
             self.refresh_gap(0);
         }
     }
@@ -122,6 +125,13 @@ impl Disk {
     /// Bytes of storage that the overlay takes up.
     pub fn overlay_allocated(&self) -> u64 {
         self.overlay.as_ref().map_or(0, |o| o.allocated())
+    }
+
+    /// About how many of the `len` bytes at `offset` are stored and no holes; never too few. Takes
+    /// no look at the holes themselves.
+    pub fn allocated_within(&self, offset: u64, len: u64) -> u64 {
+        let base = self.table().allocated_within(offset, len);
+        base.saturating_add(self.overlay_allocated()).min(len)
     }
 
     /// The bytes at `offset`, at most up to the end of the disk. `scratch` is used, and grown,
@@ -182,6 +192,8 @@ impl Disk {
     /// `EROFS` on a read-only disk or partition, `ENOSPC` past its end, else those of the overlay.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let overlay = self.writable(offset, buf.len() as u64)?;
+        // Blocks that are written in part are completed from the gap as it is now.
+        self.refresh_gap(offset);
         let table = self.table();
         let result = overlay.write_at(&*table, buf, offset);
         self.written(offset, buf.len() as u64);
@@ -195,6 +207,7 @@ impl Disk {
     /// As [`Disk::write_at`].
     pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let overlay = self.writable(offset, len)?;
+        self.refresh_gap(offset);
         let table = self.table();
         let result = if len > 0 { overlay.zero(&*table, offset, len) } else { Ok(()) };
         self.written(offset, len);
@@ -266,36 +279,40 @@ impl Disk {
     /// Remember that what the gap was planned from may have changed.
     fn written(&self, offset: u64, len: u64) {
         if let Some(r) = self.replanning.get() {
-            // Release pairs with the swap in `refresh_gap`: who clears the mark sees the write.
+            // Pairs with the swap in `refresh_gap`: who clears the mark sees the write. And it is
+            // in one order with what a face does next, to find out whether it holds copies.
             if offset.saturating_add(len) > r.gap_end {
-                r.stale.store(true, Ordering::Release);
+                r.stale.store(true, Ordering::SeqCst);
             }
         }
     }
 
-    /// Whether a write at `[offset, offset + len)` would be the first since the gap was planned,
-    /// so that copies of the gap's bytes which somebody keeps turn stale with it. Returns the
-    /// gap's end.
-    pub fn outdates_gap(&self, offset: u64, len: u64) -> Option<u64> {
-        let r = self.replanning.get()?;
-        let first = offset.saturating_add(len) > r.gap_end && !r.stale.load(Ordering::Relaxed);
-        first.then_some(r.gap_end)
+    /// First byte behind what follows the guest's files, if anything does: copies of the bytes
+    /// before it turn stale with every write that reaches behind it.
+    pub fn gap_end(&self) -> Option<u64> {
+        self.replanning.get().map(|r| r.gap_end)
     }
 
     /// Plan the gap again if `offset` lies in it and something was written since.
     fn refresh_gap(&self, offset: u64) {
         let Some(r) = self.replanning.get() else { return };
-        if offset >= r.gap_end || !r.stale.load(Ordering::Relaxed) {
+        if offset >= r.gap_end {
             return;
         }
+        // In this order: who sees a cleared `stale` also sees `planning`, until the table is new.
+        if !r.stale.load(Ordering::SeqCst) && !r.planning.load(Ordering::SeqCst) {
+            return;
+        }
+        // The planner itself reads behind the gap only, so it never comes here.
         let mut planner = r.planner.lock();
+        r.planning.store(true, Ordering::SeqCst);
         // Cleared first: a write that comes while we plan makes the plan stale again.
-        if !r.stale.swap(false, Ordering::Acquire) {
-            return;
+        if r.stale.swap(false, Ordering::SeqCst) {
+            if let Err(e) = self.replace_gap(planner.plan(), r.gap_end) {
+                tracing::error!("the boot gap cannot be planned again: {e}");
+            }
         }
-        if let Err(e) = self.replace_gap(planner.plan(), r.gap_end) {
-            tracing::error!("the boot gap cannot be planned again: {e}");
-        }
+        r.planning.store(false, Ordering::SeqCst);
     }
 
     fn replace_gap(&self, gap: Vec<Region>, gap_end: u64) -> Result<()> {

@@ -1,146 +1,33 @@
 //! The filesystem that the kernel sees: one directory of fixed files.
 
-use super::coherence::{CacheState, InvalidatorHandle, outdated_pages};
-use super::files::FileSpec;
-use super::options::MountOptions;
+mod state;
+
+use super::coherence::{Way, all_pages};
 use super::serve::STATUS_FILE;
 use crate::disk::Chunk;
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    AccessFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
     ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+pub(super) use state::View;
+use state::{CACHED, DIRECT, FIRST_FILE, MAPPABLE, ROOT, STATUS, to_errno};
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Nothing about the files ever changes but their bytes.
 const TTL: Duration = Duration::from_secs(3600);
 /// Largest request, in bytes; the kernel's own limit unless raised by the administrator.
 const MAX_REQUEST: u32 = 1 << 20;
-const ROOT: u64 = 1;
-const STATUS: u64 = 2;
-const FIRST_FILE: u64 = 3;
-/// File handles: through the page cache or past it.
-const CACHED: FileHandle = FileHandle(0);
-const DIRECT: FileHandle = FileHandle(1);
 
 thread_local! {
     /// Where a thread assembles replies that cannot be sent in place.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// State of a mount.
-pub(super) struct View {
-    files: Vec<(FileSpec, CacheState)>,
-    status: Vec<u8>,
-    options: MountOptions,
-    uid: u32,
-    gid: u32,
-    made: SystemTime,
-    invalidator: InvalidatorHandle,
-}
-
-impl View {
-    pub(super) fn new(
-        files: Vec<FileSpec>,
-        status: Vec<u8>,
-        options: MountOptions,
-        invalidator: InvalidatorHandle,
-    ) -> Self {
-        Self {
-            files: files.into_iter().map(|f| (f, CacheState::default())).collect(),
-            status,
-            uid: options.uid.unwrap_or(nix::unistd::geteuid().as_raw()),
-            gid: options.gid.unwrap_or(nix::unistd::getegid().as_raw()),
-            options,
-            made: SystemTime::now(),
-            invalidator,
-        }
-    }
-
-    fn file(&self, ino: INodeNo) -> Option<&(FileSpec, CacheState)> {
-        self.files.get(usize::try_from(ino.0.checked_sub(FIRST_FILE)?).ok()?)
-    }
-
-    fn is_read_only(&self, file: &FileSpec) -> bool {
-        self.options.read_only || file.disk.is_read_only()
-    }
-
-    fn attr(&self, ino: INodeNo) -> Option<FileAttr> {
-        let (kind, perm, size) = match ino.0 {
-            ROOT => (FileType::Directory, self.options.file_mode() | x_bits(&self.options), 0),
-            STATUS => (FileType::RegularFile, 0o444, self.status.len() as u64),
-            _ => {
-                let (file, _) = self.file(ino)?;
-                let writable = if self.is_read_only(file) { 0o444 } else { 0o666 };
-                (FileType::RegularFile, self.options.file_mode() & writable, file.len)
-            }
-        };
-        Some(FileAttr {
-            ino,
-            size,
-            blocks: size.div_ceil(512),
-            atime: self.made,
-            mtime: self.made,
-            ctime: self.made,
-            crtime: self.made,
-            kind,
-            perm,
-            nlink: if kind == FileType::Directory { 2 } else { 1 },
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        })
-    }
-
-    /// Do `change` to a file, then drop what it made untrue from the page cache, then `answer`.
-    fn change(
-        &self,
-        ino: INodeNo,
-        fh: FileHandle,
-        (offset, len): (u64, u64),
-        change: impl FnOnce(&FileSpec) -> io::Result<()>,
-        answer: impl FnOnce(Result<(), Errno>) + Send + 'static,
-    ) {
-        let Some((file, _)) = self.file(ino) else { return answer(Err(Errno::EBADF)) };
-        if self.is_read_only(file) {
-            return answer(Err(Errno::EROFS));
-        }
-        if offset.checked_add(len).is_none_or(|end| end > file.len) {
-            return answer(Err(Errno::ENOSPC));
-        }
-        let at = file.start + offset;
-        let direct = fh == DIRECT;
-        let outdates_gap = file.disk.outdates_gap(at, len);
-        let result = change(file).map_err(to_errno);
-        let files = self.files.iter().zip(FIRST_FILE..).map(|((f, c), i)| (INodeNo(i), f, c));
-        let pages = outdated_pages(files, file, offset, len, direct, outdates_gap);
-        if !direct && outdates_gap.is_some_and(|gap_end| at < gap_end) {
-            // The kernel holds pages of the gap locked until this very write is answered.
-            answer(result);
-            self.invalidator.run(pages, || {});
-        } else {
-            self.invalidator.run(pages, move || answer(result));
-        }
-    }
-}
-
-fn x_bits(options: &MountOptions) -> u16 {
-    (options.file_mode() & 0o444) >> 2
-}
-
-fn to_errno(e: io::Error) -> Errno {
-    tracing::warn!("I/O error: {e}");
-    match e.kind() {
-        io::ErrorKind::StorageFull => Errno::ENOSPC,
-        _ => Errno::from_i32(e.raw_os_error().unwrap_or(libc::EIO)),
-    }
 }
 
 impl Filesystem for View {
@@ -235,14 +122,28 @@ impl Filesystem for View {
         if writes && self.is_read_only(file) {
             return reply.error(Errno::EROFS);
         }
-        if !file.is_whole() || flags.0 & libc::O_DIRECT != 0 {
-            let direct = FopenFlags::FOPEN_DIRECT_IO
-                | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-                | FopenFlags::FOPEN_NOFLUSH;
+        let direct = FopenFlags::FOPEN_DIRECT_IO
+            | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+            | FopenFlags::FOPEN_NOFLUSH;
+        if flags.0 & libc::O_DIRECT != 0 {
             return reply.opened(DIRECT, direct);
         }
-        let keep = if cache.open() { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-        reply.opened(CACHED, keep | FopenFlags::FOPEN_NOFLUSH);
+        let still_true = cache.open();
+        if !file.is_whole() {
+            // The kernel drops pages of earlier mappings by itself.
+            return reply.opened(MAPPABLE, direct);
+        }
+        // Dropping is not left to the kernel, which does it after the answer: another program's
+        // open could come in between and take the old pages for good.
+        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+        let pages = if still_true { Vec::new() } else { all_pages(ino) };
+        let cache = Arc::clone(cache);
+        self.invalidator.run(pages, move || {
+            if !still_true {
+                cache.renewed();
+            }
+            reply.opened(CACHED, flags);
+        });
     }
 
     fn release(
@@ -255,7 +156,7 @@ impl Filesystem for View {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let (Some((_, cache)), CACHED) = (self.file(ino), fh) {
+        if let (Some((_, cache)), CACHED | MAPPABLE) = (self.file(ino), fh) {
             cache.release();
         }
         reply.ok();
@@ -277,7 +178,10 @@ impl Filesystem for View {
             let to = from.saturating_add(size as usize).min(self.status.len());
             return reply.data(&self.status[from..to]);
         }
-        let Some((file, _)) = self.file(ino) else { return reply.error(Errno::EBADF) };
+        let Some((file, cache)) = self.file(ino) else { return reply.error(Errno::EBADF) };
+        if file.disk.gap_end().is_some_and(|gap_end| file.start + offset < gap_end) {
+            cache.reads_gap();
+        }
         let len = u64::from(size).min(file.len.saturating_sub(offset)) as usize;
         BUFFER.with_borrow_mut(|buffer| match file.disk.read(file.start + offset, len, buffer) {
             Ok(Chunk::Mapped(slice)) => reply.data(slice.for_syscall()),
@@ -293,20 +197,31 @@ impl Filesystem for View {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = data.len() as u32;
-        let range = (offset, data.len() as u64);
+        let Some((file, _)) = self.file(ino) else { return reply.error(Errno::EBADF) };
+        // As on a block device, what still fits is written.
+        let len = file.len.saturating_sub(offset).min(data.len() as u64);
+        if len == 0 && !data.is_empty() {
+            return reply.error(Errno::ENOSPC);
+        }
+        let data = &data[..len as usize];
+        let way = match fh {
+            // Its handle is any that the kernel has for the file.
+            _ if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) => Way::WriteBack,
+            CACHED => Way::Cached,
+            _ => Way::Direct,
+        };
         self.change(
             ino,
-            fh,
-            range,
+            (offset, len),
+            way,
             |file| file.disk.write_at(data, file.start + offset),
             move |result| match result {
-                Ok(()) => reply.written(written),
+                Ok(()) => reply.written(len as u32),
                 Err(e) => reply.error(e),
             },
         );
@@ -323,29 +238,16 @@ impl Filesystem for View {
         reply: ReplyEmpty,
     ) {
         let Some((file, _)) = self.file(ino) else { return reply.error(Errno::EBADF) };
-        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let zeroes = [
-            punch,
-            libc::FALLOC_FL_ZERO_RANGE,
-            libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
-        ];
-        let within = offset.checked_add(length).is_some_and(|end| end <= file.len);
-        if !zeroes.contains(&mode) {
-            // Preallocation within the disk: every byte can be written already.
-            return match mode & !libc::FALLOC_FL_KEEP_SIZE {
-                0 if within => reply.ok(),
-                0 => reply.error(Errno::EFBIG),
-                _ => reply.error(Errno::EOPNOTSUPP),
-            };
-        }
-        // As other filesystems do, what lies past the end is passed over.
-        let length = length.min(file.len.saturating_sub(offset));
-        let offset = offset.min(file.len);
+        let (offset, len) = match file.range_to_zero(mode, offset, length) {
+            Ok(Some(range)) => range,
+            Ok(None) => return reply.ok(),
+            Err(e) => return reply.error(Errno::from_i32(e)),
+        };
         self.change(
             ino,
-            fh,
-            (offset, length),
-            |file| file.disk.zero(file.start + offset, length),
+            (offset, len),
+            if fh == CACHED { Way::Cached } else { Way::Direct },
+            |file| file.disk.zero(file.start + offset, len),
             move |result| match result {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(e),
@@ -363,23 +265,16 @@ impl Filesystem for View {
         reply: ReplyLseek,
     ) {
         let Some((file, _)) = self.file(ino) else { return reply.error(Errno::EBADF) };
-        let Some(mut at) = u64::try_from(offset).ok().filter(|at| *at < file.len) else {
-            return reply.error(Errno::ENXIO);
-        };
-        let wanted = match whence {
+        let data = match whence {
             libc::SEEK_DATA => true,
             libc::SEEK_HOLE => false,
             _ => return reply.error(Errno::EINVAL),
         };
-        while at < file.len {
-            match file.disk.extent_at(file.start + at) {
-                Ok(run) if run.data == wanted => return reply.offset(at as i64),
-                Ok(run) => at = run.end.saturating_sub(file.start),
-                Err(e) => return reply.error(to_errno(e)),
-            }
+        match u64::try_from(offset).map_or(Ok(None), |offset| file.seek(offset, data)) {
+            Ok(Some(at)) => reply.offset(at as i64),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(e) => reply.error(to_errno(e)),
         }
-        // The end of a file counts as a hole.
-        if wanted { reply.error(Errno::ENXIO) } else { reply.offset(file.len as i64) }
     }
 
     fn flush(

@@ -1,5 +1,6 @@
 //! Putting the guest together.
 
+use super::adapting::{Adaptation, adaptation};
 use super::disks::{CreatedFile, Prepared, is_read_only};
 use super::gap::{GuestPlanner, direct_gap, not_planned, wanted_gap};
 use super::guest::{BootWish, DiskContent, GuestSpec, GuestWish};
@@ -56,6 +57,8 @@ pub struct Plan {
     pub disks: Vec<PlannedDisk>,
     /// What boots; `None` without a boot loader of ours.
     pub boot: Option<BootSummary>,
+    /// Edits that the guest needs, to be made once its partitions can be written.
+    pub adaptation: Option<Adaptation>,
     /// The images, absolute.
     pub images: Vec<PathBuf>,
     /// What a user should know.
@@ -103,7 +106,8 @@ impl Plan {
         let mut summary = None;
         let mut first_gap = None;
         if let BootWish::Host { kernel, initrds, cmdline } = &boot {
-            let payload = from_host(kernel, initrds, cmdline, &rules)
+            let readers = image_readers(&disks[0]);
+            let payload = from_host(kernel, initrds, cmdline, &rules, readers)
                 .map_err(|e| name_the_way_out(e, options))?;
             notes.extend(missing_modules(&payload, &disks, options));
             if let (Some(table), Some(layout)) = (disks[0].table_bytes()?, &disks[0].layout) {
@@ -129,11 +133,26 @@ impl Plan {
             });
         }
         if let BootWish::Guest(wish) = &boot {
-            summary = Some(follow_guest(&planned[0], &disks[0], wish, rules)?);
+            summary = Some(follow_guest(&planned[0], &disks[0], wish, rules.clone())?);
         }
+        let adaptation = match &summary {
+            Some(summary) if options.adapt && !planned[0].disk.is_read_only() => {
+                let same_names = options.config.is_some() || options.images.len() > 1;
+                adaptation(&planned[0], &rules, &summary.cmdline, same_names, &mut notes)
+            }
+            _ => None,
+        };
         let images = disks.iter().flat_map(|d| super::disks::marks(d.source));
         let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
-        Ok(Self { name: spec.name, disks: planned, boot: summary, images, notes, created })
+        Ok(Self {
+            name: spec.name,
+            disks: planned,
+            boot: summary,
+            adaptation,
+            images,
+            notes,
+            created,
+        })
     }
 
     /// The mount has succeeded: new overlays stay.
@@ -163,6 +182,7 @@ fn rules(disks: &[Prepared], options: &SourceOptions, spec: &GuestSpec) -> Cmdli
         partitions: disks.iter().flat_map(Prepared::names).collect(),
         append: options.append.clone(),
         replace: options.cmdline.clone(),
+        adapt: options.adapt,
         root_hint: spec.root_hint.clone(),
     }
 }
@@ -186,23 +206,31 @@ fn preview(boot: &BootWish, rules: &CmdlineRules, disk: &Prepared) -> Result<Opt
         BootWish::Nothing => Ok(None),
         BootWish::Host { kernel, initrds, cmdline } => {
             // What is wrong with these files is said when they are opened for good.
-            Ok(from_host(kernel, initrds, cmdline, rules).ok())
+            Ok(from_host(kernel, initrds, cmdline, rules, image_readers(disk)).ok())
         }
-        BootWish::Guest(wish) => {
-            let readers = candidates(disk).into_iter().filter_map(|(i, number)| {
-                let source = disk.partitions().iter().find(|p| p.number == number)?;
-                Some((i, ImageReader(Arc::clone(&source.image.image))))
-            });
-            from_guest(readers, wish, rules).map(Some)
-        }
+        BootWish::Guest(wish) => from_guest(&image_readers(disk), wish, rules).map(Some),
     }
+}
+
+/// The candidates, read from the images themselves.
+fn image_readers(disk: &Prepared) -> Vec<(usize, ImageReader)> {
+    let reader = |(i, number)| {
+        let source = disk.partitions().iter().find(|p| p.number == number)?;
+        Some((i, ImageReader(Arc::clone(&source.image.image))))
+    };
+    candidates(disk).into_iter().filter_map(reader).collect()
 }
 
 /// The partition that `--root-size` is about: the config's root, else the first listed.
 fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
     let hinted = spec.root_hint.as_deref().and_then(|hint| {
-        let rules =
-            CmdlineRules { partitions: disk.names(), append: None, replace: None, root_hint: None };
+        let rules = CmdlineRules {
+            partitions: disk.names(),
+            append: None,
+            replace: None,
+            adapt: false,
+            root_hint: None,
+        };
         rules.root_of(hint).filter(|p| p.kind == PartitionKind::Linux).map(|p| p.number)
     });
     hinted.or_else(|| disk.first_listed().map(|p| p.number))

@@ -198,10 +198,11 @@ pub(super) struct GuestPlanner {
 
 impl BootPlanner for GuestPlanner {
     fn plan(&mut self) -> Vec<Region> {
-        let readers = self.candidates.iter().map(|&(index, start, len)| {
+        let reader = |&(index, start, len): &(usize, u64, u64)| {
             (index, PartitionReader { disk: Weak::clone(&self.disk), start, len })
-        });
-        let payload = from_guest(readers, &self.wish, &self.rules);
+        };
+        let readers: Vec<_> = self.candidates.iter().map(reader).collect();
+        let payload = from_guest(&readers, &self.wish, &self.rules);
         let regions = direct_gap(&self.table, &payload, self.gap_end);
         *self.latest.lock() = payload.map(|p| p.summary);
         regions
@@ -215,10 +216,11 @@ pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
 
 /// A partition of the disk as the guest room wants to read it. Holds the disk weakly: the disk's
 /// own regions hold this.
-struct PartitionReader {
-    disk: Weak<Disk>,
-    start: u64,
-    len: u64,
+#[derive(Clone)]
+pub(super) struct PartitionReader {
+    pub(super) disk: Weak<Disk>,
+    pub(super) start: u64,
+    pub(super) len: u64,
 }
 
 impl ReadAt for PartitionReader {

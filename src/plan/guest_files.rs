@@ -6,6 +6,7 @@
 
 use super::guest::GuestWish;
 use super::payload::PayloadFile;
+use crate::adapt::old_interface_names;
 use crate::boot::linux::HEAD_BYTES;
 use crate::disk::{RegionFile, Source};
 use crate::guest::ext4::Ext4Fs;
@@ -33,6 +34,8 @@ pub(super) struct Opened {
     pub(super) files: Vec<PayloadFile>,
     /// Whether this is a root filesystem, and not a separate /boot.
     pub(super) is_root: bool,
+    /// Whether its network configuration names `eth0`.
+    pub(super) old_names: bool,
 }
 
 /// A read that the thread is to do: file, offset, length, and where to send the bytes.
@@ -158,8 +161,8 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
             })),
         })
         .collect();
-    let Found { boot, kernel_head, is_root, .. } = found;
-    Ok(Opened { boot, kernel_head, files, is_root })
+    let Found { boot, kernel_head, is_root, old_names, .. } = found;
+    Ok(Opened { boot, kernel_head, files, is_root, old_names })
 }
 
 struct FoundFile {
@@ -173,6 +176,7 @@ struct Found {
     kernel_head: Vec<u8>,
     files: Vec<FoundFile>,
     is_root: bool,
+    old_names: bool,
 }
 
 type OpenFiles<'a> = Vec<Box<dyn GuestFile + 'a>>;
@@ -204,7 +208,8 @@ fn look<'a>(fs: &'a Ext4Fs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> 
         open.push(file);
     }
     let is_root = fs.stat("/etc").is_ok();
-    Ok((Found { boot, kernel_head, files, is_root }, open))
+    let old_names = old_interface_names(fs);
+    Ok((Found { boot, kernel_head, files, is_root, old_names }, open))
 }
 
 /// The entry that boots, with the files that the domU config puts in place of the entry's.
@@ -234,6 +239,11 @@ fn boot_of(fs: &Ext4Fs, wish: &GuestWish) -> Result<Boot> {
         boot.cmdline = format!("{} {append}", boot.cmdline).trim().to_owned();
     }
     Ok(boot)
+}
+
+/// Whether the network configuration in the root filesystem in `reader` names `eth0`.
+pub(super) fn has_old_names(reader: impl ReadAt + Send + 'static) -> bool {
+    Ext4Fs::open(reader).is_ok_and(|fs| old_interface_names(&fs))
 }
 
 /// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` when it

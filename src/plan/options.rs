@@ -50,6 +50,8 @@ pub struct SourceOptions {
     pub cmdline: Option<String>,
     /// Entry of the guest's boot menu, in place of its default.
     pub entry: Option<EntrySelector>,
+    /// Edit the guest, in the overlay, so that it is at home on KVM.
+    pub adapt: bool,
     /// Take the image although it seems to be in use.
     pub force: bool,
 }

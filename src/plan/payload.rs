@@ -61,6 +61,7 @@ pub(super) fn from_host(
     initrds: &[PathBuf],
     cmdline: &str,
     rules: &CmdlineRules,
+    candidates: impl IntoIterator<Item = Candidate<impl ReadAt + Send + 'static>>,
 ) -> Result<Payload> {
     let kernel = host_file(kernel_path)?;
     let mut head = vec![0; kernel.len().min(HEAD_BYTES as u64) as usize];
@@ -70,6 +71,10 @@ pub(super) fn from_host(
     let header = check_kernel(&head, &kernel_path.display().to_string())?;
     let initrds = initrds.iter().map(|p| host_file(p)).collect::<Result<Vec<_>>>()?;
     let (adapted, changes) = rules.adapt(cmdline, !initrds.is_empty(), None);
+    let root = rules.root_index(&adapted);
+    let root = candidates.into_iter().find(|(index, _)| Some(*index) == root);
+    let old_names = root.is_some_and(|(_, reader)| guest_files::has_old_names(reader));
+    let (adapted, _) = rules.with_old_names(adapted, old_names);
     check_cmdline(&adapted, &header)?;
     let describe = |image: &Arc<RawImage>| image.path().display().to_string();
     let file = |image: Arc<RawImage>| PayloadFile {
@@ -105,14 +110,14 @@ pub(super) type Candidate<R> = (usize, R);
 /// # Errors
 /// What the first candidate gave when none has a kernel: [`ErrorKind::NotFound`] when it has none,
 /// else what reading its filesystem gave.
-pub(super) fn from_guest<R: ReadAt + Send + 'static>(
-    candidates: impl IntoIterator<Item = Candidate<R>>,
+pub(super) fn from_guest<R: ReadAt + Clone + Send + 'static>(
+    candidates: &[Candidate<R>],
     wish: &GuestWish,
     rules: &CmdlineRules,
 ) -> Result<Payload> {
     let mut first_error = None;
     for (index, reader) in candidates {
-        match from_partition(index, reader, wish, rules) {
+        match from_partition(*index, reader, candidates, wish, rules) {
             Ok(payload) => return Ok(payload),
             Err(e) => drop(first_error.get_or_insert(e)),
         }
@@ -122,17 +127,28 @@ pub(super) fn from_guest<R: ReadAt + Send + 'static>(
     Err(first_error.unwrap_or_else(nothing))
 }
 
-fn from_partition(
+fn from_partition<R: ReadAt + Clone + Send + 'static>(
     index: usize,
-    reader: impl ReadAt + Send + 'static,
+    reader: &R,
+    candidates: &[Candidate<R>],
     wish: &GuestWish,
     rules: &CmdlineRules,
 ) -> Result<Payload> {
-    let opened = guest_files::open(reader, wish)?;
+    let opened = guest_files::open(reader.clone(), wish)?;
     let boot = opened.boot;
     let header = check_kernel(&opened.kernel_head, &boot.kernel)?;
     let likely_root = opened.is_root.then_some(index);
-    let (cmdline, changes) = rules.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
+    let (cmdline, mut changes) = rules.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
+    let old_names = match rules.root_index(&cmdline) {
+        // A separate /boot says nothing of the network; its root does.
+        Some(root) if root != index => {
+            let root = candidates.iter().find(|(i, _)| *i == root);
+            root.is_some_and(|(_, reader)| guest_files::has_old_names(reader.clone()))
+        }
+        _ => opened.old_names,
+    };
+    let (cmdline, why) = rules.with_old_names(cmdline, old_names);
+    changes.extend(why);
     check_cmdline(&cmdline, &header)?;
     let mut files = opened.files.into_iter();
     let kernel = files

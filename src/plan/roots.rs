@@ -23,6 +23,8 @@ pub(super) struct CmdlineRules {
     pub(super) partitions: Vec<PartitionNames>,
     pub(super) append: Option<String>,
     pub(super) replace: Option<String>,
+    /// Whether the guest may be adapted to KVM beyond what its root needs.
+    pub(super) adapt: bool,
     /// The config's command line, consulted when the guest's own does not name a root.
     pub(super) root_hint: Option<String>,
 }
@@ -62,6 +64,31 @@ impl CmdlineRules {
         self.find(&last_value(words, "root")?).filter(|p| p.kind == PartitionKind::Linux)
     }
 
+    /// As [`Self::root_of`], as an index into the partitions.
+    pub(super) fn root_index(&self, words: &str) -> Option<usize> {
+        let root = self.root_of(words)?;
+        self.partitions.iter().position(|p| std::ptr::eq(p, root))
+    }
+
+    /// `cmdline`, told to name interfaces as under Xen if the guest's configuration does so.
+    pub(super) fn with_old_names(
+        &self,
+        cmdline: String,
+        old_names: bool,
+    ) -> (String, Option<String>) {
+        let said = self.replace.is_some() || cmdline.contains("net.ifnames=");
+        if said || !old_names || !self.adapt {
+            return (cmdline, None);
+        }
+        let why = "net.ifnames=0 added: the guest's network configuration names eth0".to_owned();
+        // What stands behind a lone -- is init's.
+        let cmdline = match cmdline.split_once(" -- ") {
+            Some((kernel, init)) => format!("{kernel} net.ifnames=0 -- {init}"),
+            None => format!("{cmdline} net.ifnames=0"),
+        };
+        (cmdline, Some(why))
+    }
+
     /// The partition that `name` means: a device under Xen or KVM, `UUID=` or `LABEL=`.
     fn find(&self, name: &str) -> Option<&PartitionNames> {
         let same = |a: &Option<String>, b: &str| {
@@ -72,6 +99,9 @@ impl CmdlineRules {
         }
         if let Some(label) = name.strip_prefix("LABEL=") {
             return self.partitions.iter().find(|p| same(&p.label, label));
+        }
+        if let Some(partuuid) = name.strip_prefix("PARTUUID=") {
+            return self.partitions.iter().find(|p| p.partuuid.eq_ignore_ascii_case(partuuid));
         }
         let device = name.strip_prefix("/dev/").unwrap_or(name);
         let rest = ["xvd", "sd", "hd", "vd"].iter().find_map(|p| device.strip_prefix(p))?;
@@ -115,6 +145,7 @@ mod tests {
             ],
             append: None,
             replace: None,
+            adapt: true,
             root_hint: None,
         }
     }

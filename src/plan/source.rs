@@ -126,7 +126,7 @@ fn read_part(image: &RawImage, offset: u64, len: u64) -> io::Result<Vec<u8>> {
 }
 
 /// An image as the guest room wants to read it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ImageReader(pub(super) Arc<RawImage>);
 
 impl ReadAt for ImageReader {

@@ -7,6 +7,7 @@ pub mod console;
 pub mod file;
 pub mod guests;
 pub mod hash;
+pub mod map;
 pub mod mount;
 pub mod process;
 pub mod tiny;

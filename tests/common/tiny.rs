@@ -39,7 +39,8 @@ impl Tiny {
         fs::write(tree.join("boot/vmlinuz-1"), fake_kernel(1)).expect("our own file");
         fs::write(tree.join("boot/initrd.img-1"), noise(INITRD_LEN, 101)).expect("our own file");
         fs::write(tree.join("boot/grub/menu.lst"), menu("1")).expect("our own file");
-        fs::write(tree.join("etc/fstab"), "/dev/xvda2 / ext4 defaults 0 1\n").expect("our own");
+        fs::write(tree.join("etc/fstab"), format!("UUID={UUID} / ext4 defaults 0 1\n"))
+            .expect("our own");
         fs::write(tree.join("data"), noise(3 << 20, 7)).expect("our own file");
         symlink("boot/vmlinuz-1", tree.join("vmlinuz")).expect("a link in our own directory");
         edit(&tree);

@@ -1,0 +1,70 @@
+//! What the guest must be told about its new disk.
+
+use super::build::PlannedDisk;
+use super::gap::PartitionReader;
+use super::roots::{CmdlineRules, PartitionNames};
+use crate::adapt::{Device, Devices, Edit, apply, propose};
+use crate::guest::ext4::Ext4Fs;
+use crate::layout::PartitionKind;
+use crate::{Error, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Edits of the guest's root filesystem.
+#[derive(Clone, Debug)]
+pub struct Adaptation {
+    /// Name of the partition's file in a mount.
+    pub file: String,
+    /// The edits; there is at least one.
+    pub edits: Vec<Edit>,
+}
+
+impl Adaptation {
+    /// Make the edits in a mount on `dir`.
+    ///
+    /// # Errors
+    /// Those of [`apply`].
+    pub fn apply(&self, dir: &Path) -> Result<()> {
+        apply(&self.edits, &dir.join(&self.file))
+    }
+}
+
+/// The edits that the guest on `planned` needs, which boots with `cmdline`. What cannot be looked
+/// into is left as it is, and `notes` say so.
+pub(super) fn adaptation(
+    planned: &PlannedDisk,
+    rules: &CmdlineRules,
+    cmdline: &str,
+    same_names: bool,
+    notes: &mut Vec<String>,
+) -> Option<Adaptation> {
+    let root = rules.root_of(cmdline)?;
+    let placed = planned.layout.as_ref()?.partitions.iter().find(|p| {
+        // The first disk's partitions come first among the rules'.
+        p.number == root.number && rules.partitions[0].disk == root.disk
+    })?;
+    let reader = PartitionReader {
+        disk: Arc::downgrade(&planned.disk),
+        start: placed.start,
+        len: placed.len,
+    };
+    let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
+    let devices = std::iter::once(root).chain(others).map(device).collect();
+    let proposed = Ext4Fs::open(reader)
+        .and_then(|fs| propose(&fs, &Devices::new(devices, same_names)))
+        .map_err(|e: Error| notes.push(format!("the guest is not adapted to KVM: {e}")));
+    let edits = proposed.ok().filter(|edits| !edits.is_empty())?;
+    Some(Adaptation { file: format!("part{}.raw", placed.number), edits })
+}
+
+fn device(p: &PartitionNames) -> Device {
+    Device {
+        disk: p.disk.clone(),
+        number: p.number,
+        spec: match &p.uuid {
+            Some(uuid) => format!("UUID={uuid}"),
+            None => format!("PARTUUID={}", p.partuuid),
+        },
+        swap: p.kind == PartitionKind::Swap,
+    }
+}
