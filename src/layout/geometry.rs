@@ -116,7 +116,7 @@ impl Layout {
             let what = match table {
                 TableKind::Mbr => {
                     "the disk would be larger than 2 TiB, the most an MBR partition table can \
-                     describe"
+                     describe; a GPT can (--table gpt)"
                 }
                 TableKind::Gpt => "the disk would be too large",
             };
@@ -129,13 +129,12 @@ impl Layout {
         let mut next = align_up(spec.gap.max(head))?;
         for p in &spec.partitions {
             if !(1..=numbers).contains(&p.number) {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!(
-                        "the partition table has no partition {}, only 1 to {numbers}",
-                        p.number
-                    ),
-                ));
+                let what = match table {
+                    TableKind::Mbr => "an MBR has four; a GPT has more (--table gpt)",
+                    TableKind::Gpt => "a GPT has 128",
+                };
+                let what = format!("there can be no partition {}: {what}", p.number);
+                return Err(Error::new(ErrorKind::Invalid, what));
             }
             if partitions.iter().any(|q| q.number == p.number) {
                 return Err(Error::new(

@@ -53,7 +53,7 @@ pub struct PlannedDisk {
 pub struct Plan {
     /// The guest's name.
     pub name: String,
-    /// Its disks; the firmware boots from the first that is no CD, which comes first.
+    /// Its disks; the firmware boots from the first.
     pub disks: Vec<PlannedDisk>,
     /// What boots; `None` without a boot loader of ours.
     pub boot: Option<BootSummary>,
@@ -86,7 +86,11 @@ impl Plan {
             disks.push(Prepared::new(source, options, bootloader, first == Some(i), path)?);
         }
         // The firmware boots from the first disk, so it is the first in every list.
-        disks.sort_by_key(|d| matches!(d.source.content, DiskContent::Cdrom(_)));
+        let first = first.map(|i| &spec.disks[i]);
+        disks.sort_by_key(|d| {
+            let is_first = first.is_some_and(|f| std::ptr::eq(f, d.source));
+            (!is_first, matches!(d.source.content, DiskContent::Cdrom(_)))
+        });
         let with_loader = disks[0].shape.bootloader == Bootloader::Direct;
         let boot = if with_loader { spec.boot.clone() } else { BootWish::Nothing };
 

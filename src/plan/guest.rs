@@ -1,6 +1,7 @@
 //! What the user named, images or a domU config, as one description of a guest.
 
 use super::options::{Bootloader, SourceOptions};
+use super::roots::root_disk;
 use super::source::SourceImage;
 use crate::guest::probe::Content;
 use crate::guest::select::EntrySelector;
@@ -30,6 +31,16 @@ pub(super) struct DiskSource {
     /// `a`.
     pub(super) letters: String,
     pub(super) content: DiskContent,
+}
+
+impl DiskSource {
+    fn may_boot(&self) -> bool {
+        match &self.content {
+            DiskContent::Partitions(partitions) => partitions.iter().any(|p| !p.image.is_swap()),
+            DiskContent::Whole { .. } => true,
+            DiskContent::Cdrom(_) => false,
+        }
+    }
 }
 
 /// What a disk is made of.
@@ -182,9 +193,18 @@ impl GuestSpec {
         })
     }
 
-    /// The disk that the firmware boots from.
+    /// The disk that the firmware is to boot: the first that is more than swap or a cdrom, but with
+    /// a kernel of this host the one that holds the root filesystem.
     pub(super) fn first_disk(&self) -> Option<usize> {
-        self.disks.iter().position(|d| !matches!(d.content, DiskContent::Cdrom(_)))
+        let any = self.disks.iter().position(DiskSource::may_boot);
+        let hint = self.root_hint.as_deref().filter(|_| matches!(self.boot, BootWish::Host { .. }));
+        let letters = hint.and_then(root_disk);
+        let root = self.disks.iter().position(|d| {
+            let together = matches!(d.content, DiskContent::Partitions(_));
+            together && d.may_boot() && letters.as_ref() == Some(&d.letters)
+        });
+        let cdrom = |d: &DiskSource| matches!(d.content, DiskContent::Cdrom(_));
+        root.or(any).or_else(|| self.disks.iter().position(|d| !cdrom(d)))
     }
 }
 

@@ -103,15 +103,22 @@ impl CmdlineRules {
         if let Some(partuuid) = name.strip_prefix("PARTUUID=") {
             return self.partitions.iter().find(|p| p.partuuid.eq_ignore_ascii_case(partuuid));
         }
-        let device = name.strip_prefix("/dev/").unwrap_or(name);
-        let rest = ["xvd", "sd", "hd", "vd"].iter().find_map(|p| device.strip_prefix(p))?;
-        let letters = rest.trim_end_matches(|c: char| c.is_ascii_digit());
-        let number: u32 = match &rest[letters.len()..] {
-            "" => 1,
-            digits => digits.parse().ok()?,
-        };
+        let (letters, digits) = device_name(name)?;
+        let number: u32 = if digits.is_empty() { 1 } else { digits.parse().ok()? };
         self.partitions.iter().find(|p| p.disk == letters && p.number == number)
     }
+}
+
+/// Disk letters and partition number, as written, of a device of the xvd, sd, hd or vd kind.
+fn device_name(name: &str) -> Option<(&str, &str)> {
+    let device = name.strip_prefix("/dev/").unwrap_or(name);
+    let rest = ["xvd", "sd", "hd", "vd"].iter().find_map(|p| device.strip_prefix(p))?;
+    Some(rest.split_at(rest.trim_end_matches(|c: char| c.is_ascii_digit()).len()))
+}
+
+/// The letters of the disk that the last `root=` among `words` names.
+pub(super) fn root_disk(words: &str) -> Option<String> {
+    Some(device_name(&last_value(words, "root")?)?.0.to_owned())
 }
 
 /// The value of the last `key=` among `words`.

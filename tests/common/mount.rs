@@ -196,7 +196,8 @@ impl LoopDev {
     pub fn attach_partitions(file: impl AsRef<Path>, read_only: bool) -> Self {
         let mut this = Self::attach(file, read_only);
         this.partitions = true;
-        run("partx", &["-u", &this.device]);
+        // Not -u, which stops at the first gap in the numbering.
+        run("partx", &["-a", &this.device]);
         this
     }
 
