@@ -108,7 +108,16 @@ impl Mount {
     pub fn unmount(mut self) {
         self.mounted = false;
         let args = [OsStr::new("umount"), self.dir.as_os_str()];
-        let result = output(SYNTHDISK, &args);
+        let mut result = output(SYNTHDISK, &args);
+        // A child that another test of this process is just starting has our files open until it
+        // runs its program.
+        for _ in 0..50 {
+            if result.status.success() || !text(&result.stderr).contains("is in use") {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            result = output(SYNTHDISK, &args);
+        }
         if !result.status.success() {
             self.force();
             panic!("synthdisk umount failed: {}", text(&result.stderr));
