@@ -88,14 +88,14 @@ impl MountArgs {
                 .mut_args(|a| a.required(false))
                 .no_binary_name(true)
                 .try_get_matches_from(long)
-                .map_err(|e| Error::with_source(ErrorKind::Invalid, "in -o", e))?;
+                .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
             self.update_from_arg_matches(&matches)
-                .map_err(|e| Error::with_source(ErrorKind::Invalid, "in -o", e))?;
+                .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
         }
         options.read_only |= self.read_only;
         if options.read_only && (self.overlay.is_some() || self.overlay_dir.is_some()) {
             return Err(Error::new(
-                ErrorKind::Invalid,
+                ErrorKind::Usage,
                 "a read-only mount writes to no overlay; leave out one of the two",
             ));
         }

@@ -137,7 +137,14 @@ impl Plan {
             });
         }
         if let BootWish::Guest(wish) = &boot {
-            summary = Some(follow_guest(&planned[0], &disks[0], wish, rules.clone())?);
+            match follow_guest(&planned[0], &disks[0], wish, rules.clone()) {
+                Ok(boots) => summary = Some(boots),
+                // What somebody has done to a guest in its overlay, they must be able to mend.
+                Err(e) if disks[0].has_overlay() => {
+                    notes.push(format!("nothing boots from this disk as it is now: {e}"));
+                }
+                Err(e) => return Err(e),
+            }
         }
         let adaptation = match &summary {
             Some(summary) if options.adapt && !planned[0].disk.is_read_only() => {
