@@ -229,9 +229,9 @@ fn killed_at_any_moment() {
         let results = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS)
                 .map(|thread| {
-                    let (part, mine) = (&part, &kept[thread as usize]);
+                    // Opened here: the daemon may be dead before the thread runs.
+                    let (file, mine) = (writer(&part), &kept[thread as usize]);
                     scope.spawn(move || {
-                        let file = writer(part);
                         let mut safe = mine.clone();
                         let mut dice = noise(1 << 16, round << 8 | thread).into_iter().cycle();
                         for step in 0.. {
