@@ -14,7 +14,7 @@ from common import MIB, Missing, median, sh
 from contestants import Synthdisk
 
 MARKS = (b"Linux version", b"login:")
-LIMIT = 180
+LIMIT = 300
 
 
 def boot(accel, drives, extra=(), limit=LIMIT, marks=MARKS):
@@ -148,9 +148,11 @@ def one_guest(bench, name, image, append):
 
     accel = pick_accel(bench, contestants["-kernel"])
     bench.options.accel = accel
-    results = bench.compare(list(contestants), measure)
-    if os.path.exists(disk):
-        os.unlink(disk)
+    try:
+        results = bench.compare(list(contestants), measure)
+    finally:
+        if os.path.exists(disk):
+            os.unlink(disk)
     table = []
     for which, runs in results.items():
         first, login, cpu = ([r[i] for r in runs] for i in range(3))
