@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::file::{bytes_of, read_at, write_at, writer};
 use common::hash::{Untouched, sha256};
-use common::mount::{LoopDev, Mount, expect_no_mount};
+use common::mount::{LoopDev, Mount, expect_no_mount, has_ended};
 use common::overlay::{Case, daemon, wait_until};
 use common::process::{SYNTHDISK, command, is_root, output, run, run_text, text};
 use common::tiny::{Tiny, noise};
@@ -263,7 +263,7 @@ fn killed_at_any_moment() {
         });
         kept = results;
         let dir = mount.dir().to_path_buf();
-        wait_until("the killed daemon is gone", || mount.daemon_pids().is_empty());
+        wait_until("the killed daemon is gone", || has_ended(victim.as_raw()));
         assert_eq!(fs::metadata(&dir).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
         let again =
             output(SYNTHDISK, &["mount".as_ref(), case.tiny.image.as_os_str(), dir.as_os_str()]);

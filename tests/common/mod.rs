@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod console;
+pub mod drive;
 pub mod field;
 pub mod file;
 pub mod guests;

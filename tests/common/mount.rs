@@ -174,6 +174,13 @@ pub fn expect_no_mount(args: &[&str]) -> String {
     sentence
 }
 
+/// True if the process has ended with all of its threads, so that its files are closed.
+pub fn has_ended(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    threads == 0 || (threads == 1 && stat.rsplit(") ").next().is_some_and(|s| s.starts_with('Z')))
+}
+
 /// True if something is mounted at `path`, a dead FUSE mount included.
 pub fn is_mount_point(path: &Path) -> bool {
     let table = std::fs::read("/proc/self/mountinfo").expect("/proc is there");
