@@ -113,6 +113,24 @@ fn bare_filesystem_and_bare_swap() {
     plain.unmount();
 }
 
+/// Disks made of copies of one image are told apart.
+#[test]
+fn copies_have_identifiers_of_their_own() {
+    let field = Field::new();
+    let root = field.root("root.img", "");
+    fs::copy(root, field.path("copy.img")).unwrap();
+    let text = "disk = ['root.img,,xvda1', 'copy.img,,xvdb1', 'copy.img,,xvdc1']\n";
+    for table in ["mbr", "gpt"] {
+        let mount = field.mount(text, &["--table", table]);
+        let disks = ["disk.raw", "disk-b.raw", "disk-c.raw"].map(|name| mount.dir().join(name));
+        let mut ids: Vec<_> = disks.iter().map(|disk| blkid(disk, "PTUUID")).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 3, "{ids:?}");
+        mount.unmount();
+    }
+}
+
 /// The firmware boots the first disk that has something to boot.
 #[test]
 fn bare_swap_before_the_bare_root() {

@@ -37,7 +37,19 @@ pub(super) fn edit(text: &str, devices: &Devices) -> Option<(String, String)> {
             Meaning::Gone | Meaning::Other => out.push_str(line),
         }
     }
-    (!changes.is_empty()).then(|| (out, changes.join(", ")))
+    (!changes.is_empty()).then(|| (out, in_short(&changes)))
+}
+
+/// Changes that are named one by one, at most.
+const MOST_NAMED: usize = 10;
+
+fn in_short(changes: &[String]) -> String {
+    let named = changes.len().min(MOST_NAMED);
+    let more = match changes.len() - named {
+        0 => String::new(),
+        n => format!(", and {n} more"),
+    };
+    changes[..named].join(", ") + &more
 }
 
 fn has_option(options: &str, wanted: &str) -> bool {

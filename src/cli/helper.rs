@@ -31,6 +31,9 @@ const VALUED: [&str; 17] = [
     "log",
 ];
 
+/// `-o name` that stands for `--name`.
+const FLAGS: [&str; 2] = ["force", "guest-kernel"];
+
 /// If the process was called as a mount helper: the arguments that mean the same to us.
 ///
 /// # Errors
@@ -69,6 +72,10 @@ pub(super) fn translate(args: &[OsString]) -> Result<Option<Vec<OsString>>> {
             _ => positional.push(arg.clone()),
         }
     }
+    // With a config there is no image; what stands in its place in fstab is for people.
+    if out.iter().any(|word| word == "--config") && positional.len() > 1 {
+        positional.remove(0);
+    }
     out.push("--".into());
     out.extend(positional);
     Ok(Some(out))
@@ -92,8 +99,8 @@ pub(super) fn add_options(options: &OsStr, out: &mut Vec<OsString>) -> Result<()
         if VALUED.contains(&name.as_str()) && !value.is_empty() {
             out.push(format!("--{name}").into());
             out.push(OsString::from_vec(value[1..].to_vec()));
-        } else if name == "force" && value.is_empty() {
-            out.push("--force".into());
+        } else if FLAGS.contains(&name.as_str()) && value.is_empty() {
+            out.push(format!("--{name}").into());
         } else {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -150,6 +157,11 @@ mod tests {
         assert_eq!(got[7..], ["rw,allow_other,noauto", "--", "/img", "/mnt"]);
         let bare = call(&["synthdisk", "/img", "/mnt", "-o", "rw,root_size=3G"]).unwrap();
         assert_eq!(bare[2..4], ["--root-size", "3G"]);
+        let config =
+            ["mount.fuse.synthdisk", "web1", "/mnt", "-o", "config=/x.cfg,guest_kernel,ro"];
+        let config = call(&config).unwrap();
+        assert_eq!(config[2..5], ["--config", "/x.cfg", "--guest-kernel"]);
+        assert_eq!(config[5..], ["-o", "ro", "--", "/mnt"]);
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
-        let try_it = qemu_line(&disk, options.read_only);
+        let try_it = qemu_line(&shown_at, &status.disks);
         // Closed output is no reason to give up a mount that works.
         let _ = writeln!(std::io::stderr(), "{summary}{adapted}try it:  {try_it}");
         let _ = writeln!(std::io::stdout(), "{}", disk.display());
@@ -280,20 +280,24 @@ fn summary(plan: &Plan, verbose: bool) -> String {
     out
 }
 
-/// A command that boots the disk as it is pasted.
-fn qemu_line(disk: &Path, read_only: bool) -> String {
-    let drive = format!(
-        "file={},format=raw,if=virtio,cache=none,aio=threads{}",
-        disk.display().to_string().replace(',', ",,"),
-        if read_only { ",snapshot=on" } else { "" }
-    );
+/// A command that boots the disks as it is pasted.
+fn qemu_line(dir: &Path, disks: &[StatusDisk]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/=.,_-:+@%".contains(c);
-    let drive = if drive.chars().all(plain) {
-        drive
-    } else {
-        format!("'{}'", drive.replace('\'', "'\\''"))
-    };
-    format!(
-        "qemu-system-x86_64 -machine accel=kvm:tcg -m 1024 -drive {drive} -nic user,model=virtio-net-pci -nographic"
-    )
+    let mut out = "qemu-system-x86_64 -machine accel=kvm:tcg -m 1024".to_owned();
+    for disk in disks {
+        let file = dir.join(&disk.file).display().to_string().replace(',', ",,");
+        let how = match (disk.cdrom, disk.read_only) {
+            (true, _) => "media=cdrom,readonly=on",
+            (false, true) => "if=virtio,cache=none,aio=threads,snapshot=on",
+            (false, false) => "if=virtio,cache=none,aio=threads",
+        };
+        let drive = format!("file={file},format=raw,{how}");
+        out.push_str(" -drive ");
+        if drive.chars().all(plain) {
+            out.push_str(&drive);
+        } else {
+            out.push_str(&format!("'{}'", drive.replace('\'', "'\\''")));
+        }
+    }
+    out + " -nic user,model=virtio-net-pci -nographic"
 }

@@ -30,9 +30,11 @@ impl Adaptation {
 }
 
 /// The edits that the guest on `planned` needs, which boots with `cmdline`. What cannot be looked
-/// into is left as it is, and `notes` say so.
+/// into, or is among the partitions `fixed` that may not be written, is left as it is, and `notes`
+/// say so.
 pub(super) fn adaptation(
     planned: &PlannedDisk,
+    fixed: &[u32],
     rules: &CmdlineRules,
     cmdline: &str,
     same_names: bool,
@@ -54,6 +56,14 @@ pub(super) fn adaptation(
         .and_then(|fs| propose(&fs, &Devices::new(devices, same_names)))
         .map_err(|e: Error| notes.push(format!("the guest is not adapted to KVM: {e}")));
     let edits = proposed.ok().filter(|edits| !edits.is_empty())?;
+    if fixed.contains(&placed.number) {
+        let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
+        notes.push(format!(
+            "the config makes the root filesystem read-only, so {} stays as it is under Xen",
+            paths.join(" and ")
+        ));
+        return None;
+    }
     Some(Adaptation { file: format!("part{}.raw", placed.number), edits })
 }
 

@@ -149,7 +149,9 @@ impl Plan {
         let adaptation = match &summary {
             Some(summary) if options.adapt && !planned[0].disk.is_read_only() => {
                 let same_names = options.config.is_some() || options.images.len() > 1;
-                adaptation(&planned[0], &rules, &summary.cmdline, same_names, &mut notes)
+                let fixed = disks[0].partitions().iter().filter(|p| p.read_only);
+                let fixed: Vec<u32> = fixed.map(|p| p.number).collect();
+                adaptation(&planned[0], &fixed, &rules, &summary.cmdline, same_names, &mut notes)
             }
             _ => None,
         };
@@ -282,9 +284,10 @@ fn name_the_way_out(e: Error, options: &SourceOptions) -> Error {
     if options.config.is_none() || options.kernel.is_some() {
         return e;
     }
-    let what = "the domU config's kernel cannot be used; try --guest-kernel, which boots the one \
-                that the guest has installed";
-    Error::with_source(e.kind(), what, e)
+    let what = format!(
+        "the domU config's kernel: {e}; --guest-kernel boots the one that the guest has installed"
+    );
+    Error::new(e.kind(), what)
 }
 
 /// A note when the guest has no modules for a kernel that is not its own.
@@ -335,8 +338,9 @@ fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<
         }
         OverlayChoice::File(path) => path,
         OverlayChoice::Dir(dir) => {
-            std::fs::create_dir_all(dir)
-                .map_err(|e| Error::io(format!("cannot make {}", dir.display()), e))?;
+            std::fs::create_dir_all(dir).map_err(|e| {
+                Error::io(format!("cannot make the directory {}", dir.display()), e)
+            })?;
             dir
         }
     };

@@ -366,7 +366,11 @@ pub(super) fn marks(source: &DiskSource) -> Vec<(u32, &SourceImage)> {
 }
 
 fn new_ids(source: &DiskSource, options: &SourceOptions, first: bool) -> Ids {
-    let seed: Vec<u8> = marks(source).iter().flat_map(|(_, image)| image.seed()).collect();
+    let mut seed: Vec<u8> = marks(source).iter().flat_map(|(_, image)| image.seed()).collect();
+    if !first {
+        // A copy of another disk's images must not make a disk with the same identifiers.
+        seed.extend(source.letters.as_bytes());
+    }
     let mut ids = Ids::derive(&seed);
     if first {
         ids.disk_id = options.disk_id.unwrap_or(ids.disk_id);

@@ -159,16 +159,16 @@ impl GuestSpec {
 
     fn from_config(path: &Path, options: &SourceOptions) -> Result<Self> {
         let config = DomainConfig::load(path)?;
-        let named = |e: Error| {
-            Error::with_source(e.kind(), format!("in the domU config {}", path.display()), e)
-        };
-        let mut notes: Vec<String> = config.notes.iter().map(ToString::to_string).collect();
+        let named = |e: Error| Error::with_source(e.kind(), path.display().to_string(), e);
+        let notes: Vec<String> = config.notes.iter().map(ToString::to_string).collect();
         let mut disks = Vec::new();
         for disk in config.layout().map_err(named)? {
             let content = match &disk.content {
-                GuestDiskContent::Whole(spec) => whole(spec, options, &mut notes)?,
+                GuestDiskContent::Whole(spec) => {
+                    whole(spec, options).map_err(|e| named(at(spec, e)))?
+                }
                 GuestDiskContent::Partitions(parts) => {
-                    Some(partitions(parts, &config, options, &mut notes)?)
+                    Some(partitions(parts, &config, options).map_err(named)?)
                 }
             };
             if let Some(content) = content {
@@ -230,21 +230,18 @@ fn boot_wish(config: &DomainConfig, options: &SourceOptions) -> BootWish {
     }
 }
 
+/// `e`, with the line of the config that it is about.
+fn at(spec: &DiskSpec, e: Error) -> Error {
+    Error::with_source(e.kind(), format!("line {}: {}", spec.line, spec.vdev), e)
+}
+
 /// The image that `spec` names; `None` for an empty cdrom drive.
-fn open(
-    spec: &DiskSpec,
-    options: &SourceOptions,
-    notes: &mut Vec<String>,
-) -> Result<Option<(PathBuf, SourceImage)>> {
-    notes.extend(spec.notes.iter().map(ToString::to_string));
-    let at = |e: Error| {
-        Error::with_source(e.kind(), format!("line {}, disk {}", spec.line, spec.vdev), e)
-    };
+fn open(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<(PathBuf, SourceImage)>> {
     if let Some(script) = &spec.script {
-        return Err(at(Error::new(
+        return Err(Error::new(
             ErrorKind::Unsupported,
             format!("its device is made by `{script}` in dom0; name the device itself"),
-        )));
+        ));
     }
     let Some(target) = &spec.target else { return Ok(None) };
     let path = match &spec.target_alternative {
@@ -252,35 +249,30 @@ fn open(
         _ => target,
     };
     if !matches!(spec.format, DiskFormat::Raw) {
-        return Err(at(Error::new(
+        let format = format!("{:?}", spec.format).to_lowercase();
+        return Err(Error::new(
             ErrorKind::Unsupported,
             format!(
-                "{} is not raw; convert it (qemu-img convert -O raw) and name the result",
+                "{} should be {format}, and only raw images are read; convert it (qemu-img \
+                 convert -O raw) and name the result",
                 path.display()
             ),
-        )));
+        ));
     }
     // A CD is often shared between guests, and nobody writes to it.
-    let image = SourceImage::open(path, options.force || spec.cdrom).map_err(at)?;
+    let image = SourceImage::open(path, options.force || spec.cdrom)?;
     Ok(Some((path.clone(), image)))
 }
 
-fn whole(
-    spec: &DiskSpec,
-    options: &SourceOptions,
-    notes: &mut Vec<String>,
-) -> Result<Option<DiskContent>> {
-    let Some((path, image)) = open(spec, options, notes)? else { return Ok(None) };
+fn whole(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<DiskContent>> {
+    let Some((path, image)) = open(spec, options)? else { return Ok(None) };
     if spec.cdrom {
         return Ok(Some(DiskContent::Cdrom(image)));
     }
     let read_only = spec.access == Access::ReadOnly;
     Ok(Some(match image.content {
-        Content::Qcow2 | Content::Vhd | Content::Vhdx | Content::Vmdk => {
-            return Err(image.require_partition(&path).err().unwrap_or_else(|| {
-                Error::new(ErrorKind::Unsupported, format!("{} is not raw", path.display()))
-            }));
-        }
+        // As it is.
+        Content::WholeDisk(_) => DiskContent::Whole { image, read_only },
         // A bare filesystem, or bare swap, where a disk was expected: Xen does not mind, but KVM's
         // firmware and initrds do.
         Content::Ext { .. }
@@ -292,7 +284,10 @@ fn whole(
             read_only,
             listed: 0,
         }]),
-        _ => DiskContent::Whole { image, read_only },
+        _ => {
+            image.require_partition(&path)?;
+            DiskContent::Whole { image, read_only }
+        }
     }))
 }
 
@@ -300,12 +295,11 @@ fn partitions(
     parts: &[(u32, &DiskSpec)],
     config: &DomainConfig,
     options: &SourceOptions,
-    notes: &mut Vec<String>,
 ) -> Result<DiskContent> {
     let mut out = Vec::new();
     for (number, spec) in parts {
-        let Some((path, image)) = open(spec, options, notes)? else { continue };
-        image.require_partition(&path)?;
+        let Some((path, image)) = open(spec, options).map_err(|e| at(spec, e))? else { continue };
+        image.require_partition(&path).map_err(|e| at(spec, e))?;
         let listed = config.disks.iter().position(|d| d == *spec).unwrap_or(usize::MAX);
         let read_only = spec.access == Access::ReadOnly;
         out.push(PartitionSource { number: *number, image, read_only, listed });

@@ -124,22 +124,23 @@ impl Remembered {
     }
 
     fn check_options(&self, overlay: &str, options: &SourceOptions) -> Result<()> {
-        if self.layout.is_none() {
-            return Ok(());
-        }
+        let Some(layout) = &self.layout else { return Ok(()) };
         let shape = self.shape;
         let lower = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
         let root_size = shape.root_size.map_or("the image's own size".into(), format_size);
-        let table = shape.table.map_or("the one that fits".into(), |t| lower(&t));
+        let swap = match shape.swap {
+            0 => "none but what images stand for".into(),
+            len => format_size(len),
+        };
         let contradictions = [
-            ("swap", options.swap.is_some_and(|v| v != shape.swap), format_size(shape.swap)),
+            ("swap", options.swap.is_some_and(|v| v != shape.swap), swap),
             ("align", options.align.is_some_and(|v| v != shape.align), format_size(shape.align)),
             (
                 "root-size",
                 options.root_size.is_some() && options.root_size != shape.root_size,
                 root_size,
             ),
-            ("table", options.table.is_some() && options.table != shape.table, table),
+            ("table", options.table.is_some_and(|v| v != layout.table), lower(&layout.table)),
             (
                 "bootloader",
                 options.bootloader.is_some_and(|v| v != shape.bootloader),

@@ -75,10 +75,10 @@ impl Field {
 
     /// An ext4 image of 16 MiB with these files.
     pub fn ext4(&self, name: &str, uuid: &str, files: &[(&str, &[u8])]) -> PathBuf {
-        self.ext4_with(name, uuid, 16 << 20, &[], files)
+        self.ext4_with(name, uuid, 16 << 20, &["-t", "ext4", "-b", "4096"], files)
     }
 
-    /// An ext4 image of `len` bytes, made with more options of mke2fs.
+    /// An image of `len` bytes, made with these options of mke2fs.
     pub fn ext4_with(
         &self,
         name: &str,
@@ -97,8 +97,7 @@ impl Field {
         let file = fs::File::create(&image).expect("a file in our own directory");
         file.set_len(len).expect("a sparse file");
         let (image_text, tree) = (image.to_string_lossy(), tree.to_string_lossy());
-        let mut args = vec!["-q", "-F", "-t", "ext4", "-U", uuid, "-b", "4096"];
-        args.extend(["-E", "lazy_itable_init=1,root_owner=0:0"]);
+        let mut args = vec!["-q", "-F", "-U", uuid, "-E", "lazy_itable_init=1,root_owner=0:0"];
         args.extend(options);
         args.extend(["-d", &tree, &image_text]);
         run("mke2fs", &args);

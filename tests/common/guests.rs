@@ -105,18 +105,34 @@ pub struct Domu {
 
 /// The domU of a Debian release, made at first use (about 90 s; needs root). Password: `root`.
 pub fn domu(dist: &str) -> Domu {
-    let _lock = lock(&cache_dir().join(format!("domu-{dist}.lock")));
-    let dir = PathBuf::from(run_text(script("make-domu"), &["--dist", dist]));
+    domu_with(&format!("domu-{dist}"), &["--dist", dist])
+}
+
+/// A domU of this name, made with these options of `scripts/make-domu`.
+pub fn domu_with(name: &str, options: &[&str]) -> Domu {
+    let _lock = lock(&cache_dir().join(format!("{name}.lock")));
+    let args = [&["--name", name], options].concat();
+    let dir = PathBuf::from(run_text(script("make-domu"), &args));
     let domu = Domu {
         disk: dir.join("disk.img"),
         swap: dir.join("swap.img"),
-        config: dir.join(format!("domu-{dist}.cfg")),
+        config: dir.join(format!("{name}.cfg")),
         dir,
     };
     for file in [&domu.disk, &domu.swap, &domu.config] {
         assert!(file.exists(), "make-domu left no {}", file.display());
     }
     domu
+}
+
+/// The bookworm domU with its parts on partitions of their own, as `scripts/split-domu` makes it:
+/// the directory of the images, and its swap.
+pub fn split_domu() -> (PathBuf, PathBuf) {
+    let whole = domu("bookworm");
+    let key = super::hash::sha256(script("split-domu"));
+    let dir = cache_dir().join("domains").join(format!("split-{}", &key[..12]));
+    run(script("split-domu"), &[&whole.dir, &dir]);
+    (dir, whole.swap)
 }
 
 /// An exclusive lock on a file, held until dropped; tests run in several processes.
