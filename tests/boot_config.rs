@@ -41,6 +41,9 @@ fn boot(mount: &Mount) -> Guest {
 fn is_whole(guest: &mut Guest) {
     let state = guest.try_run("systemctl is-system-running --wait", BOOT);
     let (_, state) = state.unwrap_or_else(|e| panic!("{e}"));
+    if let Ok((0, times)) = guest.try_run("systemd-analyze | head -n 1", BOOT) {
+        eprintln!("{times}");
+    }
     eprintln!("{state} after {:.1} s", guest.uptime().as_secs_f32());
     let failed = guest.run_ok("systemctl --failed --no-legend --plain");
     assert_eq!((&*state, &*failed), ("running", ""));

@@ -100,7 +100,8 @@ fn owner_mode_times_and_attributes_stay() {
         assert!(all.contains(part), "no {part} in {all}");
     }
     let expected = FSTAB.replace("/dev/xvda2", &format!("UUID={ROOT}"));
-    let expected = expected.replace("swap sw 0 0", "swap sw,nofail 0 0");
+    let expected =
+        expected.replace("swap sw 0 0", "swap sw,nofail,x-systemd.device-timeout=5s 0 0");
     assert_eq!(fstab(&mounted, 2), expected.trim_end());
     assert_eq!(debugfs(&mounted.part(2), "cat /etc/fstab.link"), expected.trim_end());
     is_clean(&mounted, 2);
@@ -138,7 +139,9 @@ fn inittab_and_more_than_one_file() {
     let mounted = field.mount("disk = ['root.img,,xvda1']\n", &[]);
     assert_eq!(
         fstab(&mounted, 1),
-        format!("UUID={ROOT} / ext4 defaults 0 1\n/dev/sdb1 /old ext4 defaults,nofail 0 2")
+        format!(
+            "UUID={ROOT} / ext4 defaults 0 1\n/dev/sdb1 /old ext4 defaults,nofail,x-systemd.device-timeout=5s 0 2"
+        )
     );
     let new = debugfs(&mounted.part(1), "cat /etc/inittab");
     assert_eq!(new, inittab.replace("hvc0", "ttyS0").trim_end());
@@ -191,7 +194,8 @@ fn a_dirty_journal_is_replayed_first() {
         let mounted = mount(&config, &[]);
         assert!(mounted.printed().contains("adapted: /etc/fstab"), "{}", mounted.printed());
         let expected = FSTAB.replace("/dev/xvda2", &format!("UUID={ROOT}"));
-        let expected = expected.replace("swap sw 0 0", "swap sw,nofail 0 0");
+        let expected =
+            expected.replace("swap sw 0 0", "swap sw,nofail,x-systemd.device-timeout=5s 0 0");
         assert_eq!(fstab(&mounted, 2), expected.trim_end());
         is_clean(&mounted, 2);
         let after = run_text("dumpe2fs", &["-h".as_ref(), mounted.part(2).as_os_str()]);

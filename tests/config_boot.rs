@@ -75,6 +75,38 @@ fn the_menu_on_a_separate_boot() {
     }
 }
 
+/// A /boot on one disk and the root on another: it is edited, and asked for its network, there.
+#[test]
+fn boot_and_root_on_two_disks() {
+    let field = separate_boot("");
+    let text = "bootloader = 'pygrub'\nroot = '/dev/xvdb3'\ndisk = ['boot.img,,xvda1', \
+                'swap.img,,xvda2', 'root.img,,xvdb3']\n";
+    // The menu says xvda3, which is not there.
+    let mounted = field.mount(text, &[]);
+    let printed = mounted.printed();
+    for part in [&format!("root=UUID={ROOT} "), "net.ifnames=0", "adapted: /etc/fstab: "] {
+        assert!(printed.contains(part), "no {part} in {printed}");
+    }
+    let part = mounted.dir().join("disk-b-part3.raw");
+    let cat = ["-R", "cat /etc/fstab", &part.to_string_lossy()].map(str::to_owned);
+    let fstab = common::process::run_text("debugfs", &cat);
+    assert!(fstab.starts_with(&format!("UUID={ROOT} / ext4 ")), "{fstab}");
+    mounted.unmount();
+}
+
+/// pygrub looks at the disk that is listed first, whatever its letter.
+#[test]
+fn the_disk_that_is_listed_first() {
+    let field = Field::new();
+    field.root("root.img", "");
+    field.ext4("data.img", HOME, &[]);
+    let disks = "disk = ['root.img,,xvdb', 'data.img,,xvda']\n";
+    let mapped = map(&field.config(&format!("bootloader = 'pygrub'\n{disks}")), &[]);
+    assert_eq!((&mapped["vdev"], &mapped["file"]), (&"xvdb".into(), &"disk.raw".into()));
+    assert_eq!(mapped["disks"][1]["file"], "disk-a.raw");
+    assert!(field.refused(disks, &[]).contains("no kernel found"));
+}
+
 /// Without an initrd the kernel itself must find the root: by the partition's identifier.
 #[test]
 fn partuuid_without_initrd() {

@@ -29,12 +29,14 @@ pub(super) fn edit(text: &str, devices: &Devices) -> Option<(String, String)> {
                 changes.push(format!("{name} became {}", device.spec));
                 out.push_str(&replace_field(line, 0, &device.spec));
             }
-            Meaning::Gone if !fields.get(3).is_some_and(|o| has_option(o, "nofail")) => {
-                let options = fields.get(3).map_or("nofail".into(), |o| format!("{o},nofail"));
-                changes.push(format!("{name} is not there and became nofail"));
-                out.push_str(&replace_field(line, 3, &options));
-            }
-            Meaning::Gone | Meaning::Other => out.push_str(line),
+            Meaning::Gone => match not_missed(fields.get(3).copied()) {
+                Some(options) => {
+                    changes.push(format!("{name} is not there and became nofail"));
+                    out.push_str(&replace_field(line, 3, &options));
+                }
+                None => out.push_str(line),
+            },
+            Meaning::Other => out.push_str(line),
         }
     }
     (!changes.is_empty()).then(|| (out, in_short(&changes)))
@@ -52,8 +54,22 @@ fn in_short(changes: &[String]) -> String {
     changes[..named].join(", ") + &more
 }
 
-fn has_option(options: &str, wanted: &str) -> bool {
-    options.split(',').any(|o| o == wanted)
+/// Options of a device that may be missing: nothing fails over it, and systemd, which would wait for
+/// 90 s before it starts what needs the directory, does not (systemd.mount(5)). Nobody but systemd
+/// looks at `x-` options.
+const NOT_MISSED: [&str; 2] = ["nofail", "x-systemd.device-timeout=5s"];
+
+/// `options` with those of [`NOT_MISSED`] that it lacks; `None` when it lacks none.
+fn not_missed(options: Option<&str>) -> Option<String> {
+    let key = |option: &'static str| option.split('=').next();
+    let mut all: Vec<&str> = options.map_or(Vec::new(), |o| o.split(',').collect());
+    let before = all.len();
+    for option in NOT_MISSED {
+        if !all.iter().any(|there| there.split('=').next() == key(option)) {
+            all.push(option);
+        }
+    }
+    (all.len() > before).then(|| all.join(","))
 }
 
 /// `line` with its field number `index` replaced, or added at its end, all white space kept.
@@ -105,12 +121,21 @@ mod tests {
     fn fields_one_by_one() {
         for (line, expected) in [
             ("\t/dev/xvda3\t/home ext4\tdefaults", "\tUUID=home\t/home ext4\tdefaults"),
-            ("/dev/xvdb1 /data ext4 ro 0 2\n", "/dev/xvdb1 /data ext4 ro,nofail 0 2\n"),
-            ("/dev/xvdb1 /data ext4\n", "/dev/xvdb1 /data ext4 nofail\n"),
+            (
+                "/dev/xvdb1 /data ext4 ro 0 2\n",
+                "/dev/xvdb1 /data ext4 ro,nofail,x-systemd.device-timeout=5s 0 2\n",
+            ),
+            (
+                "/dev/xvdb1 /data ext4\n",
+                "/dev/xvdb1 /data ext4 nofail,x-systemd.device-timeout=5s\n",
+            ),
             // Called otherwise than under Xen, but root is root and swap is swap.
             ("/dev/sda1 / ext3 defaults 1 1", "UUID=root / ext3 defaults 1 1"),
             ("/dev/xvdd swap swap sw 0 0", "UUID=swap swap swap sw 0 0"),
-            ("/dev/xvda1 /srv ext4 defaults 0 0", "/dev/xvda1 /srv ext4 defaults,nofail 0 0"),
+            (
+                "/dev/xvda1 /srv ext4 defaults 0 0",
+                "/dev/xvda1 /srv ext4 defaults,nofail,x-systemd.device-timeout=5s 0 0",
+            ),
         ] {
             assert_eq!(edit(line, &devices()).unwrap().0, expected, "{line}");
         }
@@ -118,7 +143,7 @@ mod tests {
             "UUID=root / ext4 defaults 0 1\n",
             "#/dev/xvda2 / ext4 defaults 0 1\n",
             "tmpfs /tmp tmpfs size=1G 0 0\n",
-            "/dev/xvdb1 /data ext4 noauto,nofail 0 2\n",
+            "/dev/xvdb1 /data ext4 noauto,x-systemd.device-timeout=3,nofail 0 2\n",
             "/dev/mapper/vg-home /home ext4 defaults 0 2\n",
             "/dev/xvda2\n",
             "\n",
@@ -136,7 +161,7 @@ mod tests {
         let (new, _) = edit(text, &devices).unwrap();
         assert_eq!(
             new,
-            "UUID=root / ext4 defaults 0 1\nUUID=swap none swap sw 0 0\n/dev/xvda3 /home ext4 x,nofail 0 0\n"
+            "UUID=root / ext4 defaults 0 1\nUUID=swap none swap sw 0 0\n/dev/xvda3 /home ext4 x,nofail,x-systemd.device-timeout=5s 0 0\n"
         );
     }
 }

@@ -211,11 +211,8 @@ fn files(plan: &Plan) -> Vec<FileSpec> {
             files.push(FileSpec { name, disk: Arc::clone(&planned.disk), start, len });
         };
         add(planned.file.clone(), 0, planned.disk.len());
-        // part1.raw of disk.raw, disk-b-part1.raw of disk-b.raw.
-        let stem = planned.file.strip_suffix(".raw").unwrap_or(&planned.file);
-        let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
         for p in planned.layout.iter().flat_map(|l| &l.partitions) {
-            add(format!("{prefix}part{}.raw", p.number), p.start, p.len);
+            add(planned.partition_file(p.number), p.start, p.len);
         }
     }
     files

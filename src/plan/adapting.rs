@@ -1,14 +1,12 @@
 //! What the guest must be told about its new disk.
 
 use super::build::PlannedDisk;
-use super::gap::PartitionReader;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::adapt::{Device, Devices, Edit, apply, propose};
 use crate::guest::ext4::Ext4Fs;
 use crate::layout::PartitionKind;
 use crate::{Error, Result};
 use std::path::Path;
-use std::sync::Arc;
 
 /// Edits of the guest's root filesystem.
 #[derive(Clone, Debug)]
@@ -29,34 +27,25 @@ impl Adaptation {
     }
 }
 
-/// The edits that the guest on `planned` needs, which boots with `cmdline`. What cannot be looked
-/// into, or is among the partitions `fixed` that may not be written, is left as it is, and `notes`
-/// say so.
+/// The edits that the guest on `disks` needs, which boots with `cmdline`. A root filesystem that
+/// cannot be looked into or may not be written is left as it is, and `notes` say so.
 pub(super) fn adaptation(
-    planned: &PlannedDisk,
-    fixed: &[u32],
+    disks: &[PlannedDisk],
     rules: &CmdlineRules,
     cmdline: &str,
     same_names: bool,
     notes: &mut Vec<String>,
 ) -> Option<Adaptation> {
     let root = rules.root_of(cmdline)?;
-    let placed = planned.layout.as_ref()?.partitions.iter().find(|p| {
-        // The first disk's partitions come first among the rules'.
-        p.number == root.number && rules.partitions[0].disk == root.disk
-    })?;
-    let reader = PartitionReader {
-        disk: Arc::downgrade(&planned.disk),
-        start: placed.start,
-        len: placed.len,
-    };
+    let disk = disks.iter().find(|d| !d.cdrom && d.letters == root.disk)?;
+    let reader = disk.partition(root.number)?;
     let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
     let devices = std::iter::once(root).chain(others).map(device).collect();
     let proposed = Ext4Fs::open(reader)
         .and_then(|fs| propose(&fs, &Devices::new(devices, same_names)))
         .map_err(|e: Error| notes.push(format!("the guest is not adapted to KVM: {e}")));
     let edits = proposed.ok().filter(|edits| !edits.is_empty())?;
-    if fixed.contains(&placed.number) {
+    if root.read_only {
         let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
         notes.push(format!(
             "the config makes the root filesystem read-only, so {} stays as it is under Xen",
@@ -64,7 +53,7 @@ pub(super) fn adaptation(
         ));
         return None;
     }
-    Some(Adaptation { file: format!("part{}.raw", placed.number), edits })
+    Some(Adaptation { file: disk.partition_file(root.number), edits })
 }
 
 fn device(p: &PartitionNames) -> Device {

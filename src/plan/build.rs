@@ -2,7 +2,7 @@
 
 use super::adapting::{Adaptation, adaptation};
 use super::disks::{CreatedFile, Prepared, is_read_only};
-use super::gap::{GuestPlanner, direct_gap, not_planned, wanted_gap};
+use super::gap::{GuestPlanner, PartitionReader, direct_gap, not_planned, wanted_gap};
 use super::guest::{BootWish, DiskContent, GuestSpec, GuestWish};
 use super::guest_files::has_modules;
 use super::options::{Bootloader, SourceOptions};
@@ -13,6 +13,7 @@ use crate::disk::Disk;
 use crate::image::Image;
 use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
 use crate::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub struct PlannedDisk {
     pub file: String,
     /// The guest's name for it under Xen: `xvda`.
     pub vdev: String,
+    /// Its letters alone: `a`.
+    pub letters: String,
     /// What it serves.
     pub disk: Arc<Disk>,
     /// Where its partitions lie; none when it is one image as it is.
@@ -46,6 +49,23 @@ pub struct PlannedDisk {
     pub overlay: Option<PathBuf>,
     /// Whether it is a CD.
     pub cdrom: bool,
+}
+
+impl PlannedDisk {
+    /// Name of a partition's file in a mount: `part1.raw` of `disk.raw`, `disk-b-part1.raw` of
+    /// `disk-b.raw`.
+    pub fn partition_file(&self, number: u32) -> String {
+        let stem = self.file.strip_suffix(".raw").unwrap_or(&self.file);
+        let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
+        format!("{prefix}part{number}.raw")
+    }
+
+    /// A reader of a partition, through the overlay.
+    pub(super) fn partition(&self, number: u32) -> Option<PartitionReader> {
+        let placed = self.layout.as_ref()?.partitions.iter().find(|p| p.number == number)?;
+        let (start, len) = (placed.start, placed.len);
+        Some(PartitionReader { disk: Arc::downgrade(&self.disk), start, len })
+    }
 }
 
 /// A guest's disks, ready to be served.
@@ -95,11 +115,10 @@ impl Plan {
         let boot = if with_loader { spec.boot.clone() } else { BootWish::Nothing };
 
         // The gap's size needs the payload, whose command line needs the table's kind, which needs
-        // the gap's size. Only the length of what boots counts here, and that is the same.
-        let gap = match preview(&boot, &rules(&disks, options, &spec), &disks[0])? {
-            Some(payload) => wanted_gap(&payload),
-            None => SECTOR,
-        };
+        // the gap's size. For that only the length of what boots counts, and it is the same.
+        let guess = rules(&disks, options, &spec);
+        let previewed = preview(&boot, &guess, &disks)?;
+        let gap = previewed.as_ref().map_or(SECTOR, wanted_gap);
         let grown = grown_partition(&disks[0], &spec);
         for (i, disk) in disks.iter_mut().enumerate() {
             disk.lay_out(if i == 0 { gap } else { SECTOR }, grown.filter(|_| i == 0))?;
@@ -120,6 +139,16 @@ impl Plan {
             }
         }
 
+        // Nothing was written yet, so what the images show is what the disk shows.
+        if let (BootWish::Guest(_), Some(payload)) = (&boot, previewed) {
+            if guess.partitions == rules.partitions && !disks.iter().any(Prepared::has_overlay) {
+                if let (Some(table), Some(layout)) = (disks[0].table_bytes()?, &disks[0].layout) {
+                    summary = Some(payload.summary.clone());
+                    first_gap = Some(direct_gap(&table, &Ok(payload), layout.gap()));
+                }
+            }
+        }
+
         let mut created = Vec::new();
         let mut planned = Vec::new();
         for (i, disk) in disks.iter_mut().enumerate() {
@@ -129,6 +158,7 @@ impl Plan {
             planned.push(PlannedDisk {
                 file: file_name(i, &disk.source.letters, cdrom),
                 vdev: disk.source.vdev.clone(),
+                letters: disk.source.letters.clone(),
                 overlay: disk.overlay_path.as_ref().and_then(|p| p.canonicalize().ok()),
                 disk: Arc::new(built),
                 layout: disk.layout.clone(),
@@ -137,21 +167,21 @@ impl Plan {
             });
         }
         if let BootWish::Guest(wish) = &boot {
-            match follow_guest(&planned[0], &disks[0], wish, rules.clone()) {
-                Ok(boots) => summary = Some(boots),
+            let latest = follow_guest(&planned, &disks, wish, rules.clone())?;
+            match summary.is_none().then(|| plan_gap(&planned[0], &latest)) {
+                None => {}
+                Some(Ok(boots)) => summary = Some(boots),
                 // What somebody has done to a guest in its overlay, they must be able to mend.
-                Err(e) if disks[0].has_overlay() => {
+                Some(Err(e)) if disks[0].has_overlay() => {
                     notes.push(format!("nothing boots from this disk as it is now: {e}"));
                 }
-                Err(e) => return Err(e),
+                Some(Err(e)) => return Err(e),
             }
         }
         let adaptation = match &summary {
-            Some(summary) if options.adapt && !planned[0].disk.is_read_only() => {
+            Some(summary) if options.adapt && *choice != OverlayChoice::ReadOnly => {
                 let same_names = options.config.is_some() || options.images.len() > 1;
-                let fixed = disks[0].partitions().iter().filter(|p| p.read_only);
-                let fixed: Vec<u32> = fixed.map(|p| p.number).collect();
-                adaptation(&planned[0], &fixed, &rules, &summary.cmdline, same_names, &mut notes)
+                adaptation(&planned, &rules, &summary.cmdline, same_names, &mut notes)
             }
             _ => None,
         };
@@ -211,7 +241,8 @@ fn candidates(disk: &Prepared) -> Vec<(usize, u32)> {
 
 /// What boots, read from the images themselves; `None` when that is not ours to do or the layout
 /// is settled anyway.
-fn preview(boot: &BootWish, rules: &CmdlineRules, disk: &Prepared) -> Result<Option<Payload>> {
+fn preview(boot: &BootWish, rules: &CmdlineRules, disks: &[Prepared]) -> Result<Option<Payload>> {
+    let disk = &disks[0];
     if disk.layout.is_some() {
         return Ok(None);
     }
@@ -221,8 +252,29 @@ fn preview(boot: &BootWish, rules: &CmdlineRules, disk: &Prepared) -> Result<Opt
             // What is wrong with these files is said when they are opened for good.
             Ok(from_host(kernel, initrds, cmdline, rules, image_readers(disk)).ok())
         }
-        BootWish::Guest(wish) => from_guest(&image_readers(disk), wish, rules).map(Some),
+        BootWish::Guest(wish) => {
+            let other = |(k, i, number): (usize, usize, u32)| {
+                let source = disks[k].partitions().iter().find(|p| p.number == number)?;
+                Some((i, ImageReader(Arc::clone(&source.image.image))))
+            };
+            let others: Vec<_> = elsewhere(disks).into_iter().filter_map(other).collect();
+            from_guest(&image_readers(disk), &others, wish, rules).map(Some)
+        }
     }
+}
+
+/// Partitions of the further disks, which may hold the root filesystem: the disk's index, their own
+/// among the rules' partitions, and their number.
+fn elsewhere(disks: &[Prepared]) -> Vec<(usize, usize, u32)> {
+    let mut out = Vec::new();
+    let mut index = 0;
+    for (k, disk) in disks.iter().enumerate() {
+        let partitions = disk.partitions().iter().enumerate().filter(|_| k > 0);
+        let linux = partitions.filter(|(_, p)| !p.image.is_swap());
+        out.extend(linux.map(|(i, p)| (k, index + i, p.number)));
+        index += disk.names().len();
+    }
+    out
 }
 
 /// The candidates, read from the images themselves.
@@ -249,34 +301,39 @@ fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
     hinted.or_else(|| disk.first_listed().map(|p| p.number))
 }
 
-/// Have the gap follow what the guest has installed; returns what boots now.
+/// Have the gap follow what the guest has installed; returns where the latest outcome is kept.
 fn follow_guest(
-    planned: &PlannedDisk,
-    prepared: &Prepared,
+    planned: &[PlannedDisk],
+    prepared: &[Prepared],
     wish: &GuestWish,
     rules: CmdlineRules,
-) -> Result<BootSummary> {
+) -> Result<Arc<Mutex<Result<BootSummary>>>> {
     let incomplete = || Error::new(ErrorKind::Corrupt, "the overlay's layout has no partitions");
-    let layout = planned.layout.as_ref().ok_or_else(incomplete)?;
-    let table = prepared.table_bytes()?.ok_or_else(incomplete)?;
-    let candidates = candidates(prepared).into_iter().filter_map(|(i, number)| {
-        let placed = layout.partitions.iter().find(|p| p.number == number)?;
-        Some((i, placed.start, placed.len))
-    });
+    let first = &planned[0];
+    let layout = first.layout.as_ref().ok_or_else(incomplete)?;
+    let table = prepared[0].table_bytes()?.ok_or_else(incomplete)?;
+    let reader = |(k, i, number): (usize, usize, u32)| {
+        planned[k].partition(number).map(|reader| (i, reader))
+    };
+    let candidates = candidates(&prepared[0]).into_iter().map(|(i, number)| (0, i, number));
     let latest = not_planned();
     let planner = GuestPlanner {
-        disk: Arc::downgrade(&planned.disk),
-        candidates: candidates.collect(),
+        candidates: candidates.filter_map(reader).collect(),
+        others: elsewhere(prepared).into_iter().filter_map(reader).collect(),
         table,
         gap_end: layout.gap(),
         wish: wish.clone(),
         rules,
         latest: Arc::clone(&latest),
     };
-    planned.disk.set_planner(Box::new(planner), layout.gap());
-    planned.disk.plan_gap();
-    let mut latest = latest.lock();
-    std::mem::replace(&mut *latest, Ok(BootSummary::default()))
+    first.disk.set_planner(Box::new(planner), layout.gap());
+    Ok(latest)
+}
+
+/// Plan the gap through the disk itself; returns what boots now.
+fn plan_gap(first: &PlannedDisk, latest: &Mutex<Result<BootSummary>>) -> Result<BootSummary> {
+    first.disk.plan_gap();
+    std::mem::replace(&mut *latest.lock(), Ok(BootSummary::default()))
 }
 
 /// A dom0 kernel that cannot boot here is not the end: the guest may have one of its own.

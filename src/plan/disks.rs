@@ -99,23 +99,24 @@ impl<'a> Prepared<'a> {
 
     /// What command lines may call the partitions.
     pub(super) fn names(&self) -> Vec<PartitionNames> {
-        let name = |number, kind, uuid, label: Option<&str>| PartitionNames {
+        let name = |number, kind, uuid, label: Option<&str>, read_only| PartitionNames {
             disk: self.source.letters.clone(),
             number,
             kind,
             uuid,
             label: label.map(str::to_owned),
             partuuid: self.ids.partuuid(self.table(), number),
+            read_only,
         };
         let images = self.partitions().iter().map(|p| {
             let uuid = match kind_of(p) {
                 PartitionKind::Swap => Some(self.swap_uuid(&p.image).to_string()),
                 PartitionKind::Linux => p.image.uuid_text(),
             };
-            name(p.number, kind_of(p), uuid, p.image.label())
+            name(p.number, kind_of(p), uuid, p.image.label(), p.read_only)
         });
         let extra = self.extra_swap().map(|number| {
-            name(number, PartitionKind::Swap, Some(self.ids.swap_uuid.to_string()), None)
+            name(number, PartitionKind::Swap, Some(self.ids.swap_uuid.to_string()), None, false)
         });
         images.chain(extra).collect()
     }

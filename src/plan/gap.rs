@@ -1,7 +1,7 @@
 //! The boot gap: how MBR, loader, parameters, command line, kernel and initrd lie in it.
 
 use super::guest::GuestWish;
-use super::payload::{BootSummary, Payload, PayloadFile, from_guest};
+use super::payload::{BootSummary, Candidate, Payload, PayloadFile, from_guest};
 use super::roots::CmdlineRules;
 use crate::boot::Params;
 use crate::boot::loader::{
@@ -184,10 +184,11 @@ fn token(payload: &Payload) -> [u8; 16] {
 
 /// Plans the gap from what the guest has installed, as seen through the disk itself.
 pub(super) struct GuestPlanner {
-    pub(super) disk: Weak<Disk>,
-    /// Partitions that may hold the boot configuration, in the order in which they are tried:
-    /// index among the rules' partitions, first byte, length.
-    pub(super) candidates: Vec<(usize, u64, u64)>,
+    /// Partitions that may hold the boot configuration, in the order in which they are tried, with
+    /// their index among the rules' partitions.
+    pub(super) candidates: Vec<Candidate<PartitionReader>>,
+    /// Partitions of further disks, which may hold the root filesystem.
+    pub(super) others: Vec<Candidate<PartitionReader>>,
     pub(super) table: TableBytes,
     pub(super) gap_end: u64,
     pub(super) wish: GuestWish,
@@ -198,11 +199,7 @@ pub(super) struct GuestPlanner {
 
 impl BootPlanner for GuestPlanner {
     fn plan(&mut self) -> Vec<Region> {
-        let reader = |&(index, start, len): &(usize, u64, u64)| {
-            (index, PartitionReader { disk: Weak::clone(&self.disk), start, len })
-        };
-        let readers: Vec<_> = self.candidates.iter().map(reader).collect();
-        let payload = from_guest(&readers, &self.wish, &self.rules);
+        let payload = from_guest(&self.candidates, &self.others, &self.wish, &self.rules);
         let regions = direct_gap(&self.table, &payload, self.gap_end);
         *self.latest.lock() = payload.map(|p| p.summary);
         regions
@@ -216,7 +213,7 @@ pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
 
 /// A partition of the disk as the guest room wants to read it. Holds the disk weakly: the disk's
 /// own regions hold this.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct PartitionReader {
     pub(super) disk: Weak<Disk>,
     pub(super) start: u64,

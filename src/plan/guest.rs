@@ -19,6 +19,8 @@ pub(super) struct GuestSpec {
     pub(super) boot: BootWish,
     /// `root` of the config's command line, which names a partition under Xen.
     pub(super) root_hint: Option<String>,
+    /// Whether the first disk is the one that was listed first, not the one with the first letter.
+    pub(super) first_listed: bool,
     /// What a user should know.
     pub(super) notes: Vec<String>,
 }
@@ -30,6 +32,8 @@ pub(super) struct DiskSource {
     pub(super) vdev: String,
     /// `a`.
     pub(super) letters: String,
+    /// Its place in what the user wrote.
+    pub(super) listed: usize,
     pub(super) content: DiskContent,
 }
 
@@ -146,6 +150,7 @@ impl GuestSpec {
             disks: vec![DiskSource {
                 vdev: "xvda".into(),
                 letters: "a".into(),
+                listed: 0,
                 content: DiskContent::Partitions(partitions),
             }],
             boot: BootWish::Guest(GuestWish {
@@ -153,6 +158,7 @@ impl GuestSpec {
                 ..GuestWish::default()
             }),
             root_hint: None,
+            first_listed: false,
             notes: Vec::new(),
         })
     }
@@ -173,7 +179,9 @@ impl GuestSpec {
             };
             if let Some(content) = content {
                 let (vdev, letters) = (disk.name(), disk.letters());
-                disks.push(DiskSource { vdev, letters, content });
+                let of_disk = |spec: &DiskSpec| disk.specs().any(|own| own == spec);
+                let listed = config.disks.iter().position(of_disk).unwrap_or(usize::MAX);
+                disks.push(DiskSource { vdev, letters, listed, content });
             }
         }
         if !disks.iter().any(|d| !matches!(d.content, DiskContent::Cdrom(_))) {
@@ -189,14 +197,21 @@ impl GuestSpec {
             disks,
             boot,
             root_hint: config.command_line(),
+            first_listed: matches!(config.boot_method(), BootMethod::GuestConfig { .. }),
             notes,
         })
     }
 
-    /// The disk that the firmware is to boot: the first that is more than swap or a cdrom, but with
-    /// a kernel of this host the one that holds the root filesystem.
+    /// The disk that the firmware is to boot: the first that is more than swap or a cdrom; where
+    /// pygrub would look, the one that was listed first; and with a kernel of this host the one that
+    /// holds the root filesystem.
     pub(super) fn first_disk(&self) -> Option<usize> {
-        let any = self.disks.iter().position(DiskSource::may_boot);
+        let mut able: Vec<_> =
+            self.disks.iter().enumerate().filter(|(_, d)| d.may_boot()).collect();
+        if self.first_listed {
+            able.sort_by_key(|(_, d)| d.listed);
+        }
+        let any = able.first().map(|(i, _)| *i);
         let hint = self.root_hint.as_deref().filter(|_| matches!(self.boot, BootWish::Host { .. }));
         let letters = hint.and_then(root_disk);
         let root = self.disks.iter().position(|d| {

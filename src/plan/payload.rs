@@ -105,19 +105,21 @@ fn host_file(path: &Path) -> Result<Arc<RawImage>> {
 pub(super) type Candidate<R> = (usize, R);
 
 /// The payload that the guest's own boot configuration names: that of the first of `candidates`
-/// which has one.
+/// which has one. Its root filesystem may be one of `others`.
 ///
 /// # Errors
 /// What the first candidate gave when none has a kernel: [`ErrorKind::NotFound`] when it has none,
 /// else what reading its filesystem gave.
 pub(super) fn from_guest<R: ReadAt + Clone + Send + 'static>(
     candidates: &[Candidate<R>],
+    others: &[Candidate<R>],
     wish: &GuestWish,
     rules: &CmdlineRules,
 ) -> Result<Payload> {
+    let all = [candidates, others].concat();
     let mut first_error = None;
     for (index, reader) in candidates {
-        match from_partition(*index, reader, candidates, wish, rules) {
+        match from_partition(*index, reader, &all, wish, rules) {
             Ok(payload) => return Ok(payload),
             Err(e) => drop(first_error.get_or_insert(e)),
         }
@@ -130,7 +132,7 @@ pub(super) fn from_guest<R: ReadAt + Clone + Send + 'static>(
 fn from_partition<R: ReadAt + Clone + Send + 'static>(
     index: usize,
     reader: &R,
-    candidates: &[Candidate<R>],
+    all: &[Candidate<R>],
     wish: &GuestWish,
     rules: &CmdlineRules,
 ) -> Result<Payload> {
@@ -142,7 +144,7 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
     let old_names = match rules.root_index(&cmdline) {
         // A separate /boot says nothing of the network; its root does.
         Some(root) if root != index => {
-            let root = candidates.iter().find(|(i, _)| *i == root);
+            let root = all.iter().find(|(i, _)| *i == root);
             root.is_some_and(|(_, reader)| guest_files::has_old_names(reader.clone()))
         }
         _ => opened.old_names,

@@ -4,7 +4,7 @@ use crate::guest::cmdline::{CmdlineContext, adapt};
 use crate::layout::PartitionKind;
 
 /// What the kernel's command line may call a partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct PartitionNames {
     /// Letters of its disk under Xen: `a`.
     pub(super) disk: String,
@@ -15,6 +15,8 @@ pub(super) struct PartitionNames {
     pub(super) uuid: Option<String>,
     pub(super) label: Option<String>,
     pub(super) partuuid: String,
+    /// Whether the guest may not write to it.
+    pub(super) read_only: bool,
 }
 
 /// All partitions, and the user's words.
@@ -142,6 +144,7 @@ mod tests {
             uuid: Some(uuid.into()),
             label: label.map(str::to_owned),
             partuuid: format!("{disk}-{number:02}"),
+            read_only: false,
         };
         CmdlineRules {
             partitions: vec![

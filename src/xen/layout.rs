@@ -33,6 +33,15 @@ impl GuestDisk<'_> {
         Vdev { disk: self.disk, interface: self.interface, partition: 0 }.disk_name()
     }
 
+    /// The specs that it is made of.
+    pub fn specs(&self) -> impl Iterator<Item = &DiskSpec> {
+        let (whole, parts) = match &self.content {
+            GuestDiskContent::Whole(spec) => (Some(*spec), &[][..]),
+            GuestDiskContent::Partitions(parts) => (None, &parts[..]),
+        };
+        whole.into_iter().chain(parts.iter().map(|(_, spec)| *spec))
+    }
+
     /// The disk's letters alone: `a` for `xvda` and `hda`.
     pub fn letters(&self) -> String {
         disk_letters(self.disk)
