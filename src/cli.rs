@@ -9,7 +9,7 @@ mod mount;
 mod run;
 mod umount;
 
-use crate::Result;
+use crate::{ErrorKind, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("synthdisk: {e}");
-            ExitCode::FAILURE
+            ExitCode::from(if e.kind() == ErrorKind::Usage { 2 } else { 1 })
         }
     }
 }

@@ -20,8 +20,10 @@ pub enum ErrorKind {
     NotFound,
     /// The resource is used by somebody else.
     Busy,
-    /// The request contradicts itself or what it is applied to.
+    /// The request contradicts what it is applied to.
     Invalid,
+    /// The request contradicts itself: the command was used wrongly.
+    Usage,
     /// The result would not fit where it must go.
     TooLarge,
 }

@@ -78,9 +78,9 @@ fn what_is_not_a_config() {
         assert!(said.contains(part), "{said}");
     }
     let config = field.config("disk = ['root.img,,xvda1']\n");
-    let said = expect_failure(&["mount", "--config", &config, &root, &dir], 1);
+    let said = expect_failure(&["mount", "--config", &config, &root, &dir], 2);
     assert!(said.contains("--config"), "{said}");
-    let said = expect_failure(&["mount", &dir], 1);
+    let said = expect_failure(&["mount", &dir], 2);
     assert!(said.contains("--config"), "{said}");
     let both = ["mount", "--config", &config, "--overlay", "a", "--overlay-dir", "b", &dir];
     expect_failure(&both, 2);

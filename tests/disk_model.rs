@@ -10,7 +10,7 @@ use synthdisk::disk::{
 };
 use synthdisk::image::RawImage;
 
-/// Neither a multiple of the scratch block (4 KiB) nor of the cluster (64 KiB), and past one of
+/// Neither a multiple of the scratch block (4 KiB) nor of the cluster (16 KiB), and past one of
 /// scratch's write stripes.
 const LEN: u64 = (3 << 20) + 63 * 512;
 const IMAGE_START: u64 = 100 * 512;
@@ -265,4 +265,23 @@ fn overlays_are_locked_and_checked() {
     }
     std::fs::write(&path, &good[..(good.len() / 2) & !511]).unwrap();
     assert!(Qcow2Overlay::open(&path).is_err());
+}
+
+/// The disk's last cluster is a partial one. Put where another cluster was freed, with data behind
+/// it in the file, it must not cut that off.
+#[test]
+fn a_partial_last_cluster_leaves_the_file_its_length() {
+    const CLUSTER: u64 = 64 << 10;
+    const { assert!(LEN % CLUSTER != 0) };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("overlay.qcow2");
+    let overlay = Qcow2Overlay::create(&path, LEN, b"meta").unwrap();
+    let disk = disk(table(dir.path()).0, overlay);
+    let bytes = vec![7; CLUSTER as usize];
+    disk.write_at(&bytes, 0).unwrap();
+    disk.write_at(&bytes, CLUSTER).unwrap();
+    disk.zero(0, CLUSTER).unwrap();
+    disk.write_at(&[8], LEN - 1).unwrap();
+    assert!(read(&disk, CLUSTER, CLUSTER) == bytes);
+    assert_eq!(read(&disk, LEN - 1, 1), [8]);
 }

@@ -106,11 +106,11 @@ impl SourceArgs {
     /// The options that these arguments stand for, for a guest made of `images` or of the config.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] unless there is exactly one of the two.
+    /// [`ErrorKind::Usage`] unless there is exactly one of the two.
     pub(super) fn into_options(self, images: Vec<PathBuf>) -> Result<SourceOptions> {
         if images.is_empty() == self.config.is_none() {
             return Err(Error::new(
-                ErrorKind::Invalid,
+                ErrorKind::Usage,
                 "name either the guest's images or, with --config, its domU config",
             ));
         }

@@ -37,7 +37,7 @@ const FLAGS: [&str; 2] = ["force", "guest-kernel"];
 /// If the process was called as a mount helper: the arguments that mean the same to us.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for an option that is not known.
+/// [`ErrorKind::Usage`] for an option that is not known.
 pub(super) fn translate(args: &[OsString]) -> Result<Option<Vec<OsString>>> {
     let name = args.first().map(|a| Path::new(a).file_name().unwrap_or(a).to_owned());
     let by_name = name.is_some_and(|n| n.as_bytes().starts_with(b"mount."));
@@ -103,7 +103,7 @@ pub(super) fn add_options(options: &OsStr, out: &mut Vec<OsString>) -> Result<()
             out.push(format!("--{name}").into());
         } else {
             return Err(Error::new(
-                ErrorKind::Invalid,
+                ErrorKind::Usage,
                 format!("unknown mount option `{text}`; see `synthdisk mount --help`"),
             ));
         }

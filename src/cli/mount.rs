@@ -4,7 +4,9 @@ use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
 use crate::adapt::Edit;
-use crate::fuse::{FileSpec, MountOptions, Status, StatusDisk, check_mount_point, serve};
+use crate::fuse::{
+    FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
+};
 use crate::layout::{PartitionKind, TableKind, format_size};
 use crate::plan::{Adaptation, OverlayChoice, Plan, PlannedDisk};
 use crate::{Error, ErrorKind, Result};
@@ -86,14 +88,14 @@ impl MountArgs {
                 .mut_args(|a| a.required(false))
                 .no_binary_name(true)
                 .try_get_matches_from(long)
-                .map_err(|e| Error::with_source(ErrorKind::Invalid, "in -o", e))?;
+                .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
             self.update_from_arg_matches(&matches)
-                .map_err(|e| Error::with_source(ErrorKind::Invalid, "in -o", e))?;
+                .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
         }
         options.read_only |= self.read_only;
         if options.read_only && (self.overlay.is_some() || self.overlay_dir.is_some()) {
             return Err(Error::new(
-                ErrorKind::Invalid,
+                ErrorKind::Usage,
                 "a read-only mount writes to no overlay; leave out one of the two",
             ));
         }
@@ -109,6 +111,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
             std::process::exit(code);
         }
     }
+    hold_signals()?;
     start_log(args.log.as_deref())?;
     let shown_source = shown_source(&args.source.config, &args.paths);
     let mut images = args.paths;
@@ -134,9 +137,9 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
-        eprint!("{summary}{adapted}");
-        eprintln!("try it:  {}", qemu_line(&shown_at, &status.disks));
-        // A closed stdout is no reason to give up a mount that works.
+        let try_it = qemu_line(&shown_at, &status.disks);
+        // Closed output is no reason to give up a mount that works.
+        let _ = writeln!(std::io::stderr(), "{summary}{adapted}try it:  {try_it}");
         let _ = writeln!(std::io::stdout(), "{}", disk.display());
         detach::finish()
     })

@@ -77,12 +77,17 @@ fn daemon_of(target: &Path) -> Option<Daemon> {
     Some(Daemon { pid: status.pid, started: start_time(status.pid)? })
 }
 
-/// Field 22 of /proc/PID/stat (proc(5)); the name in field 2 may hold anything but ends at the
-/// last parenthesis. A zombie has ended.
+/// Field 22 of /proc/PID/stat (proc(5)), of a process that has not ended. The name in field 2 may
+/// hold anything but ends at the last parenthesis.
 fn start_time(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
-    let state = fields.next()?;
-    (state != "Z").then(|| fields.nth(18).map(str::to_owned))?
+    let first_thread_ended = fields.next()? == "Z";
+    // Files are closed, and locks let go, when the last thread has ended, and that need not be the
+    // first one.
+    if first_thread_ended && std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.count() <= 1 {
+        return None;
+    }
+    fields.nth(18).map(str::to_owned)
 }

@@ -8,21 +8,26 @@ use super::overlay::{Base, Overlay, Run, punch_hole};
 use super::{check, header};
 use crate::image::{Claim, claim};
 use crate::{Error, ErrorKind, Result};
-use imago::file::File as Storage;
 use imago::qcow2::Qcow2;
+use imago::storage::PreallocateMode;
 use imago::{
-    DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder, ShallowMapping,
+    DenyImplicitOpenGate, DynStorage, FormatAccess, FormatCreateBuilder, FormatDriverBuilder,
+    ShallowMapping, Storage as _,
 };
 use parking_lot::{Mutex, RwLock};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Bytes per cluster of a new overlay. See docs/BENCHMARKS.md, "Cluster size".
-const CLUSTER: u64 = 64 << 10;
+const CLUSTER: u64 = 16 << 10;
 /// A first write takes effect in pieces of at most this many bytes.
 const ALLOCATE_STEP: u64 = 2 << 20;
+
+/// The file as `imago` sees it; shared, because what we write past `imago` it must be told.
+type Storage = Arc<dyn DynStorage>;
 
 /// The persistent overlay.
 pub struct Qcow2Overlay {
@@ -31,6 +36,7 @@ pub struct Qcow2Overlay {
     /// Held while clusters are added or taken away, and never needed for reading.
     allocating: Mutex<()>,
     file: File,
+    storage: Storage,
     len: u64,
     cluster: u64,
 }
@@ -53,7 +59,7 @@ impl Qcow2Overlay {
         let file = file.map_err(|e| Error::io(format!("cannot create the overlay {shown}"), e))?;
         let build = || -> Result<Self> {
             claim(&file, Claim::Exclusive)?;
-            let storage = Storage::try_from(clone(&file)?).map_err(|e| Error::io("", e))?;
+            let storage = storage(clone(&file)?).map_err(|e| Error::io("", e))?;
             Qcow2::<Storage>::create_builder(storage)
                 .cluster_size(CLUSTER as usize)
                 .size(len)
@@ -107,16 +113,18 @@ impl Qcow2Overlay {
 
     fn start(file: File, len: u64) -> Result<Self> {
         let open = || -> io::Result<_> {
-            let storage = Storage::try_from(file.try_clone()?)?;
-            Qcow2::<Storage>::builder(storage)
+            let storage = storage(file.try_clone()?)?;
+            let qcow2 = Qcow2::<Storage>::builder(Arc::clone(&storage))
                 .backing(None)
                 .write(true)
-                .open(DenyImplicitOpenGate::default())
+                .open(DenyImplicitOpenGate::default())?;
+            Ok((qcow2, storage))
         };
-        let qcow2 = open().map_err(|e| Error::with_source(ErrorKind::Corrupt, "", e))?;
+        let (qcow2, storage) = open().map_err(|e| Error::with_source(ErrorKind::Corrupt, "", e))?;
         let format = FormatAccess::new(qcow2);
         let cluster = 1 << header::read(&file)?.geometry.cluster_bits;
-        Ok(Self { format: RwLock::new(format), allocating: Mutex::new(()), file, len, cluster })
+        let format = RwLock::new(format);
+        Ok(Self { format, allocating: Mutex::new(()), file, storage, len, cluster })
     }
 
     /// What `offset` maps to, for at most `max` bytes; where the bytes are for [`Run::Data`].
@@ -148,22 +156,35 @@ impl Qcow2Overlay {
         // Nobody else changes these mappings while `allocating` is held.
         let end = start + n;
         let take = ((end - offset) as usize).min(buf.len());
-        let mut filled = vec![0; n as usize];
         let (head, tail) = ((offset - start) as usize, (offset - start) as usize + take);
-        if run == Run::Base {
-            if head > 0 {
-                base.read_at(&mut filled[..head], start)?;
+        let mut filled = Vec::new();
+        let bytes = if head == 0 && tail == n as usize {
+            // Whole clusters: nothing to complete, so no need for a copy.
+            &buf[..take]
+        } else {
+            filled.resize(n as usize, 0);
+            if run == Run::Base {
+                if head > 0 {
+                    base.read_at(&mut filled[..head], start)?;
+                }
+                if tail < filled.len() {
+                    base.read_at(&mut filled[tail..], offset + take as u64)?;
+                }
             }
-            if tail < filled.len() {
-                base.read_at(&mut filled[tail..], offset + take as u64)?;
-            }
+            filled[head..tail].copy_from_slice(&buf[..take]);
+            &filled[..]
+        };
+        if end % self.cluster != 0 {
+            // `imago` zeroes the rest of the disk's last cluster, and grows the file for it; as it
+            // doesn't know of our writes, it would cut off what they have added behind. Exclusive, so
+            // that the file cannot grow meanwhile.
+            let _alone = self.format.write();
+            self.storage.resize(self.file.metadata()?.len(), PreallocateMode::None)?;
         }
-        filled[head..tail].copy_from_slice(&buf[..take]);
-
         let format = self.format.read();
         let mapping = format.prepare_data_mapping(start, n, true)?;
         let mapped = mapping.length() as usize;
-        self.file.write_all_at(&filled[..mapped], mapping.offset())?;
+        self.file.write_all_at(&bytes[..mapped], mapping.offset())?;
         format.commit_data_mapping(mapping)?;
         Ok(mapped.saturating_sub(head).min(take))
     }
@@ -214,6 +235,10 @@ fn sync_with_directory(file: &File, path: &Path) -> io::Result<()> {
     file.sync_all()?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn storage(file: File) -> io::Result<Storage> {
+    Ok(Arc::new(imago::file::File::try_from(file)?))
 }
 
 fn clone(file: &File) -> Result<File> {

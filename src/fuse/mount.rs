@@ -35,7 +35,7 @@ pub struct Mounted {
 /// [`ErrorKind::NotFound`] and [`ErrorKind::Invalid`] with what is wrong about it.
 pub fn check_mount_point(path: &Path) -> Result<PathBuf> {
     let shown = path.display();
-    let absolute = path.canonicalize().map_err(|e| match e.raw_os_error() {
+    let failed = |e: io::Error| match e.raw_os_error() {
         Some(libc::ENOENT) => Error::new(
             ErrorKind::NotFound,
             format!("there is no mount point {shown}; make it first (mkdir {shown})"),
@@ -47,9 +47,10 @@ pub fn check_mount_point(path: &Path) -> Result<PathBuf> {
             ),
         ),
         _ => Error::io(format!("cannot use the mount point {shown}"), e),
-    })?;
-    let meta = std::fs::metadata(&absolute)
-        .map_err(|e| Error::io(format!("cannot use the mount point {shown}"), e))?;
+    };
+    let absolute = path.canonicalize().map_err(failed)?;
+    // Only this asks the mount itself, if there is one.
+    let meta = std::fs::metadata(&absolute).map_err(failed)?;
     if !meta.is_dir() {
         return Err(Error::new(
             ErrorKind::Invalid,

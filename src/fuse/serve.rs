@@ -19,11 +19,26 @@ pub const STATUS_FILE: &str = ".synthdisk.json";
 /// How long after a signal programs may go on with files that they have open.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// The signals that end a mount.
+fn ending_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
+}
+
+/// Hold back the signals that end a mount until [`serve`] waits for them. To be called before the
+/// process starts any thread: one that has them unblocked would die of them, and the process with
+/// it.
+///
+/// # Errors
+/// That of the system call.
+pub fn hold_signals() -> Result<()> {
+    ending_signals().thread_block().map_err(|e| Error::io("cannot block signals", e.into()))
+}
+
 /// Mount `files` on `target` and serve them until the mount is ended, from outside or by SIGTERM,
 /// SIGINT or SIGHUP. `ready` is called once the files can be used. All disks are flushed at the
 /// end.
 ///
-/// To be called before the process has other threads: the signals are blocked in all that follow.
+/// Threads that the process has already must have been started after [`hold_signals`].
 ///
 /// # Errors
 /// When mounting fails, when the connection to the kernel breaks, and when the last flush fails.
@@ -35,9 +50,7 @@ pub fn serve(
     options: &MountOptions,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block().map_err(|e| Error::io("cannot block signals", e.into()))?;
-
+    hold_signals()?;
     let disks: Vec<_> = files.iter().map(|f| Arc::clone(&f.disk)).collect();
     let flush = move || -> std::io::Result<()> { disks.iter().try_for_each(|disk| disk.flush()) };
     let thread_error = |e| Error::io("cannot start a thread", e);
@@ -64,7 +77,8 @@ pub fn serve(
         session.spawn().map_err(|e| undo(Error::io("cannot serve the FUSE session", e)))?;
     invalidator.connect(session.notifier());
     raise_readahead(&entry);
-    watch_signals(signals, entry.clone(), flush.clone()).map_err(|e| undo(thread_error(e)))?;
+    watch_signals(ending_signals(), entry.clone(), flush.clone())
+        .map_err(|e| undo(thread_error(e)))?;
     ready().map_err(undo)?;
 
     let served = session.join();

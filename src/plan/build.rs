@@ -13,6 +13,7 @@ use crate::disk::Disk;
 use crate::image::Image;
 use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
 use crate::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,11 +115,10 @@ impl Plan {
         let boot = if with_loader { spec.boot.clone() } else { BootWish::Nothing };
 
         // The gap's size needs the payload, whose command line needs the table's kind, which needs
-        // the gap's size. Only the length of what boots counts here, and that is the same.
-        let gap = match preview(&boot, &rules(&disks, options, &spec), &disks)? {
-            Some(payload) => wanted_gap(&payload),
-            None => SECTOR,
-        };
+        // the gap's size. For that only the length of what boots counts, and it is the same.
+        let guess = rules(&disks, options, &spec);
+        let previewed = preview(&boot, &guess, &disks)?;
+        let gap = previewed.as_ref().map_or(SECTOR, wanted_gap);
         let grown = grown_partition(&disks[0], &spec);
         for (i, disk) in disks.iter_mut().enumerate() {
             disk.lay_out(if i == 0 { gap } else { SECTOR }, grown.filter(|_| i == 0))?;
@@ -136,6 +136,16 @@ impl Plan {
             if let (Some(table), Some(layout)) = (disks[0].table_bytes()?, &disks[0].layout) {
                 summary = Some(payload.summary.clone());
                 first_gap = Some(direct_gap(&table, &Ok(payload), layout.gap()));
+            }
+        }
+
+        // Nothing was written yet, so what the images show is what the disk shows.
+        if let (BootWish::Guest(_), Some(payload)) = (&boot, previewed) {
+            if guess.partitions == rules.partitions && !disks.iter().any(Prepared::has_overlay) {
+                if let (Some(table), Some(layout)) = (disks[0].table_bytes()?, &disks[0].layout) {
+                    summary = Some(payload.summary.clone());
+                    first_gap = Some(direct_gap(&table, &Ok(payload), layout.gap()));
+                }
             }
         }
 
@@ -157,7 +167,16 @@ impl Plan {
             });
         }
         if let BootWish::Guest(wish) = &boot {
-            summary = Some(follow_guest(&planned, &disks, wish, rules.clone())?);
+            let latest = follow_guest(&planned, &disks, wish, rules.clone())?;
+            match summary.is_none().then(|| plan_gap(&planned[0], &latest)) {
+                None => {}
+                Some(Ok(boots)) => summary = Some(boots),
+                // What somebody has done to a guest in its overlay, they must be able to mend.
+                Some(Err(e)) if disks[0].has_overlay() => {
+                    notes.push(format!("nothing boots from this disk as it is now: {e}"));
+                }
+                Some(Err(e)) => return Err(e),
+            }
         }
         let adaptation = match &summary {
             Some(summary) if options.adapt && *choice != OverlayChoice::ReadOnly => {
@@ -282,13 +301,13 @@ fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
     hinted.or_else(|| disk.first_listed().map(|p| p.number))
 }
 
-/// Have the gap follow what the guest has installed; returns what boots now.
+/// Have the gap follow what the guest has installed; returns where the latest outcome is kept.
 fn follow_guest(
     planned: &[PlannedDisk],
     prepared: &[Prepared],
     wish: &GuestWish,
     rules: CmdlineRules,
-) -> Result<BootSummary> {
+) -> Result<Arc<Mutex<Result<BootSummary>>>> {
     let incomplete = || Error::new(ErrorKind::Corrupt, "the overlay's layout has no partitions");
     let first = &planned[0];
     let layout = first.layout.as_ref().ok_or_else(incomplete)?;
@@ -308,9 +327,13 @@ fn follow_guest(
         latest: Arc::clone(&latest),
     };
     first.disk.set_planner(Box::new(planner), layout.gap());
+    Ok(latest)
+}
+
+/// Plan the gap through the disk itself; returns what boots now.
+fn plan_gap(first: &PlannedDisk, latest: &Mutex<Result<BootSummary>>) -> Result<BootSummary> {
     first.disk.plan_gap();
-    let mut latest = latest.lock();
-    std::mem::replace(&mut *latest, Ok(BootSummary::default()))
+    std::mem::replace(&mut *latest.lock(), Ok(BootSummary::default()))
 }
 
 /// A dom0 kernel that cannot boot here is not the end: the guest may have one of its own.

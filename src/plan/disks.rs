@@ -30,6 +30,7 @@ pub(super) struct Prepared<'a> {
     /// The overlay's file, where writes are kept.
     pub(super) overlay_path: Option<PathBuf>,
     existing: Option<Qcow2Overlay>,
+    had_overlay: bool,
 }
 
 impl<'a> Prepared<'a> {
@@ -58,6 +59,7 @@ impl<'a> Prepared<'a> {
                 layout: remembered.layout,
                 overlay_path,
                 existing: Some(overlay),
+                had_overlay: true,
             },
             None => Self {
                 source,
@@ -66,8 +68,14 @@ impl<'a> Prepared<'a> {
                 layout: None,
                 overlay_path,
                 existing: None,
+                had_overlay: false,
             },
         })
+    }
+
+    /// Whether there was an overlay before.
+    pub(super) fn has_overlay(&self) -> bool {
+        self.had_overlay
     }
 
     /// The partitions that images stand for.

@@ -109,7 +109,7 @@ impl GuestSpec {
         if options.bootloader == Some(Bootloader::None) {
             if options.kernel.is_some() {
                 return Err(Error::new(
-                    ErrorKind::Invalid,
+                    ErrorKind::Usage,
                     "--kernel needs a boot loader; leave out --bootloader none",
                 ));
             }
@@ -117,7 +117,7 @@ impl GuestSpec {
         }
         if options.kernel.is_none() && !options.initrds.is_empty() {
             return Err(Error::new(
-                ErrorKind::Invalid,
+                ErrorKind::Usage,
                 "--initrd needs --kernel: an initrd belongs to the kernel it was made for",
             ));
         }

@@ -4,7 +4,7 @@ use crate::guest::cmdline::{CmdlineContext, adapt};
 use crate::layout::PartitionKind;
 
 /// What the kernel's command line may call a partition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct PartitionNames {
     /// Letters of its disk under Xen: `a`.
     pub(super) disk: String,

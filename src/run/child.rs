@@ -34,7 +34,7 @@ pub(super) fn bound(program: &OsStr, signal: Signal) -> Result<Command> {
     Ok(command)
 }
 
-/// The second half of [`bound`]: becomes `words`, to be sent `signal` when the parent ends. All
+/// The second half of `bound`: becomes `words`, to be sent `signal` when the parent ends. All
 /// signals are unblocked, unless `keep_mask`.
 ///
 /// # Errors

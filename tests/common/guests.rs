@@ -91,10 +91,6 @@ pub fn extract_kernel(image: &Path, dir: &Path) -> (PathBuf, PathBuf) {
     (copy("vmlinuz"), copy("initrd.img"))
 }
 
-/// For `--append`: the domU's fstab names `/dev/xvda1` as swap, and its systemd would wait 90 s for
-/// a device of that name.
-pub const DOMU_NO_SWAP: &str = "systemd.mask=dev-xvda1.swap";
-
 /// A domU made by xen-tools. Its images are shared and read-only by agreement.
 pub struct Domu {
     /// The directory that holds the files.

@@ -4,11 +4,13 @@
 #![allow(dead_code)]
 
 pub mod console;
+pub mod drive;
 pub mod field;
 pub mod file;
 pub mod guests;
 pub mod hash;
 pub mod map;
 pub mod mount;
+pub mod overlay;
 pub mod process;
 pub mod tiny;

@@ -45,6 +45,14 @@ impl Mount {
         mount
     }
 
+    /// Guards a mount that something else has made on `dir`.
+    pub fn adopt(dir: &Path) -> Self {
+        let output = output("true", &[""; 0]);
+        let mount = Self { dir: dir.to_path_buf(), output, mounted: true, _home: None };
+        assert!(mount.disk().exists(), "mounted, but there is no {}", mount.disk().display());
+        mount
+    }
+
     /// The mount point.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -100,7 +108,16 @@ impl Mount {
     pub fn unmount(mut self) {
         self.mounted = false;
         let args = [OsStr::new("umount"), self.dir.as_os_str()];
-        let result = output(SYNTHDISK, &args);
+        let mut result = output(SYNTHDISK, &args);
+        // A child that another test of this process is just starting has our files open until it
+        // runs its program.
+        for _ in 0..50 {
+            if result.status.success() || !text(&result.stderr).contains("is in use") {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            result = output(SYNTHDISK, &args);
+        }
         if !result.status.success() {
             self.force();
             panic!("synthdisk umount failed: {}", text(&result.stderr));
@@ -137,6 +154,31 @@ impl Drop for Mount {
             }
         }
     }
+}
+
+/// Runs `synthdisk mount ARGS DIR` on a fresh directory, which must fail with exit code 1 and one
+/// sentence on stderr, and leave neither a mount nor a process. Gives the sentence.
+pub fn expect_no_mount(args: &[&str]) -> String {
+    let home = TempDir::with_prefix("synthdisk-test-").expect("a temporary directory");
+    let dir = home.path().join("mnt");
+    std::fs::create_dir(&dir).expect("mkdir in our own directory");
+    let mut all: Vec<&OsStr> = vec!["mount".as_ref()];
+    all.extend(args.iter().map(OsStr::new));
+    all.push(dir.as_os_str());
+    // Whatever comes of it is taken away again.
+    let output = output("true", &[""; 0]);
+    let guard = Mount { dir: dir.clone(), output, mounted: true, _home: Some(home) };
+    let sentence = super::process::expect_failure(&all, 1);
+    assert!(!is_mount_point(&dir), "a mount stayed after: {sentence}");
+    assert!(guard.daemon_pids().is_empty(), "a process stayed after: {sentence}");
+    sentence
+}
+
+/// True if the process has ended with all of its threads, so that its files are closed.
+pub fn has_ended(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    threads == 0 || (threads == 1 && stat.rsplit(") ").next().is_some_and(|s| s.starts_with('Z')))
 }
 
 /// True if something is mounted at `path`, a dead FUSE mount included.

@@ -172,7 +172,7 @@ pub(super) struct TestArgs {
     pub(super) expect: Option<Regex>,
 
     /// How long to wait for it, from QEMU's start: 90, 120s, 2m
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "120s")]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "180s")]
     #[arg(requires = "expect")]
     pub(super) timeout: Duration,
 

@@ -1,0 +1,268 @@
+//! `synthdisk run` with real guests in QEMU.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::guests::mini_guest;
+use common::hash::Untouched;
+use common::process::{SYNTHDISK, command, run_text, text};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A directory in which private mounts are made.
+fn private() -> TempDir {
+    TempDir::with_prefix("synthdisk-boot-run-").expect("a temporary directory")
+}
+
+fn start(home: &TempDir, args: &[&str]) -> Command {
+    let mut command = command(SYNTHDISK);
+    let accel = std::env::var("SYNTHDISK_TEST_ACCEL").unwrap_or_else(|_| "tcg".to_string());
+    command
+        .args(["run", "--accel", &accel, "--memory", "256"])
+        .args(args)
+        .env("XDG_RUNTIME_DIR", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn finish(home: &TempDir, args: &[&str]) -> Output {
+    start(home, args).output().expect("synthdisk runs")
+}
+
+/// No private directory, no mount and no process is left.
+fn assert_clean(home: &Path) {
+    let shown = home.to_string_lossy();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*shown), "{mounts}");
+    let left: Vec<_> = fs::read_dir(home).unwrap().flatten().map(|e| e.path()).collect();
+    let left: Vec<_> = left.iter().filter(|p| p.is_dir()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        assert!(!line.contains(&*shown), "{line}");
+    }
+}
+
+fn config(dir: &Path, name: &str, image: &Path, more: &str) -> PathBuf {
+    let path = dir.join(format!("{name}.cfg"));
+    let text = format!(
+        "name = '{name}'\nmemory = 256\n{more}\ndisk = ['file:{},xvda1,w']\n",
+        image.display()
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+#[ignore = "boots a guest"]
+fn the_login_prompt_comes() {
+    let (home, image) = (private(), mini_guest());
+    let untouched = Untouched::remember(&image);
+    let log = home.path().join("console");
+    let args = ["--expect", "login:", "--timeout", "5m", "--log", &log.to_string_lossy()];
+    let result = finish(&home, &[&args[..], &[&image.to_string_lossy()]].concat());
+    let stdout = text(&result.stdout);
+    assert_eq!(result.status.code(), Some(0), "{stdout}{}", text(&result.stderr));
+    assert!(stdout.contains(", kernel after "), "{stdout}");
+    assert!(fs::read_to_string(&log).unwrap().contains("Linux version"));
+    assert_clean(home.path());
+    untouched.check();
+}
+
+#[test]
+#[ignore = "boots guests"]
+fn every_bus_boots() {
+    let (home, image) = (private(), mini_guest());
+    // The small guest has no driver for AHCI.
+    for bus in ["scsi", "nvme", "ide"] {
+        let args = ["--bus", bus, "--expect", "login:", "--timeout", "5m"];
+        let result = finish(&home, &[&args[..], &[&image.to_string_lossy()]].concat());
+        assert_eq!(result.status.code(), Some(0), "{bus}: {}", text(&result.stderr));
+    }
+    assert_clean(home.path());
+}
+
+#[test]
+#[ignore = "boots a guest"]
+fn a_text_that_does_not_come_fails() {
+    let (home, image) = (private(), mini_guest());
+    let args = ["--expect", "no such text", "--timeout", "20s", &image.to_string_lossy()];
+    let result = finish(&home, &args);
+    let stderr = text(&result.stderr);
+    assert_eq!(result.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("not within 20 s; last line, "), "{stderr}");
+    assert_clean(home.path());
+}
+
+#[test]
+#[ignore = "boots a guest"]
+fn a_panic_is_a_verdict_of_its_own() {
+    let (home, image) = (private(), mini_guest());
+    let started = Instant::now();
+    let args = [
+        "--append",
+        "rdinit=/nothing",
+        "--expect",
+        "login:",
+        "--timeout",
+        "5m",
+        "--",
+        "-no-reboot",
+    ];
+    let image = image.to_string_lossy();
+    let result = finish(&home, &[&[&*image], &args[..]].concat());
+    let stderr = text(&result.stderr);
+    assert_eq!(result.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("kernel panic: VFS: Unable to mount root fs"), "{stderr}");
+    assert!(started.elapsed() < Duration::from_secs(200));
+    assert_clean(home.path());
+}
+
+#[test]
+#[ignore = "boots a guest"]
+fn the_loaders_error_is_a_verdict() {
+    let (home, image) = (private(), mini_guest());
+    let args = ["--memory", "24", "--expect", "login:", &image.to_string_lossy()];
+    let mut command = command(SYNTHDISK);
+    let result = command
+        .args(["run", "--accel", "tcg"])
+        .args(args)
+        .env("XDG_RUNTIME_DIR", home.path())
+        .output()
+        .unwrap();
+    let stderr = text(&result.stderr);
+    assert_eq!(result.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("the boot loader stopped: not enough memory"), "{stderr}");
+    assert_clean(home.path());
+}
+
+#[test]
+#[ignore = "boots guests"]
+fn several_guests_at_a_time() {
+    let (home, image) = (private(), mini_guest());
+    let untouched = Untouched::remember(&image);
+    let good = config(home.path(), "good", &image, "vif = ['mac=00:16:3e:00:00:07']");
+    let also = config(home.path(), "also", &image, "");
+    let bad =
+        config(home.path(), "bad", &image, "bootloader = 'pygrub'\nextra = 'rdinit=/nothing'");
+    let (xml, json) = (home.path().join("r.xml"), home.path().join("r.json"));
+    let configs = [good, bad, also].map(|c| c.to_string_lossy().into_owned());
+    let mut args = vec!["--jobs", "2", "--expect", "login:", "--timeout", "5m"];
+    configs.iter().for_each(|c| args.extend(["--config", c]));
+    let (xml, json) = (xml.to_string_lossy(), json.to_string_lossy());
+    args.extend(["--junit", &xml, "--json", &json]);
+    let result = finish(&home, &args);
+    let (stdout, stderr) = (text(&result.stdout), text(&result.stderr));
+    assert_eq!(result.status.code(), Some(1), "{stdout}{stderr}");
+    let verdicts: Vec<Vec<&str>> =
+        stdout.lines().map(|l| l.split_whitespace().take(2).collect()).collect();
+    let expected =
+        [["GUEST", "VERDICT"], ["good", "passed"], ["bad", "failed"], ["also", "passed"]];
+    assert_eq!(verdicts, expected, "{stdout}{stderr}");
+    let count = |path: &str| run_text("xmllint", &["--xpath", path, &xml]);
+    assert_eq!(count("count(//testcase)"), "3");
+    assert_eq!(count("string(//testcase[failure]/@name)"), "bad");
+    let parsed: serde_json::Value = serde_json::from_slice(&fs::read(&*json).unwrap()).unwrap();
+    assert!(parsed["guests"][0]["seconds_to_kernel"].as_f64().unwrap() > 0.0);
+    assert_clean(home.path());
+    untouched.check();
+}
+
+/// A guest whose console is our two pipes, as with a terminal.
+struct Terminal {
+    child: Child,
+    seen: String,
+}
+
+impl Terminal {
+    fn boot(home: &TempDir, args: &[&str]) -> Self {
+        let child = start(home, args).stdin(Stdio::piped()).spawn().expect("synthdisk runs");
+        let mut this = Self { child, seen: String::new() };
+        this.until("login:");
+        this
+    }
+
+    fn until(&mut self, wanted: &str) {
+        let end = Instant::now() + Duration::from_secs(300);
+        let out = self.child.stdout.as_mut().expect("a pipe");
+        let mut buffer = [0; 4096];
+        while !self.seen.contains(wanted) {
+            let n = out.read(&mut buffer).expect("a pipe can be read");
+            assert!(n > 0 && Instant::now() < end, "no `{wanted}` in: {}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        self.seen.clear();
+    }
+
+    fn type_in(&mut self, keys: &[u8]) {
+        self.child.stdin.as_mut().expect("a pipe").write_all(keys).expect("QEMU reads");
+    }
+
+    /// Exit code and standard error.
+    fn wait(mut self) -> (Option<i32>, String) {
+        let mut rest = Vec::new();
+        let _ = self.child.stdout.take().expect("a pipe").read_to_end(&mut rest);
+        let mut said = String::new();
+        let _ = self.child.stderr.take().expect("a pipe").read_to_string(&mut said);
+        (self.child.wait().unwrap().code(), said)
+    }
+}
+
+#[test]
+#[ignore = "boots guests"]
+fn a_guest_on_the_terminal() {
+    let (home, image) = (private(), mini_guest());
+    let untouched = Untouched::remember(&image);
+    let image = image.to_string_lossy().into_owned();
+
+    // The guest powers itself off. Writes are gone with it.
+    let log = home.path().join("console");
+    let mut guest = Terminal::boot(&home, &["--log", &log.to_string_lossy(), &image]);
+    guest.type_in(b"root\n");
+    guest.until("assword:");
+    std::thread::sleep(Duration::from_millis(500));
+    guest.type_in(b"root\n");
+    guest.until("#");
+    guest.type_in(b"echo written >/root/file; sync; poweroff -f\n");
+    let (code, said) = guest.wait();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("boots:   Mini guest"), "{said}");
+    assert!(fs::read_to_string(&log).unwrap().contains("login:"));
+    assert_clean(home.path());
+
+    // The user quits QEMU.
+    let mut guest = Terminal::boot(&home, &[&image]);
+    guest.type_in(b"\x01x");
+    assert_eq!(guest.wait().0, Some(0));
+    assert_clean(home.path());
+
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let guest = Terminal::boot(&home, &[&image]);
+        kill(Pid::from_raw(guest.child.id() as i32), signal).unwrap();
+        let (code, said) = guest.wait();
+        assert_eq!(code, Some(1));
+        assert!(said.ends_with(&format!("synthdisk: ended by {signal}\n")), "{said}");
+        assert_clean(home.path());
+    }
+
+    // Killed without a chance.
+    let mut guest = Terminal::boot(&home, &[&image]);
+    guest.child.kill().unwrap();
+    guest.wait();
+    let end = Instant::now() + Duration::from_secs(20);
+    while fs::read_dir(home.path()).unwrap().flatten().any(|e| e.path().is_dir()) {
+        assert!(Instant::now() < end, "the private directory stays");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_millis(200)); // the keeper's last step
+    assert_clean(home.path());
+    untouched.check();
+}

@@ -1,0 +1,61 @@
+//! A guest's disks.
+
+use std::path::PathBuf;
+
+/// What a disk is plugged into.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Bus {
+    /// virtio-blk: `/dev/vda`.
+    Virtio,
+    /// The IDE controller of the `pc` machine: `/dev/sda`.
+    Ide,
+    /// AHCI: `/dev/sda`. Debian's cloud kernel (the small guest) has no driver for it.
+    Ahci,
+    /// NVMe: `/dev/nvme0n1`.
+    Nvme,
+    /// virtio-scsi: `/dev/sda`.
+    Scsi,
+}
+
+/// A raw disk of a guest.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub(super) path: PathBuf,
+    pub(super) bus: Bus,
+    pub(super) cache: &'static str,
+    pub(super) snapshot: bool,
+    pub(super) discard: bool,
+}
+
+impl Disk {
+    /// A virtio disk with `cache=none,aio=threads`, as synthdisk advises.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), bus: Bus::Virtio, cache: "none", snapshot: false, discard: false }
+    }
+
+    /// Plugs it into another bus.
+    pub fn bus(mut self, bus: Bus) -> Self {
+        self.bus = bus;
+        self
+    }
+
+    /// QEMU's cache mode, `none` or `writeback`.
+    pub fn cache(mut self, cache: &'static str) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// QEMU keeps the guest's writes to itself and forgets them; the file is opened read-only.
+    pub fn snapshot(mut self) -> Self {
+        self.snapshot = true;
+        // The temporary file may lie on a tmpfs, where O_DIRECT can fail.
+        self.cache = "unsafe";
+        self
+    }
+
+    /// Lets the guest's discards through to the file.
+    pub fn discard(mut self) -> Self {
+        self.discard = true;
+        self
+    }
+}
