@@ -116,7 +116,10 @@ fn x_bits(options: &MountOptions) -> u16 {
 }
 
 pub(super) fn to_errno(e: io::Error) -> Errno {
-    tracing::warn!("I/O error: {e}");
+    // A refused write is an answer, not an accident.
+    if e.raw_os_error() != Some(libc::EROFS) {
+        tracing::warn!("I/O error: {e}");
+    }
     match e.kind() {
         io::ErrorKind::StorageFull => Errno::ENOSPC,
         _ => Errno::from_i32(e.raw_os_error().unwrap_or(libc::EIO)),
