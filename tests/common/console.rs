@@ -334,7 +334,11 @@ impl Guest {
                 Ok((0, _)) => return Ok(()),
                 Ok(_) => return Err(self.report("the guest refused the password")),
                 Err(e) if Instant::now() > end || !self.is_running() => return Err(e),
-                Err(_) => {}
+                // A line that arrived in part may have left the shell within quotes: Ctrl-C.
+                Err(_) => {
+                    self.send_line("\x03");
+                    std::thread::sleep(Duration::from_millis(500));
+                }
             }
         }
     }
