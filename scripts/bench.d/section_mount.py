@@ -8,13 +8,17 @@ from common import median, sh, wait_for
 
 
 def run(bench):
-    images = {"2 GiB": bench.mini_guest("2G"), "1.9 TiB, sparse": bench.huge_guest("1945G")}
+    sizes = {"2 GiB": bench.mini_guest("2G"), "1.9 TiB, sparse": bench.huge_guest("1945G")}
+    images = {f"{size}{adapted}": (image, adapt)
+              for adapted, adapt in (("", "none"), (", guest adapted", "auto"))
+              for size, image in sizes.items()}
     place = tempfile.mkdtemp(prefix="mnt-", dir=bench.dir)
     disk = os.path.join(place, "disk.raw")
 
     def measure(name):
         start = time.perf_counter()
-        subprocess.run([bench.synthdisk, "mount", images[name], place], check=True,
+        image, adapt = images[name]
+        subprocess.run([bench.synthdisk, "mount", "--adapt", adapt, image, place], check=True,
                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                        stderr=subprocess.PIPE)
         ready = time.perf_counter()
