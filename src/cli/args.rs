@@ -137,7 +137,6 @@ impl SourceArgs {
     }
 
     /// The arguments again, as a command that starts another one passes them on.
-    #[allow(dead_code)]
     pub(super) fn to_args(&self) -> Vec<OsString> {
         let l = &self.layout;
         let mut out = Vec::new();

@@ -126,27 +126,27 @@ impl Plan {
 
         let rules = rules(&disks, options, &spec);
         let mut notes = spec.notes.clone();
+        let payload = match &boot {
+            BootWish::Nothing => None,
+            BootWish::Host { kernel, initrds, cmdline } => {
+                let readers = image_readers(&disks[0]);
+                let payload = from_host(kernel, initrds, cmdline, &rules, readers)
+                    .map_err(|e| name_the_way_out(e, options))?;
+                notes.extend(missing_modules(&payload, &disks, options));
+                Some(payload)
+            }
+            // Where nothing was written yet, what the images show is what the disk shows.
+            BootWish::Guest(_) => previewed.filter(|_| {
+                guess.partitions == rules.partitions && !disks.iter().any(Prepared::has_overlay)
+            }),
+        };
         let mut summary = None;
         let mut first_gap = None;
-        if let BootWish::Host { kernel, initrds, cmdline } = &boot {
-            let readers = image_readers(&disks[0]);
-            let payload = from_host(kernel, initrds, cmdline, &rules, readers)
-                .map_err(|e| name_the_way_out(e, options))?;
-            notes.extend(missing_modules(&payload, &disks, options));
-            if let (Some(table), Some(layout)) = (disks[0].table_bytes()?, &disks[0].layout) {
-                summary = Some(payload.summary.clone());
-                first_gap = Some(direct_gap(&table, &Ok(payload), layout.gap()));
-            }
-        }
-
-        // Nothing was written yet, so what the images show is what the disk shows.
-        if let (BootWish::Guest(_), Some(payload)) = (&boot, previewed) {
-            if guess.partitions == rules.partitions && !disks.iter().any(Prepared::has_overlay) {
-                if let (Some(table), Some(layout)) = (disks[0].table_bytes()?, &disks[0].layout) {
-                    summary = Some(payload.summary.clone());
-                    first_gap = Some(direct_gap(&table, &Ok(payload), layout.gap()));
-                }
-            }
+        if let (Some(payload), Some(table), Some(layout)) =
+            (payload, disks[0].table_bytes()?, &disks[0].layout)
+        {
+            summary = Some(payload.summary.clone());
+            first_gap = Some(direct_gap(&table, &Ok(payload), layout.gap()));
         }
 
         let mut created = Vec::new();
@@ -156,7 +156,7 @@ impl Plan {
             let put_together = disk.layout.is_some();
             let cdrom = matches!(disk.source.content, DiskContent::Cdrom(_));
             planned.push(PlannedDisk {
-                file: file_name(i, &disk.source.letters, cdrom),
+                file: disk_file_name(i, &disk.source.letters, cdrom),
                 vdev: disk.source.vdev.clone(),
                 letters: disk.source.letters.clone(),
                 overlay: disk.overlay_path.as_ref().and_then(|p| p.canonicalize().ok()),
@@ -369,7 +369,8 @@ fn missing_modules(
     Some(format!("the guest has no modules for this kernel (/lib/modules/{version}){way_out}"))
 }
 
-fn file_name(index: usize, letters: &str, cdrom: bool) -> String {
+/// Name in a mount of the disk number `index` (from 0) of a guest, with the disk's letters.
+pub fn disk_file_name(index: usize, letters: &str, cdrom: bool) -> String {
     match (index, cdrom) {
         (0, _) => "disk.raw".into(),
         (_, true) => format!("cdrom-{letters}.raw"),

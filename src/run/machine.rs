@@ -123,11 +123,7 @@ pub fn disks_of(domain: &DomainConfig) -> Result<Vec<StatusDisk>> {
     });
     disks.sort_by_key(|d| d.is_cdrom());
     let named = disks.iter().enumerate().map(|(i, disk)| StatusDisk {
-        file: match (i, disk.is_cdrom()) {
-            (0, _) => "disk.raw".into(),
-            (_, true) => format!("cdrom-{}.raw", disk.letters()),
-            (_, false) => format!("disk-{}.raw", disk.letters()),
-        },
+        file: crate::plan::disk_file_name(i, &disk.letters(), disk.is_cdrom()),
         vdev: disk.name(),
         cdrom: disk.is_cdrom(),
         read_only: matches!(disk.content, GuestDiskContent::Whole(spec) if spec.access == Access::ReadOnly),
