@@ -8,6 +8,7 @@
 
 pub mod bootconfig;
 pub mod cmdline;
+pub mod device;
 pub mod ext4;
 pub mod fs;
 pub mod probe;

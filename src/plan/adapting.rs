@@ -2,7 +2,7 @@
 
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
-use crate::adapt::{Device, Devices, Edit, apply, propose};
+use crate::adapt::{Device, Devices, Edit, Selection, apply, propose};
 use crate::guest::ext4::Ext4Fs;
 use crate::layout::PartitionKind;
 use crate::{Error, Result};
@@ -33,16 +33,19 @@ pub(super) fn adaptation(
     disks: &[PlannedDisk],
     rules: &CmdlineRules,
     cmdline: &str,
-    same_names: bool,
+    (selection, same_names): (&Selection, bool),
     notes: &mut Vec<String>,
 ) -> Option<Adaptation> {
+    if selection.is_none() {
+        return None;
+    }
     let root = rules.root_of(cmdline)?;
     let disk = disks.iter().find(|d| !d.cdrom && d.letters == root.disk)?;
     let reader = disk.partition(root.number)?;
     let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
     let devices = std::iter::once(root).chain(others).map(device).collect();
     let proposed = Ext4Fs::open(reader)
-        .and_then(|fs| propose(&fs, &Devices::new(devices, same_names)))
+        .and_then(|fs| propose(&fs, &Devices::new(devices, same_names), selection))
         .map_err(|e: Error| notes.push(format!("the guest is not adapted to KVM: {e}")));
     let edits = proposed.ok().filter(|edits| !edits.is_empty())?;
     if root.read_only {
