@@ -79,7 +79,8 @@ pub struct Plan {
     /// What boots; `None` without a boot loader of ours.
     pub boot: Option<BootSummary>,
     /// Edits that the guest needs, to be made once its partitions can be written.
-    pub adaptation: Option<Adaptation>,
+    /// The error says why the guest cannot be adapted; it boots as it is.
+    pub adaptation: Result<Option<Adaptation>>,
     /// The images, absolute.
     pub images: Vec<PathBuf>,
     /// What a user should know.
@@ -190,7 +191,7 @@ impl Plan {
                     &mut notes,
                 )
             }
-            _ => None,
+            _ => Ok(None),
         };
         let images = disks.iter().flat_map(|d| super::disks::marks(d.source));
         let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
