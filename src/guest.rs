@@ -6,6 +6,7 @@
 //! guest: sizes, counts and depths are bounded, and no input may panic or hang it. It may be called
 //! by `plan` and `adapt`; it calls nobody but the reader that it is given.
 
+pub mod about;
 pub mod bootconfig;
 pub mod cmdline;
 pub mod device;
