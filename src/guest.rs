@@ -8,8 +8,10 @@
 
 pub mod bootconfig;
 pub mod cmdline;
+pub mod drivers;
 pub mod ext4;
 pub mod fs;
+pub mod initrd;
 pub mod probe;
 pub mod select;
 pub mod tree;
