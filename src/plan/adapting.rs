@@ -3,7 +3,7 @@
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::adapt::{Device, Devices, Edit, apply, propose};
-use crate::guest::ext4::Ext4Fs;
+use crate::guest::open::open_fs;
 use crate::layout::PartitionKind;
 use crate::{Error, Result};
 use std::path::Path;
@@ -41,8 +41,8 @@ pub(super) fn adaptation(
     let reader = disk.partition(root.number)?;
     let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
     let devices = std::iter::once(root).chain(others).map(device).collect();
-    let proposed = Ext4Fs::open(reader)
-        .and_then(|fs| propose(&fs, &Devices::new(devices, same_names)))
+    let proposed = open_fs(reader)
+        .and_then(|fs| propose(&*fs, &Devices::new(devices, same_names)))
         .map_err(|e: Error| notes.push(format!("the guest is not adapted to KVM: {e}")));
     let edits = proposed.ok().filter(|edits| !edits.is_empty())?;
     if root.read_only {
