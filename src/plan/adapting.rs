@@ -4,7 +4,7 @@ use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::Result;
 use crate::adapt::{Device, Devices, Edit, Selection, apply, propose};
-use crate::guest::ext4::Ext4Fs;
+use crate::guest::open::open_fs;
 use crate::layout::PartitionKind;
 use std::path::Path;
 
@@ -48,8 +48,8 @@ pub(super) fn adaptation(
     };
     let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
     let devices = std::iter::once(root).chain(others).map(device).collect();
-    let fs = Ext4Fs::open(reader)?;
-    let edits = propose(&fs, &Devices::new(devices, same_names), selection)?;
+    let fs = open_fs(reader)?;
+    let edits = propose(&*fs, &Devices::new(devices, same_names), selection)?;
     if edits.is_empty() {
         return Ok(None);
     }

@@ -104,7 +104,7 @@ impl SourceImage {
         let told = options.kernel.is_some() || options.bootloader == Some(Bootloader::None);
         let advice = match self.content {
             Content::Swap { .. } => "name the root image first; swap is synthesised (--swap SIZE)",
-            Content::Ext { .. } => return Ok(()),
+            Content::Ext { .. } | Content::Xfs { .. } | Content::Btrfs { .. } => return Ok(()),
             _ if told => return Ok(()),
             _ => {
                 "no kernel can be read from that; give one with --kernel and --initrd, or use \
