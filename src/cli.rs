@@ -4,6 +4,7 @@ mod adapt;
 mod args;
 mod detach;
 mod helper;
+mod inspect;
 mod libvirt_xml;
 mod map;
 mod mount;
@@ -32,6 +33,8 @@ enum Command {
     Umount(umount::UmountArgs),
     /// Print where every byte of the disk comes from, without mounting
     Map(map::MapArgs),
+    /// Say what is inside the guest, and whether it will run on KVM
+    Inspect(inspect::InspectArgs),
     /// Show what makes the guest at home on KVM as a diff, or edit it in an overlay
     Adapt(adapt::AdaptArgs),
     /// Boot the guest in QEMU, and leave nothing behind
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Adapt(args) => adapt::run(args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),

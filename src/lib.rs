@@ -11,6 +11,7 @@ pub mod error;
 pub mod fuse;
 pub mod guest;
 pub mod image;
+pub mod inspect;
 pub mod layout;
 pub mod libvirt;
 pub mod plan;

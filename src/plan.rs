@@ -18,5 +18,6 @@ mod source;
 
 pub use adapting::Adaptation;
 pub use build::{OverlayChoice, Plan, PlannedDisk, disk_file_name};
+pub use gap::PartitionReader;
 pub use options::{Bootloader, SourceOptions};
 pub use payload::BootSummary;

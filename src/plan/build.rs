@@ -62,7 +62,7 @@ impl PlannedDisk {
     }
 
     /// A reader of a partition, through the overlay.
-    pub(super) fn partition(&self, number: u32) -> Option<PartitionReader> {
+    pub fn partition(&self, number: u32) -> Option<PartitionReader> {
         let placed = self.layout.as_ref()?.partitions.iter().find(|p| p.number == number)?;
         let (start, len) = (placed.start, placed.len);
         Some(PartitionReader { disk: Arc::downgrade(&self.disk), start, len })
@@ -78,6 +78,8 @@ pub struct Plan {
     pub disks: Vec<PlannedDisk>,
     /// What boots; `None` without a boot loader of ours.
     pub boot: Option<BootSummary>,
+    /// Where the root filesystem is: index of its disk and number of its partition.
+    pub root: Option<(usize, u32)>,
     /// Edits that the guest needs, to be made once its partitions can be written.
     /// The error says why the guest cannot be adapted; it boots as it is.
     pub adaptation: Result<Option<Adaptation>>,
@@ -193,12 +195,14 @@ impl Plan {
             }
             _ => Ok(None),
         };
+        let root = root_place(&planned, &rules, summary.as_ref());
         let images = disks.iter().flat_map(|d| super::disks::marks(d.source));
         let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
         Ok(Self {
             name: spec.name,
             disks: planned,
             boot: summary,
+            root,
             adaptation,
             images,
             notes,
@@ -210,6 +214,21 @@ impl Plan {
     pub fn keep(&mut self) {
         self.created.drain(..).for_each(CreatedFile::keep);
     }
+}
+
+/// Where the root filesystem is: the command line says so, else the config's hint, else it is the
+/// first partition with a filesystem.
+fn root_place(
+    planned: &[PlannedDisk],
+    rules: &CmdlineRules,
+    boot: Option<&BootSummary>,
+) -> Option<(usize, u32)> {
+    let hints = [boot.map(|b| b.cmdline.as_str()), rules.root_hint.as_deref()];
+    let named = hints.into_iter().flatten().find_map(|words| rules.root_of(words));
+    let first = || rules.partitions.iter().find(|p| p.kind == PartitionKind::Linux);
+    let root = named.or_else(first)?;
+    let disk = planned.iter().position(|d| !d.cdrom && d.letters == root.disk)?;
+    Some((disk, root.number))
 }
 
 /// A first disk that has its own partition table boots by itself.

@@ -214,7 +214,7 @@ pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
 /// A partition of the disk as the guest room wants to read it. Holds the disk weakly: the disk's
 /// own regions hold this.
 #[derive(Clone, Debug)]
-pub(super) struct PartitionReader {
+pub struct PartitionReader {
     pub(super) disk: Weak<Disk>,
     pub(super) start: u64,
     pub(super) len: u64,
