@@ -1,5 +1,6 @@
 //! The command line: arguments, printing, exit codes. One file per subcommand.
 
+mod adapt;
 mod args;
 mod detach;
 mod helper;
@@ -31,6 +32,8 @@ enum Command {
     Umount(umount::UmountArgs),
     /// Print where every byte of the disk comes from, without mounting
     Map(map::MapArgs),
+    /// Show what makes the guest at home on KVM as a diff, or edit it in an overlay
+    Adapt(adapt::AdaptArgs),
     /// Boot the guest in QEMU, and leave nothing behind
     Run(run::RunArgs),
     /// Print a libvirt domain for a domU config
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(args),
+        Command::Adapt(args) => adapt::run(args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
         Command::Internal(args) => run::internal(args),

@@ -9,6 +9,7 @@
 pub mod bootconfig;
 pub mod btrfs;
 pub mod cmdline;
+pub mod device;
 pub mod ext4;
 pub mod fs;
 mod guard;

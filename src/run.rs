@@ -28,5 +28,6 @@ mod terminal;
 pub use child::exec;
 pub use guest::{Expectation, Job, Mode, boot};
 pub use keeper::keep;
+pub use private::once;
 pub use report::{GuestReport, Verdict};
 pub use stop::Stop;

@@ -11,6 +11,7 @@
 //! * a panic becomes a `Corrupt` error.
 
 mod crc;
+pub mod inode;
 mod journal;
 mod superblock;
 

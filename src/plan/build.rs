@@ -9,6 +9,7 @@ use super::options::{Bootloader, SourceOptions};
 use super::payload::{BootSummary, Payload, from_guest, from_host};
 use super::roots::CmdlineRules;
 use super::source::ImageReader;
+use crate::adapt::NETWORK;
 use crate::disk::Disk;
 use crate::image::Image;
 use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
@@ -78,7 +79,8 @@ pub struct Plan {
     /// What boots; `None` without a boot loader of ours.
     pub boot: Option<BootSummary>,
     /// Edits that the guest needs, to be made once its partitions can be written.
-    pub adaptation: Option<Adaptation>,
+    /// The error says why the guest cannot be adapted; it boots as it is.
+    pub adaptation: Result<Option<Adaptation>>,
     /// The images, absolute.
     pub images: Vec<PathBuf>,
     /// What a user should know.
@@ -179,11 +181,17 @@ impl Plan {
             }
         }
         let adaptation = match &summary {
-            Some(summary) if options.adapt && *choice != OverlayChoice::ReadOnly => {
+            Some(summary) if *choice != OverlayChoice::ReadOnly => {
                 let same_names = options.config.is_some() || options.images.len() > 1;
-                adaptation(&planned, &rules, &summary.cmdline, same_names, &mut notes)
+                adaptation(
+                    &planned,
+                    &rules,
+                    &summary.cmdline,
+                    (&options.adapt, same_names),
+                    &mut notes,
+                )
             }
-            _ => None,
+            _ => Ok(None),
         };
         let images = disks.iter().flat_map(|d| super::disks::marks(d.source));
         let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
@@ -225,7 +233,7 @@ fn rules(disks: &[Prepared], options: &SourceOptions, spec: &GuestSpec) -> Cmdli
         partitions: disks.iter().flat_map(Prepared::names).collect(),
         append: options.append.clone(),
         replace: options.cmdline.clone(),
-        adapt: options.adapt,
+        old_names: options.adapt.has(NETWORK),
         root_hint: spec.root_hint.clone(),
     }
 }
@@ -293,7 +301,7 @@ fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
             partitions: disk.names(),
             append: None,
             replace: None,
-            adapt: false,
+            old_names: false,
             root_hint: None,
         };
         rules.root_of(hint).filter(|p| p.kind == PartitionKind::Linux).map(|p| p.number)
