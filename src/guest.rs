@@ -6,12 +6,15 @@
 //! guest: sizes, counts and depths are bounded, and no input may panic or hang it. It may be called
 //! by `plan` and `adapt`; it calls nobody but the reader that it is given.
 
+pub mod about;
 pub mod bootconfig;
 pub mod btrfs;
 pub mod cmdline;
 pub mod device;
+pub mod drivers;
 pub mod ext4;
 pub mod fs;
+pub mod initrd;
 mod guard;
 mod metered;
 pub mod open;
