@@ -8,6 +8,7 @@ mod apply;
 mod devices;
 mod draft;
 mod e2fs;
+pub mod kernel_driver;
 mod selection;
 mod steps;
 

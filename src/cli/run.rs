@@ -42,6 +42,8 @@ pub(super) enum Internal {
         #[arg(last = true, required = true)]
         words: Vec<OsString>,
     },
+    /// Mount a partition where nobody sees it and edit it, as standard input says
+    EditMounted,
     /// Keep a mount while standard input is open
     Keep {
         #[arg(long)]
@@ -59,6 +61,7 @@ pub(super) fn internal(args: Internal) -> Result<()> {
         Internal::Exec { signal, parent, keep_mask, words } => {
             crate::run::exec(signal, parent, keep_mask, &words)
         }
+        Internal::EditMounted => crate::adapt::kernel_driver::run_job(),
         Internal::Keep { dir, terminal, words } => crate::run::keep(&dir, terminal, &words),
     }
 }
