@@ -91,6 +91,12 @@ pub struct Status {
     /// The disks, first the one that the firmware boots from.
     #[serde(default)]
     pub disks: Vec<StatusDisk>,
+    /// What the guest can boot from, as `run --bus` takes it.
+    #[serde(default)]
+    pub bus: Option<String>,
+    /// The network card that the guest has a driver for, as QEMU calls it.
+    #[serde(default)]
+    pub nic: Option<String>,
 }
 
 /// A disk of a mount.

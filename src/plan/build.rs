@@ -133,9 +133,14 @@ impl Plan {
         let payload = match &boot {
             BootWish::Nothing => None,
             BootWish::Host { kernel, initrds, cmdline } => {
-                let readers = image_readers(&disks[0]);
-                let payload = from_host(kernel, initrds, cmdline, &rules, readers)
-                    .map_err(|e| name_the_way_out(e, options))?;
+                let payload = match previewed.filter(|_| guess.partitions == rules.partitions) {
+                    Some(payload) => payload,
+                    None => {
+                        let readers = image_readers(&disks[0]);
+                        from_host(kernel, initrds, cmdline, &rules, readers)
+                            .map_err(|e| name_the_way_out(e, options))?
+                    }
+                };
                 notes.extend(missing_modules(&payload, &disks, options));
                 Some(payload)
             }

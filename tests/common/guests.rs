@@ -246,6 +246,19 @@ impl Drop for LoopMount {
         if !std::thread::panicking() {
             assert!(result.is_ok_and(|r| r.status.success()), "umount {:?}", self.dir.path());
         }
+/// The domU of a Debian release with another initrd, as `scripts/make-domu-variant` makes it.
+pub fn domu_variant(dist: &str, kind: &str) -> Domu {
+    let whole = domu(dist);
+    let dir = PathBuf::from(run_text(
+        script("make-domu-variant"),
+        &[kind.as_ref(), whole.dir.as_os_str()],
+    ));
+    let name = dir.file_name().expect("a directory of a cache").to_string_lossy().into_owned();
+    Domu {
+        disk: dir.join("disk.img"),
+        swap: dir.join("swap.img"),
+        config: dir.join(format!("{name}.cfg")),
+        dir,
     }
 }
 
