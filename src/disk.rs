@@ -5,14 +5,18 @@
 
 mod check;
 mod header;
+mod marks;
 mod overlay;
 mod qcow2;
 mod region;
+mod saved;
 mod scratch;
 mod serve;
+mod snapshot;
 
 pub use overlay::{Base, Overlay, Run};
 pub use qcow2::Qcow2Overlay;
 pub use region::{Region, RegionFile, RegionKind, RegionTable, Source};
-pub use scratch::Scratch;
+pub use scratch::{Scratch, temporary_dir};
 pub use serve::{BootPlanner, Chunk, Disk};
+pub use snapshot::{DiskBytes, Snapshot};

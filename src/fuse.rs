@@ -16,3 +16,4 @@ pub use mount::{Mounted, check_mount_point, unmount};
 pub use mounts::{MountEntry, find_mount};
 pub use options::MountOptions;
 pub use serve::{STATUS_FILE, hold_signals, serve};
+pub use view::SNAPSHOT_PREFIX;

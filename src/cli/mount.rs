@@ -4,6 +4,7 @@ use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
 use crate::adapt::Edit;
+use crate::disk::temporary_dir;
 use crate::fuse::{
     FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
 };
@@ -149,11 +150,6 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
 fn shown_source(config: &Option<PathBuf>, paths: &[PathBuf]) -> String {
     let path = config.as_ref().or(paths.first()).cloned().unwrap_or_default();
     path.canonicalize().unwrap_or(path).display().to_string()
-}
-
-/// Where temporary overlays go: not /tmp, which is often in memory.
-fn temporary_dir() -> PathBuf {
-    std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
 
 fn start_log(path: Option<&Path>) -> Result<()> {

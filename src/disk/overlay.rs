@@ -61,6 +61,9 @@ pub trait Overlay: Send + Sync + fmt::Debug {
 
     /// Bytes of storage that the overlay takes up.
     fn allocated(&self) -> u64;
+
+    /// The unit, in bytes (a power of two), that a write takes from the base as a whole.
+    fn grain(&self) -> u64;
 }
 
 /// Punch a hole into `file`, so that its storage is given back; where the filesystem cannot, the

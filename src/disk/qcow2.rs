@@ -318,4 +318,8 @@ impl Overlay for Qcow2Overlay {
     fn allocated(&self) -> u64 {
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
     }
+
+    fn grain(&self) -> u64 {
+        self.cluster
+    }
 }

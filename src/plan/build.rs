@@ -15,7 +15,7 @@ use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Where writes go.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -64,7 +64,8 @@ impl PlannedDisk {
     pub(super) fn partition(&self, number: u32) -> Option<PartitionReader> {
         let placed = self.layout.as_ref()?.partitions.iter().find(|p| p.number == number)?;
         let (start, len) = (placed.start, placed.len);
-        Some(PartitionReader { disk: Arc::downgrade(&self.disk), start, len })
+        let disk: Weak<Disk> = Arc::downgrade(&self.disk);
+        Some(PartitionReader { disk, start, len })
     }
 }
 
