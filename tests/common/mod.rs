@@ -10,6 +10,7 @@ pub mod file;
 pub mod guests;
 pub mod hash;
 pub mod map;
+pub mod model;
 pub mod mount;
 pub mod overlay;
 pub mod process;
