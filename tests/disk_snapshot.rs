@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::lanes::{block, last_write};
 use common::model::{IMAGE_START, LEN, range, region, table};
 use common::process::run;
 use proptest::prelude::*;
@@ -184,8 +185,7 @@ fn is_one_moment(overlay: impl Overlay + 'static) {
                     if done.load(Ordering::Relaxed) {
                         return;
                     }
-                    let sector = u64::to_le_bytes(n).repeat(64);
-                    disk.write_at(&sector, place(lane, (n - 1) % SECTORS)).unwrap();
+                    disk.write_at(&block(n, 512), place(lane, (n - 1) % SECTORS)).unwrap();
                     acknowledged.store(n, Ordering::SeqCst);
                 }
             });
@@ -216,32 +216,14 @@ fn is_one_moment(overlay: impl Overlay + 'static) {
                 Err(format!("round {rounds}: read again, it has changed"))
             });
             for lane in 0..LANES {
-                let found: Vec<u64> = (0..SECTORS)
-                    .map(|i| {
-                        let sector = &first[place(lane, i) as usize..][..512];
-                        let n = u64::from_le_bytes(sector[..8].try_into().unwrap());
-                        check(if sector.chunks(8).all(|c| c == &sector[..8]) {
-                            Ok(())
-                        } else {
-                            Err(format!("round {rounds}: half a write in lane {lane}, {i}"))
-                        });
-                        n
-                    })
-                    .collect();
-                let last = found.iter().copied().max().unwrap_or(0);
-                // Number `n` went to sector `(n - 1) % SECTORS`.
-                let expected = |i: u64| {
-                    let newest = last.checked_sub(1 + i);
-                    newest.map_or(0, |d| d / SECTORS * SECTORS + 1 + i)
+                let sectors = (0..SECTORS).map(|i| &first[place(lane, i) as usize..][..512]);
+                let last = match last_write(sectors) {
+                    Ok(last) => last,
+                    Err(e) => {
+                        check(Err(format!("round {rounds}: lane {lane}: {e}")));
+                        continue;
+                    }
                 };
-                let wrong = (0..SECTORS).find(|i| found[*i as usize] != expected(*i));
-                check(match wrong {
-                    Some(i) => Err(format!(
-                        "round {rounds}: lane {lane}: {} at {i}, the last is {last}",
-                        found[i as usize]
-                    )),
-                    None => Ok(()),
-                });
                 let (least, most) = (before[lane as usize], after[lane as usize] + 1);
                 check(if (least..=most).contains(&last) {
                     Ok(())

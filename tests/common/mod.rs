@@ -9,6 +9,7 @@ pub mod field;
 pub mod file;
 pub mod guests;
 pub mod hash;
+pub mod lanes;
 pub mod map;
 pub mod model;
 pub mod mount;
