@@ -10,9 +10,11 @@ mod qcow2;
 mod region;
 mod scratch;
 mod serve;
+mod stacked;
 
 pub use overlay::{Base, Overlay, Run};
 pub use qcow2::Qcow2Overlay;
 pub use region::{Region, RegionFile, RegionKind, RegionTable, Source};
 pub use scratch::Scratch;
-pub use serve::{BootPlanner, Chunk, Disk};
+pub use serve::{BootPlanner, Chunk, Disk, Stored};
+pub use stacked::Stacked;

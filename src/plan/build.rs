@@ -28,6 +28,13 @@ pub enum OverlayChoice {
     Dir(PathBuf),
     /// Nowhere: the disks are read-only.
     ReadOnly,
+    /// Temporary overlays in `scratch`, over persistent ones that must exist and are only read.
+    Over {
+        /// [`OverlayChoice::File`] or [`OverlayChoice::Dir`].
+        below: Box<OverlayChoice>,
+        /// Directory of the temporary overlays.
+        scratch: PathBuf,
+    },
 }
 
 /// A disk that is ready to be served.
@@ -103,7 +110,8 @@ impl Plan {
         let paths = overlay_paths(&spec, choice)?;
         let mut disks = Vec::new();
         for ((i, source), path) in spec.disks.iter().enumerate().zip(paths) {
-            disks.push(Prepared::new(source, options, bootloader, first == Some(i), path)?);
+            let first = first == Some(i);
+            disks.push(Prepared::new(source, options, bootloader, first, path, choice)?);
         }
         // The firmware boots from the first disk, so it is the first in every list.
         let first = first.map(|i| &spec.disks[i]);
@@ -393,6 +401,20 @@ fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<
                      --overlay-dir in place of --overlay"
                 ),
             ));
+        }
+        OverlayChoice::Over { below, .. } => {
+            if let OverlayChoice::Dir(dir) = &**below {
+                std::fs::metadata(dir).map_err(|e| {
+                    Error::io(format!("cannot open the directory {}", dir.display()), e)
+                })?;
+            }
+            let paths = overlay_paths(spec, below)?;
+            for path in paths.iter().flatten() {
+                path.symlink_metadata().map_err(|e| {
+                    Error::io(format!("cannot open the overlay {}", path.display()), e)
+                })?;
+            }
+            return Ok(paths);
         }
         OverlayChoice::File(path) => path,
         OverlayChoice::Dir(dir) => {
