@@ -62,9 +62,7 @@ impl PlannedDisk {
     /// Name of a partition's file in a mount: `part1.raw` of `disk.raw`, `disk-b-part1.raw` of
     /// `disk-b.raw`.
     pub fn partition_file(&self, number: u32) -> String {
-        let stem = self.file.strip_suffix(".raw").unwrap_or(&self.file);
-        let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
-        format!("{prefix}part{number}.raw")
+        partition_file_name(&self.file, number)
     }
 
     /// A reader of a partition, through the overlay.
@@ -384,6 +382,13 @@ pub fn disk_file_name(index: usize, letters: &str, cdrom: bool) -> String {
         (_, true) => format!("cdrom-{letters}.raw"),
         (_, false) => format!("disk-{letters}.raw"),
     }
+}
+
+/// Name in a mount of a partition of the disk whose file is `disk`.
+pub fn partition_file_name(disk: &str, number: u32) -> String {
+    let stem = disk.strip_suffix(".raw").unwrap_or(disk);
+    let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
+    format!("{prefix}part{number}.raw")
 }
 
 /// The overlay file of each disk, where writes are kept.
