@@ -2,6 +2,7 @@
 
 mod args;
 mod detach;
+mod finalize;
 mod helper;
 mod libvirt_xml;
 mod map;
@@ -31,6 +32,8 @@ enum Command {
     Umount(umount::UmountArgs),
     /// Print where every byte of the disk comes from, without mounting
     Map(map::MapArgs),
+    /// Write the disk out: raw, qcow2, VHD, VHDX or VMDK, exactly as disk.raw shows it
+    Finalize(finalize::FinalizeArgs),
     /// Boot the guest in QEMU, and leave nothing behind
     Run(run::RunArgs),
     /// Print a libvirt domain for a domU config
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(args),
+        Command::Finalize(args) => finalize::run(args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
         Command::Internal(args) => run::internal(args),

@@ -188,7 +188,7 @@ fn status(plan: &Plan, read_only: bool) -> Status {
 
 /// Edit the guest through the mount; returns what to say about it. A guest that cannot be edited
 /// still boots.
-fn adapt(adaptation: Option<&Adaptation>, mountpoint: &Path) -> String {
+pub(super) fn adapt(adaptation: Option<&Adaptation>, mountpoint: &Path) -> String {
     let Some(adaptation) = adaptation else { return String::new() };
     match adaptation.apply(mountpoint) {
         Ok(()) => {
@@ -200,7 +200,7 @@ fn adapt(adaptation: Option<&Adaptation>, mountpoint: &Path) -> String {
 }
 
 /// Each disk as a whole, then its partitions by their numbers.
-fn files(plan: &Plan) -> Vec<FileSpec> {
+pub(super) fn files(plan: &Plan) -> Vec<FileSpec> {
     let mut files = Vec::new();
     for planned in &plan.disks {
         let mut add = |name: String, start, len| {

@@ -217,6 +217,11 @@ impl Overlay for Scratch {
         Ok(self.run(offset, max))
     }
 
+    fn place_at(&self, offset: u64, max: u64) -> io::Result<Option<(&File, u64, u64)>> {
+        let (run, n) = self.run(offset, max);
+        Ok((run == Run::Data).then_some((&self.file, offset, n)))
+    }
+
     fn read_at(&self, base: &dyn Base, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
             let (run, n) = self.run(offset, buf.len() as u64);

@@ -2,13 +2,14 @@
 //! the guest has installed.
 
 use super::overlay::{Base, Overlay, Run};
-use super::region::{Region, RegionTable};
+use super::region::{Region, RegionTable, Source};
 use super::saved::Saved;
 use super::snapshot::DiskBytes;
 use crate::Result;
-use crate::image::{Extent, MappedSlice};
+use crate::image::{Extent, Image, MappedSlice};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,19 @@ pub enum Chunk<'a> {
     Mapped(MappedSlice),
     /// The caller's buffer, filled.
     Buffer(&'a [u8]),
+}
+
+/// Where a run of bytes of the disk is stored.
+#[derive(Debug)]
+pub enum Stored<'a> {
+    /// Nowhere: zeros.
+    Zeros,
+    /// In a file of the overlay, from this offset on.
+    Overlay(&'a File, u64),
+    /// In an image, from this offset on; some of it may be holes.
+    Image(Arc<dyn Image>, u64),
+    /// In memory, or in pieces that only reading finds.
+    Made,
 }
 
 /// Planning the gap again, and what triggers it.
@@ -246,6 +260,41 @@ impl Disk {
         let table = self.table();
         let overlay = self.overlay();
         joined_extents(self.len, offset, |at| one_extent(overlay, &table, at, self.len))
+    }
+
+    /// Where the bytes at `offset`, which lies on the disk, are stored, and the first byte behind
+    /// those of which that is known. Holds until the next write.
+    ///
+    /// # Errors
+    /// Those of the overlay.
+    pub fn stored_at(&self, offset: u64) -> io::Result<(Stored<'_>, u64)> {
+        self.refresh_gap(offset);
+        let left = self.len.saturating_sub(offset);
+        let (run, n) = match &self.overlay {
+            Some(overlay) => overlay.run_at(offset, left)?,
+            None => (Run::Base, left),
+        };
+        Ok(match (run, &self.overlay) {
+            (Run::Zero, _) => (Stored::Zeros, offset + n),
+            (Run::Data, Some(overlay)) => match overlay.place_at(offset, n)? {
+                Some((file, place, n)) => (Stored::Overlay(file, place), offset + n),
+                None => (Stored::Made, offset + n),
+            },
+            (Run::Base | Run::Data, _) => {
+                let table = self.table();
+                let Some(region) = table.region_at(offset) else {
+                    return Ok((Stored::Zeros, offset + n));
+                };
+                let stored = match &region.source {
+                    Source::Zeros => Stored::Zeros,
+                    Source::Bytes(_) | Source::File(_) => Stored::Made,
+                    Source::Image { image, offset: base } => {
+                        Stored::Image(Arc::clone(image), base + (offset - region.start))
+                    }
+                };
+                (stored, region.end().min(offset + n))
+            }
+        })
     }
 
     pub(super) fn overlay(&self) -> Option<&dyn Overlay> {
