@@ -7,6 +7,7 @@ use crate::image::extent_of;
 use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::unistd::{Whence, lseek64};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
@@ -31,6 +32,11 @@ pub fn verify(
     let _ = posix_fadvise(written, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     let progress = Progress::new(format!("verifying {name}"), len, quiet);
     let failed = |e| Error::io(format!("cannot read {name} back"), e);
+    let end = lseek64(written, 0, Whence::SeekEnd).map_err(|e| failed(e.into()))?;
+    if u64::try_from(end).unwrap_or(0) < len {
+        let what = format!("{name} has become {end} bytes long, which is less than the disk");
+        return Err(Error::new(ErrorKind::Corrupt, what));
+    }
     let mut ours = vec![0; PIECE as usize];
     let mut theirs = vec![0; PIECE as usize];
     let mut at = 0;

@@ -120,10 +120,15 @@ pub fn to_device(
     let mut at = 0;
     while at < contents.len() {
         let found = contents.extent_at(at).map_err(cannot_read)?;
-        if found.data {
+        // Devices zero whole blocks; the edges of a hole are written.
+        let grain = GRAIN as u64;
+        let start = at.next_multiple_of(grain).min(found.end);
+        let stop = (found.end - found.end % grain).max(start);
+        if found.data || start == stop {
             rest.push(at..found.end);
         } else {
-            zero_device(target, at..found.end, options)?;
+            rest.extend([at..start, stop..found.end].into_iter().filter(|r| !r.is_empty()));
+            zero_device(target, start..stop, options)?;
         }
         at = found.end;
     }
@@ -199,8 +204,8 @@ fn share(contents: &dyn Contents, target: &File, options: &CopyOptions<'_>) -> R
             None
         } else if source % block != 0 {
             Some(format!(
-                "byte {start} of the disk lies at byte {source} of its source, which is not a \
-                 multiple of the filesystem's block size ({block}); see --align"
+                "byte {start} of the disk lies at byte {source} of its source, and the two differ \
+                 within a block of {block} bytes; see --align"
             ))
         } else {
             match clone_range(file, source, target, start, stop - start) {

@@ -7,6 +7,7 @@ pub mod console;
 pub mod drive;
 pub mod field;
 pub mod file;
+pub mod filesystem;
 pub mod guests;
 pub mod hash;
 pub mod lanes;
