@@ -7,8 +7,9 @@ use super::args::SourceArgs;
 use super::mount::{adapt, files};
 use crate::disk::temporary_dir;
 use crate::finalize::{
-    Conversion, DiskRange, Format, Input, LiveMount, OpenFile, Pending, Reflink, Request,
-    common_mode, open_live_disk, shares_blocks, with_mount, write_converted, write_raw,
+    Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile, Pending, Reflink,
+    Request, Target, common_mode, open_live_disk, shares_blocks, with_mount, write_converted,
+    write_raw,
 };
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::run::Stop;
@@ -214,33 +215,60 @@ fn write_live(
     sources.extend(status.overlays.iter().cloned());
     sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
     let outputs = choose(&disks, result, &sources, mode, request.force)?;
-    let mut pending = Vec::new();
+    // All of them are taken before the first is read, so that they show almost the same moment.
+    let mut sources = Vec::new();
     for output in outputs {
         let file = output.file(&live.dir, result.partition)?;
-        let disk = &disks[output.index];
-        let writer = live.writer(&disk.file)?;
-        if let Some(writer) = &writer {
-            let shown = live.dir.join(&disk.file);
-            let shown = shown.display();
-            if !request.force {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("{shown} may change meanwhile: {writer}; end it first, or use --force"),
-                ));
+        let shown = live.dir.join(&file);
+        let shown = shown.display();
+        let source = match live.writer(&disks[output.index].file)? {
+            None => LiveSource::Still(open_live_disk(&live.dir, &file)?),
+            Some(writer) if !request.force => {
+                let what = format!(
+                    "{shown} may change meanwhile: {writer}; end it first, or use --force for a \
+                     crash-consistent snapshot"
+                );
+                return Err(Error::new(ErrorKind::Busy, what));
             }
-            if !request.quiet {
-                eprintln!("note:    {shown} may change meanwhile: {writer}");
+            Some(writer) => {
+                if !request.quiet {
+                    eprintln!("note:    {shown} is a crash-consistent snapshot: {writer}");
+                }
+                LiveSource::Snapshot(Arc::new(LiveSnapshot::take(&live.dir, &file)?))
+            }
+        };
+        sources.push((source, output.target));
+    }
+    sources.into_iter().map(|(source, target)| source.write(target, request)).collect()
+}
+
+/// A file of a mount, as it is to be read.
+enum LiveSource {
+    /// Nobody writes to it.
+    Still(File),
+    /// Somebody does.
+    Snapshot(Arc<LiveSnapshot>),
+}
+
+impl LiveSource {
+    fn write(self, target: Target, request: &Request<'_>) -> Result<Pending> {
+        let raw = request.conversion.format == Format::Raw;
+        match self {
+            Self::Still(file) if raw => {
+                let file = OpenFile::new(file).map_err(|e| Error::io("cannot read the disk", e))?;
+                write_raw(&Input::File(file), target, request)
+            }
+            Self::Still(file) => write_converted(&file, target, false, request),
+            Self::Snapshot(snapshot) => {
+                let written = if raw {
+                    write_raw(&Input::File(snapshot.contents()?), target, request)
+                } else {
+                    snapshot.with_file(|file| write_converted(file, target, false, request))
+                };
+                written.map_err(|e| snapshot.explain(e))
             }
         }
-        let file = open_live_disk(&live.dir, &file)?;
-        pending.push(if result.format == Format::Raw {
-            let file = OpenFile::new(file).map_err(|e| Error::io("cannot read the disk", e))?;
-            write_raw(&Input::File(file), output.target, request)?
-        } else {
-            write_converted(&file, output.target, writer.is_some(), request)?
-        });
     }
-    Ok(pending)
 }
 
 fn disk_of(planned: &PlannedDisk) -> Disk {
