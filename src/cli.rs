@@ -3,6 +3,7 @@
 mod adapt;
 mod args;
 mod detach;
+mod finalize;
 mod helper;
 mod inspect;
 mod libvirt_xml;
@@ -37,6 +38,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show what makes the guest at home on KVM as a diff, or edit it in an overlay
     Adapt(adapt::AdaptArgs),
+    /// Write the disk out: raw, qcow2, VHD, VHDX or VMDK, exactly as disk.raw shows it
+    Finalize(finalize::FinalizeArgs),
     /// Boot the guest in QEMU, and leave nothing behind
     Run(run::RunArgs),
     /// Print a libvirt domain for a domU config
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Map(args) => map::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Adapt(args) => adapt::run(args),
+        Command::Finalize(args) => finalize::run(args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
         Command::Internal(args) => run::internal(args),

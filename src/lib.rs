@@ -8,6 +8,7 @@ pub mod boot;
 pub mod cli;
 pub mod disk;
 pub mod error;
+pub mod finalize;
 pub mod fuse;
 pub mod guest;
 pub mod image;

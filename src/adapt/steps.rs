@@ -1,6 +1,7 @@
 //! The table of steps. A new one is a file below `steps/` and a line here.
 
 pub(super) mod fstab;
+pub(super) mod initrd;
 pub(super) mod inittab;
 pub(super) mod network;
 
@@ -18,7 +19,7 @@ pub struct Step {
 }
 
 /// All steps, in the order in which they are taken.
-pub const STEPS: &[Step] = &[fstab::STEP, inittab::STEP, network::STEP];
+pub const STEPS: &[Step] = &[fstab::STEP, inittab::STEP, network::STEP, initrd::STEP];
 
 #[cfg(test)]
 mod tests {

@@ -41,7 +41,7 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
             let what = format!("there is no overlay {}", path.display());
             return Err(Error::new(ErrorKind::NotFound, what));
         }
-        None => OverlayChoice::Temporary(super::mount::temporary_dir()),
+        None => OverlayChoice::Temporary(crate::disk::temporary_dir()),
     };
     let report = inspect(&args.source.into_options(args.images)?, &overlay)?;
     let text = match args.json {

@@ -4,6 +4,7 @@ use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
 use crate::adapt::Edit;
+use crate::disk::temporary_dir;
 use crate::fuse::{
     FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
 };
@@ -141,7 +142,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     serve(files, &status, &shown_source, &target, &options, || {
         let adapted = match adapt(&plan.adaptation, &target) {
             Err(e) if args.must_adapt => return Err(e),
-            Err(e) => format!("note:    the guest is not adapted to KVM: {e}\n"),
+            Err(e) => not_adapted(&e),
             Ok(said) => said,
         };
         plan.keep();
@@ -159,11 +160,6 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
 fn shown_source(config: &Option<PathBuf>, paths: &[PathBuf]) -> String {
     let path = config.as_ref().or(paths.first()).cloned().unwrap_or_default();
     path.canonicalize().unwrap_or(path).display().to_string()
-}
-
-/// Where temporary overlays go: not /tmp, which is often in memory.
-pub(super) fn temporary_dir() -> PathBuf {
-    std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
 
 fn start_log(path: Option<&Path>) -> Result<()> {
@@ -202,8 +198,13 @@ fn status(plan: &Plan, read_only: bool) -> Status {
     }
 }
 
+/// What to say of a guest that could not be edited.
+pub(super) fn not_adapted(e: &Error) -> String {
+    format!("note:    the guest is not adapted to KVM: {e}\n")
+}
+
 /// Edit the guest through the mount; returns what to say about it.
-fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<String> {
+pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<String> {
     let adaptation = match adaptation {
         Ok(Some(adaptation)) => adaptation,
         Ok(None) => return Ok(String::new()),
@@ -215,7 +216,7 @@ fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<S
 }
 
 /// Each disk as a whole, then its partitions by their numbers.
-fn files(plan: &Plan) -> Vec<FileSpec> {
+pub(super) fn files(plan: &Plan) -> Vec<FileSpec> {
     let mut files = Vec::new();
     for planned in &plan.disks {
         let mut add = |name: String, start, len| {

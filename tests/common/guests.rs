@@ -246,6 +246,9 @@ impl Drop for LoopMount {
         if !std::thread::panicking() {
             assert!(result.is_ok_and(|r| r.status.success()), "umount {:?}", self.dir.path());
         }
+    }
+}
+
 /// The domU of a Debian release with another initrd, as `scripts/make-domu-variant` makes it.
 pub fn domu_variant(dist: &str, kind: &str) -> Domu {
     let whole = domu(dist);
