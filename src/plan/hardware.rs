@@ -14,13 +14,13 @@ pub struct Hardware {
 }
 
 /// What the kernel needs before its root filesystem to see a disk on a bus, the preferred bus
-/// first. virtio-blk is not among them.
+/// first: the BIOS reads from IDE at a twentieth of the others' speed. virtio-blk is not among them.
 const OTHER_BUSES: [(DiskBus, &[&str]); 5] = [
     (DiskBus::VirtioScsi, &["virtio_pci", "virtio_scsi", "sd_mod"]),
     (DiskBus::Ahci, &["ahci", "sd_mod"]),
+    (DiskBus::Nvme, &["nvme"]),
     (DiskBus::Ide, &["ata_piix", "sd_mod"]),
     (DiskBus::Ide, &["piix", "ide_disk"]),
-    (DiskBus::Nvme, &["nvme"]),
 ];
 
 /// A bus on which the kernel sees a disk though it has no virtio-blk in time.
@@ -72,6 +72,7 @@ mod tests {
     fn buses() {
         for (builtin, bus) in [
             (&["ahci", "sd_mod", "ata_piix", "nvme"][..], Some(DiskBus::Ahci)),
+            (&["ata_piix", "sd_mod", "nvme"], Some(DiskBus::Nvme)),
             (&["ata_piix", "sd_mod"], Some(DiskBus::Ide)),
             (&["virtio_scsi", "virtio_pci", "sd_mod", "ahci"], Some(DiskBus::VirtioScsi)),
             (&["ahci", "ata_piix"], None),
