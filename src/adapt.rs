@@ -8,12 +8,14 @@ mod apply;
 mod devices;
 mod draft;
 mod e2fs;
+pub mod kernel_driver;
 mod selection;
 mod steps;
 
 pub use apply::apply;
 pub use devices::{Device, Devices};
 pub use selection::Selection;
+pub use steps::initrd::DRIVERS;
 pub use steps::network::{NETWORK, old_interface_names};
 pub use steps::{STEPS, Step};
 

@@ -1,18 +1,59 @@
-//! Storing edits in a filesystem.
+//! Storing edits in a filesystem, with whatever can write to it.
 
-use super::{Edit, e2fs};
-use crate::Result;
+use super::{Edit, e2fs, kernel_driver};
+use crate::guest::fs::{KernelMount, ReadAt};
+use crate::guest::open::open_fs;
+use crate::guest::probe::{Content, HEAD_LEN, probe};
+use crate::{Error, Result};
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Store `edits` in the filesystem in `partition`, which nobody has mounted.
+/// Store `edits` in the filesystem in `partition`, which nobody has mounted: ext2/3/4 with e2fsprogs,
+/// XFS and Btrfs with the kernel's driver, which takes root.
 ///
 /// # Errors
 /// [`NotFound`](crate::ErrorKind::NotFound) without the tools of the filesystem;
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for a file that has no blocks of its own;
-/// [`Io`](crate::ErrorKind::Io) with what the tools say. Edits before the one that failed stay.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for a file that has no blocks of its own, and for
+/// XFS and Btrfs unless this process is root's; [`Io`](crate::ErrorKind::Io) with what the tools or
+/// the kernel say. Edits before the one that failed stay.
 pub fn apply(edits: &[Edit], partition: &Path) -> Result<()> {
     if edits.is_empty() {
         return Ok(());
     }
-    e2fs::apply(edits, partition)
+    match kernel_mount(partition)? {
+        Some(mount) => kernel_driver::apply(edits, partition, &mount),
+        None => e2fs::apply(edits, partition),
+    }
+}
+
+/// How the kernel mounts the filesystem in `partition`, if only its driver writes to it.
+fn kernel_mount(partition: &Path) -> Result<Option<KernelMount>> {
+    let failed = |e| Error::io("cannot read the guest's partition", e);
+    let mut file = File::open(partition).map_err(failed)?;
+    let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+    let partition = Partition { file, size };
+    // HEAD_LEN fits.
+    let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
+    partition.read_at(0, &mut head).map_err(failed)?;
+    match probe(&head, size) {
+        Content::Xfs { .. } | Content::Btrfs { .. } => Ok(open_fs(partition)?.kernel_mount()),
+        _ => Ok(None),
+    }
+}
+
+struct Partition {
+    file: File,
+    size: u64,
+}
+
+impl ReadAt for Partition {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
 }
