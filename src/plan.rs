@@ -19,7 +19,8 @@ mod roots;
 mod source;
 
 pub use adapting::Adaptation;
-pub use build::{OverlayChoice, Plan, PlannedDisk, disk_file_name};
+pub use build::{OverlayChoice, Plan, PlannedDisk, disk_file_name, partition_file_name};
+pub use gap::PartitionReader;
 pub use hardware::Hardware;
 pub use options::{Bootloader, SourceOptions};
 pub use payload::BootSummary;

@@ -4,6 +4,7 @@ use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
 use crate::adapt::Edit;
+use crate::disk::temporary_dir;
 use crate::fuse::{
     FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
 };
@@ -57,6 +58,10 @@ pub(super) struct MountArgs {
     /// Print what was changed in the guest's command line, and why
     #[arg(short, long)]
     verbose: bool,
+
+    /// A guest that cannot be adapted is an error
+    #[arg(long, hide = true)]
+    must_adapt: bool,
 }
 
 /// For parsing the arguments once more, with what `-o` stands for added.
@@ -135,7 +140,11 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     plan.boot = None;
     let shown_at = mountpoint;
     serve(files, &status, &shown_source, &target, &options, || {
-        let adapted = adapt(plan.adaptation.as_ref(), &target);
+        let adapted = match adapt(&plan.adaptation, &target) {
+            Err(e) if args.must_adapt => return Err(e),
+            Err(e) => not_adapted(&e),
+            Ok(said) => said,
+        };
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
@@ -151,11 +160,6 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
 fn shown_source(config: &Option<PathBuf>, paths: &[PathBuf]) -> String {
     let path = config.as_ref().or(paths.first()).cloned().unwrap_or_default();
     path.canonicalize().unwrap_or(path).display().to_string()
-}
-
-/// Where temporary overlays go: not /tmp, which is often in memory.
-fn temporary_dir() -> PathBuf {
-    std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
 
 fn start_log(path: Option<&Path>) -> Result<()> {
@@ -194,21 +198,25 @@ fn status(plan: &Plan, read_only: bool) -> Status {
     }
 }
 
-/// Edit the guest through the mount; returns what to say about it. A guest that cannot be edited
-/// still boots.
-fn adapt(adaptation: Option<&Adaptation>, mountpoint: &Path) -> String {
-    let Some(adaptation) = adaptation else { return String::new() };
-    match adaptation.apply(mountpoint) {
-        Ok(()) => {
-            let line = |e: &Edit| format!("adapted: {}: {}\n", e.path, e.why);
-            adaptation.edits.iter().map(line).collect()
-        }
-        Err(e) => format!("note:    the guest is not adapted to KVM: {e}\n"),
-    }
+/// What to say of a guest that could not be edited.
+pub(super) fn not_adapted(e: &Error) -> String {
+    format!("note:    the guest is not adapted to KVM: {e}\n")
+}
+
+/// Edit the guest through the mount; returns what to say about it.
+pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<String> {
+    let adaptation = match adaptation {
+        Ok(Some(adaptation)) => adaptation,
+        Ok(None) => return Ok(String::new()),
+        Err(e) => return Err(Error::new(e.kind(), e.to_string())),
+    };
+    adaptation.apply(mountpoint)?;
+    let line = |e: &Edit| format!("adapted: {}: {}\n", e.path, e.why);
+    Ok(adaptation.edits.iter().map(line).collect())
 }
 
 /// Each disk as a whole, then its partitions by their numbers.
-fn files(plan: &Plan) -> Vec<FileSpec> {
+pub(super) fn files(plan: &Plan) -> Vec<FileSpec> {
     let mut files = Vec::new();
     for planned in &plan.disks {
         let mut add = |name: String, start, len| {

@@ -42,6 +42,15 @@ pub(super) enum Internal {
         #[arg(last = true, required = true)]
         words: Vec<OsString>,
     },
+    /// Mount a partition where nobody sees it and edit it, as standard input says
+    EditMounted,
+    /// Take things away once standard input ends
+    Sweep {
+        #[arg(long)]
+        mount: Option<PathBuf>,
+        #[arg(long)]
+        temporary: Option<PathBuf>,
+    },
     /// Keep a mount while standard input is open
     Keep {
         #[arg(long)]
@@ -58,6 +67,10 @@ pub(super) fn internal(args: Internal) -> Result<()> {
     match args {
         Internal::Exec { signal, parent, keep_mask, words } => {
             crate::run::exec(signal, parent, keep_mask, &words)
+        }
+        Internal::EditMounted => crate::adapt::kernel_driver::run_job(),
+        Internal::Sweep { mount, temporary } => {
+            crate::finalize::sweep(mount.as_deref(), temporary.as_deref())
         }
         Internal::Keep { dir, terminal, words } => crate::run::keep(&dir, terminal, &words),
     }

@@ -10,8 +10,8 @@ use super::payload::{PayloadFile, kernel_version};
 use crate::adapt::old_interface_names;
 use crate::boot::linux::HEAD_BYTES;
 use crate::disk::{RegionFile, Source};
-use crate::guest::ext4::Ext4Fs;
 use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
+use crate::guest::open::open_fs;
 use crate::guest::select::{Boot, BootSource, choose};
 use crate::{Error, ErrorKind, Result};
 use lru::LruCache;
@@ -119,11 +119,11 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
     let (requests, queue) = mpsc::channel::<Request>();
     let (started, outcome) = mpsc::sync_channel(1);
     let thread = move || {
-        let fs = match Ext4Fs::open(reader) {
+        let fs = match open_fs(reader) {
             Ok(fs) => fs,
             Err(e) => return drop(started.send(Err(e))),
         };
-        let (found, mut files) = match look(&fs, &wish) {
+        let (found, mut files) = match look(&*fs, &wish) {
             Ok(found) => found,
             Err(e) => return drop(started.send(Err(e))),
         };
@@ -188,8 +188,9 @@ struct Found {
 
 type OpenFiles<'a> = Vec<Box<dyn GuestFile + 'a>>;
 
-fn look<'a>(fs: &'a Ext4Fs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> {
-    let boot = boot_of(fs, wish)?;
+fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> {
+    let mut boot = boot_of(fs, wish)?;
+    boot.notes.extend(fs.caveat());
     let mut files = Vec::new();
     let mut open = Vec::new();
     let mut kernel_head = Vec::new();
@@ -208,6 +209,7 @@ fn look<'a>(fs: &'a Ext4Fs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> 
         let stat = fs.stat(path)?;
         let mut identity = stat.mtime_secs.to_le_bytes().to_vec();
         identity.extend(stat.mtime_nanos.to_le_bytes());
+        identity.extend(stat.revision.to_le_bytes());
         identity.extend(&head);
         if open.is_empty() {
             kernel_head = head;
@@ -224,7 +226,7 @@ fn look<'a>(fs: &'a Ext4Fs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> 
 }
 
 /// The entry that boots, with the files that the domU config puts in place of the entry's.
-fn boot_of(fs: &Ext4Fs, wish: &GuestWish) -> Result<Boot> {
+fn boot_of(fs: &dyn GuestFs, wish: &GuestWish) -> Result<Boot> {
     let mut boot = match (&wish.kernel, choose(fs, wish.entry.as_ref())) {
         (_, Ok(boot)) => boot,
         (None, Err(e)) => return Err(e),
@@ -254,13 +256,13 @@ fn boot_of(fs: &Ext4Fs, wish: &GuestWish) -> Result<Boot> {
 
 /// Whether the network configuration in the root filesystem in `reader` names `eth0`.
 pub(super) fn has_old_names(reader: impl ReadAt + Send + 'static) -> bool {
-    Ext4Fs::open(reader).is_ok_and(|fs| old_interface_names(&fs))
+    open_fs(reader).is_ok_and(|fs| old_interface_names(&*fs))
 }
 
 /// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` when it
 /// cannot be read.
 pub(super) fn has_modules(reader: impl ReadAt + Send + 'static, version: &str) -> Option<bool> {
-    let fs = Ext4Fs::open(reader).ok()?;
+    let fs = open_fs(reader).ok()?;
     let dirs = ["/lib/modules", "/usr/lib/modules"];
     Some(dirs.iter().any(|dir| fs.stat(&format!("{dir}/{version}")).is_ok()))
 }

@@ -113,7 +113,7 @@ fn finish(
     rules: &CmdlineRules,
     drivers: Option<(Look, impl ReadAt + Send + 'static)>,
 ) -> Result<Payload> {
-    if let Some((look, root)) = drivers.filter(|_| rules.adapt) {
+    if let Some((look, root)) = drivers.filter(|_| rules.drivers) {
         let extra = rules.replace.is_none();
         let remedy = remedy(&look, root, &initrds, &summary.cmdline, extra);
         summary.hardware = remedy.hardware;

@@ -1,13 +1,16 @@
 //! Guest images: built once, kept in the cache directory, never written to.
 
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
-use super::process::{run, run_text, script};
+use super::process::{command, run, run_text, script};
 
 /// Where kernels and guests are kept, as the scripts have it.
 pub fn cache_dir() -> PathBuf {
@@ -123,6 +126,127 @@ pub fn domu_with(name: &str, options: &[&str]) -> Domu {
         assert!(file.exists(), "make-domu left no {}", file.display());
     }
     domu
+}
+
+impl Domu {
+    /// A domU like this one in `dir`, in which `change` may change the files below the directory
+    /// that it is given. Needs root (loop mount).
+    pub fn altered(&self, dir: &Path, change: impl FnOnce(&Path)) -> Self {
+        let domu = self.copy_of_config(dir);
+        copy_sparse(&self.disk, &domu.disk);
+        change(LoopMount::new(&domu.disk, dir, "defaults").dir());
+        domu
+    }
+
+    /// A domU like this one in `dir` whose disk was copied while it was mounted with `options`,
+    /// after `change` and while a program was writing to it. So its journal has not been replayed,
+    /// and what `change` wrote and synchronised, file by file, is in the journal only.
+    ///
+    /// The program writes `/srv/busy/N`, which holds `N`; [`BUSY_FILES`] of them were safe on disk
+    /// when the copy began. Needs root (loop mount).
+    pub fn copied_while_mounted(
+        &self,
+        dir: &Path,
+        options: &str,
+        change: impl FnOnce(&Path),
+    ) -> Self {
+        let live = dir.join("live.img");
+        copy_sparse(&self.disk, &live);
+        let domu = self.copy_of_config(dir);
+        let mounted = LoopMount::new(&live, dir, options);
+        change(mounted.dir());
+        let busy = mounted.dir().join("srv/busy");
+        fs::create_dir(&busy).expect("a new directory in our own copy");
+        write_busy(&busy, 1..=BUSY_FILES);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Not without end: a journal that is full would be written home.
+            let writer = scope.spawn(|| {
+                for n in BUSY_FILES + 1..=BUSY_FILES + 200 {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    write_busy(&busy, n..=n);
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+            copy_sparse(&live, &domu.disk);
+            stop.store(true, Ordering::Relaxed);
+            writer.join().expect("the disk has room");
+        });
+        drop(mounted);
+        fs::remove_file(&live).expect("our own file");
+        let state = run_text("dumpe2fs", &["-h".as_ref(), domu.disk.as_os_str()]);
+        assert!(state.contains("needs_recovery"), "the journal is clean: {state}");
+        domu
+    }
+
+    /// Its config in `dir`, for a disk that is to be there. The swap stays shared.
+    fn copy_of_config(&self, dir: &Path) -> Self {
+        let domu = Self {
+            dir: dir.to_path_buf(),
+            disk: dir.join("disk.img"),
+            swap: self.swap.clone(),
+            config: dir.join("domu.cfg"),
+        };
+        let text = fs::read_to_string(&self.config).expect("the config is readable");
+        let (old, new) = (self.disk.to_string_lossy(), domu.disk.to_string_lossy());
+        assert!(text.contains(&*old), "{text}");
+        fs::write(&domu.config, text.replace(&*old, &new)).expect("our own file");
+        domu
+    }
+}
+
+/// How many files [`Domu::copied_while_mounted`] promises.
+pub const BUSY_FILES: u32 = 50;
+
+fn write_busy(dir: &Path, numbers: RangeInclusive<u32>) {
+    for n in numbers {
+        write_durably(&dir.join(n.to_string()), &format!("{n}\n"));
+    }
+}
+
+/// Puts a file in place of another as careful programs do: at its path is the old one or the new
+/// one, and after this the new one, even if the machine stops.
+pub fn write_durably(path: &Path, text: &str) {
+    let dir = path.parent().expect("a file's path");
+    let new = path.with_extension("new");
+    fs::write(&new, text).expect("our own copy");
+    File::open(&new).and_then(|f| f.sync_all()).expect("fsync");
+    fs::rename(&new, path).expect("rename within a directory");
+    File::open(dir).and_then(|d| d.sync_all()).expect("fsync of a directory");
+}
+
+fn copy_sparse(from: &Path, to: &Path) {
+    run("cp", &["--sparse=always".as_ref(), from.as_os_str(), to.as_os_str()]);
+}
+
+/// A filesystem image mounted by the kernel, unmounted when dropped.
+struct LoopMount {
+    dir: tempfile::TempDir,
+}
+
+impl LoopMount {
+    fn new(image: &Path, near: &Path, options: &str) -> Self {
+        let dir = tempfile::tempdir_in(near).expect("a temporary directory");
+        let options = format!("loop,{options}");
+        let args = ["-o".as_ref(), options.as_ref(), image.as_os_str(), dir.path().as_os_str()];
+        run("mount", &args);
+        Self { dir }
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for LoopMount {
+    fn drop(&mut self) {
+        let result = command("umount").arg(self.dir.path()).output();
+        if !std::thread::panicking() {
+            assert!(result.is_ok_and(|r| r.status.success()), "umount {:?}", self.dir.path());
+        }
+    }
 }
 
 /// The domU of a Debian release with another initrd, as `scripts/make-domu-variant` makes it.
