@@ -271,7 +271,8 @@ fn initrds_of_real_guests() {
     for disk in variants.iter().chain([&bookworm]) {
         let names = run_text("debugfs", &["-R", "ls -p /boot", disk.to_str().unwrap()]);
         let name = names.lines().filter_map(|l| l.split('/').nth(5));
-        let name = name.filter(|n| n.starts_with("initrd.img")).last().unwrap().to_owned();
+        let mut name = name.filter(|n| n.starts_with("initrd.img"));
+        let name = name.next_back().unwrap().to_owned();
         let initrd = dir.path().join("initrd");
         let request = format!("dump /boot/{name} {}", initrd.display());
         run("debugfs", &["-R", &request, disk.to_str().unwrap()]);

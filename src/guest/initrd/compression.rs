@@ -74,7 +74,7 @@ impl Compression {
 /// right behind it.
 pub(super) enum Decoder<'i, 'a> {
     Plain(&'i mut Input<'a>),
-    Gzip(flate2::bufread::GzDecoder<&'i mut Input<'a>>),
+    Gzip(Box<flate2::bufread::GzDecoder<&'i mut Input<'a>>>),
     Bzip2(bzip2::bufread::BzDecoder<&'i mut Input<'a>>),
     Lzma(Box<lzma_rust2::LzmaReader<&'i mut Input<'a>>>),
     Xz(Box<lzma_rust2::XzReader<&'i mut Input<'a>>>),
@@ -93,7 +93,7 @@ impl<'i, 'a> Decoder<'i, 'a> {
     pub(super) fn new(compression: Compression, input: &'i mut Input<'a>) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Plain(input),
-            Compression::Gzip => Self::Gzip(flate2::bufread::GzDecoder::new(input)),
+            Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::GzDecoder::new(input))),
             Compression::Bzip2 => Self::Bzip2(bzip2::bufread::BzDecoder::new(input)),
             Compression::Lzma => Self::Lzma(Box::new(lzma_rust2::LzmaReader::new_mem_limit(
                 input,
