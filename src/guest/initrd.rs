@@ -267,7 +267,9 @@ impl<R: ReadAt> GuestFile for Whole<R> {
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let left = self.0.size().saturating_sub(offset);
         let n = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-        self.0.read_at(offset, &mut buf[..n]).map_err(|e| Error::io("cannot read the initrd", e))?;
+        self.0
+            .read_at(offset, &mut buf[..n])
+            .map_err(|e| Error::io("cannot read the initrd", e))?;
         Ok(n)
     }
 }

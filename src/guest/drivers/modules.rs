@@ -77,7 +77,8 @@ impl<'a> Modules<'a> {
         self.config.get_or_init(|| {
             let places = [format!("/boot/config-{}", self.version), format!("{}/config", self.dir)];
             let text = places.iter().find_map(|path| self.text(path)).unwrap_or_default();
-            let yes = |line: &str| Some(line.strip_prefix("CONFIG_")?.strip_suffix("=y")?.to_owned());
+            let yes =
+                |line: &str| Some(line.strip_prefix("CONFIG_")?.strip_suffix("=y")?.to_owned());
             text.lines().filter_map(|line| yes(line.trim_end())).collect()
         })
     }

@@ -103,9 +103,7 @@ impl<'i, 'a> Decoder<'i, 'a> {
                 LZMA_MEMORY_KIB,
             ))),
             // It refuses windows of more than 100 MiB; the kernel's limit is 8 MiB.
-            Compression::Zstd => {
-                Self::Zstd(Box::new(Zstd::new(input).map_err(io::Error::other)?))
-            }
+            Compression::Zstd => Self::Zstd(Box::new(Zstd::new(input).map_err(io::Error::other)?)),
             Compression::Lz4 => Self::Lz4(Lz4Legacy::new(input)),
             Compression::Lzo => {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, "lzo is not read"));
