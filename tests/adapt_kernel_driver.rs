@@ -218,6 +218,29 @@ fn btrfs_is_edited_in_the_root_subvolume() {
     mounted.unmount();
 }
 
+/// Btrfs knows its devices by UUID, and here the host has the image itself mounted.
+#[test]
+fn an_image_that_the_host_has_mounted_stays_as_it_is() {
+    if skipped() {
+        return;
+    }
+    let field = Field::new();
+    let image = field.path("root.img");
+    make_btrfs(&image, 256 << 20, &[], &tree(&field, FSTAB));
+    field.swap("swap.img", 1 << 20, "oldswap");
+    field.guard(&image);
+    let shown = Shown::new(&image, true, "ro");
+    let config = field.config(CONFIG);
+    let mounted = mount(&config, &["--force"]);
+    let printed = mounted.printed();
+    // Since Linux 6.7 the two may be mounted side by side.
+    let adapted = printed.contains("adapted: /etc/fstab: ");
+    assert!(adapted || printed.contains("not adapted"), "{printed}");
+    assert_eq!(fs::read_to_string(shown.at("etc/fstab")).unwrap(), FSTAB);
+    drop(shown);
+    mounted.unmount();
+}
+
 /// A user who is not root gets a disk that boots, and is told what was left out.
 #[test]
 fn without_root_nothing_is_edited() {

@@ -31,7 +31,7 @@ const SUBCOMMAND: [&str; 2] = ["internal", "edit-mounted"];
 /// What the second process is to do; it comes by standard input.
 #[derive(Debug, Deserialize, Serialize)]
 struct Job {
-    /// The partition's file, as an absolute path.
+    /// The partition's file, as an absolute path without symlinks.
     partition: PathBuf,
     /// As in [`KernelMount`].
     fs_type: String,
@@ -92,7 +92,7 @@ pub(super) fn apply(edits: &[Edit], partition: &Path, mount: &KernelMount) -> Re
     }
     let failed = |e| Error::io(format!("cannot edit the guest's {fs_type} filesystem"), e);
     let job = Job {
-        partition: std::path::absolute(partition).map_err(failed)?,
+        partition: partition.canonicalize().map_err(failed)?,
         fs_type: fs_type.to_owned(),
         options: mount.options.clone(),
         tasks: edits.iter().map(task).collect(),

@@ -2,11 +2,13 @@
 
 use super::root::Root;
 use super::{Action, Job, Source};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Cursor;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -38,6 +40,7 @@ pub fn run_job() -> Result<()> {
     // Only this process and its children see what this directory has become.
     let dir = std::env::temp_dir();
     mount_loop(&partition, &dir, &fs_type, &options)?;
+    check_backing(&partition, &dir)?;
     let edit = || -> Result<()> {
         let root = Root::open(&dir)?;
         for (task, source) in tasks.iter().zip(sources) {
@@ -89,4 +92,26 @@ fn mount_loop(partition: &Path, dir: &Path, fs_type: &str, options: &str) -> Res
     let line = line.strip_prefix(&format!("{}: ", dir.display())).unwrap_or(line);
     let line = line.trim_end_matches('.');
     Err(Error::io("this host's kernel does not mount it", std::io::Error::other(line.to_owned())))
+}
+
+/// Make sure that what is mounted on `dir` is the filesystem in `partition`. Btrfs knows its devices
+/// by UUID, and the host may have the image itself mounted, which must not be written to.
+fn check_backing(partition: &Path, dir: &Path) -> Result<()> {
+    let failed = |e| Error::io("cannot find out what was mounted", e);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
+    let dir = dir.canonicalize().map_err(failed)?.display().to_string();
+    let dir = dir.replace('\\', "\\134").replace(' ', "\\040");
+    // The last of those mounted there is on top (proc_pid_mountinfo(5)).
+    let line = mounts.lines().rev().find(|l| l.split(' ').nth(4).is_some_and(|at| dir == at));
+    let source = line.and_then(|l| l.split_once(" - ")?.1.split(' ').nth(1));
+    let device = source.and_then(|s| s.strip_prefix("/dev/")).unwrap_or_default();
+    let backing = std::fs::read(format!("/sys/block/{device}/loop/backing_file"));
+    let backing = backing.map(|b| PathBuf::from(OsString::from_vec(b.trim_ascii_end().to_vec())));
+    if backing.is_ok_and(|path| path == partition) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Busy,
+        "the host has a filesystem of the same UUID mounted, and the kernel takes it for this one",
+    ))
 }
