@@ -4,6 +4,7 @@
 //! Pure computing: numbers and bytes in, bytes out, no I/O. `docs/direct-loader.md` has the disk
 //! contract that [`loader`], [`params`] and `loader.S` share.
 
+pub mod insmod;
 pub mod linux;
 pub mod loader;
 pub mod params;

@@ -26,7 +26,9 @@ mod stop;
 mod terminal;
 
 pub use child::exec;
+pub(crate) use child::{bound, ourselves};
 pub use guest::{Expectation, Job, Mode, boot};
 pub use keeper::keep;
+pub use private::once;
 pub use report::{GuestReport, Verdict};
 pub use stop::Stop;

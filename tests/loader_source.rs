@@ -1,15 +1,14 @@
-//! The committed loader is what its source assembles to.
+//! The committed programs are what their sources assemble to.
 
 use std::path::Path;
 use std::process::Command;
 
 #[test]
-fn loader_bin_is_assembled_from_loader_s() {
+fn the_binaries_are_assembled_from_their_sources() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().unwrap();
-    let fresh = dir.path().join("loader.bin");
     let output = Command::new(root.join("scripts/assemble-loader"))
-        .arg(&fresh)
+        .arg(dir.path())
         .output()
         .expect("scripts/assemble-loader could not be started; is bash installed?");
     assert!(
@@ -17,12 +16,14 @@ fn loader_bin_is_assembled_from_loader_s() {
         "scripts/assemble-loader failed (it needs binutils: apt-get install binutils):\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let fresh = std::fs::read(fresh).unwrap();
-    let committed = std::fs::read(root.join("src/boot/loader.bin")).unwrap();
-    assert!(
-        fresh == committed,
-        "src/boot/loader.bin is not what src/boot/loader.S assembles to; run \
-         scripts/assemble-loader and commit both (first difference at byte {:?})",
-        fresh.iter().zip(&committed).position(|(a, b)| a != b)
-    );
+    for name in ["loader.bin", "insmod64.bin", "insmod32.bin"] {
+        let fresh = std::fs::read(dir.path().join(name)).unwrap();
+        let committed = std::fs::read(root.join("src/boot").join(name)).unwrap();
+        assert!(
+            fresh == committed,
+            "src/boot/{name} is not what its source assembles to; run scripts/assemble-loader and \
+             commit both (first difference at byte {:?})",
+            fresh.iter().zip(&committed).position(|(a, b)| a != b)
+        );
+    }
 }

@@ -1,5 +1,7 @@
 //! What the guest's old device names mean on the new disk.
 
+use crate::guest::device::MachineDevice;
+
 /// A partition of the new disk.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Device {
@@ -63,39 +65,11 @@ impl Devices {
 
     /// What the device `name` means.
     pub(super) fn meaning(&self, name: &str) -> Meaning<'_> {
-        let Some((disk, number)) = parse(name) else { return Meaning::Other };
-        let same = |d: &&Device| d.disk == disk && d.number == number;
+        // Without /dev/ it is a word that only looks like a device.
+        let device = MachineDevice::parse(name).filter(|_| name.starts_with("/dev/"));
+        let Some(device) = device else { return Meaning::Other };
+        let same = |d: &&Device| d.disk == device.disk && d.number == device.number();
         let here = self.list.iter().filter(|_| self.same_names).find(same);
         here.map_or(Meaning::Gone, Meaning::Here)
-    }
-}
-
-/// Disk letters and partition number of a device name that depends on the machine. A disk without
-/// a number was a bare filesystem and is partition 1 now.
-fn parse(name: &str) -> Option<(&str, u32)> {
-    let device = name.strip_prefix("/dev/")?;
-    let rest = ["xvd", "sd", "hd", "vd"].iter().find_map(|p| device.strip_prefix(p))?;
-    let letters = rest.trim_end_matches(|c: char| c.is_ascii_digit());
-    if letters.is_empty() || !letters.bytes().all(|b| b.is_ascii_lowercase()) {
-        return None;
-    }
-    match &rest[letters.len()..] {
-        "" => Some((letters, 1)),
-        digits => Some((letters, digits.parse().ok()?)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names() {
-        assert_eq!(parse("/dev/xvda2"), Some(("a", 2)));
-        assert_eq!(parse("/dev/sdb"), Some(("b", 1)));
-        assert_eq!(parse("/dev/hdaa12"), Some(("aa", 12)));
-        for other in ["proc", "UUID=x", "/dev/mapper/x", "/dev/xvd1", "/dev/sdA1", "/dev/disk/x"] {
-            assert_eq!(parse(other), None, "{other}");
-        }
     }
 }

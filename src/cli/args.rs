@@ -1,5 +1,6 @@
 //! Arguments that several subcommands share.
 
+use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::layout::{TableKind, parse_disk_id, parse_size};
 use crate::plan::{Bootloader, SourceOptions};
@@ -28,13 +29,8 @@ pub(super) struct SourceArgs {
     pub(super) layout: LayoutArgs,
 }
 
-/// Whether the guest is edited.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum Adapt {
-    /// What needs it and nothing else.
-    Auto,
-    /// Nothing.
-    None,
+fn selection(text: &str) -> std::result::Result<Selection, String> {
+    Selection::parse(text).map_err(|e| e.to_string())
 }
 
 /// Options about the disk. Sizes read 512M, 20G, 1048576 or 63s (sectors).
@@ -69,9 +65,10 @@ pub(super) struct LayoutArgs {
     #[arg(long, value_name = "UUID")]
     swap_uuid: Option<Uuid>,
 
-    /// Edit the guest, in the overlay, so that it is at home on KVM [default: auto]
-    #[arg(long, value_enum, value_name = "auto|none", hide_possible_values = true)]
-    adapt: Option<Adapt>,
+    /// Edit the guest, in the overlay, so that it is at home on KVM: auto, none, or names of steps
+    /// [default: auto]
+    #[arg(long, value_name = "auto|none|STEP,...", value_parser = selection)]
+    adapt: Option<Selection>,
 
     /// Take the image although somebody else seems to use it
     #[arg(long)]
@@ -103,6 +100,11 @@ pub(super) struct LayoutArgs {
 }
 
 impl SourceArgs {
+    /// Whether `--force` was given.
+    pub(super) fn force(&self) -> bool {
+        self.layout.force
+    }
+
     /// The options that these arguments stand for, for a guest made of `images` or of the config.
     ///
     /// # Errors
@@ -131,7 +133,7 @@ impl SourceArgs {
             append: l.append,
             cmdline: l.cmdline,
             entry: l.entry.as_deref().map(EntrySelector::parse),
-            adapt: l.adapt != Some(Adapt::None),
+            adapt: l.adapt.unwrap_or_default(),
             force: l.force,
         })
     }
@@ -156,7 +158,7 @@ impl SourceArgs {
         let name = |v: clap::builder::PossibleValue| OsString::from(v.get_name());
         add("table", l.table.and_then(|t| t.to_possible_value()).map(name));
         add("bootloader", l.bootloader.and_then(|b| b.to_possible_value()).map(name));
-        add("adapt", l.adapt.and_then(|a| a.to_possible_value()).map(name));
+        add("adapt", l.adapt.as_ref().and_then(|a| value_of(a)));
         add("disk-id", l.disk_id.map(|id| format!("{id:08x}").into()));
         add("swap-uuid", l.swap_uuid.and_then(|v| value_of(&v)));
         add("kernel", l.kernel.clone().map(Into::into));

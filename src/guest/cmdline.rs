@@ -3,6 +3,8 @@
 //! Sources: Linux `Documentation/admin-guide/kernel-parameters.txt`; `lib/cmdline.c` for quotes;
 //! `init/do_mounts.c` for what the kernel resolves by itself (`PARTUUID=`, but no `UUID=`).
 
+use super::device::MachineDevice;
+
 /// What the disk and its boot say about the command line.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct CmdlineContext {
@@ -76,17 +78,6 @@ fn value<'a>(word: &'a str, key: &str) -> Option<&'a str> {
     Some(rest.trim_matches('"'))
 }
 
-/// Whether a device is one that Xen's or the old machine's drivers named, and that a guest on KVM
-/// finds under another name: a whole disk or partition of the xvd, sd, hd or vd kind.
-fn is_machine_device(device: &str) -> bool {
-    let name = device.strip_prefix("/dev/").unwrap_or(device);
-    let Some(rest) = ["xvd", "sd", "hd", "vd"].iter().find_map(|p| name.strip_prefix(p)) else {
-        return false;
-    };
-    let letters = rest.trim_end_matches(|c: char| c.is_ascii_digit());
-    (1..=2).contains(&letters.len()) && letters.chars().all(|c| c.is_ascii_lowercase())
-}
-
 fn drop_xen(words: &mut Vec<String>, changes: &mut Vec<String>) {
     words.retain(|word| {
         let xen = value(word, "xencons").is_some()
@@ -117,7 +108,7 @@ fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>
     let by_name = upper.starts_with("UUID=")
         || upper.starts_with("LABEL=")
         || device.starts_with("/dev/disk/by-");
-    let new = if device.is_empty() || is_machine_device(&device) {
+    let new = if device.is_empty() || MachineDevice::parse(&device).is_some() {
         wanted
     } else if by_name && !ctx.has_initrd {
         by_partuuid
@@ -191,7 +182,7 @@ fn consoles(words: &mut Vec<String>, changes: &mut Vec<String>) {
 }
 
 fn resume(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>) {
-    let mends = |w: &String| value(w, "resume").is_some_and(is_machine_device);
+    let mends = |w: &String| value(w, "resume").and_then(MachineDevice::parse).is_some();
     let Some(first) = words.iter().position(mends) else { return };
     let new = match &ctx.swap_uuid {
         // Without an initrd nobody could resolve a UUID.
@@ -303,22 +294,5 @@ mod tests {
         assert_eq!(got.cmdline, "root=LABEL=x ro console=ttyS0 single a=\"b  c\" -- init");
         c.replace = Some("root=/dev/vda1".into());
         assert_eq!(adapt("x", &c).cmdline, "root=/dev/vda1");
-    }
-
-    #[test]
-    fn devices() {
-        for (device, want) in [
-            ("/dev/xvda1", true),
-            ("/dev/xvdab12", true),
-            ("sda", true),
-            ("/dev/vda", true),
-            ("/dev/sd1", false),
-            ("/dev/mapper/sda", false),
-            ("/dev/md0", false),
-            ("/dev/nvme0n1p1", false),
-            ("UUID=x", false),
-        ] {
-            assert_eq!(is_machine_device(device), want, "{device}");
-        }
     }
 }

@@ -11,18 +11,18 @@
 //! * a panic becomes a `Corrupt` error.
 
 mod crc;
+pub mod inode;
 mod journal;
 mod superblock;
 
-use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::cell::Cell;
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
 
 use self::journal::Replay;
 use self::superblock::Superblock;
 use super::fs::{FileKind, GuestFile, GuestFs, MAX_PATH, Node, ReadAt, Stat, not_a, resolve};
+use super::guard::quietly;
 use crate::{Error, ErrorKind, Result};
 
 /// Largest directory that is read, in bytes of its blocks: some 400,000 names.
@@ -131,7 +131,7 @@ impl Ext4Fs {
         };
         let mtime = meta.modified();
         let (mtime_secs, mtime_nanos) = (mtime.seconds(), mtime.nanoseconds());
-        Ok(Node { stat: Stat { kind, len, mtime_secs, mtime_nanos }, target })
+        Ok(Node { stat: Stat { kind, len, mtime_secs, mtime_nanos, revision: 0 }, target })
     }
 
     fn resolve(&self, path: &str, follow_last: bool) -> Result<(String, Stat)> {
@@ -327,38 +327,16 @@ fn too_many(path: &str) -> Error {
     Error::new(ErrorKind::TooLarge, format!("directory {path} in the guest has too many entries"))
 }
 
-thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
 /// Calls into `ext4-view`; its errors and panics become ours. `what` is the path or thing that was
 /// looked at.
 fn guarded<T>(what: &str, f: impl FnOnce() -> std::result::Result<T, Ext4Error>) -> Result<T> {
-    // A panic is expected here for some broken images, so its message goes into the error instead
-    // of to stderr. Panics of other threads and places are reported as before.
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let previous = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if QUIET.get() {
-                PANIC.with_borrow_mut(|p| *p = info.to_string());
-            } else {
-                previous(info);
-            }
-        }));
-    });
-    QUIET.set(true);
-    // The crate's state is a block cache behind RefCells, which unwinding leaves consistent.
-    let result = catch_unwind(AssertUnwindSafe(f));
-    QUIET.set(false);
-    match result {
+    match quietly(f) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(e)) => Err(convert(what, e)),
-        Err(_) => Err(Error::with_source(
+        Err(panic) => Err(Error::with_source(
             ErrorKind::Corrupt,
             format!("cannot read {what} in the guest"),
-            PANIC.with_borrow_mut(std::mem::take),
+            panic,
         )),
     }
 }

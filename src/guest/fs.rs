@@ -68,10 +68,22 @@ pub struct Stat {
     pub kind: FileKind,
     /// Length in bytes, as the inode claims it.
     pub len: u64,
-    /// Seconds of the last modification since 1970.
+    /// Seconds of the last modification since 1970; 0 from a reader that does not tell (XFS, Btrfs).
     pub mtime_secs: i64,
     /// Nanoseconds within that second.
     pub mtime_nanos: u32,
+    /// What tells a new file from the one that it replaces where the times do not: the transaction
+    /// that changed it (Btrfs) or its inode number (XFS); otherwise 0.
+    pub revision: u64,
+}
+
+/// How the kernel's own driver mounts a filesystem.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KernelMount {
+    /// Type, as mount(2) takes it.
+    pub fs_type: &'static str,
+    /// Options of that filesystem, separated by commas; may be empty.
+    pub options: String,
 }
 
 /// A regular file inside a guest, open for reading.
@@ -155,6 +167,18 @@ pub trait GuestFs {
     /// # Errors
     /// `Invalid` if it is no regular file.
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>>;
+
+    /// How the kernel's driver mounts what is shown here, if only that can write to it; `None` if
+    /// e2fsprogs can.
+    fn kernel_mount(&self) -> Option<KernelMount> {
+        None
+    }
+
+    /// What a user should know of what is read here: that it may be older than what the guest last
+    /// wrote.
+    fn caveat(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What [`resolve`] needs to know of one canonical path.

@@ -46,7 +46,13 @@ impl MemFs {
     }
 
     fn node(&self, path: &str) -> Result<Node> {
-        let stat = |kind, len: usize| Stat { kind, len: len as u64, mtime_secs: 0, mtime_nanos: 0 };
+        let stat = |kind, len: usize| Stat {
+            kind,
+            len: len as u64,
+            mtime_secs: 0,
+            mtime_nanos: 0,
+            revision: 0,
+        };
         if path == "/" {
             return Ok(Node { stat: stat(FileKind::Dir, 0), target: None });
         }

@@ -2,10 +2,10 @@
 
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
-use crate::adapt::{Device, Devices, Edit, apply, propose};
-use crate::guest::ext4::Ext4Fs;
+use crate::Result;
+use crate::adapt::{Device, Devices, Edit, Selection, apply, propose};
+use crate::guest::open::open_fs;
 use crate::layout::PartitionKind;
-use crate::{Error, Result};
 use std::path::Path;
 
 /// Edits of the guest's root filesystem.
@@ -27,33 +27,41 @@ impl Adaptation {
     }
 }
 
-/// The edits that the guest on `disks` needs, which boots with `cmdline`. A root filesystem that
-/// cannot be looked into or may not be written is left as it is, and `notes` say so.
+/// The edits that the guest on `disks` needs, which boots with `cmdline`; `None` when there are none,
+/// or its root filesystem is not among the disks or may not be written, which `notes` say.
+///
+/// # Errors
+/// Those of looking into the root filesystem.
 pub(super) fn adaptation(
     disks: &[PlannedDisk],
     rules: &CmdlineRules,
     cmdline: &str,
-    same_names: bool,
+    (selection, same_names): (&Selection, bool),
     notes: &mut Vec<String>,
-) -> Option<Adaptation> {
-    let root = rules.root_of(cmdline)?;
-    let disk = disks.iter().find(|d| !d.cdrom && d.letters == root.disk)?;
-    let reader = disk.partition(root.number)?;
+) -> Result<Option<Adaptation>> {
+    let Some(root) = rules.root_of(cmdline).filter(|_| !selection.is_none()) else {
+        return Ok(None);
+    };
+    let disk = disks.iter().find(|d| !d.cdrom && d.letters == root.disk);
+    let Some((disk, reader)) = disk.and_then(|d| Some((d, d.partition(root.number)?))) else {
+        return Ok(None);
+    };
     let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
     let devices = std::iter::once(root).chain(others).map(device).collect();
-    let proposed = Ext4Fs::open(reader)
-        .and_then(|fs| propose(&fs, &Devices::new(devices, same_names)))
-        .map_err(|e: Error| notes.push(format!("the guest is not adapted to KVM: {e}")));
-    let edits = proposed.ok().filter(|edits| !edits.is_empty())?;
+    let fs = open_fs(reader)?;
+    let edits = propose(&*fs, &Devices::new(devices, same_names), selection)?;
+    if edits.is_empty() {
+        return Ok(None);
+    }
     if root.read_only {
         let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
         notes.push(format!(
             "the config makes the root filesystem read-only, so {} stays as it is under Xen",
             paths.join(" and ")
         ));
-        return None;
+        return Ok(None);
     }
-    Some(Adaptation { file: disk.partition_file(root.number), edits })
+    Ok(Some(Adaptation { file: disk.partition_file(root.number), edits }))
 }
 
 fn device(p: &PartitionNames) -> Device {

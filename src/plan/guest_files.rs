@@ -4,13 +4,14 @@
 //! out what boots, and then answers reads; blocks that were read stay in a small cache, because
 //! the loader asks for less than is read at once. The thread ends when the last file is dropped.
 
+use super::extra_initrd::{self, Look};
 use super::guest::GuestWish;
-use super::payload::PayloadFile;
+use super::payload::{PayloadFile, kernel_version};
 use crate::adapt::old_interface_names;
 use crate::boot::linux::HEAD_BYTES;
 use crate::disk::{RegionFile, Source};
-use crate::guest::ext4::Ext4Fs;
 use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
+use crate::guest::open::open_fs;
 use crate::guest::select::{Boot, BootSource, choose};
 use crate::{Error, ErrorKind, Result};
 use lru::LruCache;
@@ -36,6 +37,10 @@ pub(super) struct Opened {
     pub(super) is_root: bool,
     /// Whether its network configuration names `eth0`.
     pub(super) old_names: bool,
+    /// What it tells of the kernel's drivers, if it has modules for it.
+    pub(super) drivers: Option<Look>,
+    /// When the oldest initrd was made, in seconds since 1970.
+    pub(super) made: Option<i64>,
 }
 
 /// A read that the thread is to do: file, offset, length, and where to send the bytes.
@@ -114,11 +119,11 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
     let (requests, queue) = mpsc::channel::<Request>();
     let (started, outcome) = mpsc::sync_channel(1);
     let thread = move || {
-        let fs = match Ext4Fs::open(reader) {
+        let fs = match open_fs(reader) {
             Ok(fs) => fs,
             Err(e) => return drop(started.send(Err(e))),
         };
-        let (found, mut files) = match look(&fs, &wish) {
+        let (found, mut files) = match look(&*fs, &wish) {
             Ok(found) => found,
             Err(e) => return drop(started.send(Err(e))),
         };
@@ -161,8 +166,8 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
             })),
         })
         .collect();
-    let Found { boot, kernel_head, is_root, old_names, .. } = found;
-    Ok(Opened { boot, kernel_head, files, is_root, old_names })
+    let Found { boot, kernel_head, is_root, old_names, drivers, made, .. } = found;
+    Ok(Opened { boot, kernel_head, files, is_root, old_names, drivers, made })
 }
 
 struct FoundFile {
@@ -177,15 +182,19 @@ struct Found {
     files: Vec<FoundFile>,
     is_root: bool,
     old_names: bool,
+    drivers: Option<Look>,
+    made: Option<i64>,
 }
 
 type OpenFiles<'a> = Vec<Box<dyn GuestFile + 'a>>;
 
-fn look<'a>(fs: &'a Ext4Fs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> {
-    let boot = boot_of(fs, wish)?;
+fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> {
+    let mut boot = boot_of(fs, wish)?;
+    boot.notes.extend(fs.caveat());
     let mut files = Vec::new();
     let mut open = Vec::new();
     let mut kernel_head = Vec::new();
+    let mut made: Option<i64> = None;
     for path in std::iter::once(&boot.kernel).chain(&boot.initrds) {
         let mut file = fs.open(path)?;
         let len = file.len();
@@ -200,20 +209,24 @@ fn look<'a>(fs: &'a Ext4Fs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> 
         let stat = fs.stat(path)?;
         let mut identity = stat.mtime_secs.to_le_bytes().to_vec();
         identity.extend(stat.mtime_nanos.to_le_bytes());
+        identity.extend(stat.revision.to_le_bytes());
         identity.extend(&head);
         if open.is_empty() {
             kernel_head = head;
+        } else {
+            made = Some(made.map_or(stat.mtime_secs, |made| made.min(stat.mtime_secs)));
         }
         files.push(FoundFile { path: path.clone(), len, identity });
         open.push(file);
     }
     let is_root = fs.stat("/etc").is_ok();
     let old_names = old_interface_names(fs);
-    Ok((Found { boot, kernel_head, files, is_root, old_names }, open))
+    let drivers = extra_initrd::look(fs, kernel_version(&kernel_head).as_deref(), made);
+    Ok((Found { boot, kernel_head, files, is_root, old_names, drivers, made }, open))
 }
 
 /// The entry that boots, with the files that the domU config puts in place of the entry's.
-fn boot_of(fs: &Ext4Fs, wish: &GuestWish) -> Result<Boot> {
+fn boot_of(fs: &dyn GuestFs, wish: &GuestWish) -> Result<Boot> {
     let mut boot = match (&wish.kernel, choose(fs, wish.entry.as_ref())) {
         (_, Ok(boot)) => boot,
         (None, Err(e)) => return Err(e),
@@ -243,13 +256,13 @@ fn boot_of(fs: &Ext4Fs, wish: &GuestWish) -> Result<Boot> {
 
 /// Whether the network configuration in the root filesystem in `reader` names `eth0`.
 pub(super) fn has_old_names(reader: impl ReadAt + Send + 'static) -> bool {
-    Ext4Fs::open(reader).is_ok_and(|fs| old_interface_names(&fs))
+    open_fs(reader).is_ok_and(|fs| old_interface_names(&*fs))
 }
 
 /// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` when it
 /// cannot be read.
 pub(super) fn has_modules(reader: impl ReadAt + Send + 'static, version: &str) -> Option<bool> {
-    let fs = Ext4Fs::open(reader).ok()?;
+    let fs = open_fs(reader).ok()?;
     let dirs = ["/lib/modules", "/usr/lib/modules"];
     Some(dirs.iter().any(|dir| fs.stat(&format!("{dir}/{version}")).is_ok()))
 }

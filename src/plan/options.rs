@@ -1,5 +1,6 @@
 //! What a user can say about the disk that is to be made.
 
+use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::layout::TableKind;
 use serde::{Deserialize, Serialize};
@@ -50,8 +51,8 @@ pub struct SourceOptions {
     pub cmdline: Option<String>,
     /// Entry of the guest's boot menu, in place of its default.
     pub entry: Option<EntrySelector>,
-    /// Edit the guest, in the overlay, so that it is at home on KVM.
-    pub adapt: bool,
+    /// Which edits make the guest, in the overlay, at home on KVM.
+    pub adapt: Selection,
     /// Take the image although it seems to be in use.
     pub force: bool,
 }

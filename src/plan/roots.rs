@@ -1,6 +1,7 @@
 //! Which partition is meant: from the names that a Xen guest uses to those that hold on KVM.
 
 use crate::guest::cmdline::{CmdlineContext, adapt};
+use crate::guest::device::MachineDevice;
 use crate::layout::PartitionKind;
 
 /// What the kernel's command line may call a partition.
@@ -25,8 +26,10 @@ pub(super) struct CmdlineRules {
     pub(super) partitions: Vec<PartitionNames>,
     pub(super) append: Option<String>,
     pub(super) replace: Option<String>,
-    /// Whether the guest may be adapted to KVM beyond what its root needs.
-    pub(super) adapt: bool,
+    /// Whether interfaces may be named as under Xen.
+    pub(super) old_names: bool,
+    /// Whether drivers may be added to an initrd that lacks them.
+    pub(super) drivers: bool,
     /// The config's command line, consulted when the guest's own does not name a root.
     pub(super) root_hint: Option<String>,
 }
@@ -79,7 +82,7 @@ impl CmdlineRules {
         old_names: bool,
     ) -> (String, Option<String>) {
         let said = self.replace.is_some() || cmdline.contains("net.ifnames=");
-        if said || !old_names || !self.adapt {
+        if said || !old_names || !self.old_names {
             return (cmdline, None);
         }
         let why = "net.ifnames=0 added: the guest's network configuration names eth0".to_owned();
@@ -105,22 +108,14 @@ impl CmdlineRules {
         if let Some(partuuid) = name.strip_prefix("PARTUUID=") {
             return self.partitions.iter().find(|p| p.partuuid.eq_ignore_ascii_case(partuuid));
         }
-        let (letters, digits) = device_name(name)?;
-        let number: u32 = if digits.is_empty() { 1 } else { digits.parse().ok()? };
-        self.partitions.iter().find(|p| p.disk == letters && p.number == number)
+        let device = MachineDevice::parse(name)?;
+        self.partitions.iter().find(|p| p.disk == device.disk && p.number == device.number())
     }
-}
-
-/// Disk letters and partition number, as written, of a device of the xvd, sd, hd or vd kind.
-fn device_name(name: &str) -> Option<(&str, &str)> {
-    let device = name.strip_prefix("/dev/").unwrap_or(name);
-    let rest = ["xvd", "sd", "hd", "vd"].iter().find_map(|p| device.strip_prefix(p))?;
-    Some(rest.split_at(rest.trim_end_matches(|c: char| c.is_ascii_digit()).len()))
 }
 
 /// The letters of the disk that the last `root=` among `words` names.
 pub(super) fn root_disk(words: &str) -> Option<String> {
-    Some(device_name(&last_value(words, "root")?)?.0.to_owned())
+    Some(MachineDevice::parse(&last_value(words, "root")?)?.disk.to_owned())
 }
 
 /// The value of the last `key=` among `words`.
@@ -155,7 +150,8 @@ mod tests {
             ],
             append: None,
             replace: None,
-            adapt: true,
+            old_names: true,
+            drivers: true,
             root_hint: None,
         }
     }

@@ -58,13 +58,7 @@ impl SourceImage {
 
     /// Label of the filesystem, unless it has none.
     pub(super) fn label(&self) -> Option<&str> {
-        match &self.content {
-            Content::Ext { label, .. }
-            | Content::Xfs { label, .. }
-            | Content::Btrfs { label, .. }
-            | Content::Swap { label, .. } => Some(label.as_str()).filter(|l| !l.is_empty()),
-            _ => None,
-        }
+        self.content.label()
     }
 
     pub(super) fn is_swap(&self) -> bool {
@@ -104,7 +98,7 @@ impl SourceImage {
         let told = options.kernel.is_some() || options.bootloader == Some(Bootloader::None);
         let advice = match self.content {
             Content::Swap { .. } => "name the root image first; swap is synthesised (--swap SIZE)",
-            Content::Ext { .. } => return Ok(()),
+            Content::Ext { .. } | Content::Xfs { .. } | Content::Btrfs { .. } => return Ok(()),
             _ if told => return Ok(()),
             _ => {
                 "no kernel can be read from that; give one with --kernel and --initrd, or use \

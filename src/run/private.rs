@@ -13,6 +13,18 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+/// Mount with `words`, as `synthdisk mount` takes them without a mount point, and unmount at once.
+/// Returns what the mount said.
+///
+/// # Errors
+/// The mount's own; [`ErrorKind::Io`] when the last writes could not be brought to storage.
+pub fn once(words: &[OsString], stop: &Stop) -> Result<String> {
+    let mut mount = PrivateMount::start(words, false)?;
+    let said = mount.wait_ready(stop, None)?;
+    mount.end()?;
+    Ok(said)
+}
+
 /// The mount, its keeper, and the directory. Ended when dropped.
 #[derive(Debug)]
 pub(super) struct PrivateMount {

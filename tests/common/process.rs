@@ -85,7 +85,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn describe(program: &OsStr, args: &[impl AsRef<OsStr>], result: &Output) -> String {
+pub fn describe(program: &OsStr, args: &[impl AsRef<OsStr>], result: &Output) -> String {
     let mut line = Path::new(program).display().to_string();
     for arg in args {
         line.push(' ');

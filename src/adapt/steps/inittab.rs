@@ -3,10 +3,23 @@
 //! systemd and its kin need no edit: they start a getty on every console that the kernel's command
 //! line names.
 
-use super::devices::Devices;
+use super::Step;
+use crate::Result;
+use crate::adapt::draft::Draft;
+
+pub(super) const STEP: Step = Step {
+    name: "inittab",
+    what: "`/etc/inittab`: the getty on `hvc0` or `xvc0` moves to `ttyS0`",
+    draft,
+};
+
+fn draft(draft: &mut Draft) -> Result<()> {
+    draft.edit("/etc/inittab", edit);
+    Ok(())
+}
 
 /// The new text and what was changed.
-pub(super) fn edit(text: &str, _devices: &Devices) -> Option<(String, String)> {
+fn edit(text: &str) -> Option<(String, String)> {
     let runs_on = |line: &str, tty: &str| {
         !line.trim_start().starts_with('#')
             && line.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == tty)
@@ -36,8 +49,7 @@ mod tests {
 
     #[test]
     fn xens_console_becomes_the_serial_port() {
-        let devices = Devices::default();
-        let edited = |text: &str| edit(text, &devices).map(|(new, _)| new);
+        let edited = |text: &str| edit(text).map(|(new, _)| new);
         for (text, new) in [
             ("1:2345:respawn:/sbin/getty 38400 hvc0\n", "1:2345:respawn:/sbin/getty 38400 ttyS0\n"),
             ("xvc:2345:respawn:/sbin/agetty -L xvc0", "xvc:2345:respawn:/sbin/agetty -L ttyS0"),

@@ -3,10 +3,25 @@
 //! Root and swap are known by what they are, whatever they were called. A device that the new
 //! machine does not have keeps its line, but no boot waits for it or fails over it any more.
 
-use super::devices::{Devices, Meaning};
+use super::Step;
+use crate::Result;
+use crate::adapt::devices::{Devices, Meaning};
+use crate::adapt::draft::Draft;
+
+pub(super) const STEP: Step = Step {
+    name: "fstab",
+    what: "`/etc/fstab`: device names become UUIDs; entries for disks that are not there get `nofail`",
+    draft,
+};
+
+fn draft(draft: &mut Draft) -> Result<()> {
+    let devices = draft.devices();
+    draft.edit("/etc/fstab", |text| edit(text, devices));
+    Ok(())
+}
 
 /// The new text and what was changed.
-pub(super) fn edit(text: &str, devices: &Devices) -> Option<(String, String)> {
+fn edit(text: &str, devices: &Devices) -> Option<(String, String)> {
     let mut swaps = devices.swaps();
     let mut changes = Vec::new();
     let mut out = String::with_capacity(text.len() + 128);

@@ -1,7 +1,24 @@
 //! Names of network interfaces.
 
-use super::MAX_FILE;
+use super::Step;
+use crate::Result;
+use crate::adapt::MAX_FILE;
+use crate::adapt::draft::Draft;
 use crate::guest::fs::GuestFs;
+
+/// Name of the step.
+pub const NETWORK: &str = "network";
+
+pub(super) const STEP: Step = Step {
+    name: NETWORK,
+    what: "`net.ifnames=0` on the command line when the network configuration names `eth0`",
+    draft,
+};
+
+/// What there is to do is done on the command line: see [`old_interface_names`].
+fn draft(_: &mut Draft) -> Result<()> {
+    Ok(())
+}
 
 /// Files and directories in which distributions configure interfaces by name.
 const PLACES: [&str; 6] = [

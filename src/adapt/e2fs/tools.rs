@@ -1,0 +1,86 @@
+//! Running e2fsprogs.
+
+use crate::{Error, ErrorKind, Result};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The tools, on one partition.
+pub(super) struct Tools<'a> {
+    pub(super) partition: &'a Path,
+    /// What they are to take for the time, in seconds of Unix time; not 0.
+    pub(super) now: u64,
+}
+
+impl Tools<'_> {
+    /// Run `commands` in debugfs, and return what it says.
+    pub(super) fn debugfs(&self, args: &[&str], commands: &str) -> Result<String> {
+        let args = [args, &["-f", "/dev/stdin"]].concat();
+        let commands = format!("set_current_time @{}\n{commands}", self.now);
+        let output = self.run("debugfs", &args, commands)?;
+        // It says 0 even when a command has failed.
+        match complaint(&output) {
+            None if output.status.success() => {
+                Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+            }
+            complaint => Err(failed("debugfs", complaint)),
+        }
+    }
+
+    /// Run e2fsck.
+    pub(super) fn e2fsck(&self, args: &[&str]) -> Result<()> {
+        let output = self.run("e2fsck", args, String::new())?;
+        // 1 when it has mended something, as it was asked to.
+        match output.status.code() {
+            Some(0 | 1) => Ok(()),
+            _ => Err(failed("e2fsck", complaint(&output))),
+        }
+    }
+
+    /// Run a tool on the partition, with `input` on its standard input.
+    fn run(&self, name: &str, args: &[&str], input: String) -> Result<Output> {
+        let failed = |e| Error::io(format!("cannot run {name}"), e);
+        // A plain user's PATH often leaves out the directories that these live in.
+        let found = ["/usr/sbin", "/sbin", "/usr/local/sbin"]
+            .iter()
+            .map(|dir| Path::new(dir).join(name))
+            .find(|path| path.exists());
+        let mut child = Command::new(found.unwrap_or_else(|| name.into()))
+            .args(args)
+            .arg(self.partition)
+            .env("LC_ALL", "C")
+            .env("E2FSCK_TIME", self.now.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Error::new(
+                    ErrorKind::NotFound,
+                    format!("editing the guest needs {name}; install the package e2fsprogs"),
+                ),
+                _ => failed(e),
+            })?;
+        let stdin = child.stdin.take();
+        // A thread of its own: it answers while it still reads.
+        std::thread::scope(|scope| {
+            // It may have ended without reading all, and then says why.
+            scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
+            child.wait_with_output()
+        })
+        .map_err(failed)
+    }
+}
+
+fn failed(name: &str, complaint: Option<String>) -> Error {
+    let what = format!("{name} failed: {}", complaint.as_deref().unwrap_or("it says nothing"));
+    Error::new(ErrorKind::Io, what)
+}
+
+/// The first line on standard error, behind the one that says the tool's version.
+fn complaint(output: &Output) -> Option<String> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_version = |line: &&str| line.ends_with(')') && line.contains(" 1.");
+    lines.find(|line| !is_version(line)).map(str::to_owned)
+}

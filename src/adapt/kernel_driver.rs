@@ -1,0 +1,142 @@
+//! Storing edits in XFS and Btrfs with the kernel's own driver, as root.
+//!
+//! The partition is mounted through a loop device, which ends with the mount, in a mount namespace of
+//! its own: nobody else sees it, and it is gone with the process that made it, however that ends.
+//! That process is a second start of this program, since the one that serves the partition has
+//! threads, and the partition is one of its files. The kernel replays the journal first.
+//!
+//! The guest is untrusted. No path is followed through a symlink or out of the mount, and nothing in
+//! it is a device or runs. What cannot be helped: a broken filesystem is shown to the kernel's driver.
+//!
+//! Files that are rewritten keep their inode, owner, mode, access and modification times, links and
+//! extended attributes. The driver itself stamps change times and its journal with the present, so
+//! the same edits give the same files, but not the same bytes of the filesystem.
+
+mod child;
+mod root;
+
+pub use child::run_job;
+
+use super::{Access, Change, Content, Edit};
+use crate::guest::fs::KernelMount;
+use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Words behind the program's name that start [`run_job`].
+const SUBCOMMAND: [&str; 2] = ["internal", "edit-mounted"];
+
+/// What the second process is to do; it comes by standard input.
+#[derive(Debug, Deserialize, Serialize)]
+struct Job {
+    /// The partition's file, as an absolute path.
+    partition: PathBuf,
+    /// As in [`KernelMount`].
+    fs_type: String,
+    options: String,
+    tasks: Vec<Task>,
+}
+
+/// An [`Edit`] without what is for people.
+#[derive(Debug, Deserialize, Serialize)]
+struct Task {
+    path: String,
+    action: Action,
+}
+
+/// A [`Change`].
+#[derive(Debug, Deserialize, Serialize)]
+enum Action {
+    Rewrite { old: Vec<u8>, new: Vec<u8> },
+    Create { content: Source, access: Rights },
+    MakeDir(Rights),
+    Symlink { target: String },
+    Remove,
+}
+
+/// A [`Content`].
+#[derive(Debug, Deserialize, Serialize)]
+enum Source {
+    Bytes(Vec<u8>),
+    HostFile(PathBuf),
+}
+
+/// An [`Access`].
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Rights {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+/// Store `edits` in the filesystem in `partition`, which nobody has mounted.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] unless this process is root's; otherwise [`ErrorKind::Io`] with what
+/// went wrong: the kernel has no such driver or refuses the filesystem, or a file is not what `edits`
+/// were made for. Edits before the one that failed stay.
+pub(super) fn apply(edits: &[Edit], partition: &Path, mount: &KernelMount) -> Result<()> {
+    let fs_type = mount.fs_type;
+    if !nix::unistd::geteuid().is_root() {
+        let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "only root can edit an {fs_type} filesystem, with the kernel's driver; left as they \
+                 are: {}",
+                paths.join(", ")
+            ),
+        ));
+    }
+    let failed = |e| Error::io(format!("cannot edit the guest's {fs_type} filesystem"), e);
+    let job = Job {
+        partition: std::path::absolute(partition).map_err(failed)?,
+        fs_type: fs_type.to_owned(),
+        options: mount.options.clone(),
+        tasks: edits.iter().map(task).collect(),
+    };
+    let mut child = Command::new(std::env::current_exe().map_err(failed)?)
+        .arg0("synthdisk")
+        .args(SUBCOMMAND)
+        // A daemon's mark would make the child take itself for one.
+        .env_remove("SYNTHDISK_DAEMON")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let sent = match child.stdin.take() {
+        Some(stdin) => serde_json::to_writer(stdin, &job).map_err(std::io::Error::from),
+        None => Ok(()),
+    };
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return sent.map_err(failed);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let reason = said.trim().rsplit('\n').next().unwrap_or_default();
+    let reason = reason.strip_prefix("synthdisk: ").unwrap_or(reason);
+    let reason = if reason.is_empty() { output.status.to_string() } else { reason.to_owned() };
+    Err(failed(std::io::Error::other(reason)))
+}
+
+fn task(edit: &Edit) -> Task {
+    let rights = |a: &Access| Rights { mode: a.mode, uid: a.uid, gid: a.gid };
+    let action = match &edit.change {
+        Change::Rewrite { old, new } => Action::Rewrite { old: old.clone(), new: new.clone() },
+        Change::Create { content, access } => Action::Create {
+            content: match content {
+                Content::Bytes(bytes) => Source::Bytes(bytes.clone()),
+                Content::HostFile(path) => Source::HostFile(path.clone()),
+            },
+            access: rights(access),
+        },
+        Change::MakeDir(access) => Action::MakeDir(rights(access)),
+        Change::Symlink { target } => Action::Symlink { target: target.clone() },
+        Change::Remove => Action::Remove,
+    };
+    Task { path: edit.path.clone(), action }
+}

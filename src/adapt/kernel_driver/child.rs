@@ -1,0 +1,92 @@
+//! The process that mounts the partition where nobody sees it, and edits it there.
+
+use super::root::Root;
+use super::{Action, Job, Source};
+use crate::{Error, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use std::fs::File;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Does the job on standard input, in a mount namespace of its own; this process must do nothing else.
+///
+/// # Errors
+/// What went wrong, in a sentence; nothing stays mounted.
+pub fn run_job() -> Result<()> {
+    let job: Job = serde_json::from_reader(std::io::stdin().lock())
+        .map_err(|e| Error::io("cannot read what is to be done", e.into()))?;
+    let Job { partition, fs_type, options, tasks } = job;
+    // Files of the host are opened while all of it can be seen.
+    let mut sources = Vec::new();
+    for task in &tasks {
+        let file = match &task.action {
+            Action::Create { content: Source::HostFile(path), .. } => {
+                let failed = |e| Error::io(format!("cannot read {}", path.display()), e);
+                Some(File::open(path).map_err(failed)?)
+            }
+            _ => None,
+        };
+        sources.push(file);
+    }
+    let failed = |e: nix::Error| Error::io("cannot make a mount namespace", e.into());
+    unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>).map_err(failed)?;
+
+    // Only this process and its children see what this directory has become.
+    let dir = std::env::temp_dir();
+    mount_loop(&partition, &dir, &fs_type, &options)?;
+    let edit = || -> Result<()> {
+        let root = Root::open(&dir)?;
+        for (task, source) in tasks.iter().zip(sources) {
+            match (&task.action, source) {
+                (Action::Rewrite { old, new }, _) => root.rewrite(&task.path, old, new)?,
+                (Action::Create { access, .. }, Some(mut file)) => {
+                    root.create(&task.path, &mut file, *access)?;
+                }
+                (Action::Create { content: Source::Bytes(bytes), access }, _) => {
+                    root.create(&task.path, &mut Cursor::new(bytes), *access)?;
+                }
+                // A host's file without a source cannot be: it was opened above.
+                (Action::Create { .. }, None) => {}
+                (Action::MakeDir(access), _) => root.make_dir(&task.path, *access)?,
+                (Action::Symlink { target }, _) => root.symlink(&task.path, target)?,
+                (Action::Remove, _) => root.remove(&task.path)?,
+            }
+        }
+        root.sync()
+    };
+    let edited = edit();
+    // What the filesystem writes last, and that the loop device ends, is part of the job.
+    let ended = umount2(&dir, MntFlags::empty())
+        .map_err(|e| Error::io("cannot unmount the guest's filesystem", e.into()));
+    edited.and(ended)
+}
+
+/// Mount `partition` on `dir` through a loop device that ends with the mount.
+fn mount_loop(partition: &Path, dir: &Path, fs_type: &str, options: &str) -> Result<()> {
+    let mut all = "loop,nodev,nosuid,noexec".to_owned();
+    if !options.is_empty() {
+        all = format!("{all},{options}");
+    }
+    // A service's PATH may leave out where it is.
+    let places = ["/usr/bin/mount", "/bin/mount", "/sbin/mount"];
+    let program = places.iter().map(PathBuf::from).find(|p| p.exists());
+    let output = Command::new(program.unwrap_or_else(|| "mount".into()))
+        .args(["-n", "-t", fs_type, "-o", &all])
+        .args([partition, dir])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| Error::io("cannot run mount", e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = said.lines().next().unwrap_or_default().trim();
+    let line = line.strip_prefix("mount: ").unwrap_or(line);
+    let line = line.strip_prefix(&format!("{}: ", dir.display())).unwrap_or(line);
+    let line = line.trim_end_matches('.');
+    Err(Error::io("this host's kernel does not mount it", std::io::Error::other(line.to_owned())))
+}

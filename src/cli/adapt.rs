@@ -1,0 +1,142 @@
+//! `synthdisk adapt`.
+
+use super::args::SourceArgs;
+use crate::adapt::{Change, Content, Edit};
+use crate::plan::{OverlayChoice, Plan};
+use crate::run::{Stop, once};
+use crate::{Error, ErrorKind, Result};
+use clap::Args;
+use similar::TextDiff;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Arguments of `adapt`.
+#[derive(Debug, Args)]
+pub(super) struct AdaptArgs {
+    /// Images of the guest's partitions: files or block devices, opened read-only
+    #[arg(value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    source: SourceArgs,
+
+    /// Make the edits in this overlay, created on first use; with --dry-run, look through it
+    #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
+    overlay: Option<PathBuf>,
+
+    /// Print what would be edited as a unified diff, and edit nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Print the edits, or make them.
+pub(super) fn run(args: AdaptArgs) -> Result<()> {
+    if args.dry_run {
+        return show(args);
+    }
+    // A mount makes the edits; so make one, and end it.
+    let mut words = vec!["--must-adapt".into()];
+    if let Some(overlay) = &args.overlay {
+        words.extend(["--overlay".into(), overlay.into()]);
+    }
+    words.extend(args.source.to_args());
+    words.push("--".into());
+    words.extend(args.images.iter().map(Into::into));
+    let said = once(&words, &Stop::on_signals()?)?;
+    let told = said.lines().filter(|l| l.starts_with("adapted: ") || l.starts_with("note: "));
+    let mut told = told.peekable();
+    if told.peek().is_none() {
+        eprintln!("nothing to adapt");
+    }
+    told.for_each(|line| eprintln!("{line}"));
+    Ok(())
+}
+
+fn show(args: AdaptArgs) -> Result<()> {
+    let overlay = match args.overlay {
+        Some(path) if path.exists() => OverlayChoice::File(path),
+        Some(path) => {
+            let what = format!("there is no overlay {}", path.display());
+            return Err(Error::new(ErrorKind::NotFound, what));
+        }
+        None => OverlayChoice::Temporary(crate::disk::temporary_dir()),
+    };
+    let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
+    for note in &plan.notes {
+        eprintln!("note:    {note}");
+    }
+    if let Some(boot) = &plan.boot {
+        for note in &boot.notes {
+            eprintln!("command line: {note}");
+        }
+    }
+    let edits = plan.adaptation?.map(|a| a.edits).unwrap_or_default();
+    if edits.is_empty() {
+        eprintln!("nothing to adapt");
+    }
+    let text: String = edits.iter().map(diff).collect();
+    // A reader that has seen enough (head) is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+/// An edit as git prints it, so that `patch -p1` and `git apply` take it.
+fn diff(edit: &Edit) -> String {
+    let path = &edit.path;
+    let mut out = format!("diff --git a{path} b{path}\n");
+    // Writing to a String cannot fail.
+    let _ = match &edit.change {
+        Change::Rewrite { old, new } => write!(out, "{}", unified(old, new, path)),
+        Change::Create { content, access } => {
+            let _ = writeln!(out, "new file mode 100{:o}", access.mode & 0o7777);
+            match content {
+                Content::Bytes(new) => write!(out, "{}", unified(b"", new, path)),
+                Content::HostFile(from) => writeln!(out, "Copied from {}", from.display()),
+            }
+        }
+        Change::Symlink { target } => {
+            let target = format!("{target}\n");
+            let diff = unified(b"", target.trim_end().as_bytes(), path);
+            write!(out, "new file mode 120000\n{diff}")
+        }
+        Change::MakeDir(access) => {
+            return format!("New directory {path}, mode {:o}\n", access.mode);
+        }
+        Change::Remove => return format!("Removed {path}\n"),
+    };
+    out
+}
+
+/// The body of a diff. Old guests have text that is no UTF-8: such bytes show as `\u{fffd}`.
+fn unified(old: &[u8], new: &[u8], path: &str) -> String {
+    let (old_text, new_text) = (String::from_utf8_lossy(old), String::from_utf8_lossy(new));
+    let from = if old.is_empty() { "/dev/null".to_owned() } else { format!("a{path}") };
+    let diff = TextDiff::from_lines(&*old_text, &*new_text);
+    diff.unified_diff().header(&from, &format!("b{path}")).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapt::Access;
+
+    fn shown(path: &str, change: Change) -> String {
+        diff(&Edit { path: path.into(), change, why: String::new(), step: "test" })
+    }
+
+    #[test]
+    fn as_git_prints_it() {
+        let change = Change::Rewrite { old: b"a\nb\n".into(), new: b"a\nc\n".into() };
+        let expected = "diff --git a/etc/x b/etc/x\n--- a/etc/x\n+++ b/etc/x\n\
+                        @@ -1,2 +1,2 @@\n a\n-b\n+c\n";
+        assert_eq!(shown("/etc/x", change), expected);
+        let content = Content::Bytes(b"new\n".into());
+        let change = Change::Create { content, access: Access::root(0o755) };
+        let expected = "diff --git a/x b/x\nnew file mode 100755\n--- /dev/null\n+++ b/x\n\
+                        @@ -0,0 +1 @@\n+new\n";
+        assert_eq!(shown("/x", change), expected);
+        let link = shown("/x", Change::Symlink { target: "/dev/null".into() });
+        assert!(link.contains("120000") && link.contains("\n+/dev/null\n\\ No newline"), "{link}");
+    }
+}

@@ -1,0 +1,39 @@
+//! What is installed in a guest, as its own files tell.
+
+mod accounts;
+mod architecture;
+mod configured;
+mod distribution;
+mod init;
+mod tools;
+
+pub use accounts::{RootAccount, root_account};
+pub use architecture::architecture;
+pub use configured::{FstabEntry, Gettys, Interfaces, fstab, gettys, interfaces};
+pub use distribution::{Distribution, distribution};
+pub use init::{Init, init};
+pub use tools::{CloudInit, Hypervisor, Tool, cloud_init, tools};
+
+use super::fs::GuestFs;
+
+/// Files beyond this many bytes are no configuration.
+const MAX_FILE: usize = 256 << 10;
+
+/// The text of a file; `None` when there is none, or it is too large.
+fn text(root: &dyn GuestFs, path: &str) -> Option<String> {
+    let bytes = root.read(path, MAX_FILE).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The lines of a file that are neither empty nor comments.
+fn lines(root: &dyn GuestFs, path: &str) -> Vec<String> {
+    let text = text(root, path).unwrap_or_default();
+    let lines = text.lines().map(str::trim);
+    lines.filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect()
+}
+
+/// The paths of the files directly in a directory, at most a hundred.
+fn files(root: &dyn GuestFs, dir: &str) -> Vec<String> {
+    let names = root.read_dir(dir).unwrap_or_default();
+    names.iter().take(100).map(|name| format!("{dir}/{name}")).collect()
+}

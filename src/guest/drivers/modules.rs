@@ -1,0 +1,161 @@
+//! depmod's files: which modules a kernel has, what each needs, and what is built in.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::guest::fs::{FileKind, GuestFs};
+use crate::guest::initrd::module_name;
+use crate::{Error, ErrorKind, Result};
+
+/// Most bytes of `modules.dep` and of a kernel's configuration; a distribution's have less than 1 MB.
+const MAX_LIST: usize = 8 << 20;
+/// Most bytes of a module's file, packed or not.
+const MAX_MODULE: usize = 32 << 20;
+/// Most modules that one driver may need.
+const MAX_CHAIN: usize = 100;
+
+/// The modules of one kernel. What is in its lists is read when it is first asked for.
+pub struct Modules<'a> {
+    fs: &'a dyn GuestFs,
+    version: String,
+    dir: String,
+    builtin: OnceCell<Option<BTreeSet<String>>>,
+    config: OnceCell<BTreeSet<String>>,
+    list: OnceCell<BTreeMap<String, Module>>,
+}
+
+/// A line of `modules.dep`: paths as they stand there.
+struct Module {
+    path: String,
+    needs: Vec<String>,
+}
+
+impl<'a> Modules<'a> {
+    /// The modules of the kernel `version`; `None` when there are none in `fs`.
+    pub fn open(fs: &'a dyn GuestFs, version: &str) -> Option<Self> {
+        if version.is_empty() || version.contains('/') || version.starts_with('.') {
+            return None;
+        }
+        let dirs = ["/lib/modules", "/usr/lib/modules"].map(|dir| format!("{dir}/{version}"));
+        let is_dir = |dir: &String| fs.stat(dir).is_ok_and(|stat| stat.kind == FileKind::Dir);
+        let dir = dirs.into_iter().find(is_dir)?;
+        Some(Self {
+            fs,
+            version: version.to_owned(),
+            dir,
+            builtin: OnceCell::new(),
+            config: OnceCell::new(),
+            list: OnceCell::new(),
+        })
+    }
+
+    /// The directory, absolute.
+    pub fn dir(&self) -> &str {
+        &self.dir
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        let bytes = self.fs.read(path, MAX_LIST).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Whether a driver is part of the kernel. `config` is its name in the kernel's configuration,
+    /// which is asked when the kernel came without a list (before Linux 2.6.33).
+    pub fn is_builtin(&self, name: &str, config: &str) -> bool {
+        let builtin = self.builtin.get_or_init(|| {
+            let text = self.text(&format!("{}/modules.builtin", self.dir))?;
+            Some(text.lines().filter_map(module_name).collect())
+        });
+        match builtin {
+            Some(names) => names.contains(name),
+            None => self.config().contains(config),
+        }
+    }
+
+    /// What the kernel's configuration has as `=y`, without `CONFIG_`.
+    fn config(&self) -> &BTreeSet<String> {
+        self.config.get_or_init(|| {
+            let places = [format!("/boot/config-{}", self.version), format!("{}/config", self.dir)];
+            let text = places.iter().find_map(|path| self.text(path)).unwrap_or_default();
+            let yes =
+                |line: &str| Some(line.strip_prefix("CONFIG_")?.strip_suffix("=y")?.to_owned());
+            text.lines().filter_map(|line| yes(line.trim_end())).collect()
+        })
+    }
+
+    fn list(&self) -> &BTreeMap<String, Module> {
+        self.list.get_or_init(|| {
+            let text = self.text(&format!("{}/modules.dep", self.dir)).unwrap_or_default();
+            let line = |line: &str| {
+                let (path, needs) = line.split_once(':')?;
+                let needs = needs.split_ascii_whitespace().map(str::to_owned).collect();
+                Some((module_name(path)?, Module { path: path.to_owned(), needs }))
+            };
+            text.lines().filter_map(line).collect()
+        })
+    }
+
+    /// The name by which the driver is listed, if it is.
+    pub fn find(&self, name: &str) -> Option<String> {
+        self.list().contains_key(name).then(|| name.to_owned())
+    }
+
+    /// Whether a driver lies where Linux's own build puts it. This asks for a few files only, where
+    /// [`find`](Self::find) reads the list of all.
+    pub fn is_at(&self, path: &str) -> bool {
+        let base = format!("{}/kernel/{path}.ko", self.dir);
+        ["", ".xz", ".zst", ".gz"].iter().any(|p| self.fs.stat(&format!("{base}{p}")).is_ok())
+    }
+
+    /// The files of a driver and of all that it needs, in the order in which they must be loaded;
+    /// `None` when one of them is not listed.
+    pub fn chain(&self, name: &str) -> Option<Vec<String>> {
+        let mut out = Vec::new();
+        self.visit(name, &mut out, &mut Vec::new())?;
+        Some(out.into_iter().map(|path| self.absolute(path)).collect())
+    }
+
+    fn visit<'b>(
+        &'b self,
+        name: &str,
+        out: &mut Vec<&'b str>,
+        above: &mut Vec<String>,
+    ) -> Option<()> {
+        let module = self.list().get(name)?;
+        if out.contains(&module.path.as_str()) {
+            return Some(());
+        }
+        // A circle, or a list that nobody's depmod has made.
+        if above.iter().any(|n| n == name) || above.len() + out.len() >= MAX_CHAIN {
+            return None;
+        }
+        above.push(name.to_owned());
+        // depmod puts what must be loaded first at the end.
+        for path in module.needs.iter().rev() {
+            self.visit(&module_name(path)?, out, above)?;
+        }
+        above.pop();
+        out.push(&module.path);
+        Some(())
+    }
+
+    /// The lists of old have absolute paths.
+    fn absolute(&self, path: &str) -> String {
+        if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", self.dir) }
+    }
+
+    /// A module's bytes, unpacked: an ELF file.
+    ///
+    /// # Errors
+    /// Those of reading it; `Corrupt` for one that can't be unpacked or is no ELF file.
+    pub fn load(&self, path: &str) -> Result<Vec<u8>> {
+        let named = |e: Error| Error::with_source(e.kind(), format!("{path} in the guest"), e);
+        let packed = self.fs.read(path, MAX_MODULE)?;
+        let module = crate::guest::initrd::unpack_file(packed, MAX_MODULE).map_err(named)?;
+        if !module.starts_with(b"\x7fELF") {
+            let what = format!("{path} in the guest is no kernel module");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        Ok(module)
+    }
+}

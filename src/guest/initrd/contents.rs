@@ -1,0 +1,164 @@
+//! What was found in an initrd: names, and the contents of a few small files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use super::limits;
+
+/// An entry of the archive.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Entry {
+    /// A directory.
+    Dir,
+    /// A regular file of so many bytes.
+    File(u64),
+    /// A symbolic link to this target.
+    Symlink(String),
+    /// A device, fifo or socket.
+    Other,
+}
+
+/// Drivers that are looked for: when all were seen, nothing more is read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) version: String,
+    pub(super) drivers: BTreeSet<String>,
+}
+
+/// Collects what the archives hold. Later entries take the place of earlier ones, as in memory.
+#[derive(Default)]
+pub(super) struct Contents {
+    /// By path without a leading slash.
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) kept: BTreeMap<String, Vec<u8>>,
+    /// Names of the drivers below lib/modules, by kernel version.
+    pub(super) drivers: BTreeMap<String, BTreeSet<String>>,
+    /// Entries other than directories, and those of them that are for the kernel alone.
+    pub(super) files: u64,
+    pub(super) early_files: u64,
+    wanted: Option<Wanted>,
+    kept_bytes: u64,
+    name_bytes: usize,
+}
+
+impl Contents {
+    pub(super) fn new(wanted: Option<Wanted>) -> Self {
+        Self { wanted, ..Self::default() }
+    }
+
+    /// Whether the contents of this file are worth keeping.
+    pub(super) fn keeps(&self, name: &[u8], len: u64) -> bool {
+        let name = normal(name);
+        let file = name.rsplit('/').next().unwrap_or_default();
+        let wanted = name.starts_with("conf/")
+            || name == "etc/initrd-release"
+            || name == "VERSION"
+            || (file == "build-parameter.txt" && name.contains("dracut/"))
+            || (matches!(file, "modules.dep" | "modules.builtin") && name.contains("lib/modules/"));
+        wanted && len <= limits::KEPT_FILE && self.kept_bytes + len <= limits::KEPT
+    }
+
+    pub(super) fn keep(&mut self, name: &[u8], bytes: Vec<u8>) {
+        self.kept_bytes += bytes.len() as u64;
+        self.kept.insert(normal(name), bytes);
+    }
+
+    /// Notes an entry; `true` when all that is wanted was seen.
+    ///
+    /// # Errors
+    /// A limit that was passed.
+    pub(super) fn add(&mut self, name: &[u8], entry: Entry) -> io::Result<bool> {
+        let name = normal(name);
+        if name.is_empty() {
+            return Ok(false);
+        }
+        let target = if let Entry::Symlink(target) = &entry { target.len() } else { 0 };
+        self.name_bytes += name.len() + target;
+        if self.entries.len() >= limits::ENTRIES || self.name_bytes > limits::NAMES {
+            return Err(io::Error::other("it has more files than any sane one"));
+        }
+        if entry != Entry::Dir {
+            self.files += 1;
+            self.early_files += u64::from(is_early(&name));
+        }
+        let mut enough = false;
+        if let Some((version, driver)) = driver_of(&name) {
+            if let Some(wanted) = self.wanted.as_mut().filter(|w| w.version == version) {
+                enough = wanted.drivers.remove(&driver) && wanted.drivers.is_empty();
+            }
+            self.drivers.entry(version.to_owned()).or_default().insert(driver);
+        } else if let Some(version) = version_of(&name) {
+            self.drivers.entry(version.to_owned()).or_default();
+        }
+        self.entries.insert(name, entry);
+        Ok(enough)
+    }
+}
+
+/// A path without `.`, empty components and a leading slash.
+fn normal(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    let parts: Vec<&str> = name.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    parts.join("/")
+}
+
+/// Whether a file is one that the kernel itself looks for before it unpacks anything: microcode and
+/// ACPI tables; `early_cpio` is dracut's mark on such an archive.
+fn is_early(path: &str) -> bool {
+    path.starts_with("kernel/x86/microcode/")
+        || path.starts_with("kernel/firmware/acpi/")
+        || path == "early_cpio"
+}
+
+/// What of `path` is behind `lib/modules/`.
+fn below_modules(path: &str) -> Option<&str> {
+    path.strip_prefix("usr/").unwrap_or(path).strip_prefix("lib/modules/")
+}
+
+fn version_of(path: &str) -> Option<&str> {
+    below_modules(path)?.split('/').next().filter(|v| !v.is_empty())
+}
+
+/// Kernel version and driver, if `path` is a module.
+fn driver_of(path: &str) -> Option<(&str, String)> {
+    let (version, rest) = below_modules(path)?.split_once('/')?;
+    Some((version, module_name(rest)?))
+}
+
+/// The name of the driver in a module's file: `virtio_blk` for `drivers/block/virtio-blk.ko.xz`;
+/// `None` for another file.
+pub(crate) fn module_name(path: &str) -> Option<String> {
+    let file = path.rsplit('/').next()?;
+    let stem = ["", ".xz", ".zst", ".gz"]
+        .iter()
+        .find_map(|packed| file.strip_suffix(packed)?.strip_suffix(".ko"))?;
+    (!stem.is_empty()).then(|| stem.replace('-', "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        assert_eq!(normal(b"./usr//lib/./x"), "usr/lib/x");
+        assert_eq!(normal(b"."), "");
+        assert_eq!(
+            driver_of("usr/lib/modules/6.1/kernel/drivers/block/xen-blkfront.ko.xz"),
+            Some(("6.1", "xen_blkfront".into()))
+        );
+        assert_eq!(driver_of("lib/modules/6.1/modules.dep"), None);
+        assert_eq!(version_of("lib/modules/6.1/modules.dep"), Some("6.1"));
+        assert_eq!(version_of("lib/modules"), None);
+        for (file, name) in [
+            ("a-b.ko", Some("a_b")),
+            ("x/ahci.ko.gz", Some("ahci")),
+            ("nvme.ko.zst", Some("nvme")),
+            ("nvme.ko.lz", None),
+            (".ko", None),
+            ("ko", None),
+        ] {
+            assert_eq!(module_name(file).as_deref(), name, "{file}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Which program made an initrd, told by files that only it puts there.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::contents::Entry;
+
+/// The program that made an initrd.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Generator {
+    /// Debian's and Ubuntu's initramfs-tools.
+    InitramfsTools,
+    /// dracut: RHEL, Fedora, SUSE, Debian 14.
+    Dracut,
+    /// Arch Linux's mkinitcpio.
+    Mkinitcpio,
+    /// Alpine's mkinitfs.
+    Mkinitfs,
+    /// Red Hat's mkinitrd up to RHEL 5, with nash as its shell.
+    Mkinitrd,
+    /// booster.
+    Booster,
+    /// None of these.
+    Other,
+}
+
+impl Generator {
+    /// Its name, for a person.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InitramfsTools => "initramfs-tools",
+            Self::Dracut => "dracut",
+            Self::Mkinitcpio => "mkinitcpio",
+            Self::Mkinitfs => "mkinitfs",
+            Self::Mkinitrd => "mkinitrd",
+            Self::Booster => "booster",
+            Self::Other => "something else",
+        }
+    }
+
+    pub(super) fn of(entries: &BTreeMap<String, Entry>) -> Self {
+        let has = |paths: &[&str]| paths.iter().any(|p| entries.contains_key(*p));
+        let below = |prefix: &str| {
+            let from = prefix.to_owned();
+            entries.range(from..).next().is_some_and(|(path, _)| path.starts_with(prefix))
+        };
+        if has(&["conf/initramfs.conf", "conf/arch.conf", "scripts/init-top/ORDER"]) {
+            Self::InitramfsTools
+        } else if below("usr/lib/dracut/") || below("lib/dracut/") || below("dracut-") {
+            Self::Dracut
+        } else if has(&["init_functions"]) && has(&["config", "buildconfig", "hooks", "VERSION"]) {
+            Self::Mkinitcpio
+        } else if has(&["sbin/nash", "bin/nash"]) {
+            Self::Mkinitrd
+        } else if has(&["etc/booster.init.yaml"]) {
+            Self::Booster
+        } else if has(&["etc/mkinitfs", "newroot"]) && has(&["sbin/nlplug-findfs"]) {
+            Self::Mkinitfs
+        } else {
+            Self::Other
+        }
+    }
+}

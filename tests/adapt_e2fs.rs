@@ -1,0 +1,110 @@
+//! Storing edits in ext2, ext3 and ext4: what tools say of the filesystem afterwards.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::process::{run, run_text};
+use synthdisk::adapt::{Access, Change, Content, Edit, apply};
+
+/// A filesystem of `kind` with blocks of `block` bytes, and `/etc/long` of `len` bytes in it.
+fn image(dir: &Path, kind: &str, block: u32, len: usize) -> PathBuf {
+    let tree = dir.join("tree");
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    fs::write(tree.join("etc/long"), text(len)).unwrap();
+    let path = dir.join(format!("{kind}-{block}.img"));
+    let (tree, block) = (tree.to_string_lossy().into_owned(), block.to_string());
+    let target = path.to_string_lossy().into_owned();
+    run("mke2fs", &["-q", "-t", kind, "-b", &block, "-d", &tree, &target, "32M"]);
+    path
+}
+
+fn text(len: usize) -> Vec<u8> {
+    (0..len).map(|i| b"abcdefghijklmno\n"[i % 16]).collect()
+}
+
+fn edit(path: &str, change: Change) -> Edit {
+    Edit { path: path.into(), change, why: String::new(), step: "test" }
+}
+
+fn debugfs(image: &Path, request: &str) -> String {
+    run_text("debugfs", &["-R", request, &image.to_string_lossy()])
+}
+
+fn is_clean(image: &Path) {
+    run("e2fsck", &["-fn".as_ref(), image.as_os_str()]);
+}
+
+fn kinds() -> [(&'static str, u32); 4] {
+    [("ext2", 1024), ("ext3", 4096), ("ext4", 1024), ("ext4", 4096)]
+}
+
+#[test]
+fn what_is_new_and_what_goes() {
+    for (kind, block) in kinds() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = image(dir.path(), kind, block, 100);
+        let twin = dir.path().join("twin");
+        fs::copy(&image, &twin).unwrap();
+        let host = dir.path().join("host file");
+        fs::write(&host, text(300_000)).unwrap();
+        let access = Access { mode: 0o640, uid: 70_000, gid: 4 };
+        let file = |content| Change::Create { content, access };
+        let edits = [
+            edit("/etc/new", Change::MakeDir(Access::root(0o750))),
+            edit("/etc/new/a b", file(Content::Bytes(b"hello\n".to_vec()))),
+            edit("/etc/new/empty", file(Content::Bytes(Vec::new()))),
+            edit("/etc/new/big", file(Content::HostFile(host))),
+            edit("/etc/new/link", Change::Symlink { target: "/dev/null".into() }),
+            edit("/etc/long", Change::Remove),
+        ];
+        apply(&edits, &image).unwrap();
+        apply(&edits, &twin).unwrap();
+        assert!(fs::read(&image).unwrap() == fs::read(&twin).unwrap(), "{kind}: not the same");
+        is_clean(&image);
+        assert_eq!(debugfs(&image, "cat \"/etc/new/a b\""), "hello");
+        let stat = debugfs(&image, "stat \"/etc/new/a b\"");
+        for part in ["Type: regular", "Mode:  0640", "User: 70000", "Group:     4", "Links: 1"] {
+            assert!(stat.contains(part), "{kind}: no {part} in {stat}");
+        }
+        let stat = debugfs(&image, "stat /etc/new");
+        assert!(stat.contains("Type: directory    Mode:  0750"), "{stat}");
+        assert!(debugfs(&image, "stat /etc/new/link").contains("Fast link dest: \"/dev/null\""));
+        let big = dir.path().join("big");
+        debugfs(&image, &format!("dump /etc/new/big {}", big.display()));
+        assert!(fs::read(big).unwrap() == text(300_000));
+        assert!(!debugfs(&image, "ls -p /etc").contains("long"));
+    }
+}
+
+#[test]
+fn files_of_any_length_become_files_of_any_length() {
+    for (kind, block) in kinds() {
+        for (old, new) in [(100, 90), (9000, 5), (9000, 0), (3, 20_000), (0, 7), (4096, 4097)] {
+            let dir = tempfile::tempdir().unwrap();
+            let image = image(dir.path(), kind, block, old);
+            let change = Change::Rewrite { old: text(old), new: text(new) };
+            apply(&[edit("/etc/long", change)], &image)
+                .unwrap_or_else(|e| panic!("{kind} {block} {old} {new}: {e}"));
+            is_clean(&image);
+            let dumped = dir.path().join("dumped");
+            debugfs(&image, &format!("dump /etc/long {}", dumped.display()));
+            assert!(fs::read(dumped).unwrap() == text(new), "{kind} {block} {old} {new}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(dir.path(), "ext4", 4096, 100);
+    let refused = |path: &str, change| {
+        apply(&[edit(path, change)], &image).expect_err("it is refused").to_string()
+    };
+    let missing = refused("/etc/none", Change::Rewrite { old: vec![1], new: vec![2] });
+    assert!(missing.contains("File not found"), "{missing}");
+    let quotes = refused("/etc/\"", Change::Remove);
+    assert!(quotes.contains("quotes"), "{quotes}");
+    is_clean(&image);
+}
