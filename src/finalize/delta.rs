@@ -211,7 +211,7 @@ mod tests {
         ours[6] = 3;
         theirs[9] = 4;
         assert_eq!(different(&ours, &theirs, 2), [0..2, 4..6, 6..8, 8..10]);
-        assert_eq!(different(&ours, &ours, 2), []);
+        assert!(different(&ours, &ours, 2).is_empty());
         // The last cluster may be cut short.
         assert_eq!(different(&ours[..9], &theirs[..9], 4), [0..8]);
     }
