@@ -213,6 +213,6 @@ mod tests {
         assert_eq!(different(&ours, &theirs, 2), [0..2, 4..6, 6..8, 8..10]);
         assert!(different(&ours, &ours, 2).is_empty());
         // The last cluster may be cut short.
-        assert_eq!(different(&ours[..9], &theirs[..9], 4), [0..8]);
+        assert_eq!(different(&ours[..9], &theirs[..9], 4), vec![0..8]);
     }
 }
