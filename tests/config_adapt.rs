@@ -150,6 +150,70 @@ fn inittab_and_more_than_one_file() {
     mounted.unmount();
 }
 
+/// Edits that make, link and take away, of several steps at once.
+#[test]
+fn units_agents_and_new_files() {
+    let field = Field::new();
+    let (kernel, menu) = (fake_kernel(1), menu("1"));
+    let xe = b"[Service]\nExecStart=/usr/sbin/xe-daemon\n[Install]\nWantedBy=multi-user.target\n";
+    let units = "etc/systemd/system";
+    for (link, to) in [
+        (
+            "getty.target.wants/serial-getty@hvc0.service",
+            "/lib/systemd/system/serial-getty@.service",
+        ),
+        ("multi-user.target.wants/xe-daemon.service", "/lib/systemd/system/xe-daemon.service"),
+    ] {
+        let link = field.path("root.img.tree").join(units).join(link);
+        fs::create_dir_all(link.parent().expect("below the tree")).unwrap();
+        std::os::unix::fs::symlink(to, link).unwrap();
+    }
+    let rule = "SUBSYSTEM==\"net\", ATTR{address}==\"00:16:3e:0a:0b:0c\", NAME=\"eth0\"\n";
+    field.ext4(
+        "root.img",
+        ROOT,
+        &[
+            ("boot/vmlinuz-1", &kernel),
+            ("boot/initrd.img-1", b"initrd"),
+            ("boot/grub/menu.lst", menu.as_bytes()),
+            ("lib/systemd/system/xe-daemon.service", xe),
+            ("lib/systemd/systemd-udevd", b""),
+            ("etc/fstab", b"/dev/xvda2 / ext4 defaults 0 1\nxenfs /proc/xen xenfs defaults 0 0\n"),
+            ("etc/network/interfaces", b"auto enX0\niface enX0 inet dhcp\n"),
+            ("etc/udev/rules.d/70-persistent-net.rules", rule.as_bytes()),
+            ("etc/modules", b"loop\nxenblk\n"),
+            ("etc/sysctl.conf", b"xen.independent_wallclock = 1\n"),
+            ("etc/securetty", b"hvc0\n"),
+        ],
+    );
+    let overlay = field.arg("o.qcow2");
+    let config = field.config("disk = ['root.img,,xvda2']\n");
+    let mounted = mount(&config, &["--overlay", &overlay]);
+    let part = mounted.part(2);
+    let shown = |path: &str| debugfs(&part, &format!("cat {path}"));
+    assert!(fstab(&mounted, 2).contains("xenfs /proc/xen xenfs defaults,noauto 0 0"));
+    let masked = debugfs(&part, &format!("stat /{units}/xe-daemon.service"));
+    assert!(masked.contains("symlink") && masked.contains("\"/dev/null\""), "{masked}");
+    let wants = debugfs(&part, &format!("ls -p /{units}/getty.target.wants"));
+    assert!(!wants.contains("hvc0"), "{wants}");
+    let link = shown("/etc/systemd/network/10-synthdisk-enX0.link");
+    assert!(link.ends_with("[Match]\nOriginalName=eth0\n\n[Link]\nName=enX0"), "{link}");
+    let mode = debugfs(&part, "stat /etc/systemd/network/10-synthdisk-enX0.link");
+    assert!(mode.contains("Mode:  0644"), "{mode}");
+    assert_eq!(shown("/etc/modules"), "loop\n#xenblk");
+    assert_eq!(shown("/etc/sysctl.conf"), "#xen.independent_wallclock = 1");
+    assert_eq!(shown("/etc/securetty"), "hvc0\nttyS0");
+    assert_eq!(shown("/etc/udev/rules.d/70-persistent-net.rules"), format!("#{}", rule.trim_end()));
+    assert!(mounted.printed().contains(" net.ifnames=0\n"), "{}", mounted.printed());
+    is_clean(&mounted, 2);
+    mounted.unmount();
+    let before = fs::read(&overlay).unwrap();
+    let mounted = mount(&config, &["--overlay", &overlay]);
+    assert!(!mounted.printed().contains("adapted: "), "{}", mounted.printed());
+    mounted.unmount();
+    assert!(fs::read(&overlay).unwrap() == before, "the second mount wrote to the overlay");
+}
+
 /// A guest that was not shut down: its journal holds what its fstab is.
 #[test]
 fn a_dirty_journal_is_replayed_first() {

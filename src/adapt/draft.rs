@@ -63,9 +63,11 @@ impl<'a> Draft<'a> {
         names
     }
 
-    /// Paths of what is in a directory, as [`names`](Self::names) has it; the first few hundred.
+    /// Paths of what is in a directory, as [`names`](Self::names) has it; the first few hundred, and
+    /// none that the tools which store edits cannot be told of.
     pub fn paths(&self, dir: &str) -> Vec<String> {
-        let names = self.names(dir);
+        let mut names = self.names(dir);
+        names.retain(|name| !name.contains(|c: char| matches!(c, '"' | '\\') || c.is_control()));
         names.iter().take(MOST_IN_DIR).map(|name| format!("{dir}/{name}")).collect()
     }
 
@@ -269,6 +271,7 @@ mod tests {
             assert!(d.exists("/lib/new/deep") && d.is_there("/lib/new/link"));
             assert_eq!(d.names("/lib/new/deep"), ["file"]);
             assert_eq!(d.names("/lib"), ["new", "x"]);
+            assert_eq!(d.paths("/lib/new"), ["/lib/new/deep", "/lib/new/link"]);
         });
         let dir = || Change::MakeDir(Access::root(0o755));
         let paths: Vec<&str> = edits.iter().map(|e| e.0.as_str()).collect();
@@ -279,6 +282,12 @@ mod tests {
         );
         assert_eq!((&edits[0].1, &edits[1].1), (&dir(), &dir()));
         assert_eq!(edits[2].1, create("2"));
+    }
+
+    #[test]
+    fn names_that_no_tool_takes() {
+        let fs = MemFs::new().file("/etc/a b", "").file("/etc/a\\x2db", "").file("/etc/\"c\"", "");
+        drafted(&fs, |d| assert_eq!(d.paths("/etc"), ["/etc/a b"]));
     }
 
     #[test]
