@@ -4,7 +4,7 @@ mod outputs;
 mod print;
 
 use super::args::SourceArgs;
-use super::mount::{adapt, not_adapted, files};
+use super::mount::{adapt, files, not_adapted};
 use crate::disk::temporary_dir;
 use crate::finalize::{
     Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile, Pending, Reflink,
