@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::fs::{GuestFile, ReadAt};
+use super::guard::quietly;
 use crate::{Error, Result};
 use archive::{End, Unpacked, archive, members};
 use compression::Decoder;
@@ -152,7 +153,9 @@ fn look(file: &mut dyn GuestFile, wanted: Option<Wanted>) -> Result<Initrd> {
     let mut input = Input::new(file);
     let mut contents = Contents::new(wanted);
     let mut segments = Vec::new();
-    let outcome = segments_of(&mut input, &mut contents, &mut segments);
+    // The decompressors are made for any input, but they are not ours.
+    let outcome = quietly(|| segments_of(&mut input, &mut contents, &mut segments));
+    let outcome = outcome.unwrap_or_else(|panic| Err(io::Error::other(panic)));
     if let Some(e) = input.take_error() {
         return Err(e);
     }
@@ -247,9 +250,12 @@ pub(crate) fn unpack_file(bytes: Vec<u8>, limit: usize) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut file = Whole(bytes);
     let mut input = Input::new(&mut file);
-    Decoder::new(compression, &mut input)
-        .and_then(|decoder| decoder.take(limit as u64 + 1).read_to_end(&mut out))
-        .map_err(corrupt)?;
+    quietly(|| {
+        Decoder::new(compression, &mut input)
+            .and_then(|decoder| decoder.take(limit as u64 + 1).read_to_end(&mut out))
+    })
+    .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    .map_err(corrupt)?;
     if out.len() > limit {
         return Err(Error::new(ErrorKind::TooLarge, format!("it has more than {limit} bytes")));
     }

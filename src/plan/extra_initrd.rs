@@ -16,9 +16,10 @@ use super::payload::PayloadFile;
 use crate::boot::insmod::{Bits, program};
 use crate::disk::Source;
 use crate::guest::drivers::{KernelDrivers, Modules};
-use crate::guest::ext4::Ext4Fs;
 use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
 use crate::guest::initrd::{Compression, Initrd, made_for_any_machine};
+use crate::guest::open::open_fs;
+use crate::guest::probe::{Content, HEAD_LEN, probe};
 use crate::layout::Ids;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
@@ -60,7 +61,7 @@ pub(super) fn look_into(
     version: Option<&str>,
     made: Option<i64>,
 ) -> Option<Look> {
-    look(&Ext4Fs::open(reader).ok()?, version, made)
+    look(&*open_fs(reader).ok()?, version, made)
 }
 
 /// What is to be done about the guest's drivers.
@@ -117,13 +118,15 @@ fn mend(
     if lacking.is_empty() {
         return Ok(());
     }
-    let fs = Ext4Fs::open(root)?;
+    let for_root = drivers_of(&root);
+    let fs = open_fs(root)?;
     let no_modules = || Error::new(ErrorKind::NotFound, "the guest's modules have gone");
-    let modules = Modules::open(&fs, &look.version).ok_or_else(no_modules)?;
+    let modules = Modules::open(&*fs, &look.version).ok_or_else(no_modules)?;
     let drivers = KernelDrivers::of(Some(&modules), &look.version, found.as_ref());
     let (init, cmdline) = with_rdinit(&out.cmdline);
     let able = found.as_ref().is_some_and(|initrd| extra && can_be_joined(initrd, &init));
-    let built = if able { build(&modules, &drivers, &lacking, &init) } else { Ok(None) };
+    let built =
+        if able { build(&modules, &drivers, (&lacking, for_root), &init) } else { Ok(None) };
     if let Ok(Some(built)) = built {
         out.initrd = Some(built);
         out.cmdline = cmdline;
@@ -179,14 +182,26 @@ fn with_rdinit(cmdline: &str) -> (String, String) {
     (init, format!("{} rdinit=/{DIR}/init{init_args}", words.join(" ").trim_end()))
 }
 
-/// The extra initrd with the drivers that are `lacking`; `None` when the guest does not have them.
+/// The drivers of which one must be there for the filesystem in `root`.
+fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
+    let mut head = vec![0; root.size().min(HEAD_LEN as u64) as usize];
+    match root.read_at(0, &mut head).map(|()| probe(&head, root.size())) {
+        Ok(Content::Ext { .. }) => &["ext4", "ext3", "ext2"],
+        Ok(Content::Xfs { .. }) => &["xfs"],
+        Ok(Content::Btrfs { .. }) => &["btrfs"],
+        _ => &[],
+    }
+}
+
+/// The extra initrd with the drivers that are lacking, and one of those for the root filesystem if
+/// there is none; `None` when the guest does not have them.
 ///
 /// # Errors
 /// Those of reading the modules.
 fn build(
     modules: &Modules<'_>,
     drivers: &KernelDrivers,
-    lacking: &[&str],
+    (lacking, for_root): (&[&str], &[&str]),
     init: &str,
 ) -> Result<Option<PayloadFile>> {
     let mut paths: Vec<String> = Vec::new();
@@ -195,9 +210,9 @@ fn build(
         paths.extend(chain);
     }
     // Under Xen the same initrd found its root filesystem, but perhaps with another kernel.
-    if !["ext4", "ext3", "ext2"].iter().any(|name| drivers.early(&[name])) {
-        // ext4 asks for it by its purpose and not by its name.
-        for driver in ["crc32c_generic", "ext4"] {
+    if !for_root.iter().any(|name| drivers.early(&[name])) {
+        // Filesystems ask for it by its purpose and not by its name.
+        for driver in ["crc32c_generic"].iter().chain(for_root.first()) {
             paths.extend(modules.chain(driver).unwrap_or_default());
         }
     }
