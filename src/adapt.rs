@@ -15,6 +15,7 @@ mod steps;
 pub use apply::apply;
 pub use devices::{Device, Devices};
 pub use selection::Selection;
+pub use steps::initrd::DRIVERS;
 pub use steps::network::{NETWORK, old_interface_names};
 pub use steps::{STEPS, Step};
 

@@ -3,7 +3,9 @@
 mod adapt;
 mod args;
 mod detach;
+mod finalize;
 mod helper;
+mod inspect;
 mod libvirt_xml;
 mod map;
 mod mount;
@@ -32,8 +34,12 @@ enum Command {
     Umount(umount::UmountArgs),
     /// Print where every byte of the disk comes from, without mounting
     Map(map::MapArgs),
+    /// Say what is inside the guest, and whether it will run on KVM
+    Inspect(inspect::InspectArgs),
     /// Show what makes the guest at home on KVM as a diff, or edit it in an overlay
     Adapt(adapt::AdaptArgs),
+    /// Write the disk out: raw, qcow2, VHD, VHDX or VMDK, exactly as disk.raw shows it
+    Finalize(finalize::FinalizeArgs),
     /// Boot the guest in QEMU, and leave nothing behind
     Run(run::RunArgs),
     /// Print a libvirt domain for a domU config
@@ -66,7 +72,9 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Adapt(args) => adapt::run(args),
+        Command::Finalize(args) => finalize::run(args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
         Command::Internal(args) => run::internal(args),

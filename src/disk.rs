@@ -5,14 +5,20 @@
 
 mod check;
 mod header;
+mod marks;
 mod overlay;
 mod qcow2;
 mod region;
+mod saved;
 mod scratch;
 mod serve;
+mod snapshot;
+mod stacked;
 
 pub use overlay::{Base, Overlay, Run};
 pub use qcow2::Qcow2Overlay;
 pub use region::{Region, RegionFile, RegionKind, RegionTable, Source};
-pub use scratch::Scratch;
-pub use serve::{BootPlanner, Chunk, Disk};
+pub use scratch::{Scratch, temporary_dir};
+pub use serve::{BootPlanner, Chunk, Disk, Stored};
+pub use snapshot::{DiskBytes, Snapshot};
+pub use stacked::Stacked;

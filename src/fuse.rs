@@ -15,4 +15,5 @@ pub use files::{FileSpec, Status, StatusDisk};
 pub use mount::{Mounted, check_mount_point, unmount};
 pub use mounts::{MountEntry, find_mount};
 pub use options::MountOptions;
-pub use serve::{STATUS_FILE, hold_signals, serve};
+pub use serve::{STATUS_FILE, hold_signals, serve, serve_during};
+pub use view::SNAPSHOT_PREFIX;

@@ -21,5 +21,6 @@ pub mod open;
 pub mod probe;
 pub mod select;
 pub mod tree;
+pub mod usage;
 pub mod version;
 pub mod xfs;

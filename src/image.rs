@@ -8,10 +8,11 @@ mod raw;
 mod usage;
 
 pub use mapping::MappedSlice;
-pub use raw::RawImage;
+pub use raw::{RawImage, extent_of};
 pub use usage::{Claim, check_unused, claim, unescape_mount_field};
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -43,6 +44,11 @@ pub trait Image: Send + Sync + fmt::Debug {
     /// The range as mapped memory, where the image can give it, for replies without a copy.
     fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
         let _ = (offset, len);
+        None
+    }
+
+    /// The file that holds the image's bytes, byte N at offset N, if there is one.
+    fn plain_file(&self) -> Option<&File> {
         None
     }
 

@@ -7,9 +7,11 @@
 mod adapting;
 mod build;
 mod disks;
+mod extra_initrd;
 pub mod gap;
 mod guest;
 mod guest_files;
+mod hardware;
 mod options;
 mod payload;
 mod remembered;
@@ -17,6 +19,8 @@ mod roots;
 mod source;
 
 pub use adapting::Adaptation;
-pub use build::{OverlayChoice, Plan, PlannedDisk, disk_file_name};
+pub use build::{OverlayChoice, Plan, PlannedDisk, disk_file_name, partition_file_name};
+pub use gap::PartitionReader;
+pub use hardware::Hardware;
 pub use options::{Bootloader, SourceOptions};
 pub use payload::BootSummary;

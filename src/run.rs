@@ -26,6 +26,7 @@ mod stop;
 mod terminal;
 
 pub use child::exec;
+pub(crate) use child::{bound, ourselves};
 pub use guest::{Expectation, Job, Mode, boot};
 pub use keeper::keep;
 pub use private::once;

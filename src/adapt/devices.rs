@@ -2,6 +2,9 @@
 
 use crate::guest::device::MachineDevice;
 
+/// First three bytes of the MAC addresses that QEMU and libvirt make up.
+const QEMU_MAC: &str = "52:54:00:";
+
 /// A partition of the new disk.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Device {
@@ -22,6 +25,10 @@ pub struct Devices {
     list: Vec<Device>,
     /// Whether letters and numbers are those that the guest had under Xen.
     same_names: bool,
+    /// Whether a UUID that no partition has is gone.
+    complete: bool,
+    /// In lower case, with colons.
+    macs: Vec<String>,
 }
 
 /// What a name in a configuration file means.
@@ -39,7 +46,24 @@ impl Devices {
     /// Partitions, the root filesystem first. `same_names` says that letters and numbers are those
     /// that the guest had under Xen.
     pub fn new(list: Vec<Device>, same_names: bool) -> Self {
-        Self { list, same_names }
+        Self { list, same_names, ..Self::default() }
+    }
+
+    /// Says that no disk of the new machine holds a filesystem or swap area that is not in the list,
+    /// so that a UUID which no partition has belongs to a disk that is gone.
+    #[must_use]
+    pub fn and_no_others(mut self) -> Self {
+        // What is inside of a partition without a UUID of its own, such as a volume group, has UUIDs
+        // that nobody has read.
+        self.complete = self.list.iter().all(|d| d.spec.starts_with("UUID="));
+        self
+    }
+
+    /// MAC addresses that the new machine has, as far as they are known.
+    #[must_use]
+    pub fn with_macs(mut self, macs: &[String]) -> Self {
+        self.macs = macs.iter().map(|mac| mac.to_ascii_lowercase()).collect();
+        self
     }
 
     #[cfg(test)]
@@ -63,13 +87,162 @@ impl Devices {
         self.list.iter().filter(|d| d.swap)
     }
 
-    /// What the device `name` means.
+    /// Whether no network card of the new machine has the address `mac`, with colons. Nothing is said
+    /// against an address that QEMU makes up: the guest has met it on KVM.
+    pub(super) fn is_stale_mac(&self, mac: &str) -> bool {
+        !self.has_mac(mac) && !mac.to_ascii_lowercase().starts_with(QEMU_MAC)
+    }
+
+    /// Whether a network card of the new machine is known to have the address `mac`.
+    pub(super) fn has_mac(&self, mac: &str) -> bool {
+        self.macs.contains(&mac.to_ascii_lowercase())
+    }
+
+    /// What the device `name`, as in fstab(5), means.
     pub(super) fn meaning(&self, name: &str) -> Meaning<'_> {
+        let name = name.trim_matches('"');
+        if let Some(uuid) =
+            name.strip_prefix("UUID=").or_else(|| name.strip_prefix("/dev/disk/by-uuid/"))
+        {
+            return self.meaning_of_uuid(uuid.trim_matches('"'));
+        }
+        if let Some(rest) = name.strip_prefix("/dev/disk/by-path/") {
+            return match xen_path(rest) {
+                Some((disk, number)) => self.partition(&disk, number),
+                // A slot of the old machine.
+                None => Meaning::Gone,
+            };
+        }
+        if let Some(id) = name.strip_prefix("/dev/disk/by-id/") {
+            let is_drive = OLD_DRIVES.iter().any(|bus| id.starts_with(bus));
+            return if is_drive { Meaning::Gone } else { Meaning::Other };
+        }
         // Without /dev/ it is a word that only looks like a device.
-        let device = MachineDevice::parse(name).filter(|_| name.starts_with("/dev/"));
-        let Some(device) = device else { return Meaning::Other };
-        let same = |d: &&Device| d.disk == device.disk && d.number == device.number();
+        match MachineDevice::parse(name).filter(|_| name.starts_with("/dev/")) {
+            Some(device) => self.partition(device.disk, device.number()),
+            None => Meaning::Other,
+        }
+    }
+
+    fn meaning_of_uuid(&self, uuid: &str) -> Meaning<'_> {
+        let has = |d: &Device| {
+            d.spec.split_once('=').is_some_and(|(_, value)| value.eq_ignore_ascii_case(uuid))
+        };
+        match self.complete && !self.list.iter().any(has) {
+            true => Meaning::Gone,
+            false => Meaning::Other,
+        }
+    }
+
+    fn partition(&self, disk: &str, number: u32) -> Meaning<'_> {
+        let same = |d: &&Device| d.disk == disk && d.number == number;
         let here = self.list.iter().filter(|_| self.same_names).find(same);
         here.map_or(Meaning::Gone, Meaning::Here)
+    }
+}
+
+/// How names in `/dev/disk/by-id` begin that udev makes of a drive's own serial number. Others, as of
+/// LVM, RAID and virtio, are the same on every machine.
+const OLD_DRIVES: [&str; 6] = ["ata-", "scsi-", "wwn-", "nvme-", "ide-", "usb-"];
+
+/// Letters of the disk and number of the partition that udev calls `name` in `/dev/disk/by-path`
+/// under Xen: `xen-vbd-51712-part2` or, for a partition that is a device by itself, `xen-vbd-51714`.
+/// The number is explained in Xen's docs/man/xen-vbd-interface.7.
+fn xen_path(name: &str) -> Option<(String, u32)> {
+    let rest = name.strip_prefix("xen-vbd-")?;
+    let (device, part) = match rest.split_once("-part") {
+        Some((device, part)) => (device, Some(part.parse::<u32>().ok().filter(|n| *n > 0)?)),
+        None => (rest, None),
+    };
+    let device: u32 = device.parse().ok()?;
+    let (disk, minor) = match (device >> 28, device >> 8) {
+        (1, _) => ((device >> 8) & 0xf_ffff, device & 0xff),
+        (0, 202 | 8) => ((device & 0xff) / 16, device % 16),
+        (0, 3) => ((device & 0xff) / 64, device % 64),
+        _ => return None,
+    };
+    Some((letters(disk), part.unwrap_or(minor.max(1))))
+}
+
+/// Letters of the disk number `index`: `a`, …, `z`, `aa`, ….
+fn letters(index: u32) -> String {
+    let last = char::from(b'a' + (index % 26) as u8);
+    match index / 26 {
+        0 => last.to_string(),
+        more => letters(more - 1) + &last.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meanings() {
+        let devices =
+            || Devices::of(&[("a", 2, "UUID=Ab-1", false), ("b", 1, "UUID=2", true)], true);
+        let known = devices().and_no_others();
+        for (name, here) in [
+            ("/dev/xvda2", Some("UUID=Ab-1")),
+            ("/dev/xvdb", Some("UUID=2")),
+            ("/dev/disk/by-path/xen-vbd-51712-part2", Some("UUID=Ab-1")),
+            ("/dev/disk/by-path/xen-vbd-51714", Some("UUID=Ab-1")),
+            ("/dev/disk/by-path/xen-vbd-51728", Some("UUID=2")),
+            ("/dev/xvdc1", None),
+            ("/dev/disk/by-path/xen-vbd-51730", None),
+            ("/dev/disk/by-path/pci-0000:00:01.1-ata-1-part2", None),
+            ("/dev/disk/by-path/xen-vbd-x", None),
+            ("/dev/disk/by-id/ata-QEMU_HARDDISK_QM00001-part1", None),
+            ("UUID=3", None),
+            ("/dev/disk/by-uuid/3", None),
+        ] {
+            let expected = here.map(str::to_owned);
+            match known.meaning(name) {
+                Meaning::Here(device) => assert_eq!(Some(device.spec.clone()), expected, "{name}"),
+                other => assert_eq!((other, expected), (Meaning::Gone, None), "{name}"),
+            }
+        }
+        for name in [
+            "UUID=ab-1",
+            "UUID=\"Ab-1\"",
+            "/dev/disk/by-uuid/Ab-1",
+            "LABEL=root",
+            "/dev/disk/by-id/dm-name-vg-home",
+            "/dev/disk/by-id/virtio-xvdb-part1",
+            "/dev/mapper/vg-home",
+            "xvda2",
+            "/swapfile",
+        ] {
+            assert_eq!(known.meaning(name), Meaning::Other, "{name}");
+        }
+        assert_eq!(devices().meaning("UUID=3"), Meaning::Other, "it may be anywhere");
+        let opaque = Devices::of(&[("a", 1, "PARTUUID=9", false)], true).and_no_others();
+        assert_eq!(opaque.meaning("UUID=3"), Meaning::Other, "it may be inside");
+    }
+
+    #[test]
+    fn disks_of_device_numbers() {
+        for (name, disk, number) in [
+            ("xen-vbd-51712", "a", 1),
+            ("xen-vbd-51713", "a", 1),
+            ("xen-vbd-51952-part3", "p", 3),
+            ("xen-vbd-268439552", "q", 1),
+            ("xen-vbd-268446722", "as", 2),
+            ("xen-vbd-832-part1", "b", 1),
+            ("xen-vbd-2049", "a", 1),
+        ] {
+            assert_eq!(xen_path(name), Some((disk.to_owned(), number)), "{name}");
+        }
+        for other in ["xen-vbd-", "xen-vbd-51712-part0", "xen-vbd-5632", "xen-vbd-4294967295"] {
+            assert_eq!(xen_path(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn macs() {
+        let devices = Devices::default().with_macs(&["00:16:3E:00:00:0A".to_owned()]);
+        assert!(!devices.is_stale_mac("00:16:3e:00:00:0a"));
+        assert!(devices.is_stale_mac("00:16:3E:00:00:0b"));
+        assert!(!devices.is_stale_mac("52:54:00:12:34:56"));
     }
 }

@@ -3,6 +3,9 @@
 use super::{Access, Change, Content, Devices, Edit, MAX_FILE};
 use crate::guest::fs::{FileKind, GuestFs};
 
+/// Files of one directory that are looked at, at most.
+const MOST_IN_DIR: usize = 300;
+
 /// What steps look at and write down their changes in. Paths are absolute; a later step sees what an
 /// earlier one has changed.
 pub struct Draft<'a> {
@@ -58,6 +61,12 @@ impl<'a> Draft<'a> {
         }
         names.sort();
         names
+    }
+
+    /// Paths of what is in a directory, as [`names`](Self::names) has it; the first few hundred.
+    pub fn paths(&self, dir: &str) -> Vec<String> {
+        let names = self.names(dir);
+        names.iter().take(MOST_IN_DIR).map(|name| format!("{dir}/{name}")).collect()
     }
 
     /// Whether the path leads to something, symlinks followed.

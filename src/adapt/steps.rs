@@ -1,8 +1,22 @@
 //! The table of steps. A new one is a file below `steps/` and a line here.
 
-pub(super) mod fstab;
-pub(super) mod inittab;
+mod agents;
+mod console;
+mod crypttab;
+mod fstab;
+pub(super) mod initrd;
+mod inittab;
+mod lines;
+mod modprobe;
 pub(super) mod network;
+mod openrc;
+mod resume;
+mod securetty;
+mod sysctl;
+mod systemd_console;
+#[cfg(test)]
+pub(super) mod test;
+mod upstart;
 
 use super::draft::Draft;
 use crate::Result;
@@ -18,7 +32,21 @@ pub struct Step {
 }
 
 /// All steps, in the order in which they are taken.
-pub const STEPS: &[Step] = &[fstab::STEP, inittab::STEP, network::STEP];
+pub const STEPS: &[Step] = &[
+    fstab::STEP,
+    crypttab::STEP,
+    resume::STEP,
+    inittab::STEP,
+    upstart::STEP,
+    systemd_console::STEP,
+    openrc::STEP,
+    securetty::STEP,
+    network::STEP,
+    modprobe::STEP,
+    sysctl::STEP,
+    agents::STEP,
+    initrd::STEP,
+];
 
 #[cfg(test)]
 mod tests {

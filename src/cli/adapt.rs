@@ -60,7 +60,7 @@ fn show(args: AdaptArgs) -> Result<()> {
             let what = format!("there is no overlay {}", path.display());
             return Err(Error::new(ErrorKind::NotFound, what));
         }
-        None => OverlayChoice::Temporary(super::mount::temporary_dir()),
+        None => OverlayChoice::Temporary(crate::disk::temporary_dir()),
     };
     let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
     for note in &plan.notes {

@@ -100,6 +100,11 @@ pub(super) struct LayoutArgs {
 }
 
 impl SourceArgs {
+    /// Whether `--force` was given.
+    pub(super) fn force(&self) -> bool {
+        self.layout.force
+    }
+
     /// The options that these arguments stand for, for a guest made of `images` or of the config.
     ///
     /// # Errors

@@ -116,6 +116,8 @@ fn as_json(plan: &Plan) -> String {
             "initrds": b.initrds,
             "cmdline": b.cmdline,
             "notes": b.notes,
+            "warnings": b.warnings,
+            "hardware": { "bus": b.hardware.bus.name(), "nic": b.hardware.nic.name() },
         })
     });
     let mut value = json!({

@@ -4,11 +4,13 @@ use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
 use crate::adapt::Edit;
+use crate::disk::temporary_dir;
 use crate::fuse::{
     FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
 };
 use crate::layout::{PartitionKind, TableKind, format_size};
-use crate::plan::{Adaptation, OverlayChoice, Plan, PlannedDisk};
+use crate::plan::{Adaptation, Hardware, OverlayChoice, Plan, PlannedDisk};
+use crate::qemu::DiskBus;
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, Parser};
 use std::ffi::OsString;
@@ -133,19 +135,20 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     let status = status(&plan, options.read_only);
     let files = files(&plan);
     let summary = summary(&plan, args.verbose);
+    let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
     // The summary is about the plan; what serves needs only the disk.
     plan.boot = None;
     let shown_at = mountpoint;
     serve(files, &status, &shown_source, &target, &options, || {
         let adapted = match adapt(&plan.adaptation, &target) {
             Err(e) if args.must_adapt => return Err(e),
-            Err(e) => format!("note:    the guest is not adapted to KVM: {e}\n"),
+            Err(e) => not_adapted(&e),
             Ok(said) => said,
         };
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
-        let try_it = qemu_line(&shown_at, &status.disks);
+        let try_it = qemu_line(&shown_at, &status.disks, hardware);
         // Closed output is no reason to give up a mount that works.
         let _ = writeln!(std::io::stderr(), "{summary}{adapted}try it:  {try_it}");
         let _ = writeln!(std::io::stdout(), "{}", disk.display());
@@ -157,11 +160,6 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
 fn shown_source(config: &Option<PathBuf>, paths: &[PathBuf]) -> String {
     let path = config.as_ref().or(paths.first()).cloned().unwrap_or_default();
     path.canonicalize().unwrap_or(path).display().to_string()
-}
-
-/// Where temporary overlays go: not /tmp, which is often in memory.
-pub(super) fn temporary_dir() -> PathBuf {
-    std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
 
 fn start_log(path: Option<&Path>) -> Result<()> {
@@ -195,11 +193,18 @@ fn status(plan: &Plan, read_only: bool) -> Status {
         overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
         read_only,
         disks: plan.disks.iter().map(disk).collect(),
+        bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
+        nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
     }
 }
 
+/// What to say of a guest that could not be edited.
+pub(super) fn not_adapted(e: &Error) -> String {
+    format!("note:    the guest is not adapted to KVM: {e}\n")
+}
+
 /// Edit the guest through the mount; returns what to say about it.
-fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<String> {
+pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<String> {
     let adaptation = match adaptation {
         Ok(Some(adaptation)) => adaptation,
         Ok(None) => return Ok(String::new()),
@@ -211,7 +216,7 @@ fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<S
 }
 
 /// Each disk as a whole, then its partitions by their numbers.
-fn files(plan: &Plan) -> Vec<FileSpec> {
+pub(super) fn files(plan: &Plan) -> Vec<FileSpec> {
     let mut files = Vec::new();
     for planned in &plan.disks {
         let mut add = |name: String, start, len| {
@@ -267,7 +272,7 @@ fn summary(plan: &Plan, verbose: bool) -> String {
                 let _ = writeln!(out, "initrd:  {initrd}");
             }
             let _ = writeln!(out, "cmdline: {}", boot.cmdline);
-            for note in boot.notes.iter().filter(|_| verbose) {
+            for note in boot.warnings.iter().chain(boot.notes.iter().filter(|_| verbose)) {
                 let _ = writeln!(out, "note:    {note}");
             }
         }
@@ -285,23 +290,44 @@ fn summary(plan: &Plan, verbose: bool) -> String {
 }
 
 /// A command that boots the disks as it is pasted.
-fn qemu_line(dir: &Path, disks: &[StatusDisk]) -> String {
+fn qemu_line(dir: &Path, disks: &[StatusDisk], hardware: Hardware) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/=.,_-:+@%".contains(c);
     let mut out = "qemu-system-x86_64 -machine accel=kvm:tcg -m 1024".to_owned();
-    for disk in disks {
+    let mut devices = String::new();
+    match hardware.bus {
+        DiskBus::VirtioScsi => devices.push_str(" -device virtio-scsi-pci,id=scsi"),
+        DiskBus::Ahci => devices.push_str(" -device ich9-ahci,id=ahci"),
+        DiskBus::Virtio | DiskBus::Nvme | DiskBus::Ide => {}
+    }
+    for (i, disk) in disks.iter().enumerate() {
         let file = dir.join(&disk.file).display().to_string().replace(',', ",,");
-        let how = match (disk.cdrom, disk.read_only) {
-            (true, _) => "media=cdrom,readonly=on",
-            (false, true) => "if=virtio,cache=none,aio=threads,snapshot=on",
-            (false, false) => "if=virtio,cache=none,aio=threads",
+        // A drive that QEMU does not plug in by itself gets a device of its own.
+        let device = match hardware.bus {
+            _ if disk.cdrom => None,
+            DiskBus::Virtio | DiskBus::Ide => None,
+            DiskBus::VirtioScsi => Some(format!("scsi-hd,bus=scsi.0,drive=d{i}")),
+            DiskBus::Ahci => Some(format!("ide-hd,bus=ahci.{i},drive=d{i}")),
+            DiskBus::Nvme => Some(format!("nvme,serial=d{i},drive=d{i}")),
         };
-        let drive = format!("file={file},format=raw,{how}");
+        let how = match (disk.cdrom, &device, hardware.bus) {
+            (true, ..) => "media=cdrom,readonly=on".to_owned(),
+            (false, Some(_), _) => format!("if=none,id=d{i},cache=none,aio=threads"),
+            (false, None, DiskBus::Ide) => "if=ide,cache=none,aio=threads".to_owned(),
+            (false, None, _) => "if=virtio,cache=none,aio=threads".to_owned(),
+        };
+        let snapshot = if disk.read_only && !disk.cdrom { ",snapshot=on" } else { "" };
+        let drive = format!("file={file},format=raw,{how}{snapshot}");
         out.push_str(" -drive ");
         if drive.chars().all(plain) {
             out.push_str(&drive);
         } else {
             out.push_str(&format!("'{}'", drive.replace('\'', "'\\''")));
         }
+        if let Some(device) = device {
+            // Of several, the firmware is to boot the first.
+            let index = if i == 0 { ",bootindex=1" } else { "" };
+            devices.push_str(&format!(" -device {device}{index}"));
+        }
     }
-    out + " -nic user,model=virtio-net-pci -nographic"
+    format!("{out}{devices} -nic user,model={} -nographic", hardware.nic.name())
 }

@@ -8,7 +8,7 @@ pub(super) use args::RunArgs;
 use super::args::SourceArgs;
 use crate::fuse::StatusDisk;
 use crate::qemu::{Accel, Serial, find_qemu, probe};
-use crate::run::machine::{disks_of, machine};
+use crate::run::machine::{MachineOptions, disks_of, machine};
 use crate::run::{Job, Mode, Stop, Verdict, boot};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -44,6 +44,13 @@ pub(super) enum Internal {
     },
     /// Mount a partition where nobody sees it and edit it, as standard input says
     EditMounted,
+    /// Take things away once standard input ends
+    Sweep {
+        #[arg(long)]
+        mount: Option<PathBuf>,
+        #[arg(long)]
+        temporary: Option<PathBuf>,
+    },
     /// Keep a mount while standard input is open
     Keep {
         #[arg(long)]
@@ -62,6 +69,9 @@ pub(super) fn internal(args: Internal) -> Result<()> {
             crate::run::exec(signal, parent, keep_mask, &words)
         }
         Internal::EditMounted => crate::adapt::kernel_driver::run_job(),
+        Internal::Sweep { mount, temporary } => {
+            crate::finalize::sweep(mount.as_deref(), temporary.as_deref())
+        }
         Internal::Keep { dir, terminal, words } => crate::run::keep(&dir, terminal, &words),
     }
 }
@@ -229,7 +239,7 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
     let accel = accel(args.machine.accel, &qemu);
     let options = args.machine.options(&args.qemu_args);
     for guest in guests {
-        let disks = planned_disks(args, guest)?;
+        let (disks, options) = planned(args, guest, &options)?;
         let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
         let serial = match (&args.test.expect, args.test.log.clone()) {
             (Some(_), _) => Serial::Pipe,
@@ -244,8 +254,13 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
     Ok(())
 }
 
-/// Has the disks planned by `synthdisk map`, so that what is wrong with them comes to light.
-fn planned_disks(args: &RunArgs, guest: &Guest) -> Result<Vec<StatusDisk>> {
+/// Has the disks planned by `synthdisk map`, so that what is wrong with them comes to light; tells
+/// the machine that they need, too.
+fn planned(
+    args: &RunArgs,
+    guest: &Guest,
+    options: &MachineOptions,
+) -> Result<(Vec<StatusDisk>, MachineOptions)> {
     let failed = |e| Error::io("cannot start synthdisk map", e);
     let output = Command::new(std::env::current_exe().map_err(failed)?)
         .args(["map", "--json"])
@@ -267,6 +282,8 @@ fn planned_disks(args: &RunArgs, guest: &Guest) -> Result<Vec<StatusDisk>> {
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|e| Error::io("cannot read what synthdisk map printed", e.into()))?;
     let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+    let need = |what: &str| plan["boot"]["hardware"][what].as_str();
+    let options = options.with_needs(need("bus"), need("nic"));
     let planned = plan["disks"].as_array().into_iter().flatten().map(|disk| {
         let vdev = text(&disk["vdev"]);
         let read_only = known.iter().any(|k| k.vdev == vdev && k.read_only);
@@ -277,5 +294,5 @@ fn planned_disks(args: &RunArgs, guest: &Guest) -> Result<Vec<StatusDisk>> {
             vdev,
         }
     });
-    Ok(planned.collect())
+    Ok((planned.collect(), options))
 }

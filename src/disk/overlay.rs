@@ -1,6 +1,7 @@
 //! What an overlay is: writes over a base that never changes.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 
 /// What lies under an overlay. Offsets and lengths in bytes.
@@ -35,6 +36,14 @@ pub trait Overlay: Send + Sync + fmt::Debug {
     /// That of the storage.
     fn run_at(&self, offset: u64, max: u64) -> io::Result<(Run, u64)>;
 
+    /// Where the bytes of a run of [`Run::Data`] at `offset` are stored: the file, the offset in
+    /// it, and for how many bytes that holds (1..=`max`). `None` where they are in no such place.
+    /// Holds until the next write.
+    ///
+    /// # Errors
+    /// That of the storage.
+    fn place_at(&self, offset: u64, max: u64) -> io::Result<Option<(&File, u64, u64)>>;
+
     /// Fill `buf` from `offset`, from here or from `base`.
     ///
     /// # Errors
@@ -61,6 +70,9 @@ pub trait Overlay: Send + Sync + fmt::Debug {
 
     /// Bytes of storage that the overlay takes up.
     fn allocated(&self) -> u64;
+
+    /// The unit, in bytes (a power of two), that a write takes from the base as a whole.
+    fn grain(&self) -> u64;
 }
 
 /// Punch a hole into `file`, so that its storage is given back; where the filesystem cannot, the

@@ -68,7 +68,7 @@ impl Qcow2Overlay {
             header::write_metadata(&file, metadata)?;
             sync_with_directory(&file, path)
                 .map_err(|e| Error::io(format!("cannot write {shown}"), e))?;
-            Self::start(clone(&file)?, len)
+            Self::start(clone(&file)?, len, true)
         };
         build().inspect_err(|_| {
             let _ = std::fs::remove_file(path);
@@ -81,6 +81,19 @@ impl Qcow2Overlay {
     /// [`ErrorKind::Busy`] when another program has it open, [`ErrorKind::Corrupt`] when it is
     /// damaged, [`ErrorKind::Unsupported`] when it is no overlay of ours.
     pub fn open(path: &Path) -> Result<(Self, Vec<u8>)> {
+        Self::open_for(path, true)
+    }
+
+    /// As [`Qcow2Overlay::open`], but only to be read: the file is opened read-only, and writes
+    /// fail. Others may read it meanwhile and nobody may write to it.
+    ///
+    /// # Errors
+    /// As [`Qcow2Overlay::open`].
+    pub fn open_frozen(path: &Path) -> Result<(Self, Vec<u8>)> {
+        Self::open_for(path, false)
+    }
+
+    fn open_for(path: &Path, write: bool) -> Result<(Self, Vec<u8>)> {
         let shown = path.display();
         let refuse = |e: Error| {
             let say = match e.kind() {
@@ -93,16 +106,17 @@ impl Qcow2Overlay {
         };
         let file = File::options()
             .read(true)
-            .write(true)
+            .write(write)
             .open(path)
             .map_err(|e| Error::io(format!("cannot open the overlay {shown}"), e))?;
-        claim(&file, Claim::Exclusive).map_err(refuse)?;
+        let wanted = if write { Claim::Exclusive } else { Claim::StableRead };
+        claim(&file, wanted).map_err(refuse)?;
         let header = header::read(&file).map_err(refuse)?;
         let metadata = header.metadata.ok_or_else(|| {
             refuse(Error::new(ErrorKind::Unsupported, "it was not made by synthdisk"))
         })?;
         check::check(&file, header.geometry).map_err(refuse)?;
-        let overlay = Self::start(file, header.geometry.disk_len).map_err(refuse)?;
+        let overlay = Self::start(file, header.geometry.disk_len, write).map_err(refuse)?;
         Ok((overlay, metadata))
     }
 
@@ -111,12 +125,12 @@ impl Qcow2Overlay {
         self.len
     }
 
-    fn start(file: File, len: u64) -> Result<Self> {
+    fn start(file: File, len: u64, write: bool) -> Result<Self> {
         let open = || -> io::Result<_> {
             let storage = storage(file.try_clone()?)?;
             let qcow2 = Qcow2::<Storage>::builder(Arc::clone(&storage))
                 .backing(None)
-                .write(true)
+                .write(write)
                 .open(DenyImplicitOpenGate::default())?;
             Ok((qcow2, storage))
         };
@@ -251,6 +265,11 @@ impl Overlay for Qcow2Overlay {
         Ok((run, n))
     }
 
+    fn place_at(&self, offset: u64, max: u64) -> io::Result<Option<(&File, u64, u64)>> {
+        let (_, n, place) = Self::lookup(&self.format.read(), offset, max)?;
+        Ok(place.map(|place| (&self.file, place, n)))
+    }
+
     fn read_at(&self, base: &dyn Base, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
             let n = {
@@ -317,5 +336,9 @@ impl Overlay for Qcow2Overlay {
 
     fn allocated(&self) -> u64 {
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
+    }
+
+    fn grain(&self) -> u64 {
+        self.cluster
     }
 }

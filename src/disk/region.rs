@@ -186,6 +186,11 @@ impl RegionTable {
         &self.regions[self.regions.partition_point(|r| r.end() <= offset)..]
     }
 
+    /// The region that holds byte `offset`.
+    pub fn region_at(&self, offset: u64) -> Option<&Region> {
+        self.at_or_behind(offset).first()
+    }
+
     /// The range as mapped memory, when one image holds all of it.
     pub fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
         let region = self.at_or_behind(offset).first()?;

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes per block, the unit in which it is remembered what was written.
 const BLOCK: u64 = 4096;
@@ -21,6 +21,12 @@ const STRIPE: u64 = 1 << 20;
 const STRIPES: usize = 64;
 /// `zero` holds its locks for no more than this many bytes at a time.
 const ZERO_STEP: u64 = 32 << 20;
+
+/// Where temporary files of a disk's size go: `$TMPDIR`, else /var/tmp, and not /tmp, which is often
+/// in memory.
+pub fn temporary_dir() -> PathBuf {
+    std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
+}
 
 /// Two bits per block of a chunk.
 #[derive(Debug)]
@@ -110,6 +116,11 @@ impl Scratch {
         file.set_len(len)?;
         let chunks = (0..len.div_ceil(CHUNK)).map(|_| RwLock::new(Chunk::All(Run::Base))).collect();
         Ok(Self { file, len, chunks, stripes: std::array::from_fn(|_| Mutex::new(())) })
+    }
+
+    /// Give back all space. What was stored can no longer be read.
+    pub(super) fn clear(&self) {
+        let _ = self.file.set_len(0);
     }
 
     /// Mark whole blocks of `[start, end)`, both multiples of the block size or the disk's end.
@@ -206,6 +217,11 @@ impl Overlay for Scratch {
         Ok(self.run(offset, max))
     }
 
+    fn place_at(&self, offset: u64, max: u64) -> io::Result<Option<(&File, u64, u64)>> {
+        let (run, n) = self.run(offset, max);
+        Ok((run == Run::Data).then_some((&self.file, offset, n)))
+    }
+
     fn read_at(&self, base: &dyn Base, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
             let (run, n) = self.run(offset, buf.len() as u64);
@@ -281,5 +297,9 @@ impl Overlay for Scratch {
 
     fn allocated(&self) -> u64 {
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
+    }
+
+    fn grain(&self) -> u64 {
+        BLOCK
     }
 }

@@ -2,15 +2,18 @@
 //! the guest has installed.
 
 use super::overlay::{Base, Overlay, Run};
-use super::region::{Region, RegionTable};
+use super::region::{Region, RegionTable, Source};
+use super::saved::Saved;
+use super::snapshot::DiskBytes;
 use crate::Result;
-use crate::image::{Extent, MappedSlice};
-use parking_lot::{Mutex, RwLock};
+use crate::image::{Extent, Image, MappedSlice};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Decides what the boot gap shows.
 ///
@@ -20,6 +23,10 @@ pub trait BootPlanner: Send {
     /// Regions from byte 0 up to the first partition, in order, for the disk as it is now. When
     /// nothing bootable is found, regions that make the loader say so.
     fn plan(&mut self) -> Vec<Region>;
+
+    /// The same for the disk's bytes of some moment, which are in `frozen`. The regions must hold it
+    /// weakly, and nothing else may be changed by it.
+    fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Vec<Region>;
 }
 
 /// Bytes of the disk, in the cheapest form that a face can send on.
@@ -29,6 +36,19 @@ pub enum Chunk<'a> {
     Mapped(MappedSlice),
     /// The caller's buffer, filled.
     Buffer(&'a [u8]),
+}
+
+/// Where a run of bytes of the disk is stored.
+#[derive(Debug)]
+pub enum Stored<'a> {
+    /// Nowhere: zeros.
+    Zeros,
+    /// In a file of the overlay, from this offset on.
+    Overlay(&'a File, u64),
+    /// In an image, from this offset on; some of it may be holes.
+    Image(Arc<dyn Image>, u64),
+    /// In memory, or in pieces that only reading finds.
+    Made,
 }
 
 /// Planning the gap again, and what triggers it.
@@ -50,6 +70,9 @@ pub struct Disk {
     /// Ranges that refuse writes: partitions that the guest has read-only.
     read_only: Vec<Range<u64>>,
     replanning: OnceLock<Replanning>,
+    /// What a snapshot keeps, if there is one. Shared by every write for as long as it takes, so
+    /// who has it alone knows that none is in flight.
+    saved: RwLock<Option<Arc<Saved>>>,
 }
 
 impl fmt::Debug for Disk {
@@ -68,6 +91,7 @@ impl Disk {
             len,
             read_only: Vec::new(),
             replanning: OnceLock::new(),
+            saved: RwLock::new(None),
         }
     }
 
@@ -192,10 +216,12 @@ impl Disk {
     /// `EROFS` on a read-only disk or partition, `ENOSPC` past its end, else those of the overlay.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let overlay = self.writable(offset, buf.len() as u64)?;
+        let saved = self.saved.read();
         // Blocks that are written in part are completed from the gap as it is now.
         self.refresh_gap(offset);
         let table = self.table();
-        let result = overlay.write_at(&*table, buf, offset);
+        let write = || overlay.write_at(&*table, buf, offset);
+        let result = saving(saved.as_deref(), overlay, (offset, buf.len() as u64), write);
         self.written(offset, buf.len() as u64);
         result
     }
@@ -207,9 +233,11 @@ impl Disk {
     /// As [`Disk::write_at`].
     pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let overlay = self.writable(offset, len)?;
+        let saved = self.saved.read();
         self.refresh_gap(offset);
         let table = self.table();
-        let result = if len > 0 { overlay.zero(&*table, offset, len) } else { Ok(()) };
+        let zero = || if len > 0 { overlay.zero(&*table, offset, len) } else { Ok(()) };
+        let result = saving(saved.as_deref(), overlay, (offset, len), zero);
         self.written(offset, len);
         result
     }
@@ -230,37 +258,63 @@ impl Disk {
     pub fn extent_at(&self, offset: u64) -> io::Result<Extent> {
         self.refresh_gap(offset);
         let table = self.table();
-        let mut whole: Option<Extent> = None;
-        let mut at = offset;
-        while at < self.len {
-            let one = self.one_extent(&table, at)?;
-            match &mut whole {
-                None => whole = Some(one),
-                Some(run) if run.data == one.data => run.end = one.end,
-                Some(_) => break,
-            }
-            at = one.end;
-        }
-        Ok(whole.unwrap_or(Extent { data: false, end: self.len }))
+        let overlay = self.overlay();
+        joined_extents(self.len, offset, |at| one_extent(overlay, &table, at, self.len))
     }
 
-    fn one_extent(&self, table: &RegionTable, at: u64) -> io::Result<Extent> {
+    /// Where the bytes at `offset`, which lies on the disk, are stored, and the first byte behind
+    /// those of which that is known. Holds until the next write.
+    ///
+    /// # Errors
+    /// Those of the overlay.
+    pub fn stored_at(&self, offset: u64) -> io::Result<(Stored<'_>, u64)> {
+        self.refresh_gap(offset);
+        let left = self.len.saturating_sub(offset);
         let (run, n) = match &self.overlay {
-            Some(overlay) => overlay.run_at(at, self.len - at)?,
-            None => (Run::Base, self.len - at),
+            Some(overlay) => overlay.run_at(offset, left)?,
+            None => (Run::Base, left),
         };
-        let extent = match run {
-            Run::Data => Extent { data: true, end: at + n },
-            Run::Zero => Extent { data: false, end: at + n },
-            Run::Base => {
-                let found = table.extent_at(at)?;
-                Extent { data: found.data, end: found.end.min(at + n) }
+        Ok(match (run, &self.overlay) {
+            (Run::Zero, _) => (Stored::Zeros, offset + n),
+            (Run::Data, Some(overlay)) => match overlay.place_at(offset, n)? {
+                Some((file, place, n)) => (Stored::Overlay(file, place), offset + n),
+                None => (Stored::Made, offset + n),
+            },
+            (Run::Base | Run::Data, _) => {
+                let table = self.table();
+                let Some(region) = table.region_at(offset) else {
+                    return Ok((Stored::Zeros, offset + n));
+                };
+                let stored = match &region.source {
+                    Source::Zeros => Stored::Zeros,
+                    Source::Bytes(_) | Source::File(_) => Stored::Made,
+                    Source::Image { image, offset: base } => {
+                        Stored::Image(Arc::clone(image), base + (offset - region.start))
+                    }
+                };
+                (stored, region.end().min(offset + n))
             }
-        };
-        Ok(Extent { data: extent.data, end: extent.end.clamp(at + 1, self.len) })
+        })
     }
 
-    fn clip(&self, offset: u64, len: usize) -> usize {
+    pub(super) fn overlay(&self) -> Option<&dyn Overlay> {
+        self.overlay.as_deref()
+    }
+
+    /// Wait for writes in flight, hold back new ones, and say what is to be saved from then on.
+    pub(super) fn hold_writers(&self) -> RwLockWriteGuard<'_, Option<Arc<Saved>>> {
+        self.saved.write()
+    }
+
+    /// The regions, with the gap planned for what `frozen` shows; `None` when the gap does not
+    /// depend on the disk's bytes.
+    pub(super) fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Option<Result<RegionTable>> {
+        let r = self.replanning.get()?;
+        let gap = r.planner.lock().plan_frozen(frozen);
+        Some(self.with_gap(gap, r.gap_end))
+    }
+
+    pub(super) fn clip(&self, offset: u64, len: usize) -> usize {
         self.len.saturating_sub(offset).min(len as u64) as usize
     }
 
@@ -316,10 +370,77 @@ impl Disk {
     }
 
     fn replace_gap(&self, gap: Vec<Region>, gap_end: u64) -> Result<()> {
-        let rest = self.table();
-        let rest = rest.regions().iter().filter(|r| r.start >= gap_end).cloned();
-        let table = RegionTable::new(gap.into_iter().chain(rest).collect())?;
+        let table = self.with_gap(gap, gap_end)?;
         *self.table.write() = Arc::new(table);
         Ok(())
     }
+
+    fn with_gap(&self, gap: Vec<Region>, gap_end: u64) -> Result<RegionTable> {
+        let rest = self.table();
+        let rest = rest.regions().iter().filter(|r| r.start >= gap_end).cloned();
+        RegionTable::new(gap.into_iter().chain(rest).collect())
+    }
+}
+
+/// Do `change` to a range of `overlay`, after its old content was saved if a snapshot needs it. A
+/// snapshot for which there is no room ends; it never costs a writer its write.
+fn saving(
+    saved: Option<&Saved>,
+    overlay: &dyn Overlay,
+    (offset, len): (u64, u64),
+    change: impl Fn() -> io::Result<()>,
+) -> io::Result<()> {
+    let Some(saved) = saved else { return change() };
+    saved.protect(overlay, offset, len);
+    match change() {
+        Err(e) if is_full(&e) && saved.give_up(&e) => change(),
+        result => result,
+    }
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether data is stored at `at`, and up to where (behind `at`, at most `len`) that is known in one
+/// look.
+pub(super) fn one_extent(
+    overlay: Option<&dyn Overlay>,
+    table: &RegionTable,
+    at: u64,
+    len: u64,
+) -> io::Result<Extent> {
+    let (run, n) = match overlay {
+        Some(overlay) => overlay.run_at(at, len - at)?,
+        None => (Run::Base, len - at),
+    };
+    let extent = match run {
+        Run::Data => Extent { data: true, end: at + n },
+        Run::Zero => Extent { data: false, end: at + n },
+        Run::Base => {
+            let found = table.extent_at(at)?;
+            Extent { data: found.data, end: found.end.min(at + n) }
+        }
+    };
+    Ok(Extent { data: extent.data, end: extent.end.clamp(at + 1, len) })
+}
+
+/// The extent at `offset` with its neighbours of the same kind, on a disk of `len` bytes.
+pub(super) fn joined_extents(
+    len: u64,
+    offset: u64,
+    extent_at: impl Fn(u64) -> io::Result<Extent>,
+) -> io::Result<Extent> {
+    let mut whole: Option<Extent> = None;
+    let mut at = offset;
+    while at < len {
+        let one = extent_at(at)?;
+        match &mut whole {
+            None => whole = Some(one),
+            Some(run) if run.data == one.data => run.end = one.end,
+            Some(_) => break,
+        }
+        at = one.end;
+    }
+    Ok(whole.unwrap_or(Extent { data: false, end: len }))
 }

@@ -1,6 +1,7 @@
 //! The files that a mount shows.
 
 use crate::disk::Disk;
+use crate::image::Extent;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
@@ -40,12 +41,22 @@ impl FileSpec {
     /// # Errors
     /// Those of image and overlay.
     pub fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>> {
+        self.seek_in(offset, data, |at| self.disk.extent_at(at))
+    }
+
+    /// The same with the disk's extents as `extent_at` gives them.
+    pub(super) fn seek_in(
+        &self,
+        offset: u64,
+        data: bool,
+        extent_at: impl Fn(u64) -> io::Result<Extent>,
+    ) -> io::Result<Option<u64>> {
         if offset >= self.len {
             return Ok(None);
         }
         let mut at = offset;
         while at < self.len {
-            let run = self.disk.extent_at(self.start + at)?;
+            let run = extent_at(self.start + at)?;
             if run.data == data {
                 return Ok(Some(at));
             }
@@ -91,6 +102,12 @@ pub struct Status {
     /// The disks, first the one that the firmware boots from.
     #[serde(default)]
     pub disks: Vec<StatusDisk>,
+    /// What the guest can boot from, as `run --bus` takes it.
+    #[serde(default)]
+    pub bus: Option<String>,
+    /// The network card that the guest has a driver for, as QEMU calls it.
+    #[serde(default)]
+    pub nic: Option<String>,
 }
 
 /// A disk of a mount.

@@ -3,7 +3,7 @@
 use super::coherence::Invalidator;
 use super::files::{FileSpec, Status};
 use super::mount::{Mounted, unmount};
-use super::mounts::MountEntry;
+use super::mounts::{MountEntry, find_mount};
 use super::options::MountOptions;
 use super::view::View;
 use crate::{Error, Result};
@@ -51,6 +51,36 @@ pub fn serve(
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     hold_signals()?;
+    serve_until(files, status, source, target, options, true, ready)
+}
+
+/// As [`serve`], for as long as `work` takes and no longer; signals are the caller's business.
+///
+/// # Errors
+/// As [`serve`], and those of `work`.
+pub fn serve_during(
+    files: Vec<FileSpec>,
+    status: &Status,
+    source: &str,
+    target: &Path,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    serve_until(files, status, source, target, &MountOptions::default(), false, || {
+        work()?;
+        // Lazily: what a child of `work` still has open must not keep the rest from ending.
+        find_mount(target).map_or(Ok(()), |entry| unmount(&entry, true))
+    })
+}
+
+fn serve_until(
+    files: Vec<FileSpec>,
+    status: &Status,
+    source: &str,
+    target: &Path,
+    options: &MountOptions,
+    by_signal: bool,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let disks: Vec<_> = files.iter().map(|f| Arc::clone(&f.disk)).collect();
     let flush = move || -> std::io::Result<()> { disks.iter().try_for_each(|disk| disk.flush()) };
     let thread_error = |e| Error::io("cannot start a thread", e);
@@ -77,8 +107,10 @@ pub fn serve(
         session.spawn().map_err(|e| undo(Error::io("cannot serve the FUSE session", e)))?;
     invalidator.connect(session.notifier());
     raise_readahead(&entry);
-    watch_signals(ending_signals(), entry.clone(), flush.clone())
-        .map_err(|e| undo(thread_error(e)))?;
+    if by_signal {
+        watch_signals(ending_signals(), entry.clone(), flush.clone())
+            .map_err(|e| undo(thread_error(e)))?;
+    }
     ready().map_err(undo)?;
 
     let served = session.join();

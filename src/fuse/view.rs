@@ -1,8 +1,10 @@
 //! The filesystem that the kernel sees: one directory of fixed files.
 
+mod snapshots;
 mod state;
 
 use super::coherence::{Way, all_pages};
+use super::files::FileSpec;
 use super::serve::STATUS_FILE;
 use crate::disk::Chunk;
 use fuser::{
@@ -11,6 +13,7 @@ use fuser::{
     ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+pub use snapshots::SNAPSHOT_PREFIX;
 pub(super) use state::View;
 use state::{CACHED, DIRECT, FIRST_FILE, MAPPABLE, ROOT, STATUS, to_errno};
 use std::cell::RefCell;
@@ -66,6 +69,7 @@ impl Filesystem for View {
                 .zip(FIRST_FILE..)
                 .find(|((f, _), _)| name == f.name.as_str())
                 .map(|f| f.1)
+                .or_else(|| self.snapshot_ino(name))
         };
         match ino.and_then(|ino| self.attr(INodeNo(ino))) {
             Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
@@ -109,13 +113,19 @@ impl Filesystem for View {
         }
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
         if ino.0 == STATUS {
             return if writes {
                 reply.error(Errno::EACCES);
             } else {
                 reply.opened(CACHED, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            };
+        }
+        if let Some(file) = self.snapshot_file(ino) {
+            return match self.open_snapshot(req, file, flags) {
+                Ok((handle, flags)) => reply.opened(handle, flags),
+                Err(e) => reply.error(e),
             };
         }
         let Some((file, cache)) = self.file(ino) else { return reply.error(Errno::ENOENT) };
@@ -156,8 +166,10 @@ impl Filesystem for View {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let (Some((_, cache)), CACHED | MAPPABLE) = (self.file(ino), fh) {
-            cache.release();
+        match (self.file(ino), fh) {
+            (Some((_, cache)), CACHED | MAPPABLE) => cache.release(),
+            (None, _) if self.snapshot_file(ino).is_some() => self.release_snapshot(fh),
+            _ => {}
         }
         reply.ok();
     }
@@ -166,7 +178,7 @@ impl Filesystem for View {
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
@@ -178,15 +190,25 @@ impl Filesystem for View {
             let to = from.saturating_add(size as usize).min(self.status.len());
             return reply.data(&self.status[from..to]);
         }
-        let Some((file, cache)) = self.file(ino) else { return reply.error(Errno::EBADF) };
-        if file.disk.gap_end().is_some_and(|gap_end| file.start + offset < gap_end) {
-            cache.reads_gap();
-        }
-        let len = u64::from(size).min(file.len.saturating_sub(offset)) as usize;
-        BUFFER.with_borrow_mut(|buffer| match file.disk.read(file.start + offset, len, buffer) {
+        let reply_with = |bytes: io::Result<Chunk<'_>>| match bytes {
             Ok(Chunk::Mapped(slice)) => reply.data(slice.for_syscall()),
             Ok(Chunk::Buffer(bytes)) => reply.data(bytes),
             Err(e) => reply.error(to_errno(e)),
+        };
+        let cut = |file: &FileSpec| u64::from(size).min(file.len.saturating_sub(offset)) as usize;
+        let Some((file, cache)) = self.file(ino) else {
+            let Some(file) = self.snapshot_file(ino) else {
+                return reply_with(Err(io::Error::from_raw_os_error(libc::EBADF)));
+            };
+            return BUFFER.with_borrow_mut(|buffer| {
+                self.read_snapshot(file, fh, (offset, cut(file)), buffer, reply_with);
+            });
+        };
+        if file.disk.gap_end().is_some_and(|gap_end| file.start + offset < gap_end) {
+            cache.reads_gap();
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            reply_with(file.disk.read(file.start + offset, cut(file), buffer));
         });
     }
 
@@ -259,18 +281,24 @@ impl Filesystem for View {
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let Some((file, _)) = self.file(ino) else { return reply.error(Errno::EBADF) };
         let data = match whence {
             libc::SEEK_DATA => true,
             libc::SEEK_HOLE => false,
             _ => return reply.error(Errno::EINVAL),
         };
-        match u64::try_from(offset).map_or(Ok(None), |offset| file.seek(offset, data)) {
+        // A negative offset lies in no file.
+        let offset = u64::try_from(offset).unwrap_or(u64::MAX);
+        let found = match (self.file(ino), self.snapshot_file(ino)) {
+            (Some((file, _)), _) => file.seek(offset, data),
+            (None, Some(file)) => self.seek_snapshot(file, fh, offset, data),
+            (None, None) => return reply.error(Errno::EBADF),
+        };
+        match found {
             Ok(Some(at)) => reply.offset(at as i64),
             Ok(None) => reply.error(Errno::ENXIO),
             Err(e) => reply.error(to_errno(e)),

@@ -8,11 +8,13 @@
 
 mod archive;
 mod compression;
+mod configured;
 mod contents;
 mod generator;
 mod input;
 
 pub use compression::Compression;
+pub use configured::made_for_any_machine;
 pub use contents::Entry;
 pub(crate) use contents::module_name;
 pub use generator::Generator;
@@ -204,13 +206,12 @@ fn segments_of(
         let before = (contents.files, contents.early_files);
         let end = match compression {
             Compression::None => archive(input, contents).map(|(end, _)| end),
-            _ => {
-                let decoder = Decoder::new(compression, input)?;
+            _ => Decoder::new(compression, input).and_then(|decoder| {
                 let mut unpacked = Unpacked::new(decoder, &mut budget, deadline);
                 let end = members(&mut unpacked, contents);
                 unpacked.decoder.finish();
                 end
-            }
+            }),
         };
         let files = contents.files - before.0;
         let early = files > 0 && contents.early_files - before.1 == files;

@@ -139,6 +139,47 @@ impl Content {
         }
     }
 
+    /// Its name in a word, as `blkid` has it where that knows it.
+    pub fn short_name(&self) -> &'static str {
+        match self {
+            Self::Ext { kind: ExtKind::Ext2, .. } => "ext2",
+            Self::Ext { kind: ExtKind::Ext3, .. } => "ext3",
+            Self::Ext { kind: ExtKind::Ext4, .. } => "ext4",
+            Self::Xfs { .. } => "xfs",
+            Self::Btrfs { .. } => "btrfs",
+            Self::Swap { .. } => "swap",
+            Self::WholeDisk(TableKind::Mbr) => "mbr-disk",
+            Self::WholeDisk(TableKind::Gpt) => "gpt-disk",
+            Self::Qcow2 => "qcow2",
+            Self::Vhd => "vhd",
+            Self::Vhdx => "vhdx",
+            Self::Vmdk => "vmdk",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+            Self::Iso9660 => "iso9660",
+            Self::Luks => "crypto_LUKS",
+            Self::Lvm2Pv => "LVM2_member",
+            Self::Squashfs => "squashfs",
+            Self::Reiserfs => "reiserfs",
+            Self::Jfs => "jfs",
+            Self::Empty => "empty",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Volume label, unless it has none.
+    pub fn label(&self) -> Option<&str> {
+        match self {
+            Self::Ext { label, .. }
+            | Self::Xfs { label, .. }
+            | Self::Btrfs { label, .. }
+            | Self::Swap { label, .. } => Some(label.as_str()).filter(|label| !label.is_empty()),
+            _ => None,
+        }
+    }
+
     /// The UUID of a filesystem or swap area, unless it is all zero.
     pub fn uuid(&self) -> Option<[u8; 16]> {
         match self {

@@ -1,11 +1,13 @@
 //! Choosing what boots: the guest's default entry, the one that the user names, or the newest kernel
 //! that lies about.
 
-use super::bootconfig::{self, Config, Entry, Format, PLACES};
+mod installed;
+
+pub use installed::{Installed, installed};
+
+use super::bootconfig::{self, Config, Entry, Format};
 use super::fs::{FileKind, GuestFs};
-use super::version::debian_cmp;
 use crate::{Error, ErrorKind, Result};
-use std::cmp::Ordering;
 
 /// Which entry the user wants (`--entry`).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -307,76 +309,19 @@ fn regular(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
     }
 }
 
-/// What kernels are called, in front of their version.
-const KERNEL_NAMES: [&str; 4] = ["vmlinuz", "bzImage", "kernel", "linux"];
-/// What an initrd is called for a version V.
-const INITRD_NAMES: [(&str, &str); 7] = [
-    ("initrd.img", ""),
-    ("initramfs", ".img"),
-    ("initrd", ""),
-    ("initrd", ".img"),
-    ("initramfs", ""),
-    ("initrd", ".gz"),
-    ("initramfs-genkernel-x86_64", ""),
-];
-
-/// The newest kernel in /boot and /, rescue kernels and `.old` ones last.
+/// The newest kernel that is installed.
 fn newest(fs: &dyn GuestFs, config: Option<&Config>) -> Result<Boot> {
-    struct Found {
-        dir: &'static str,
-        name: String,
-        version: String,
-        rank: u8,
-    }
-    let mut found: Vec<Found> = Vec::new();
-    for (dir, list) in [("/boot", "/boot"), ("", "/")] {
-        let names = match fs.read_dir(list) {
-            Ok(names) => names,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Invalid) => continue,
-            Err(e) => return Err(e),
-        };
-        for name in names {
-            if let Some((version, rank)) = kernel_version(&name) {
-                found.push(Found { dir, version: version.to_owned(), rank, name });
-            }
-        }
-    }
-    // Best first. The name decides between equals, so that the choice is always the same.
-    found.sort_by(|a, b| {
-        let by_version = || match (a.version.is_empty(), b.version.is_empty()) {
-            // A name without version is a link to the kernel that the distribution wants.
-            (true, false) => Ordering::Greater,
-            (false, true) => Ordering::Less,
-            _ => debian_cmp(&b.version, &a.version),
-        };
-        a.rank.cmp(&b.rank).then_with(by_version).then_with(|| a.name.cmp(&b.name))
-    });
-    for kernel in &found {
-        let Some(path) = regular(fs, &format!("{}/{}", kernel.dir, kernel.name))? else { continue };
-        // A link's target tells the version that the initrd has.
-        let real = path.rsplit('/').next().unwrap_or_default();
-        let real = kernel_version(real).map_or("", |(version, _)| version);
-        let mut initrds = Vec::new();
-        'search: for version in [kernel.version.as_str(), real] {
-            for (front, back) in INITRD_NAMES {
-                let dash = if version.is_empty() { "" } else { "-" };
-                let name = format!("{}/{front}{dash}{version}{back}", kernel.dir);
-                if let Some(initrd) = regular(fs, &name)? {
-                    initrds.push(initrd);
-                    break 'search;
-                }
-            }
-        }
+    if let Some(kernel) = installed(fs)?.into_iter().next() {
         let mut notes = match config {
             Some(config) => vec![format!("{} has no entry that can be booted", config.path)],
             None => vec!["the guest has no boot menu".to_owned()],
         };
-        notes.push(format!("taking the newest kernel, {path}"));
+        notes.push(format!("taking the newest kernel, {}", kernel.path));
         return Ok(Boot {
-            title: kernel.name.clone(),
+            title: kernel.name,
             source: BootSource::NewestKernel,
-            kernel: path,
-            initrds,
+            kernel: kernel.path,
+            initrds: kernel.initrd.into_iter().collect(),
             cmdline: String::new(),
             entries: config.map(|c| summaries(&c.menu.entries)).unwrap_or_default(),
             notes,
@@ -384,10 +329,7 @@ fn newest(fs: &dyn GuestFs, config: Option<&Config>) -> Result<Boot> {
     }
     let menu = match config {
         Some(config) => format!("{} names none that exists, and ", config.path),
-        None => {
-            let places: Vec<&str> = PLACES.iter().map(|p| p.0).collect();
-            format!("there is none of {}, and ", places.join(", "))
-        }
+        None => "no boot menu (grub.cfg, menu.lst, extlinux.conf, loader/entries) and ".into(),
     };
     Err(Error::new(
         ErrorKind::NotFound,
@@ -396,30 +338,6 @@ fn newest(fs: &dyn GuestFs, config: Option<&Config>) -> Result<Boot> {
              give one with --kernel, or use --bootloader none"
         ),
     ))
-}
-
-/// The version in a kernel's file name and a rank, lower is better; `None` if it is no kernel.
-fn kernel_version(name: &str) -> Option<(&str, u8)> {
-    const NO_KERNEL: [&str; 7] = [".hmac", ".sig", ".img", ".gz", ".conf", ".efi", ".xz"];
-    let (prefix, rest) = KERNEL_NAMES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?)))?;
-    if NO_KERNEL.iter().any(|s| rest.ends_with(s)) || rest.contains(".dpkg-") {
-        return None;
-    }
-    let version = match rest.strip_prefix('-') {
-        Some(version) => version,
-        // "kernel" and "linux" alone are too common as names of directories and such.
-        None if matches!(prefix, "kernel" | "linux") => return None,
-        None if rest.is_empty() || rest == ".old" => rest,
-        None => return None,
-    };
-    let rank = if rest.ends_with(".old") {
-        2
-    } else if rest.contains("rescue") {
-        3
-    } else {
-        u8::from(prefix == "linux")
-    };
-    Some((version, rank))
 }
 
 #[cfg(test)]

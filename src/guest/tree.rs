@@ -38,6 +38,13 @@ impl MemFs {
         self
     }
 
+    /// Takes away what is at an absolute path, if anything.
+    #[must_use]
+    pub fn without(mut self, path: &str) -> Self {
+        self.items.remove(path);
+        self
+    }
+
     fn add(&mut self, path: &str, item: Item) {
         for (at, _) in path.match_indices('/').skip(1) {
             self.items.entry(path[..at].to_owned()).or_insert(Item::Dir);

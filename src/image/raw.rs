@@ -85,27 +85,12 @@ impl Image for RawImage {
         self.mapping.as_ref()?.slice(&self.file, offset, len)
     }
 
+    fn plain_file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
     fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        let seek = |whence| match lseek64(&self.file, offset as i64, whence) {
-            Ok(at) => Ok(Some((at as u64).min(self.len))),
-            // ENXIO: nothing of that kind up to the end of the file.
-            Err(nix::Error::ENXIO) => Ok(None),
-            // A block device or an old filesystem does not know holes: it is all data.
-            Err(nix::Error::EINVAL | nix::Error::EOPNOTSUPP) => Err(None),
-            Err(e) => Err(Some(io::Error::from(e))),
-        };
-        let all_data = Extent { data: true, end: self.len };
-        let answer = match seek(Whence::SeekData) {
-            Ok(None) => return Ok(Extent { data: false, end: self.len }),
-            Ok(Some(at)) if at > offset => return Ok(Extent { data: false, end: at }),
-            Ok(Some(_)) => seek(Whence::SeekHole),
-            Err(e) => Err(e),
-        };
-        match answer {
-            Ok(Some(hole)) => Ok(Extent { data: true, end: hole }),
-            Ok(None) | Err(None) => Ok(all_data),
-            Err(Some(e)) => Err(e),
-        }
+        extent_of(&self.file, self.len, offset)
     }
 
     fn allocated(&self) -> u64 {
@@ -117,6 +102,34 @@ impl Image for RawImage {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// The run of data or hole that `offset` of `file` lies in, for a file of `len` bytes. Where the
+/// filesystem knows no holes, and on a block device, all is data.
+///
+/// # Errors
+/// The system call's.
+pub fn extent_of(file: &File, len: u64, offset: u64) -> io::Result<Extent> {
+    let seek = |whence| match lseek64(file, offset as i64, whence) {
+        Ok(at) => Ok(Some((at as u64).min(len))),
+        // ENXIO: nothing of that kind up to the end of the file.
+        Err(nix::Error::ENXIO) => Ok(None),
+        // A block device or an old filesystem does not know holes: it is all data.
+        Err(nix::Error::EINVAL | nix::Error::EOPNOTSUPP) => Err(None),
+        Err(e) => Err(Some(io::Error::from(e))),
+    };
+    let all_data = Extent { data: true, end: len };
+    let answer = match seek(Whence::SeekData) {
+        Ok(None) => return Ok(Extent { data: false, end: len }),
+        Ok(Some(at)) if at > offset => return Ok(Extent { data: false, end: at }),
+        Ok(Some(_)) => seek(Whence::SeekHole),
+        Err(e) => Err(e),
+    };
+    match answer {
+        Ok(Some(hole)) => Ok(Extent { data: true, end: hole }),
+        Ok(None) | Err(None) => Ok(all_data),
+        Err(Some(e)) => Err(e),
     }
 }
 

@@ -9,14 +9,14 @@ use super::options::{Bootloader, SourceOptions};
 use super::payload::{BootSummary, Payload, from_guest, from_host};
 use super::roots::CmdlineRules;
 use super::source::ImageReader;
-use crate::adapt::NETWORK;
+use crate::adapt::{DRIVERS, NETWORK};
 use crate::disk::Disk;
 use crate::image::Image;
 use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Where writes go.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,6 +29,13 @@ pub enum OverlayChoice {
     Dir(PathBuf),
     /// Nowhere: the disks are read-only.
     ReadOnly,
+    /// Temporary overlays in `scratch`, over persistent ones that must exist and are only read.
+    Over {
+        /// [`OverlayChoice::File`] or [`OverlayChoice::Dir`].
+        below: Box<OverlayChoice>,
+        /// Directory of the temporary overlays.
+        scratch: PathBuf,
+    },
 }
 
 /// A disk that is ready to be served.
@@ -56,16 +63,15 @@ impl PlannedDisk {
     /// Name of a partition's file in a mount: `part1.raw` of `disk.raw`, `disk-b-part1.raw` of
     /// `disk-b.raw`.
     pub fn partition_file(&self, number: u32) -> String {
-        let stem = self.file.strip_suffix(".raw").unwrap_or(&self.file);
-        let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
-        format!("{prefix}part{number}.raw")
+        partition_file_name(&self.file, number)
     }
 
     /// A reader of a partition, through the overlay.
-    pub(super) fn partition(&self, number: u32) -> Option<PartitionReader> {
+    pub fn partition(&self, number: u32) -> Option<PartitionReader> {
         let placed = self.layout.as_ref()?.partitions.iter().find(|p| p.number == number)?;
         let (start, len) = (placed.start, placed.len);
-        Some(PartitionReader { disk: Arc::downgrade(&self.disk), start, len })
+        let disk: Weak<Disk> = Arc::downgrade(&self.disk);
+        Some(PartitionReader { disk, start, len })
     }
 }
 
@@ -78,6 +84,8 @@ pub struct Plan {
     pub disks: Vec<PlannedDisk>,
     /// What boots; `None` without a boot loader of ours.
     pub boot: Option<BootSummary>,
+    /// Where the root filesystem is: index of its disk and number of its partition.
+    pub root: Option<(usize, u32)>,
     /// Edits that the guest needs, to be made once its partitions can be written.
     /// The error says why the guest cannot be adapted; it boots as it is.
     pub adaptation: Result<Option<Adaptation>>,
@@ -105,7 +113,8 @@ impl Plan {
         let paths = overlay_paths(&spec, choice)?;
         let mut disks = Vec::new();
         for ((i, source), path) in spec.disks.iter().enumerate().zip(paths) {
-            disks.push(Prepared::new(source, options, bootloader, first == Some(i), path)?);
+            let first = first == Some(i);
+            disks.push(Prepared::new(source, options, bootloader, first, path, choice)?);
         }
         // The firmware boots from the first disk, so it is the first in every list.
         let first = first.map(|i| &spec.disks[i]);
@@ -131,9 +140,14 @@ impl Plan {
         let payload = match &boot {
             BootWish::Nothing => None,
             BootWish::Host { kernel, initrds, cmdline } => {
-                let readers = image_readers(&disks[0]);
-                let payload = from_host(kernel, initrds, cmdline, &rules, readers)
-                    .map_err(|e| name_the_way_out(e, options))?;
+                let payload = match previewed.filter(|_| guess.partitions == rules.partitions) {
+                    Some(payload) => payload,
+                    None => {
+                        let readers = image_readers(&disks[0]);
+                        from_host(kernel, initrds, cmdline, &rules, readers)
+                            .map_err(|e| name_the_way_out(e, options))?
+                    }
+                };
                 notes.extend(missing_modules(&payload, &disks, options));
                 Some(payload)
             }
@@ -193,12 +207,14 @@ impl Plan {
             }
             _ => Ok(None),
         };
+        let root = root_place(&planned, &rules, summary.as_ref());
         let images = disks.iter().flat_map(|d| super::disks::marks(d.source));
         let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
         Ok(Self {
             name: spec.name,
             disks: planned,
             boot: summary,
+            root,
             adaptation,
             images,
             notes,
@@ -210,6 +226,21 @@ impl Plan {
     pub fn keep(&mut self) {
         self.created.drain(..).for_each(CreatedFile::keep);
     }
+}
+
+/// Where the root filesystem is: the command line says so, else the config's hint, else it is the
+/// first partition with a filesystem.
+fn root_place(
+    planned: &[PlannedDisk],
+    rules: &CmdlineRules,
+    boot: Option<&BootSummary>,
+) -> Option<(usize, u32)> {
+    let hints = [boot.map(|b| b.cmdline.as_str()), rules.root_hint.as_deref()];
+    let named = hints.into_iter().flatten().find_map(|words| rules.root_of(words));
+    let first = || rules.partitions.iter().find(|p| p.kind == PartitionKind::Linux);
+    let root = named.or_else(first)?;
+    let disk = planned.iter().position(|d| !d.cdrom && d.letters == root.disk)?;
+    Some((disk, root.number))
 }
 
 /// A first disk that has its own partition table boots by itself.
@@ -234,6 +265,7 @@ fn rules(disks: &[Prepared], options: &SourceOptions, spec: &GuestSpec) -> Cmdli
         append: options.append.clone(),
         replace: options.cmdline.clone(),
         old_names: options.adapt.has(NETWORK),
+        drivers: options.adapt.has(DRIVERS),
         root_hint: spec.root_hint.clone(),
     }
 }
@@ -302,6 +334,7 @@ fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
             append: None,
             replace: None,
             old_names: false,
+            drivers: false,
             root_hint: None,
         };
         rules.root_of(hint).filter(|p| p.kind == PartitionKind::Linux).map(|p| p.number)
@@ -386,6 +419,13 @@ pub fn disk_file_name(index: usize, letters: &str, cdrom: bool) -> String {
     }
 }
 
+/// Name in a mount of a partition of the disk whose file is `disk`.
+pub fn partition_file_name(disk: &str, number: u32) -> String {
+    let stem = disk.strip_suffix(".raw").unwrap_or(disk);
+    let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
+    format!("{prefix}part{number}.raw")
+}
+
 /// The overlay file of each disk, where writes are kept.
 fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<PathBuf>>> {
     let writable = spec.disks.iter().filter(|d| !is_read_only(d)).count();
@@ -401,6 +441,20 @@ fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<
                      --overlay-dir in place of --overlay"
                 ),
             ));
+        }
+        OverlayChoice::Over { below, .. } => {
+            if let OverlayChoice::Dir(dir) = &**below {
+                std::fs::metadata(dir).map_err(|e| {
+                    Error::io(format!("cannot open the directory {}", dir.display()), e)
+                })?;
+            }
+            let paths = overlay_paths(spec, below)?;
+            for path in paths.iter().flatten() {
+                path.symlink_metadata().map_err(|e| {
+                    Error::io(format!("cannot open the overlay {}", path.display()), e)
+                })?;
+            }
+            return Ok(paths);
         }
         OverlayChoice::File(path) => path,
         OverlayChoice::Dir(dir) => {

@@ -7,7 +7,9 @@ use super::options::{Bootloader, Shape, SourceOptions};
 use super::remembered::{ImageMark, Remembered};
 use super::roots::PartitionNames;
 use super::source::SourceImage;
-use crate::disk::{Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source};
+use crate::disk::{
+    Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source, Stacked,
+};
 use crate::guest::probe::Content;
 use crate::image::Image;
 use crate::layout::{
@@ -44,10 +46,12 @@ impl<'a> Prepared<'a> {
         bootloader: Bootloader,
         first: bool,
         overlay_path: Option<PathBuf>,
+        choice: &OverlayChoice,
     ) -> Result<Self> {
+        let frozen = matches!(choice, OverlayChoice::Over { .. });
         let existing = match &overlay_path {
             Some(path) if path.symlink_metadata().is_ok() => {
-                Some(open_overlay(path, options, source)?)
+                Some(open_overlay(path, frozen, options, source)?)
             }
             _ => None,
         };
@@ -234,13 +238,17 @@ impl<'a> Prepared<'a> {
                     format!("the overlay {} was resized; it no longer fits", path.display()),
                 ));
             }
+            if let OverlayChoice::Over { scratch, .. } = choice {
+                let top = Scratch::new(scratch, len).map_err(|e| no_room(scratch, len, e))?;
+                return Ok(Some(Box::new(Stacked::new(top, Box::new(existing)))));
+            }
             return Ok(Some(Box::new(existing)));
         }
         if is_read_only(self.source) {
             return Ok(None);
         }
         match (choice, &self.overlay_path) {
-            (OverlayChoice::ReadOnly, _) => Ok(None),
+            (OverlayChoice::ReadOnly | OverlayChoice::Over { .. }, _) => Ok(None),
             (_, Some(path)) => {
                 let marks = marks(self.source);
                 let marks = marks.iter().map(|(n, image)| ImageMark::new(*n, image)).collect();
@@ -407,10 +415,12 @@ fn new_shape(
 /// Open an overlay that exists, and make sure that it belongs to this disk.
 fn open_overlay(
     path: &Path,
+    frozen: bool,
     options: &SourceOptions,
     source: &DiskSource,
 ) -> Result<(Qcow2Overlay, Remembered)> {
-    let (overlay, metadata) = Qcow2Overlay::open(path)?;
+    let open = if frozen { Qcow2Overlay::open_frozen } else { Qcow2Overlay::open };
+    let (overlay, metadata) = open(path)?;
     let remembered = Remembered::decode(&metadata).map_err(|e| {
         let what = format!("the overlay {} cannot be used", path.display());
         Error::with_source(e.kind(), what, e)

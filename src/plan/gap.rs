@@ -7,7 +7,7 @@ use crate::boot::Params;
 use crate::boot::loader::{
     CMDLINE_LBA, CMDLINE_MAX, KERNEL_LBA, PARAMS_LBA, STAGE1, STAGE2, STAGE2_BYTES, STAGE2_LBA,
 };
-use crate::disk::{BootPlanner, Disk, Region, RegionKind, Source};
+use crate::disk::{BootPlanner, DiskBytes, Region, RegionKind, Source};
 use crate::guest::fs::ReadAt;
 use crate::layout::{Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
 use crate::{Error, ErrorKind, Result};
@@ -204,6 +204,16 @@ impl BootPlanner for GuestPlanner {
         *self.latest.lock() = payload.map(|p| p.summary);
         regions
     }
+
+    fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Vec<Region> {
+        let frozen = |(index, reader): &Candidate<PartitionReader>| {
+            (*index, PartitionReader { disk: Weak::clone(frozen), ..reader.clone() })
+        };
+        // Further disks have moments of their own.
+        let candidates: Vec<_> = self.candidates.iter().map(frozen).collect();
+        let payload = from_guest(&candidates, &self.others, &self.wish, &self.rules);
+        direct_gap(&self.table, &payload, self.gap_end)
+    }
 }
 
 /// Summary slot before the first planning.
@@ -214,8 +224,8 @@ pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
 /// A partition of the disk as the guest room wants to read it. Holds the disk weakly: the disk's
 /// own regions hold this.
 #[derive(Clone, Debug)]
-pub(super) struct PartitionReader {
-    pub(super) disk: Weak<Disk>,
+pub struct PartitionReader {
+    pub(super) disk: Weak<dyn DiskBytes>,
     pub(super) start: u64,
     pub(super) len: u64,
 }

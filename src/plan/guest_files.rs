@@ -4,8 +4,9 @@
 //! out what boots, and then answers reads; blocks that were read stay in a small cache, because
 //! the loader asks for less than is read at once. The thread ends when the last file is dropped.
 
+use super::extra_initrd::{self, Look};
 use super::guest::GuestWish;
-use super::payload::PayloadFile;
+use super::payload::{PayloadFile, kernel_version};
 use crate::adapt::old_interface_names;
 use crate::boot::linux::HEAD_BYTES;
 use crate::disk::{RegionFile, Source};
@@ -36,6 +37,10 @@ pub(super) struct Opened {
     pub(super) is_root: bool,
     /// Whether its network configuration names `eth0`.
     pub(super) old_names: bool,
+    /// What it tells of the kernel's drivers, if it has modules for it.
+    pub(super) drivers: Option<Look>,
+    /// When the oldest initrd was made, in seconds since 1970.
+    pub(super) made: Option<i64>,
 }
 
 /// A read that the thread is to do: file, offset, length, and where to send the bytes.
@@ -161,8 +166,8 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
             })),
         })
         .collect();
-    let Found { boot, kernel_head, is_root, old_names, .. } = found;
-    Ok(Opened { boot, kernel_head, files, is_root, old_names })
+    let Found { boot, kernel_head, is_root, old_names, drivers, made, .. } = found;
+    Ok(Opened { boot, kernel_head, files, is_root, old_names, drivers, made })
 }
 
 struct FoundFile {
@@ -177,6 +182,8 @@ struct Found {
     files: Vec<FoundFile>,
     is_root: bool,
     old_names: bool,
+    drivers: Option<Look>,
+    made: Option<i64>,
 }
 
 type OpenFiles<'a> = Vec<Box<dyn GuestFile + 'a>>;
@@ -187,6 +194,7 @@ fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'
     let mut files = Vec::new();
     let mut open = Vec::new();
     let mut kernel_head = Vec::new();
+    let mut made: Option<i64> = None;
     for path in std::iter::once(&boot.kernel).chain(&boot.initrds) {
         let mut file = fs.open(path)?;
         let len = file.len();
@@ -205,13 +213,16 @@ fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'
         identity.extend(&head);
         if open.is_empty() {
             kernel_head = head;
+        } else {
+            made = Some(made.map_or(stat.mtime_secs, |made| made.min(stat.mtime_secs)));
         }
         files.push(FoundFile { path: path.clone(), len, identity });
         open.push(file);
     }
     let is_root = fs.stat("/etc").is_ok();
     let old_names = old_interface_names(fs);
-    Ok((Found { boot, kernel_head, files, is_root, old_names }, open))
+    let drivers = extra_initrd::look(fs, kernel_version(&kernel_head).as_deref(), made);
+    Ok((Found { boot, kernel_head, files, is_root, old_names, drivers, made }, open))
 }
 
 /// The entry that boots, with the files that the domU config puts in place of the entry's.

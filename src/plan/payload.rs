@@ -1,7 +1,9 @@
 //! What boots: kernel, initrds and command line, from this host or from inside the guest.
 
+use super::extra_initrd::{Look, look_into, remedy};
 use super::guest::GuestWish;
 use super::guest_files;
+use super::hardware::Hardware;
 use super::roots::CmdlineRules;
 use crate::boot::KernelKind;
 use crate::boot::linux::{HEAD_BYTES, SetupHeader};
@@ -49,6 +51,10 @@ pub struct BootSummary {
     pub cmdline: String,
     /// What was changed in the guest's command line, and what else a user should know.
     pub notes: Vec<String>,
+    /// The machine that the guest has drivers for.
+    pub hardware: Hardware,
+    /// What a user must know: the guest may not boot everywhere.
+    pub warnings: Vec<String>,
 }
 
 /// The payload made of files of this host.
@@ -61,7 +67,7 @@ pub(super) fn from_host(
     initrds: &[PathBuf],
     cmdline: &str,
     rules: &CmdlineRules,
-    candidates: impl IntoIterator<Item = Candidate<impl ReadAt + Send + 'static>>,
+    candidates: impl IntoIterator<Item = Candidate<impl ReadAt + Clone + Send + 'static>>,
 ) -> Result<Payload> {
     let kernel = host_file(kernel_path)?;
     let mut head = vec![0; kernel.len().min(HEAD_BYTES as u64) as usize];
@@ -72,10 +78,9 @@ pub(super) fn from_host(
     let initrds = initrds.iter().map(|p| host_file(p)).collect::<Result<Vec<_>>>()?;
     let (adapted, changes) = rules.adapt(cmdline, !initrds.is_empty(), None);
     let root = rules.root_index(&adapted);
-    let root = candidates.into_iter().find(|(index, _)| Some(*index) == root);
-    let old_names = root.is_some_and(|(_, reader)| guest_files::has_old_names(reader));
+    let root = candidates.into_iter().find(|(index, _)| Some(*index) == root).map(|(_, r)| r);
+    let old_names = root.clone().is_some_and(guest_files::has_old_names);
     let (adapted, _) = rules.with_old_names(adapted, old_names);
-    check_cmdline(&adapted, &header)?;
     let describe = |image: &Arc<RawImage>| image.path().display().to_string();
     let file = |image: Arc<RawImage>| PayloadFile {
         origin: describe(&image),
@@ -88,12 +93,39 @@ pub(super) fn from_host(
         kernel: kernel_text(&describe(&kernel), &header),
         kernel_version: version_of(&header),
         initrds: initrds.iter().map(describe).collect(),
-        cmdline: adapted.clone(),
+        cmdline: adapted,
         // Without words of the user's or the config's there is nothing that could have changed.
         notes: if cmdline.is_empty() { Vec::new() } else { changes },
+        ..BootSummary::default()
     };
     let initrds = initrds.into_iter().map(file).collect();
-    Ok(Payload { kernel: file(kernel), initrds, cmdline: adapted, summary })
+    let drivers = root.clone().and_then(|r| look_into(r, summary.kernel_version.as_deref(), None));
+    finish(file(kernel), initrds, &header, summary, rules, drivers.zip(root))
+}
+
+/// The payload, with drivers that the guest lacks added to it: `drivers` is what is known of them,
+/// and how to read the root filesystem.
+fn finish(
+    kernel: PayloadFile,
+    mut initrds: Vec<PayloadFile>,
+    header: &SetupHeader,
+    mut summary: BootSummary,
+    rules: &CmdlineRules,
+    drivers: Option<(Look, impl ReadAt + Send + 'static)>,
+) -> Result<Payload> {
+    if let Some((look, root)) = drivers.filter(|_| rules.drivers) {
+        let extra = rules.replace.is_none();
+        let remedy = remedy(&look, root, &initrds, &summary.cmdline, extra);
+        summary.hardware = remedy.hardware;
+        summary.warnings.extend(remedy.warning);
+        if let Some(initrd) = remedy.initrd {
+            summary.cmdline = remedy.cmdline;
+            summary.initrds.insert(0, initrd.origin.clone());
+            initrds.insert(0, initrd);
+        }
+    }
+    check_cmdline(&summary.cmdline, header)?;
+    Ok(Payload { kernel, initrds, cmdline: summary.cmdline.clone(), summary })
 }
 
 fn host_file(path: &Path) -> Result<Arc<RawImage>> {
@@ -141,17 +173,18 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
     let header = check_kernel(&opened.kernel_head, &boot.kernel)?;
     let likely_root = opened.is_root.then_some(index);
     let (cmdline, mut changes) = rules.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
-    let old_names = match rules.root_index(&cmdline) {
-        // A separate /boot says nothing of the network; its root does.
+    let version = version_of(&header);
+    let (old_names, drivers) = match rules.root_index(&cmdline) {
+        // A separate /boot says nothing of the network and the drivers; its root does.
         Some(root) if root != index => {
-            let root = all.iter().find(|(i, _)| *i == root);
-            root.is_some_and(|(_, reader)| guest_files::has_old_names(reader.clone()))
+            let root = all.iter().find(|(i, _)| *i == root).map(|(_, reader)| reader.clone());
+            let look = |r: R| Some((look_into(r.clone(), version.as_deref(), opened.made)?, r));
+            (root.clone().is_some_and(guest_files::has_old_names), root.and_then(look))
         }
-        _ => opened.old_names,
+        _ => (opened.old_names, opened.drivers.zip(Some(reader.clone()))),
     };
     let (cmdline, why) = rules.with_old_names(cmdline, old_names);
     changes.extend(why);
-    check_cmdline(&cmdline, &header)?;
     let mut files = opened.files.into_iter();
     let kernel = files
         .next()
@@ -159,12 +192,18 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
     let summary = BootSummary {
         title: boot.title,
         kernel: kernel_text(&boot.kernel, &header),
-        kernel_version: version_of(&header),
+        kernel_version: version,
         initrds: boot.initrds,
-        cmdline: cmdline.clone(),
+        cmdline,
         notes: boot.notes.into_iter().chain(changes).collect(),
+        ..BootSummary::default()
     };
-    Ok(Payload { kernel, initrds: files.collect(), cmdline, summary })
+    finish(kernel, files.collect(), &header, summary, rules, drivers)
+}
+
+/// The version of the kernel that starts with `head`, as `uname -r` says it.
+pub(super) fn kernel_version(head: &[u8]) -> Option<String> {
+    version_of(&KernelKind::detect(head).and_then(KernelKind::bootable).ok()?)
 }
 
 fn check_kernel(head: &[u8], name: &str) -> Result<SetupHeader> {

@@ -28,6 +28,8 @@ pub(super) struct CmdlineRules {
     pub(super) replace: Option<String>,
     /// Whether interfaces may be named as under Xen.
     pub(super) old_names: bool,
+    /// Whether drivers may be added to an initrd that lacks them.
+    pub(super) drivers: bool,
     /// The config's command line, consulted when the guest's own does not name a root.
     pub(super) root_hint: Option<String>,
 }
@@ -149,6 +151,7 @@ mod tests {
             append: None,
             replace: None,
             old_names: true,
+            drivers: true,
             root_hint: None,
         }
     }

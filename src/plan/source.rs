@@ -58,13 +58,7 @@ impl SourceImage {
 
     /// Label of the filesystem, unless it has none.
     pub(super) fn label(&self) -> Option<&str> {
-        match &self.content {
-            Content::Ext { label, .. }
-            | Content::Xfs { label, .. }
-            | Content::Btrfs { label, .. }
-            | Content::Swap { label, .. } => Some(label.as_str()).filter(|l| !l.is_empty()),
-            _ => None,
-        }
+        self.content.label()
     }
 
     pub(super) fn is_swap(&self) -> bool {

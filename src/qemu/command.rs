@@ -35,6 +35,25 @@ pub enum DiskBus {
     Ide,
 }
 
+impl DiskBus {
+    /// Its name, as `--bus` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::VirtioScsi => "scsi",
+            Self::Nvme => "nvme",
+            Self::Ahci => "ahci",
+            Self::Ide => "ide",
+        }
+    }
+
+    /// The bus of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Virtio, Self::VirtioScsi, Self::Nvme, Self::Ahci, Self::Ide];
+        all.into_iter().find(|bus| bus.name() == name)
+    }
+}
+
 /// What kind of file a drive's path names.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum DriveKind {
@@ -101,6 +120,22 @@ pub enum NicModel {
     E1000,
     /// Realtek 8139.
     Rtl8139,
+}
+
+impl NicModel {
+    /// Its device in QEMU.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-net-pci",
+            Self::E1000 => "e1000",
+            Self::Rtl8139 => "rtl8139",
+        }
+    }
+
+    /// The card with this device in QEMU.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Virtio, Self::E1000, Self::Rtl8139].into_iter().find(|model| model.name() == name)
+    }
 }
 
 /// What a card is connected to.
@@ -403,13 +438,9 @@ fn network(args: &mut Args, i: usize, nic: &Nic) {
             NicBackend::Bridge(bridge) => Options::new("bridge").with("id", &id).with("br", bridge),
         },
     );
-    let model = match nic.model {
-        NicModel::Virtio => "virtio-net-pci",
-        NicModel::E1000 => "e1000",
-        NicModel::Rtl8139 => "rtl8139",
-    };
     // No boot ROM: nothing is booted from the network, and iPXE takes a second to say so.
-    let device = Options::new(model).with("netdev", &id).with_some("mac", nic.mac.as_ref());
+    let device =
+        Options::new(nic.model.name()).with("netdev", &id).with_some("mac", nic.mac.as_ref());
     args.options("-device", device.with("romfile", ""));
 }
 

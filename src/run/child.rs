@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// A command that starts this program again.
-pub(super) fn ourselves() -> Result<Command> {
+pub(crate) fn ourselves() -> Result<Command> {
     let program =
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
     let mut command = Command::new(program);
@@ -24,7 +24,7 @@ pub(super) fn ourselves() -> Result<Command> {
 ///
 /// A signal that can be caught stays blocked as it is here: the child has to take it when it is
 /// ready for it, from the thread that waits for it, and not die of it before.
-pub(super) fn bound(program: &OsStr, signal: Signal) -> Result<Command> {
+pub(crate) fn bound(program: &OsStr, signal: Signal) -> Result<Command> {
     let mut command = ourselves()?;
     command.args(["internal", "exec", "--signal", signal.as_str()]);
     if signal != Signal::SIGKILL {

@@ -80,7 +80,9 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let mut mount = PrivateMount::start(&job.mount_words, terminal.is_some())?;
     let said = mount.wait_ready(stop, limit)?;
     tell(&said, job, matches!(mode, Mode::Terminal));
-    let disks = disks(&mount.status()?);
+    let status = mount.status()?;
+    let disks = disks(&status);
+    let needs = job.machine.with_needs(status.bus.as_deref(), status.nic.as_deref());
     let log = match (mode, &job.log) {
         (Mode::Watch(_), Some(path)) => Some(File::create(path).map_err(|e| {
             Error::io(format!("cannot write the console to {}", path.display()), e)
@@ -93,7 +95,7 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
         (Mode::Terminal, None) => Serial::Stdio,
     };
     let place = (mount.dir(), disks.as_slice());
-    let spec = machine(&job.name, job.domain.as_ref(), &job.machine, place, job.accel, serial)?;
+    let spec = machine(&job.name, job.domain.as_ref(), &needs, place, job.accel, serial)?;
     let mut qemu = Qemu::start(job, &spec.args(), matches!(mode, Mode::Watch(_)))?;
     let result = match mode {
         Mode::Terminal => attend(job, &mut qemu, &mut mount, stop),

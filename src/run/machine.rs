@@ -1,7 +1,7 @@
 //! From a domU config and options to a machine.
 
 use crate::fuse::StatusDisk;
-use crate::qemu::{Accel, DiskBus, DriveSpec, MachineSpec, Nic, NicBackend, Serial};
+use crate::qemu::{Accel, DiskBus, DriveSpec, MachineSpec, Nic, NicBackend, NicModel, Serial};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsString;
@@ -29,14 +29,29 @@ pub struct MachineOptions {
     pub memory_mib: Option<u64>,
     /// Number of processors.
     pub vcpus: Option<u32>,
-    /// Where disks are plugged in.
-    pub bus: DiskBus,
+    /// Where disks are plugged in; `None` is where the guest can use them.
+    pub bus: Option<DiskBus>,
+    /// The network cards; `None` is for those that the guest can use.
+    pub nic: Option<NicModel>,
     /// What cards are connected to.
     pub net: Net,
     /// Open a window.
     pub graphic: bool,
     /// Arguments for QEMU, as they are.
     pub extra_args: Vec<OsString>,
+}
+
+impl MachineOptions {
+    /// With what a mount says that the guest needs, where nothing else was said: the names of a bus
+    /// and of a card.
+    #[must_use]
+    pub fn with_needs(&self, bus: Option<&str>, nic: Option<&str>) -> Self {
+        Self {
+            bus: self.bus.or(bus.and_then(DiskBus::from_name)),
+            nic: self.nic.or(nic.and_then(NicModel::from_name)),
+            ..self.clone()
+        }
+    }
 }
 
 /// The machine for the guest `name`, with `disks` as they show in `dir`.
@@ -51,7 +66,8 @@ pub fn machine(
     accel: Accel,
     serial: Serial,
 ) -> Result<MachineSpec> {
-    let plain_bus = matches!(options.bus, DiskBus::Ahci | DiskBus::Ide);
+    let bus = options.bus.unwrap_or_default();
+    let plain_bus = matches!(bus, DiskBus::Ahci | DiskBus::Ide);
     if let Some(disk) = disks.iter().find(|d| plain_bus && d.read_only && !d.cdrom) {
         let what = format!(
             "{} is read-only, which a disk on this bus can't be; use --bus virtio, scsi or nvme",
@@ -61,7 +77,7 @@ pub fn machine(
     }
     let drives = disks.iter().map(|disk| DriveSpec {
         path: Some(dir.join(&disk.file)),
-        bus: options.bus,
+        bus,
         read_only: disk.read_only || disk.cdrom,
         cdrom: disk.cdrom,
         // By this the guest finds it in /dev/disk/by-id, whatever the bus.
@@ -78,7 +94,7 @@ pub fn machine(
         vcpus: options.vcpus.or(domain.and_then(|d| d.vcpus)).unwrap_or(1),
         accel,
         disks: drives.collect(),
-        nics: nics(domain, options.net),
+        nics: nics(domain, options.net, options.nic.unwrap_or_default()),
         serial,
         graphic: options.graphic,
         no_reboot: domain.is_some_and(|d| d.on_reboot.as_deref() == Some("destroy")),
@@ -93,9 +109,10 @@ pub fn plain_uuid(text: &str) -> Option<String> {
 }
 
 /// One card without a config; with one, those of `vif`.
-fn nics(domain: Option<&DomainConfig>, net: Net) -> Vec<Nic> {
+fn nics(domain: Option<&DomainConfig>, net: Net, model: NicModel) -> Vec<Nic> {
     let Some(domain) = domain else {
-        return if net == Net::None { Vec::new() } else { vec![Nic::default()] };
+        let card = || Nic { model, ..Nic::default() };
+        return if net == Net::None { Vec::new() } else { vec![card()] };
     };
     let backend = |bridge: Option<&String>| match (net, bridge) {
         (Net::Bridge, Some(bridge)) => NicBackend::Bridge(bridge.clone()),
@@ -104,7 +121,7 @@ fn nics(domain: Option<&DomainConfig>, net: Net) -> Vec<Nic> {
     let cards = domain.vifs.iter().map(|vif| Nic {
         mac: vif.mac_string(),
         backend: backend(vif.bridge.as_ref()),
-        ..Nic::default()
+        model,
     });
     if net == Net::None { Vec::new() } else { cards.collect() }
 }
@@ -194,6 +211,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_guest_needs_comes_after_what_was_said() {
+        let needs = |options: &MachineOptions| options.with_needs(Some("ahci"), Some("rtl8139"));
+        let config = domain(WEB1);
+        let config = DomainConfig { disks: config.disks[..2].to_vec(), ..config };
+        let spec = make(Some(&config), &needs(&MachineOptions::default()));
+        assert!(spec.disks.iter().all(|d| d.bus == DiskBus::Ahci), "{spec:?}");
+        assert!(spec.nics.iter().all(|n| n.model == NicModel::Rtl8139), "{spec:?}");
+        let said = MachineOptions { bus: Some(DiskBus::Nvme), ..MachineOptions::default() };
+        assert!(make(Some(&config), &needs(&said)).disks.iter().all(|d| d.bus == DiskBus::Nvme));
+        let unknown = MachineOptions::default().with_needs(Some("floppy"), None);
+        assert_eq!((unknown.bus, unknown.nic), (None, None));
+    }
+
+    #[test]
     fn without_a_config() {
         let spec = make(None, &MachineOptions::default());
         assert_eq!((spec.memory_mib, spec.vcpus, spec.nics.len()), (1024, 1, 1));
@@ -205,7 +236,7 @@ mod tests {
         let config = domain("disk = ['file:/a.img,xvda,w', 'file:/b.img,xvdb,r']");
         let disks = disks_of(&config).unwrap();
         for bus in [DiskBus::Ide, DiskBus::Ahci] {
-            let options = MachineOptions { bus, ..MachineOptions::default() };
+            let options = MachineOptions { bus: Some(bus), ..MachineOptions::default() };
             let place = (Path::new("/m"), disks.as_slice());
             let e = machine("n", None, &options, place, Accel::Tcg, Serial::Pipe).unwrap_err();
             assert!(e.to_string().contains("xvdb is read-only"), "{e}");

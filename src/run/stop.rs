@@ -41,6 +41,13 @@ impl Stop {
         Ok(Self { pipe, signal })
     }
 
+    /// One that is never raised.
+    #[cfg(test)]
+    pub(crate) fn never() -> Self {
+        let null = std::fs::File::open("/dev/null").expect("every system has it");
+        Self { pipe: null.into(), signal: Arc::default() }
+    }
+
     /// The signal that has come.
     pub fn signal(&self) -> Option<Signal> {
         self.signal.get().copied()

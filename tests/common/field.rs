@@ -25,6 +25,10 @@ pub const FSTAB: &str = "# /etc/fstab: static file system information.\n\
     /dev/xvda1 none swap sw 0 0\n\
     /dev/xvda2 / ext4 noatime,nodiratime,errors=remount-ro 0 1\n";
 
+/// Drivers that the kernel of [`Field::root`] has built in.
+const BUILTIN: &str = "kernel/drivers/virtio/virtio_pci.ko\n\
+    kernel/drivers/block/virtio_blk.ko\nkernel/drivers/net/virtio_net.ko\nkernel/fs/ext4/ext4.ko\n";
+
 /// A directory of a domU, removed when dropped; then all its images must be as they were made.
 pub struct Field {
     home: TempDir,
@@ -120,6 +124,7 @@ impl Field {
                 ("boot/grub/menu.lst", menu.as_bytes()),
                 ("etc/fstab", fstab.as_bytes()),
                 ("lib/modules/6.1.0-tiny/modules.dep", b""),
+                ("lib/modules/6.1.0-tiny/modules.builtin", BUILTIN.as_bytes()),
             ],
         )
     }

@@ -249,6 +249,22 @@ impl Drop for LoopMount {
     }
 }
 
+/// The domU of a Debian release with another initrd, as `scripts/make-domu-variant` makes it.
+pub fn domu_variant(dist: &str, kind: &str) -> Domu {
+    let whole = domu(dist);
+    let dir = PathBuf::from(run_text(
+        script("make-domu-variant"),
+        &[kind.as_ref(), whole.dir.as_os_str()],
+    ));
+    let name = dir.file_name().expect("a directory of a cache").to_string_lossy().into_owned();
+    Domu {
+        disk: dir.join("disk.img"),
+        swap: dir.join("swap.img"),
+        config: dir.join(format!("{name}.cfg")),
+        dir,
+    }
+}
+
 /// The bookworm domU with its parts on partitions of their own, as `scripts/split-domu` makes it:
 /// the directory of the images, and its swap.
 pub fn split_domu() -> (PathBuf, PathBuf) {

@@ -10,11 +10,16 @@ use sha2::{Digest, Sha256};
 /// The SHA-256 of a file or block device, in hexadecimal.
 pub fn sha256(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
-    let mut file = File::open(path).unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
+    let file = File::open(path).unwrap_or_else(|e| panic!("open {}: {e}", path.display()));
+    sha256_of(&file)
+}
+
+/// The SHA-256 of what is left to read of an open file.
+pub fn sha256_of(mut file: &File) -> String {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read(&mut buffer).unwrap_or_else(|e| panic!("read {}: {e}", path.display())) {
+        match file.read(&mut buffer).unwrap_or_else(|e| panic!("read: {e}")) {
             0 => break,
             n => hash.update(&buffer[..n]),
         }

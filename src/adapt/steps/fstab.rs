@@ -3,9 +3,10 @@
 //! Root and swap are known by what they are, whatever they were called. A device that the new
 //! machine does not have keeps its line, but no boot waits for it or fails over it any more.
 
-use super::Step;
+use super::lines::{in_short, is_comment};
+use super::{Step, crypttab};
 use crate::Result;
-use crate::adapt::devices::{Devices, Meaning};
+use crate::adapt::devices::{Device, Devices, Meaning};
 use crate::adapt::draft::Draft;
 
 pub(super) const STEP: Step = Step {
@@ -16,23 +17,45 @@ pub(super) const STEP: Step = Step {
 
 fn draft(draft: &mut Draft) -> Result<()> {
     let devices = draft.devices();
-    draft.edit("/etc/fstab", |text| edit(text, devices));
+    let crypttab = draft.text("/etc/crypttab").unwrap_or_default();
+    let closed = crypttab::closed(&crypttab, devices);
+    draft.edit("/etc/fstab", |text| edit(text, devices, &closed));
     Ok(())
 }
 
-/// The new text and what was changed.
-fn edit(text: &str, devices: &Devices) -> Option<(String, String)> {
-    let mut swaps = devices.swaps();
+/// Fields of an entry.
+fn fields(line: &str) -> Option<Vec<&str>> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    (!is_comment(line) && fields.len() >= 3).then_some(fields)
+}
+
+/// The new text and what was changed. `closed` are the encrypted volumes that nobody will open.
+fn edit(text: &str, devices: &Devices, closed: &[String]) -> Option<(String, String)> {
+    let mut swaps = spare_swaps(text, devices).into_iter();
     let mut changes = Vec::new();
     let mut out = String::with_capacity(text.len() + 128);
     for line in text.split_inclusive('\n') {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let (&[name, mount, kind, ..], false) = (&fields[..], line.trim_start().starts_with('#'))
-        else {
+        let Some(fields) = fields(line) else {
             out.push_str(line);
             continue;
         };
+        let (name, mount, kind) = (fields[0], fields[1], fields[2]);
+        let options = fields.get(3).copied();
+        if kind == "xenfs" {
+            // nofail would not do: the unit of a mount that was tried counts as failed.
+            match with_options(options, &["noauto"]) {
+                Some(options) => {
+                    changes.push(format!("{mount} is Xen's and became noauto"));
+                    out.push_str(&replace_field(line, 3, &options));
+                }
+                None => out.push_str(line),
+            }
+            continue;
+        }
+        let is_closed =
+            name.strip_prefix("/dev/mapper/").is_some_and(|n| closed.iter().any(|c| c == n));
         let meaning = match devices.meaning(name) {
+            Meaning::Other if is_closed => Meaning::Gone,
             Meaning::Other => Meaning::Other,
             _ if mount == "/" => devices.root().map_or(Meaning::Gone, Meaning::Here),
             Meaning::Here(device) if device.swap == (kind == "swap") => Meaning::Here(device),
@@ -44,7 +67,7 @@ fn edit(text: &str, devices: &Devices) -> Option<(String, String)> {
                 changes.push(format!("{name} became {}", device.spec));
                 out.push_str(&replace_field(line, 0, &device.spec));
             }
-            Meaning::Gone => match not_missed(fields.get(3).copied()) {
+            Meaning::Gone => match not_missed(options) {
                 Some(options) => {
                     changes.push(format!("{name} is not there and became nofail"));
                     out.push_str(&replace_field(line, 3, &options));
@@ -57,16 +80,14 @@ fn edit(text: &str, devices: &Devices) -> Option<(String, String)> {
     (!changes.is_empty()).then(|| (out, in_short(&changes)))
 }
 
-/// Changes that are named one by one, at most.
-const MOST_NAMED: usize = 10;
-
-fn in_short(changes: &[String]) -> String {
-    let named = changes.len().min(MOST_NAMED);
-    let more = match changes.len() - named {
-        0 => String::new(),
-        n => format!(", and {n} more"),
+/// The swap areas that no entry of `text` means.
+fn spare_swaps<'a>(text: &str, devices: &'a Devices) -> Vec<&'a Device> {
+    let is_meant = |swap: &&Device| {
+        text.lines().filter_map(fields).filter(|f| f[2] == "swap").any(|f| {
+            f[0].eq_ignore_ascii_case(&swap.spec) || devices.meaning(f[0]) == Meaning::Here(swap)
+        })
     };
-    changes[..named].join(", ") + &more
+    devices.swaps().filter(|swap| !is_meant(swap)).collect()
 }
 
 /// Options of a device that may be missing: nothing fails over it, and systemd, which would wait for
@@ -74,13 +95,21 @@ fn in_short(changes: &[String]) -> String {
 /// looks at `x-` options.
 const NOT_MISSED: [&str; 2] = ["nofail", "x-systemd.device-timeout=5s"];
 
-/// `options` with those of [`NOT_MISSED`] that it lacks; `None` when it lacks none.
+/// `options` with those of [`NOT_MISSED`] that it lacks; `None` when it lacks none or nobody asks
+/// for the device at boot.
 fn not_missed(options: Option<&str>) -> Option<String> {
-    let key = |option: &'static str| option.split('=').next();
+    let is_asked_for = !options.is_some_and(|o| o.split(',').any(|o| o == "noauto"));
+    with_options(options, &NOT_MISSED).filter(|_| is_asked_for)
+}
+
+/// `options` with those of `more` that it lacks; `None` when it lacks none. Of an option with a
+/// value, any value will do.
+pub(super) fn with_options(options: Option<&str>, more: &[&str]) -> Option<String> {
+    let key = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
     let mut all: Vec<&str> = options.map_or(Vec::new(), |o| o.split(',').collect());
     let before = all.len();
-    for option in NOT_MISSED {
-        if !all.iter().any(|there| there.split('=').next() == key(option)) {
+    for option in more {
+        if !all.iter().any(|there| key(there) == key(option)) {
             all.push(option);
         }
     }
@@ -88,7 +117,7 @@ fn not_missed(options: Option<&str>) -> Option<String> {
 }
 
 /// `line` with its field number `index` replaced, or added at its end, all white space kept.
-fn replace_field(line: &str, index: usize, new: &str) -> String {
+pub(super) fn replace_field(line: &str, index: usize, new: &str) -> String {
     let mut start = 0;
     for field in 0.. {
         let rest = &line[start..];
@@ -126,10 +155,10 @@ mod tests {
         let text = "# /etc/fstab\n#\nproc            /proc           proc    defaults        0 0\n\
                     /dev/xvda1 none swap sw 0 0\n\
                     /dev/xvda2 / ext4 noatime,errors=remount-ro 0 1\n";
-        let (new, why) = edit(text, &devices()).unwrap();
+        let (new, why) = edit(text, &devices(), &[]).unwrap();
         assert_eq!(new, text.replace("/dev/xvda1", "UUID=swap").replace("/dev/xvda2", "UUID=root"));
         assert_eq!(why, "/dev/xvda1 became UUID=swap, /dev/xvda2 became UUID=root");
-        assert_eq!(edit(&new, &devices()), None);
+        assert_eq!(edit(&new, &devices(), &[]), None);
     }
 
     #[test]
@@ -144,6 +173,15 @@ mod tests {
                 "/dev/xvdb1 /data ext4\n",
                 "/dev/xvdb1 /data ext4 nofail,x-systemd.device-timeout=5s\n",
             ),
+            (
+                "/dev/disk/by-path/xen-vbd-51715 /home xfs defaults 0 2\n",
+                "UUID=home /home xfs defaults 0 2\n",
+            ),
+            (
+                "/dev/disk/by-id/scsi-14945540000000-part1 /data ext4 ro 0 0\n",
+                "/dev/disk/by-id/scsi-14945540000000-part1 /data ext4 ro,nofail,x-systemd.device-timeout=5s 0 0\n",
+            ),
+            ("xenfs /proc/xen xenfs defaults 0 0\n", "xenfs /proc/xen xenfs defaults,noauto 0 0\n"),
             // Called otherwise than under Xen, but root is root and swap is swap.
             ("/dev/sda1 / ext3 defaults 1 1", "UUID=root / ext3 defaults 1 1"),
             ("/dev/xvdd swap swap sw 0 0", "UUID=swap swap swap sw 0 0"),
@@ -152,19 +190,26 @@ mod tests {
                 "/dev/xvda1 /srv ext4 defaults,nofail,x-systemd.device-timeout=5s 0 0",
             ),
         ] {
-            assert_eq!(edit(line, &devices()).unwrap().0, expected, "{line}");
+            assert_eq!(edit(line, &devices(), &[]).unwrap().0, expected, "{line}");
         }
         for same in [
             "UUID=root / ext4 defaults 0 1\n",
             "#/dev/xvda2 / ext4 defaults 0 1\n",
             "tmpfs /tmp tmpfs size=1G 0 0\n",
             "/dev/xvdb1 /data ext4 noauto,x-systemd.device-timeout=3,nofail 0 2\n",
+            "/dev/xvdb1 /data ext4 noauto,user 0 2\n",
+            "xenfs /proc/xen xenfs noauto 0 0\n",
+            "/swapfile none swap sw 0 0\n",
+            "LABEL=data /data ext4 defaults 0 2\n",
+            "PARTUUID=6a1b2c3d-02 /home ext4 defaults 0 2\n",
+            "/srv/www /var/www none bind 0 0\n",
+            "nas:/export /mnt nfs4 defaults,_netdev 0 0\n",
             "/dev/mapper/vg-home /home ext4 defaults 0 2\n",
             "/dev/xvda2\n",
             "\n",
             "",
         ] {
-            assert_eq!(edit(same, &devices()), None, "{same}");
+            assert_eq!(edit(same, &devices(), &[]), None, "{same}");
         }
     }
 
@@ -173,10 +218,41 @@ mod tests {
         let devices =
             Devices::of(&[("a", 1, "UUID=root", false), ("a", 2, "UUID=swap", true)], false);
         let text = "/dev/xvda2 / ext4 defaults 0 1\n/dev/xvda1 none swap sw 0 0\n/dev/xvda3 /home ext4 x 0 0\n";
-        let (new, _) = edit(text, &devices).unwrap();
+        let (new, _) = edit(text, &devices, &[]).unwrap();
         assert_eq!(
             new,
             "UUID=root / ext4 defaults 0 1\nUUID=swap none swap sw 0 0\n/dev/xvda3 /home ext4 x,nofail,x-systemd.device-timeout=5s 0 0\n"
+        );
+    }
+
+    #[test]
+    fn a_swap_area_is_used_once() {
+        let text = "/dev/xvdb none swap sw 0 0\n/dev/xvda1 none swap sw 0 0\n";
+        let (new, _) = edit(text, &devices(), &[]).unwrap();
+        assert_eq!(
+            new,
+            "/dev/xvdb none swap sw,nofail,x-systemd.device-timeout=5s 0 0\nUUID=swap none swap sw 0 0\n"
+        );
+        assert_eq!(edit(&new, &devices(), &[]), None);
+    }
+
+    #[test]
+    fn uuids_and_volumes_that_are_gone() {
+        let text = "UUID=none / ext4 defaults 0 1\nUUID=home /home ext4 defaults 0 2\n\
+                    UUID=other /srv ext4 defaults 0 2\nUUID=old none swap sw 0 0\n\
+                    /dev/mapper/vault /vault ext4 defaults 0 2\n";
+        let (new, _) = edit(text, &devices().and_no_others(), &["vault".into()]).unwrap();
+        assert_eq!(
+            new,
+            "UUID=root / ext4 defaults 0 1\nUUID=home /home ext4 defaults 0 2\n\
+             UUID=other /srv ext4 defaults,nofail,x-systemd.device-timeout=5s 0 2\n\
+             UUID=swap none swap sw 0 0\n\
+             /dev/mapper/vault /vault ext4 defaults,nofail,x-systemd.device-timeout=5s 0 2\n"
+        );
+        assert_eq!(
+            edit(text, &devices(), &[]),
+            None,
+            "they may be on a disk that nobody looked at"
         );
     }
 }

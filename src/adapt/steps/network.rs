@@ -1,71 +1,140 @@
-//! Names of network interfaces.
+//! Names of network interfaces: `eth0`, and `enX0` as newer systemd calls a card of Xen, go on
+//! meaning the first card; and rules for cards of the old machine no longer stand in its way.
+//!
+//! The kernel calls cards `eth0`, `eth1`, …; with `net.ifnames=0` on its command line udev leaves
+//! that so, in the initrd and after it. `enX0` is then made from `eth0` by a file for systemd-udevd.
+
+mod cards;
+mod netplan;
+mod networkd;
+mod stale;
 
 use super::Step;
+use super::lines::is_comment;
 use crate::Result;
-use crate::adapt::MAX_FILE;
 use crate::adapt::draft::Draft;
+use crate::adapt::{Devices, MAX_FILE};
 use crate::guest::fs::GuestFs;
+use cards::Cards;
 
 /// Name of the step.
 pub const NETWORK: &str = "network";
 
 pub(super) const STEP: Step = Step {
     name: NETWORK,
-    what: "`net.ifnames=0` on the command line when the network configuration names `eth0`",
+    what: "interfaces stay `eth0`, `enX0` (`net.ifnames=0` on the command line, a `.link` file); matches of the old MAC addresses go",
     draft,
 };
 
-/// What there is to do is done on the command line: see [`old_interface_names`].
-fn draft(_: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft) -> Result<()> {
+    let mut cards = Cards::new(draft);
+    stale::draft(draft, &mut cards);
+    netplan::draft(draft, &mut cards);
+    networkd::draft(draft, &mut cards);
+    links(draft);
     Ok(())
 }
 
 /// Files and directories in which distributions configure interfaces by name.
-const PLACES: [&str; 6] = [
+const PLACES: [&str; 10] = [
     "/etc/network/interfaces",
     "/etc/network/interfaces.d",
     "/etc/sysconfig/network-scripts",
     "/etc/sysconfig/network",
-    "/etc/netplan",
-    "/etc/systemd/network",
+    netplan::DIR,
+    networkd::DIR,
+    stale::KEYFILES,
+    "/etc/netctl",
+    "/etc/conf.d/net",
+    "/etc/dhcpcd.conf",
 ];
 /// Files of one directory that are looked at, at most.
 const MOST: usize = 100;
 
-/// Whether the guest's configuration names `eth0` and its like. Under Xen that was the name;
-/// on KVM it is `ens3` or so, unless the kernel is told `net.ifnames=0`.
+/// Whether the guest's configuration names interfaces as the old machine had them: `eth0` and its
+/// like, or `enX0`. On KVM they are `ens3` or so, unless the kernel is told `net.ifnames=0`; whoever
+/// starts the guest has to see to that.
 pub fn old_interface_names(root: &dyn GuestFs) -> bool {
     PLACES.iter().any(|place| {
         if let Ok(names) = root.read_dir(place) {
             return names.iter().take(MOST).any(|name| {
                 // The file's name may say it: ifcfg-eth0.
-                names_eth(name.as_bytes()) || file_names_eth(root, &format!("{place}/{name}"))
+                old_name(name).is_some() || file_has_old_name(root, &format!("{place}/{name}"))
             });
         }
-        file_names_eth(root, place)
+        file_has_old_name(root, place)
     })
 }
 
-fn file_names_eth(root: &dyn GuestFs, path: &str) -> bool {
-    root.read(path, MAX_FILE).is_ok_and(|bytes| {
-        bytes
-            .split(|b| *b == b'\n')
-            .filter(|line| !line.trim_ascii_start().starts_with(b"#"))
-            .any(names_eth)
+fn file_has_old_name(root: &dyn GuestFs, path: &str) -> bool {
+    let Ok(bytes) = root.read(path, MAX_FILE) else { return false };
+    let text = String::from_utf8_lossy(&bytes);
+    if text.lines().filter(|line| !is_comment(line)).any(|line| old_name(line).is_some()) {
+        return true;
+    }
+    // What names a card by its MAC address will name it eth0 when it is adapted.
+    let devices = Devices::default();
+    let mut cards = Cards::of(&devices);
+    netplan::edit_file(path, &text, &mut cards).is_some()
+        || networkd::edit_file(path, &text, &mut cards).is_some()
+}
+
+/// The first name of an interface of the old machine in `text`, as a word of its own: `eth` or `enX`,
+/// and its number.
+fn old_name(text: &str) -> Option<(&'static str, u32)> {
+    old_names(text).next()
+}
+
+fn old_names(text: &str) -> impl Iterator<Item = (&'static str, u32)> {
+    super::lines::words(text).filter_map(|word| {
+        let kind = ["eth", "enX"].into_iter().find(|kind| word.starts_with(kind))?;
+        let rest = &word[kind.len()..];
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        Some((kind, rest[..digits].parse().ok()?))
     })
 }
 
-/// Whether `eth` and a digit stand in `text` as a word of their own.
-fn names_eth(text: &[u8]) -> bool {
-    text.windows(4).enumerate().any(|(i, w)| {
-        let begins = i == 0 || !text[i - 1].is_ascii_alphanumeric();
-        begins && w.starts_with(b"eth") && w[3].is_ascii_digit()
-    })
+/// Files that give cards their Xen names `enX0` again, where the configuration has these.
+fn links(draft: &mut Draft) {
+    let udevd = ["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"];
+    if !udevd.iter().any(|path| draft.exists(path)) {
+        return;
+    }
+    let files = PLACES.iter().flat_map(|place| {
+        let mut files = draft.paths(place);
+        files.push((*place).to_owned());
+        files
+    });
+    let mut numbers = Vec::new();
+    let mut linked = Vec::new();
+    for path in files {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        numbers.extend(old_names(name));
+        let text = draft.text(&path).unwrap_or_default();
+        for line in text.lines().filter(|line| !is_comment(line)) {
+            match path.ends_with(".link") && line.trim_start().starts_with("Name=") {
+                true => linked.extend(old_names(line)),
+                false => numbers.extend(old_names(line)),
+            }
+        }
+    }
+    numbers.retain(|name| name.0 == "enX" && !linked.contains(name));
+    numbers.sort_unstable();
+    numbers.dedup();
+    for (kind, number) in numbers {
+        let text = format!(
+            "# By synthdisk: without Xen, the card that was {kind}{number} is eth{number} at first.\n\
+             [Match]\nOriginalName=eth{number}\n\n[Link]\nName={kind}{number}\n"
+        );
+        let path = format!("{}/10-synthdisk-{kind}{number}.link", networkd::DIR);
+        draft.rewrite(&path, text, format!("the card eth{number} stays {kind}{number}"));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapt::steps::test::{edits, is_settled};
     use crate::guest::tree::MemFs;
 
     #[test]
@@ -74,9 +143,46 @@ mod tests {
         assert!(says("/etc/network/interfaces", "auto lo\niface eth0 inet dhcp\n"));
         assert!(says("/etc/sysconfig/network-scripts/ifcfg-eth0", "ONBOOT=yes\n"));
         assert!(says("/etc/netplan/01.yaml", "network:\n  ethernets:\n    eth0:\n"));
+        assert!(says(
+            "/etc/netplan/01.yaml",
+            "    a:\n      match:\n        macaddress: 00:16:3e:00:00:01\n"
+        ));
         assert!(says("/etc/systemd/network/a.network", "[Match]\nName=eth1\n"));
+        assert!(says("/etc/systemd/network/a.network", "[Match]\nMACAddress=00:16:3e:00:00:01\n"));
+        assert!(says("/etc/network/interfaces", "auto enX0\n"));
+        assert!(says("/etc/network/interfaces", "iface eth0:1 inet static\n"));
+        assert!(says("/etc/conf.d/net", "config_eth0=\"dhcp\"\n"));
+        assert!(says(
+            "/etc/NetworkManager/system-connections/a",
+            "[connection]\ninterface-name=eth0\n"
+        ));
         assert!(!says("/etc/network/interfaces", "auto lo\n# iface eth0 inet dhcp\n"));
+        assert!(!says("/etc/network/interfaces", "auto enx00163e000001 ens3 enp0s3\n"));
         assert!(!says("/etc/systemd/network/a.network", "[Match]\nName=ether*\n"));
+        assert!(!says("/etc/systemd/network/a.network", "[Link]\nMACAddress=00:16:3e:00:00:01\n"));
         assert!(!says("/etc/hostname", "eth0\n"));
+    }
+
+    #[test]
+    fn en_x0_is_made_from_eth0() {
+        let interfaces = "auto enX0 enX1\niface enX0 inet dhcp\niface enX1 inet dhcp\n";
+        let fs = || MemFs::new().file("/etc/network/interfaces", interfaces);
+        assert_eq!(edits(&fs(), &STEP), [""; 0], "no udev");
+        let fs = || fs().file("/usr/lib/systemd/systemd-udevd", "");
+        let link = |n: u32| {
+            format!(
+                "/etc/systemd/network/10-synthdisk-enX{n}.link = # By synthdisk: without Xen, the \
+                 card that was enX{n} is eth{n} at first.\n[Match]\nOriginalName=eth{n}\n\n\
+                 [Link]\nName=enX{n}\n"
+            )
+        };
+        assert_eq!(edits(&fs(), &STEP), [link(0), link(1)]);
+        assert!(is_settled(fs(), &STEP));
+        let own = fs().file("/etc/systemd/network/x.link", "[Match]\nPath=*\n[Link]\nName=enX1\n");
+        assert_eq!(edits(&own, &STEP), [link(0)]);
+        let eth = MemFs::new()
+            .file("/usr/lib/systemd/systemd-udevd", "")
+            .file("/etc/network/interfaces", "auto eth0\niface eth0 inet dhcp\n");
+        assert_eq!(edits(&eth, &STEP), [""; 0]);
     }
 }

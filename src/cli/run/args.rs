@@ -86,9 +86,8 @@ pub(super) enum AccelChoice {
 }
 
 /// How disks are plugged in.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum BusChoice {
-    #[default]
     Virtio,
     Scsi,
     Nvme,
@@ -122,9 +121,9 @@ pub(super) struct MachineArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) accel: AccelChoice,
 
-    /// What disks are plugged into
-    #[arg(long, value_enum, default_value_t)]
-    bus: BusChoice,
+    /// What disks are plugged into [default: virtio, or what the guest has a driver for]
+    #[arg(long, value_enum)]
+    bus: Option<BusChoice>,
 
     /// What network cards are connected to
     #[arg(long, value_enum, default_value_t)]
@@ -144,13 +143,14 @@ impl MachineArgs {
         MachineOptions {
             memory_mib: self.memory,
             vcpus: self.vcpus,
-            bus: match self.bus {
+            bus: self.bus.map(|bus| match bus {
                 BusChoice::Virtio => DiskBus::Virtio,
                 BusChoice::Scsi => DiskBus::VirtioScsi,
                 BusChoice::Nvme => DiskBus::Nvme,
                 BusChoice::Ahci => DiskBus::Ahci,
                 BusChoice::Ide => DiskBus::Ide,
-            },
+            }),
+            nic: None,
             net: self.net,
             graphic: self.graphic,
             extra_args: extra_args.to_vec(),

@@ -1,5 +1,6 @@
 //! What a mount consists of: its files, their attributes, and what the kernel may hold of them.
 
+use super::snapshots::Snapshots;
 use crate::fuse::coherence::{CacheState, InvalidatorHandle, Way, answers_first, outdated_pages};
 use crate::fuse::files::{FileSpec, Range};
 use crate::fuse::options::MountOptions;
@@ -22,10 +23,11 @@ pub(in crate::fuse) struct View {
     pub(super) files: Vec<(FileSpec, Arc<CacheState>)>,
     pub(super) status: Vec<u8>,
     pub(super) options: MountOptions,
-    uid: u32,
+    pub(super) uid: u32,
     gid: u32,
     made: SystemTime,
     pub(super) invalidator: InvalidatorHandle,
+    pub(super) snapshots: Snapshots,
 }
 
 impl View {
@@ -43,6 +45,7 @@ impl View {
             options,
             made: SystemTime::now(),
             invalidator,
+            snapshots: Snapshots::default(),
         }
     }
 
@@ -60,9 +63,12 @@ impl View {
             ROOT => (FileType::Directory, self.options.file_mode() | x_bits(&self.options), 0, 0),
             STATUS => (FileType::RegularFile, 0o444, status_len, status_len),
             _ => {
-                let (file, _) = self.file(ino)?;
-                let writable = if self.is_read_only(file) { 0o444 } else { 0o666 };
-                let perm = self.options.file_mode() & writable;
+                let (file, may) = match self.file(ino) {
+                    Some((file, _)) if self.is_read_only(file) => (file, 0o444),
+                    Some((file, _)) => (file, 0o666),
+                    None => (self.snapshot_file(ino)?, 0o400),
+                };
+                let perm = self.options.file_mode() & may;
                 (FileType::RegularFile, perm, file.len, file.allocated())
             }
         };

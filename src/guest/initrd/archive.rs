@@ -120,11 +120,13 @@ pub(super) enum End {
 pub(super) fn members(stream: &mut impl Stream, out: &mut Contents) -> io::Result<End> {
     let mut offset = 0_u64;
     loop {
-        match stream.fill_buf()?.first() {
+        let there = stream.fill_buf()?;
+        match there.first() {
             None => return Ok(End::Bytes),
             Some(0) => {
-                stream.consume(1);
-                offset += 1;
+                let zeros = there.iter().take_while(|b| **b == 0).count();
+                stream.consume(zeros);
+                offset += zeros as u64;
             }
             Some(b'0') if offset % 4 == 0 => {
                 let (end, len) = archive(stream, out)?;

@@ -15,6 +15,9 @@ const LZ4_BLOCK: usize = 8 << 20;
 /// The legacy format's magic number, little endian.
 const LZ4_MAGIC: u32 = 0x184c_2102;
 
+/// The header of a Zstandard frame of no bytes (RFC 8878).
+const EMPTY_ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd, 0x20, 0];
+
 /// How a part of an initrd is compressed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -39,7 +42,7 @@ pub enum Compression {
 
 impl Compression {
     /// What starts with `head`; `None` when Linux would know no decompressor for it.
-    pub(crate) fn detect(head: &[u8]) -> Option<Self> {
+    pub fn detect(head: &[u8]) -> Option<Self> {
         Some(match head.get(..2)? {
             [0x1f, 0x8b | 0x9e] => Self::Gzip,
             b"BZ" => Self::Bzip2,
@@ -71,7 +74,7 @@ impl Compression {
 /// right behind it.
 pub(super) enum Decoder<'i, 'a> {
     Plain(&'i mut Input<'a>),
-    Gzip(flate2::bufread::GzDecoder<&'i mut Input<'a>>),
+    Gzip(Box<flate2::bufread::GzDecoder<&'i mut Input<'a>>>),
     Bzip2(bzip2::bufread::BzDecoder<&'i mut Input<'a>>),
     Lzma(Box<lzma_rust2::LzmaReader<&'i mut Input<'a>>>),
     Xz(Box<lzma_rust2::XzReader<&'i mut Input<'a>>>),
@@ -90,7 +93,7 @@ impl<'i, 'a> Decoder<'i, 'a> {
     pub(super) fn new(compression: Compression, input: &'i mut Input<'a>) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Plain(input),
-            Compression::Gzip => Self::Gzip(flate2::bufread::GzDecoder::new(input)),
+            Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::GzDecoder::new(input))),
             Compression::Bzip2 => Self::Bzip2(bzip2::bufread::BzDecoder::new(input)),
             Compression::Lzma => Self::Lzma(Box::new(lzma_rust2::LzmaReader::new_mem_limit(
                 input,
@@ -102,8 +105,14 @@ impl<'i, 'a> Decoder<'i, 'a> {
                 false,
                 LZMA_MEMORY_KIB,
             ))),
-            // It refuses windows of more than 100 MiB; the kernel's limit is 8 MiB.
-            Compression::Zstd => Self::Zstd(Box::new(Zstd::new(input).map_err(io::Error::other)?)),
+            Compression::Zstd => {
+                let mut decoder = ruzstd::decoding::FrameDecoder::new();
+                // It refuses windows of more than 100 MiB (the kernel's limit is 128 MiB), but not
+                // in the first frame that it sees.
+                decoder.init(EMPTY_ZSTD).map_err(io::Error::other)?;
+                let decoder = Zstd::new_with_decoder(input, decoder).map_err(io::Error::other)?;
+                Self::Zstd(Box::new(decoder))
+            }
             Compression::Lz4 => Self::Lz4(Lz4Legacy::new(input)),
             Compression::Lzo => {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, "lzo is not read"));

@@ -27,6 +27,19 @@ pub enum Generator {
 }
 
 impl Generator {
+    /// Its name, for a person.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InitramfsTools => "initramfs-tools",
+            Self::Dracut => "dracut",
+            Self::Mkinitcpio => "mkinitcpio",
+            Self::Mkinitfs => "mkinitfs",
+            Self::Mkinitrd => "mkinitrd",
+            Self::Booster => "booster",
+            Self::Other => "something else",
+        }
+    }
+
     pub(super) fn of(entries: &BTreeMap<String, Entry>) -> Self {
         let has = |paths: &[&str]| paths.iter().any(|p| entries.contains_key(*p));
         let below = |prefix: &str| {

@@ -53,7 +53,7 @@ fn newest_kernel() {
     let fs = kernels(&["/boot/x/vmlinuz-1", "/boot/x/initrd.img-1"]);
     let e = choose(&fs, None).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::NotFound);
-    assert!(e.to_string().contains("/boot/grub/grub.cfg") && e.to_string().contains("vmlinuz*"));
+    assert!(e.to_string().contains("grub.cfg") && e.to_string().contains("vmlinuz*"));
 }
 
 #[test]

@@ -1,0 +1,11 @@
+//! What is inside an initrd.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use synthdisk::guest::initrd::{Initrd, Whole};
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(found) = Initrd::read(&mut Whole(data.to_vec())) {
+        assert!(found.complete || found.problem.is_some());
+    }
+});

@@ -1,0 +1,87 @@
+//! The swap area from which a hibernated guest resumes, as the tools that make initrds and those
+//! that hibernate are told: initramfs.conf(5), uswsusp.conf(5).
+//!
+//! What stands here takes effect when the guest next makes an initrd; what its command line says is
+//! adapted there. Boot menus and what they are made from (`/etc/default/grub`) are left alone.
+
+use super::Step;
+use super::lines::{assigned, edit_lines};
+use crate::Result;
+use crate::adapt::devices::{Devices, Meaning};
+use crate::adapt::draft::Draft;
+
+pub(super) const STEP: Step = Step {
+    name: "resume",
+    what: "`RESUME=` of initramfs-tools and `resume device` of uswsusp: the swap area's UUID",
+    draft,
+};
+
+const INITRAMFS_TOOLS: &str = "/etc/initramfs-tools";
+const USWSUSP: [&str; 2] = ["/etc/uswsusp.conf", "/etc/suspend.conf"];
+
+fn draft(draft: &mut Draft) -> Result<()> {
+    let devices = draft.devices();
+    let mut files = draft.paths(&format!("{INITRAMFS_TOOLS}/conf.d"));
+    files.push(format!("{INITRAMFS_TOOLS}/initramfs.conf"));
+    for file in files {
+        draft.edit(&file, |text| {
+            edit_lines(text, |line| variable(line, devices, ("RESUME", "none")))
+        });
+    }
+    for file in USWSUSP {
+        draft.edit(file, |text| {
+            edit_lines(text, |line| variable(line, devices, ("resume device", "")))
+        });
+    }
+    Ok(())
+}
+
+/// `line` with the value of `key` put right; `none` says that there is no such device.
+fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<(String, String)> {
+    let value = assigned(line, key)?;
+    let device = value.trim_matches(['"', '\'']);
+    let new = match devices.meaning(device) {
+        Meaning::Other => return None,
+        Meaning::Here(device) if device.swap => device.spec.as_str(),
+        _ => devices.swaps().next().map_or(none, |swap| swap.spec.as_str()),
+    };
+    // uswsusp takes paths only.
+    let new = match new.strip_prefix("UUID=") {
+        Some(uuid) if key != "RESUME" => format!("/dev/disk/by-uuid/{uuid}"),
+        _ => new.to_owned(),
+    };
+    let at = line.rfind(device)?;
+    let why = match new.as_str() {
+        "" | "none" => format!("no swap to resume from, {device} dropped"),
+        new => format!("{device} became {new}"),
+    };
+    Some((format!("{}{new}{}", &line[..at], &line[at + device.len()..]), why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values() {
+        let with = Devices::of(&[("a", 2, "UUID=r", false), ("a", 1, "UUID=s", true)], true)
+            .and_no_others();
+        let without = Devices::of(&[("a", 2, "UUID=r", false)], true);
+        let (debian, uswsusp) = (("RESUME", "none"), ("resume device", ""));
+        for (line, devices, key, expected) in [
+            ("RESUME=/dev/xvda1", &with, debian, "RESUME=UUID=s"),
+            ("RESUME=\"/dev/xvdb\"", &with, debian, "RESUME=\"UUID=s\""),
+            ("RESUME=UUID=gone", &with, debian, "RESUME=UUID=s"),
+            ("RESUME=/dev/xvda1", &without, debian, "RESUME=none"),
+            ("resume device = /dev/xvda1", &with, uswsusp, "resume device = /dev/disk/by-uuid/s"),
+            ("resume device = /dev/xvda1", &without, uswsusp, "resume device = "),
+        ] {
+            let (new, _) = variable(line, devices, key).unwrap();
+            assert_eq!(new, expected);
+            assert_eq!(variable(&new, devices, key), None, "once is enough");
+        }
+        for same in ["RESUME=auto", "RESUME=none", "RESUME=UUID=s", "MODULES=most", "RESUME="] {
+            assert_eq!(variable(same, &with, debian), None, "{same}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! `synthdisk finalize`.
+
+mod outputs;
+mod print;
+
+use super::args::SourceArgs;
+use super::mount::{adapt, files, not_adapted};
+use crate::disk::temporary_dir;
+use crate::finalize::{
+    Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile, Pending, Reflink,
+    Request, Target, common_mode, open_live_disk, shares_blocks, with_mount, write_converted,
+    write_raw,
+};
+use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
+use crate::run::Stop;
+use crate::{Error, ErrorKind, Result};
+use clap::Args;
+use outputs::{Disk, Output, choose};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Arguments of `finalize`.
+#[derive(Debug, Args)]
+pub(super) struct FinalizeArgs {
+    /// Images of the guest's partitions (files or block devices, opened read-only), or the
+    /// directory of a mount
+    #[arg(value_name = "IMAGE... | MOUNTPOINT")]
+    paths: Vec<PathBuf>,
+
+    #[command(flatten)]
+    source: SourceArgs,
+
+    /// Look through this overlay, which is only read
+    #[arg(long, value_name = "FILE", conflicts_with = "overlay_dir")]
+    overlay: Option<PathBuf>,
+
+    /// As --overlay, with a file for each disk in this directory
+    #[arg(long, value_name = "DIR")]
+    overlay_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    result: ResultArgs,
+}
+
+/// What is written.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Result")]
+struct ResultArgs {
+    /// Write this file or block device; further disks of the guest go beside it (web1.raw,
+    /// web1-b.raw). In a directory, each under the name that it has in a mount
+    #[arg(short, long, value_name = "FILE|DIR/")]
+    output: PathBuf,
+
+    /// File format
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// Compress (qcow2, vmdk)
+    #[arg(long)]
+    compress: bool,
+
+    /// Options of the format, as `qemu-img convert -o` takes them
+    #[arg(short = 'O', value_name = "KEY=VALUE")]
+    options: Vec<String>,
+
+    /// Write only this partition, which is an image for Xen again
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+
+    /// Write only this disk: xvdb, or its name in a mount
+    #[arg(long, value_name = "DISK")]
+    disk: Option<String>,
+
+    /// Share blocks with images and overlay (XFS, Btrfs and others), raw only
+    #[arg(long, value_enum, default_value_t, value_name = "auto|always|never")]
+    #[arg(hide_possible_values = true)]
+    reflink: Reflink,
+
+    /// Read back and compare
+    #[arg(long)]
+    verify: bool,
+
+    /// Tell the SHA-256 of what was written
+    #[arg(long)]
+    checksum: bool,
+
+    /// Tell nothing but errors and results
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Write the disks out.
+pub(super) fn run(args: FinalizeArgs) -> Result<()> {
+    let result = args.result;
+    let conversion = Conversion {
+        format: result.format,
+        compress: result.compress,
+        options: result.options.clone(),
+    };
+    conversion.check()?;
+    if result.reflink == Reflink::Always && result.format != Format::Raw {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "--reflink always goes with --format raw: other formats have blocks of their own",
+        ));
+    }
+    // Before there are other threads.
+    let stop = Stop::on_signals()?;
+    let live = match (&args.source.config, &args.paths[..]) {
+        (None, [path]) => LiveMount::at(path)?,
+        _ => None,
+    };
+    let overlay = match (args.overlay, args.overlay_dir) {
+        (Some(file), _) => Some(OverlayChoice::File(file)),
+        (None, dir) => dir.map(OverlayChoice::Dir),
+    };
+    let force = args.source.force();
+    let request = Request {
+        conversion: &conversion,
+        reflink: result.reflink,
+        verify: result.verify,
+        checksum: result.checksum,
+        force,
+        quiet: result.quiet,
+        stop: &stop,
+    };
+    let pending = match live {
+        Some(_) if overlay.is_some() => {
+            let what = "a mount has its overlay already; leave out --overlay";
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        Some(live) => write_live(&live, &result, &request)?,
+        None => write_planned(args.source.into_options(args.paths)?, overlay, &result, &request)?,
+    };
+    let written = pending.into_iter().map(Pending::publish).collect::<Result<Vec<_>>>()?;
+    print::results(&written, result.json, result.quiet);
+    Ok(())
+}
+
+/// Write disks that are put together here.
+fn write_planned(
+    options: SourceOptions,
+    overlay: Option<OverlayChoice>,
+    result: &ResultArgs,
+    request: &Request<'_>,
+) -> Result<Vec<Pending>> {
+    let scratch = scratch_dir(&result.output, result.reflink);
+    let choice = match overlay {
+        Some(below) => OverlayChoice::Over { below: Box::new(below), scratch },
+        None => OverlayChoice::Temporary(scratch),
+    };
+    let mut plan = Plan::build(&options, &choice)?;
+    // It is about what a mount would boot.
+    plan.boot = None;
+    let mut sources = plan.images.clone();
+    let mode = common_mode(&sources);
+    sources.extend(plan.disks.iter().filter_map(|d| d.overlay.clone()));
+    sources.extend(options.config.into_iter().chain(options.kernel).chain(options.initrds));
+    let disks: Vec<_> = plan.disks.iter().map(disk_of).collect();
+    let outputs = choose(&disks, result, &sources, mode, request.force)?;
+    if !request.quiet {
+        plan.notes.iter().for_each(|note| eprintln!("note:    {note}"));
+    }
+    let adapt_in = |dir: &Path| {
+        // A guest that cannot be edited boots as it is, here as in a mount.
+        let said = adapt(&plan.adaptation, dir).unwrap_or_else(|e| not_adapted(&e));
+        if !request.quiet {
+            eprint!("{said}");
+        }
+    };
+    if result.format != Format::Raw {
+        return with_mount(files(&plan), |dir| {
+            adapt_in(dir);
+            let one = |output: Output| {
+                let file = output.file(dir, result.partition)?;
+                let source =
+                    File::open(dir.join(file)).map_err(|e| Error::io("cannot read the disk", e))?;
+                write_converted(&source, output.target, false, request)
+            };
+            outputs.into_iter().map(one).collect()
+        });
+    }
+    if !matches!(plan.adaptation, Ok(None)) {
+        with_mount(files(&plan), |dir| {
+            adapt_in(dir);
+            Ok(())
+        })?;
+    }
+    let one = |output: Output| {
+        let planned = &plan.disks[output.index];
+        let range = match result.partition {
+            None => DiskRange::whole(Arc::clone(&planned.disk)),
+            Some(number) => partition(planned, number)?,
+        };
+        write_raw(&Input::Disk(range), output.target, request)
+    };
+    outputs.into_iter().map(one).collect()
+}
+
+/// Write disks of a mount.
+fn write_live(
+    live: &LiveMount,
+    result: &ResultArgs,
+    request: &Request<'_>,
+) -> Result<Vec<Pending>> {
+    let status = &live.status;
+    let mode = common_mode(&status.images);
+    let disks: Vec<_> =
+        live.disks().into_iter().map(|d| Disk::new(d.file, d.vdev, d.cdrom)).collect();
+    let mut sources = status.images.clone();
+    sources.extend(status.overlays.iter().cloned());
+    sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
+    let outputs = choose(&disks, result, &sources, mode, request.force)?;
+    // All of them are taken before the first is read, so that they show almost the same moment.
+    let mut sources = Vec::new();
+    for output in outputs {
+        let file = output.file(&live.dir, result.partition)?;
+        let shown = live.dir.join(&file);
+        let shown = shown.display();
+        let source = match live.writer(&disks[output.index].file)? {
+            None => LiveSource::Still(open_live_disk(&live.dir, &file)?),
+            Some(writer) if !request.force => {
+                let what = format!(
+                    "{shown} may change meanwhile: {writer}; end it first, or use --force for a \
+                     crash-consistent snapshot"
+                );
+                return Err(Error::new(ErrorKind::Busy, what));
+            }
+            Some(writer) => {
+                if !request.quiet {
+                    eprintln!("note:    {shown} is a crash-consistent snapshot: {writer}");
+                }
+                LiveSource::Snapshot(Arc::new(LiveSnapshot::take(&live.dir, &file)?))
+            }
+        };
+        sources.push((source, output.target));
+    }
+    sources.into_iter().map(|(source, target)| source.write(target, request)).collect()
+}
+
+/// A file of a mount, as it is to be read.
+enum LiveSource {
+    /// Nobody writes to it.
+    Still(File),
+    /// Somebody does.
+    Snapshot(Arc<LiveSnapshot>),
+}
+
+impl LiveSource {
+    fn write(self, target: Target, request: &Request<'_>) -> Result<Pending> {
+        let raw = request.conversion.format == Format::Raw;
+        match self {
+            Self::Still(file) if raw => {
+                let file = OpenFile::new(file).map_err(|e| Error::io("cannot read the disk", e))?;
+                write_raw(&Input::File(file), target, request)
+            }
+            Self::Still(file) => write_converted(&file, target, false, request),
+            Self::Snapshot(snapshot) => {
+                let written = if raw {
+                    write_raw(&Input::File(snapshot.contents()?), target, request)
+                } else {
+                    snapshot.with_file(|file| write_converted(file, target, false, request))
+                };
+                written.map_err(|e| snapshot.explain(e))
+            }
+        }
+    }
+}
+
+fn disk_of(planned: &PlannedDisk) -> Disk {
+    Disk::new(planned.file.clone(), planned.vdev.clone(), planned.cdrom)
+}
+
+impl Output {
+    /// The name of what is written in the mount on `dir`.
+    fn file(&self, dir: &Path, partition: Option<u32>) -> Result<String> {
+        let Some(number) = partition else { return Ok(self.disk.clone()) };
+        let file = partition_file_name(&self.disk, number);
+        if dir.join(&file).exists() { Ok(file) } else { Err(no_partition(&self.disk, number)) }
+    }
+}
+
+/// The bytes of a partition.
+fn partition(planned: &PlannedDisk, number: u32) -> Result<DiskRange> {
+    let placed = planned.layout.iter().flat_map(|l| &l.partitions).find(|p| p.number == number);
+    let placed = placed.ok_or_else(|| no_partition(&planned.file, number))?;
+    Ok(DiskRange::part(Arc::clone(&planned.disk), placed.start, placed.len))
+}
+
+fn no_partition(disk: &str, number: u32) -> Error {
+    let what = format!("{disk} has no partition {number}; `synthdisk map` lists what it has");
+    Error::new(ErrorKind::NotFound, what)
+}
+
+/// Where the temporary overlay goes: beside the target where its blocks can be shared.
+fn scratch_dir(output: &Path, reflink: Reflink) -> PathBuf {
+    let dir = if output.is_dir() { Some(output) } else { output.parent() };
+    let dir = dir.map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    let beside = dir.filter(|dir| reflink != Reflink::Never && shares_blocks(dir));
+    beside.map_or_else(temporary_dir, Path::to_path_buf)
+}

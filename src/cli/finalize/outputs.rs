@@ -1,0 +1,126 @@
+//! Which disks are written, and to where.
+
+use super::ResultArgs;
+use crate::finalize::{Target, refuse_sources};
+use crate::{Error, ErrorKind, Result};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// A disk of the guest.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    /// Its name in a mount.
+    pub(super) file: String,
+    /// The guest's name for it under Xen.
+    vdev: String,
+    cdrom: bool,
+}
+
+/// A disk that is to be written.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// Which it is.
+    pub(super) index: usize,
+    /// Its name in a mount.
+    pub(super) disk: String,
+    /// Where it goes.
+    pub(super) target: Target,
+}
+
+impl Disk {
+    pub(super) fn new(file: String, vdev: String, cdrom: bool) -> Self {
+        Self { file, vdev, cdrom }
+    }
+
+    /// Its name in a mount without `.raw`.
+    fn stem(&self) -> &str {
+        self.file.strip_suffix(".raw").unwrap_or(&self.file)
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        name == self.vdev || name == self.file || name == self.stem()
+    }
+}
+
+/// The outputs that `args` ask for, in the order of `disks`, whose targets get `mode` and are none
+/// of `sources`.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] for a disk that is not there; those of [`refuse_sources`] and
+/// [`Target::look`].
+pub(super) fn choose(
+    disks: &[Disk],
+    args: &ResultArgs,
+    sources: &[PathBuf],
+    mode: u32,
+    force: bool,
+) -> Result<Vec<Output>> {
+    let all = disks.iter().enumerate();
+    let mut chosen: Vec<(usize, &Disk)> = match &args.disk {
+        Some(name) => all.filter(|(_, d)| d.is_called(name)).collect(),
+        // A CD is an image as it is.
+        None => all.filter(|(_, d)| !d.cdrom).collect(),
+    };
+    if args.partition.is_some() {
+        chosen.truncate(1);
+    }
+    if chosen.is_empty() {
+        let names: Vec<&str> = disks.iter().map(|d| d.vdev.as_str()).collect();
+        let wanted = args.disk.as_deref().unwrap_or("to write");
+        let what = format!("there is no disk {wanted}; the guest has {}", names.join(", "));
+        return Err(Error::new(ErrorKind::NotFound, what));
+    }
+    let several = chosen.len() > 1;
+    let mut outputs = Vec::new();
+    for (place, (index, disk)) in chosen.into_iter().enumerate() {
+        let path = path_for(args, disk, place);
+        // First: --force is no way round it.
+        refuse_sources(&path, sources)?;
+        let target = Target::look(&path, force, mode)?;
+        if several && matches!(target, Target::Device(_)) {
+            let what = format!("{} takes one disk; name it with --disk", path.display());
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
+        outputs.push(Output { index, disk: disk.file.clone(), target });
+    }
+    Ok(outputs)
+}
+
+/// Where `disk` goes, which is number `place` of those that are written.
+fn path_for(args: &ResultArgs, disk: &Disk, place: usize) -> PathBuf {
+    let output = &args.output;
+    let named_dir = output.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if named_dir || output.is_dir() {
+        let part = args.partition.map_or(String::new(), |number| format!("-part{number}"));
+        return output.join(format!("{}{part}.{}", disk.stem(), args.format.extension()));
+    }
+    if place == 0 { output.clone() } else { beside(output, disk.stem()) }
+}
+
+/// `web1-b.raw` for `web1.raw` and `disk-b`.
+fn beside(output: &Path, stem: &str) -> PathBuf {
+    let suffix = stem.strip_prefix("disk").unwrap_or(stem);
+    let mut name = OsString::from(output.file_stem().unwrap_or_default());
+    name.push(suffix);
+    if let Some(extension) = output.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    output.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_disks_go_beside_the_first() {
+        for (output, stem, expected) in [
+            ("/x/web1.raw", "disk-b", "/x/web1-b.raw"),
+            ("web1", "disk-c", "web1-c"),
+            ("/x/web1.tar.qcow2", "disk-aa", "/x/web1.tar-aa.qcow2"),
+        ] {
+            assert_eq!(beside(Path::new(output), stem), Path::new(expected));
+        }
+    }
+}

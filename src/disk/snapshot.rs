@@ -1,0 +1,148 @@
+//! A disk as it was at one moment: what a crash at that moment would have left.
+//!
+//! Taking it waits for writes in flight and holds back new ones until the boot gap is planned for
+//! that moment, which takes a look at the guest's filesystem; then writes go on, and save what they
+//! overwrite first (see `saved`).
+//!
+//! The gap is planned *through the snapshot*: kernel and initrd are files inside the guest, and
+//! regions that read them from the live disk would follow what the guest does to them. Copying
+//! them at the moment would hold writes back for as long as a hundred megabytes take.
+
+use super::saved::Saved;
+use super::scratch::Scratch;
+use super::serve::{Chunk, Disk, joined_extents};
+use crate::image::Extent;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+/// Something with a disk's bytes, for who looks at what lies on it.
+pub trait DiskBytes: Send + Sync {
+    /// Fill `buf` from `offset`, in bytes.
+    ///
+    /// # Errors
+    /// Those of image and overlay; `UnexpectedEof` past the end of the disk.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl DiskBytes for Disk {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        Self::read_at(self, buf, offset)
+    }
+}
+
+/// What a snapshot reads from. Regions of its own boot gap hold it weakly; they must not be the
+/// ones to end the snapshot, which waits for writers.
+#[derive(Debug)]
+struct Frozen {
+    disk: Arc<Disk>,
+    saved: Arc<Saved>,
+}
+
+impl DiskBytes for Frozen {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.disk.clip(offset, buf.len()) < buf.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.saved.read_at(self.disk.overlay(), buf, offset)
+    }
+}
+
+/// A disk as it was when this was made. Ends, and gives back its space, when dropped. Offsets and
+/// lengths in bytes.
+///
+/// When the old content can no longer be stored, writes to the disk go on and the snapshot ends:
+/// every method gives `EIO` from then on.
+#[derive(Debug)]
+pub struct Snapshot {
+    frozen: Arc<Frozen>,
+}
+
+impl Snapshot {
+    /// Take a snapshot of `disk` that stores what it must in an unnamed file in `dir`. All writes
+    /// that were acknowledged before are in it, none that begin after this returns, and of those
+    /// between each is in it as a whole or not at all.
+    ///
+    /// # Errors
+    /// `EBUSY` while there is another one, those of making a temporary file, and those of looking
+    /// at what boots.
+    pub fn take(disk: &Arc<Disk>, dir: &Path) -> io::Result<Self> {
+        let side = Scratch::new(dir, disk.len())?;
+        let grain = disk.overlay().map_or(1, |overlay| overlay.grain());
+        let mut writers = disk.hold_writers();
+        if writers.is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        let saved = Arc::new(Saved::new(side, grain, disk.table()));
+        let frozen = Arc::new(Frozen { disk: Arc::clone(disk), saved: Arc::clone(&saved) });
+        let through: Weak<Frozen> = Arc::downgrade(&frozen);
+        if let Some(table) = disk.plan_frozen(&(through as Weak<dyn DiskBytes>)) {
+            saved.set_table(Arc::new(table.map_err(io::Error::other)?));
+        }
+        *writers = Some(saved);
+        Ok(Self { frozen })
+    }
+
+    /// Length of the disk in bytes.
+    pub fn len(&self) -> u64 {
+        self.frozen.disk.len()
+    }
+
+    /// Whether the disk has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of storage that it takes up.
+    pub fn allocated(&self) -> u64 {
+        self.frozen.saved.allocated()
+    }
+
+    /// The bytes at `offset`, at most up to the end of the disk. `scratch` is used, and grown,
+    /// where they cannot be had in place.
+    ///
+    /// # Errors
+    /// Those of image and overlay; `EIO` when the snapshot could not be kept.
+    pub fn read<'a>(
+        &self,
+        offset: u64,
+        len: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> io::Result<Chunk<'a>> {
+        let Frozen { disk, saved } = &*self.frozen;
+        let len = disk.clip(offset, len);
+        if let Some(slice) = saved.map(disk.overlay(), offset, len)? {
+            return Ok(Chunk::Mapped(slice));
+        }
+        if scratch.len() < len {
+            scratch.resize(len, 0);
+        }
+        let buf = &mut scratch[..len];
+        saved.read_at(disk.overlay(), buf, offset)?;
+        Ok(Chunk::Buffer(buf))
+    }
+
+    /// Fill `buf` from `offset`.
+    ///
+    /// # Errors
+    /// As [`Snapshot::read`]; `UnexpectedEof` past the end of the disk.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.frozen.read_at(buf, offset)
+    }
+
+    /// Whether data was stored at `offset` or it was a hole, and up to where; neighbouring runs of
+    /// one kind are joined.
+    ///
+    /// # Errors
+    /// As [`Snapshot::read`].
+    pub fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        let Frozen { disk, saved } = &*self.frozen;
+        joined_extents(disk.len(), offset, |at| saved.extent_at(disk.overlay(), at))
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        *self.frozen.disk.hold_writers() = None;
+    }
+}

@@ -1,0 +1,33 @@
+//! Writing a disk out, so that it needs no synthdisk any more: the bytes that `disk.raw` shows, in
+//! a file of their own or on a block device.
+//!
+//! Raw targets are written here, from the region table and the overlay, without a mount; other
+//! formats by the host's qemu-img, which reads a private mount. Calls `disk` and `image` for bytes,
+//! `fuse` for that mount, and `run` for child processes and signals. Which disks there are, `plan`
+//! has decided before.
+
+mod check;
+mod contents;
+mod convert;
+mod copy;
+mod identity;
+mod live;
+mod private;
+mod progress;
+mod reflink;
+mod snapshot;
+mod sweep;
+mod target;
+mod write;
+
+pub use check::{sha256, verify};
+pub use contents::{Contents, DiskRange, Lender, OpenFile};
+pub use convert::{Conversion, ConvertOptions, Converted, Format, compare, convert};
+pub use copy::{Copied, CopyOptions, Reflink, to_device, to_file};
+pub use identity::refuse_sources;
+pub use live::{LiveMount, open_live_disk};
+pub use private::with_mount;
+pub use snapshot::LiveSnapshot;
+pub use sweep::sweep;
+pub use target::{Device, NewFile, Place, Target, common_mode, shares_blocks};
+pub use write::{Input, Pending, Request, Written, write_converted, write_raw};

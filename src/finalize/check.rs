@@ -1,0 +1,145 @@
+//! Looking at what was written: is it the same, and what is its SHA-256.
+
+use super::contents::Contents;
+use super::copy::{cannot_read, check, is_zero};
+use super::progress::Progress;
+use crate::image::extent_of;
+use crate::run::Stop;
+use crate::{Error, ErrorKind, Result};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::unistd::{Whence, lseek64};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes that are read at a time.
+const PIECE: u64 = 1 << 20;
+
+/// Compare `written`, whose bytes are on storage, with `contents`; it may be longer. What the page
+/// cache holds of it is dropped first, as far as that can be, so that storage is asked.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] with the first byte that differs; those of reading; that of `stop`.
+pub fn verify(
+    contents: &dyn Contents,
+    written: &File,
+    name: &str,
+    quiet: bool,
+    stop: &Stop,
+) -> Result<()> {
+    let len = contents.len();
+    let _ = posix_fadvise(written, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let progress = Progress::new(format!("verifying {name}"), len, quiet);
+    let failed = |e| Error::io(format!("cannot read {name} back"), e);
+    let end = lseek64(written, 0, Whence::SeekEnd).map_err(|e| failed(e.into()))?;
+    if u64::try_from(end).unwrap_or(0) < len {
+        let what = format!("{name} has become {end} bytes long, which is less than the disk");
+        return Err(Error::new(ErrorKind::Corrupt, what));
+    }
+    let mut ours = vec![0; PIECE as usize];
+    let mut theirs = vec![0; PIECE as usize];
+    let mut at = 0;
+    while at < len {
+        check(stop)?;
+        let one = contents.extent_at(at).map_err(cannot_read)?;
+        let other = extent_of(written, len, at).map_err(failed)?;
+        let end = one.end.min(other.end).min(len);
+        if !one.data && !other.data {
+            progress.add(end - at);
+            at = end;
+            continue;
+        }
+        let end = end.min(at + PIECE);
+        let (ours, theirs) = (&mut ours[..(end - at) as usize], &mut theirs[..(end - at) as usize]);
+        contents.read_at(ours, at).map_err(cannot_read)?;
+        written.read_exact_at(theirs, at).map_err(failed)?;
+        if let Some(i) = ours.iter().zip(theirs.iter()).position(|(a, b)| a != b) {
+            let byte = at + i as u64;
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{name} differs from the disk at byte {byte}; the storage has a fault"),
+            ));
+        }
+        progress.add(end - at);
+        at = end;
+    }
+    Ok(())
+}
+
+/// SHA-256 of the first `len` bytes of `file`, in hexadecimal. Holes are not read.
+///
+/// # Errors
+/// Those of reading; that of `stop`.
+pub fn sha256(file: &File, len: u64, name: &str, quiet: bool, stop: &Stop) -> Result<String> {
+    let progress = Progress::new(format!("checksum of {name}"), len, quiet);
+    let failed = |e: io::Error| Error::io(format!("cannot read {name} back"), e);
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; PIECE as usize];
+    let mut clean = true;
+    let mut at = 0;
+    while at < len {
+        check(stop)?;
+        let extent = extent_of(file, len, at).map_err(failed)?;
+        let end = extent.end.min(at + PIECE);
+        let bytes = &mut buffer[..(end - at) as usize];
+        if extent.data {
+            file.read_exact_at(bytes, at).map_err(failed)?;
+            clean = false;
+        } else if !clean {
+            // Hashed over and over, zeroed once.
+            buffer.fill(0);
+            clean = true;
+            continue;
+        }
+        debug_assert!(extent.data || is_zero(bytes));
+        hash.update(&*bytes);
+        progress.add(end - at);
+        at = end;
+    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finalize::contents::OpenFile;
+
+    /// `len` bytes, zeros but for these.
+    fn file(len: u64, bytes: &[(u64, &[u8])]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(len).unwrap();
+        for (at, bytes) in bytes {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn differences_are_found() {
+        let stop = Stop::never();
+        let len = 5 << 20;
+        let spots: [(u64, &[u8]); 2] = [(7, b"a"), ((3 << 20) + 5, b"b")];
+        let ours = OpenFile::new(file(len, &spots)).unwrap();
+        verify(&ours, &file(len, &spots), "x", true, &stop).unwrap();
+        // Longer is fine: a device may be.
+        verify(&ours, &file(len + 4096, &spots), "x", true, &stop).unwrap();
+        for other in [file(len, &spots[..1]), file(len, &[spots[0], spots[1], (len - 1, b"c")])] {
+            let e = verify(&ours, &other, "x", true, &stop).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+        }
+        assert!(verify(&ours, &file(len - 1, &spots), "x", true, &stop).is_err());
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_all_bytes() {
+        let stop = Stop::never();
+        let len = (4 << 20) + 123;
+        let file = file(len, &[(0, b"a"), (2 << 20, b"b")]);
+        let mut all = vec![0; len as usize];
+        all[0] = b'a';
+        all[2 << 20] = b'b';
+        let expected: String = Sha256::digest(&all).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(sha256(&file, len, "x", true, &stop).unwrap(), expected);
+    }
+}

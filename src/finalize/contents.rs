@@ -1,0 +1,143 @@
+//! What is to be written out: a range of a disk, or a file of a live mount.
+
+use crate::disk::{Disk, Stored};
+use crate::image::{Extent, Image, extent_of};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Bytes that are to be written out. Offsets and lengths in bytes.
+pub trait Contents: Sync {
+    /// How many bytes there are.
+    fn len(&self) -> u64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether data is stored at `offset` or it is a hole, and up to where.
+    ///
+    /// # Errors
+    /// Those of looking.
+    fn extent_at(&self, offset: u64) -> io::Result<Extent>;
+
+    /// Fill `buf` from `offset`.
+    ///
+    /// # Errors
+    /// Those of reading; never a short read.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The file whose blocks hold the bytes at `offset`, and up to where that is known; holes of
+    /// that file are holes here.
+    ///
+    /// # Errors
+    /// Those of looking.
+    fn lender_at(&self, offset: u64) -> io::Result<(Lender<'_>, u64)>;
+}
+
+/// A file that may share its blocks with a copy.
+#[derive(Debug)]
+pub enum Lender<'a> {
+    /// None: the bytes are zeros.
+    Zeros,
+    /// None: the bytes must be copied.
+    None,
+    /// A file of an overlay, from this offset on.
+    File(&'a File, u64),
+    /// The file of an image, from this offset on.
+    Image(Arc<dyn Image>, u64),
+}
+
+/// A range of a disk that nobody writes to any more.
+#[derive(Debug)]
+pub struct DiskRange {
+    disk: Arc<Disk>,
+    start: u64,
+    len: u64,
+}
+
+impl DiskRange {
+    /// All of `disk`.
+    pub fn whole(disk: Arc<Disk>) -> Self {
+        Self { start: 0, len: disk.len(), disk }
+    }
+
+    /// `len` bytes of `disk` from `start` on, which lie on it.
+    pub fn part(disk: Arc<Disk>, start: u64, len: u64) -> Self {
+        Self { disk, start, len }
+    }
+
+    fn end(&self, end: u64) -> u64 {
+        (end - self.start).min(self.len)
+    }
+}
+
+impl Contents for DiskRange {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        let found = self.disk.extent_at(self.start + offset)?;
+        Ok(Extent { data: found.data, end: self.end(found.end) })
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.disk.read_at(buf, self.start + offset)
+    }
+
+    fn lender_at(&self, offset: u64) -> io::Result<(Lender<'_>, u64)> {
+        let (stored, end) = self.disk.stored_at(self.start + offset)?;
+        let lender = match stored {
+            Stored::Zeros => Lender::Zeros,
+            Stored::Made => Lender::None,
+            Stored::Overlay(file, at) => Lender::File(file, at),
+            Stored::Image(image, at) => Lender::Image(image, at),
+        };
+        Ok((lender, self.end(end)))
+    }
+}
+
+/// A file with holes, as of a live mount.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    len: u64,
+}
+
+impl OpenFile {
+    /// The bytes of `file` as long as it is now.
+    ///
+    /// # Errors
+    /// That of asking for its length.
+    pub fn new(file: File) -> io::Result<Self> {
+        Ok(Self { len: file.metadata()?.len(), file })
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Contents for OpenFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        let found = extent_of(&self.file, self.len, offset)?;
+        Ok(Extent { data: found.data, end: found.end.clamp(offset + 1, self.len) })
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn lender_at(&self, _offset: u64) -> io::Result<(Lender<'_>, u64)> {
+        // Not the mount's file itself, whose filesystem has no blocks.
+        Ok((Lender::None, self.len))
+    }
+}

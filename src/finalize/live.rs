@@ -1,0 +1,178 @@
+//! The disks of a live mount.
+
+use crate::fuse::{STATUS_FILE, Status, StatusDisk, find_mount};
+use crate::image::{RawImage, check_unused};
+use crate::{Error, ErrorKind, Result};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A mount that somebody else serves.
+#[derive(Clone, Debug)]
+pub struct LiveMount {
+    /// The mount point, absolute.
+    pub dir: PathBuf,
+    /// What the mount says of itself.
+    pub status: Status,
+}
+
+impl LiveMount {
+    /// The mount on `path`; `None` if that is no synthdisk mount.
+    ///
+    /// # Errors
+    /// When it is one that does not answer.
+    pub fn at(path: &Path) -> Result<Option<Self>> {
+        let shown = path.display();
+        let dir = match path.canonicalize() {
+            Ok(dir) => dir,
+            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+                let what = format!(
+                    "{shown} is a mount whose program has died; end it (synthdisk umount {shown})"
+                );
+                return Err(Error::new(ErrorKind::Invalid, what));
+            }
+            Err(_) => return Ok(None),
+        };
+        if find_mount(&dir).is_none_or(|m| m.fs_type != "fuse.synthdisk") {
+            return Ok(None);
+        }
+        let failed = |e| Error::io(format!("cannot ask the mount on {shown} for its disks"), e);
+        let text = fs::read(dir.join(STATUS_FILE)).map_err(failed)?;
+        let status = serde_json::from_slice(&text).map_err(|e| failed(e.into()))?;
+        Ok(Some(Self { dir, status }))
+    }
+
+    /// Its disks, first the one that the firmware boots from.
+    pub fn disks(&self) -> Vec<StatusDisk> {
+        if !self.status.disks.is_empty() {
+            return self.status.disks.clone();
+        }
+        // A mount of an older version shows one disk and does not list it.
+        vec![StatusDisk {
+            file: "disk.raw".into(),
+            vdev: "xvda".into(),
+            cdrom: false,
+            read_only: self.status.read_only,
+        }]
+    }
+
+    /// Who has `file` of the mount, or a partition of that disk, open for writing, as far as that
+    /// can be known: what QEMU and loop devices say, and for root what any process has open. Writes
+    /// through a mapping that outlives its descriptor go unseen.
+    ///
+    /// # Errors
+    /// Those of looking at the mount.
+    pub fn writer(&self, file: &str) -> Result<Option<String>> {
+        let failed =
+            |e| Error::io(format!("cannot look at the mount on {}", self.dir.display()), e);
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let of_disk = name.to_str().is_some_and(|name| is_of_disk(name, file));
+            files.extend(of_disk.then(|| self.dir.join(name)));
+        }
+        let mut ids = Vec::new();
+        for path in files {
+            match RawImage::open(&path).and_then(|image| check_unused(&image)) {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::Busy => {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    return Ok(Some(format!("{name} is attached elsewhere or open in QEMU")));
+                }
+                Err(e) => return Err(e),
+            }
+            let meta = fs::metadata(&path).map_err(failed)?;
+            ids.push((meta.dev(), meta.ino()));
+        }
+        Ok(writing_process(&ids))
+    }
+}
+
+/// Whether `name` is `disk` itself or one of its partitions.
+fn is_of_disk(name: &str, disk: &str) -> bool {
+    let stem = disk.strip_suffix(".raw").unwrap_or(disk);
+    let prefix = if stem == "disk" { "part".to_owned() } else { format!("{stem}-part") };
+    name == disk
+        || name.strip_prefix(&prefix).is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// A process that has one of the files `ids` (device and inode) open for writing.
+fn writing_process(ids: &[(u64, u64)]) -> Option<String> {
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let path = process.path();
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+            continue;
+        };
+        // Somebody else's files are closed to us.
+        for fd in fs::read_dir(path.join("fd")).into_iter().flatten().flatten() {
+            let Ok(meta) = fs::metadata(fd.path()) else { continue };
+            if !ids.contains(&(meta.dev(), meta.ino())) {
+                continue;
+            }
+            let info = fs::read_to_string(path.join("fdinfo").join(fd.file_name()));
+            if info.is_ok_and(|info| is_open_for_writing(&info)) {
+                let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+                return Some(format!("process {pid} ({}) has it open for writing", name.trim()));
+            }
+        }
+    }
+    None
+}
+
+/// Whether `/proc/PID/fdinfo/FD` says so: the access mode is in the last two bits of the flags, in
+/// octal. See proc_pid_fdinfo(5).
+fn is_open_for_writing(info: &str) -> bool {
+    let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
+    let flags = flags.and_then(|f| i32::from_str_radix(f.trim(), 8).ok());
+    flags.is_some_and(|f| f & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+/// The disk or partition `name` of the mount on `mountpoint`, as it is to be written out: what was
+/// acknowledged before is in it.
+///
+/// # Errors
+/// Those of opening it.
+pub fn open_live_disk(mountpoint: &Path, name: &str) -> Result<File> {
+    let path = mountpoint.join(name);
+    let failed = |e: std::io::Error| Error::io(format!("cannot read {}", path.display()), e);
+    let file = File::open(&path).map_err(failed)?;
+    // Has the kernel hand over what others have written to their pages of it.
+    file.sync_all().map_err(failed)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_belong_to_their_disk() {
+        for (name, disk, of_it) in [
+            ("disk.raw", "disk.raw", true),
+            ("part1.raw", "disk.raw", true),
+            ("disk-b.raw", "disk.raw", false),
+            ("disk-b-part1.raw", "disk.raw", false),
+            ("disk-b-part1.raw", "disk-b.raw", true),
+            ("part1.raw", "disk-b.raw", false),
+        ] {
+            assert_eq!(is_of_disk(name, disk), of_it, "{name} {disk}");
+        }
+    }
+
+    #[test]
+    fn open_files_say_how() {
+        assert!(is_open_for_writing("pos:\t0\nflags:\t0100002\nmnt_id:\t29\n"));
+        assert!(is_open_for_writing("flags:\t0100001\n"));
+        assert!(!is_open_for_writing("pos:\t0\nflags:\t0100000\n"));
+        assert!(!is_open_for_writing(""));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let open = File::create(&path).unwrap();
+        let meta = open.metadata().unwrap();
+        let ids = [(meta.dev(), meta.ino())];
+        assert!(writing_process(&ids).unwrap().contains(&std::process::id().to_string()));
+        drop(open);
+        let _reader = File::open(&path).unwrap();
+        assert_eq!(writing_process(&ids), None);
+    }
+}

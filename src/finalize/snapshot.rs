@@ -1,0 +1,140 @@
+//! A disk of a live mount as it was at one moment, while others go on writing to it.
+
+use super::contents::OpenFile;
+use super::live::open_live_disk;
+use super::private::with_mount;
+use crate::disk::{Disk, Region, RegionKind, RegionTable, Source};
+use crate::fuse::{FileSpec, SNAPSHOT_PREFIX};
+use crate::image::{Extent, Image, extent_of};
+use crate::{Error, ErrorKind, Result};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long another snapshot may take to end after its user has ended: the kernel tells the mount
+/// of a close only after close(2) has returned.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A snapshot of a mount's file, which ends when this is dropped.
+#[derive(Debug)]
+pub struct LiveSnapshot {
+    file: File,
+    len: u64,
+    /// The file that it shows, for messages.
+    path: PathBuf,
+}
+
+impl LiveSnapshot {
+    /// Take a snapshot of the disk or partition `name` of the mount on `mountpoint`: a crash at
+    /// this moment would leave the same. Mapped pages that nobody has synced are synced first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] while somebody else has one, [`ErrorKind::Unsupported`] when the mount
+    /// is served by a version that has none, those of the mount otherwise.
+    pub fn take(mountpoint: &Path, name: &str) -> Result<Self> {
+        let path = mountpoint.join(name);
+        drop(open_live_disk(mountpoint, name)?);
+        let hidden = mountpoint.join(format!("{SNAPSHOT_PREFIX}{name}"));
+        let deadline = Instant::now() + PATIENCE;
+        let file = loop {
+            match File::open(&hidden) {
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                result => break result,
+            }
+        };
+        let shown = path.display();
+        let file = file.map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOENT) => Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{shown} is served by a synthdisk that takes no snapshots; end what writes to it first"
+                ),
+            ),
+            Some(libc::EBUSY) => Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "another finalize is reading a snapshot of {shown}; try again when it has ended"
+                ),
+            ),
+            _ => Error::io(format!("cannot take a snapshot of {shown}"), e),
+        })?;
+        let len = file.metadata().map_err(|e| Error::io("cannot stat the snapshot", e))?.len();
+        Ok(Self { file, len, path })
+    }
+
+    /// Its bytes, to be read once.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn contents(&self) -> Result<OpenFile> {
+        let failed = |e| Error::io("cannot read the snapshot", e);
+        // The same open file: opening it anew would be another snapshot.
+        OpenFile::new(self.file.try_clone().map_err(failed)?).map_err(failed)
+    }
+
+    /// Show it in a private mount as an ordinary file, for programs that open what they are given
+    /// more than once, and have `work` do with that file what it wants.
+    ///
+    /// # Errors
+    /// Those of mounting and of `work`.
+    pub fn with_file<T>(self: &Arc<Self>, work: impl FnOnce(&File) -> Result<T>) -> Result<T> {
+        let name = "disk.raw";
+        let table = RegionTable::new(vec![Region {
+            start: 0,
+            len: self.len,
+            kind: RegionKind::Image,
+            origin: self.path.display().to_string(),
+            source: Source::Image { image: Arc::clone(self) as Arc<dyn Image>, offset: 0 },
+        }])?;
+        let disk = Arc::new(Disk::new(table, None));
+        let spec = FileSpec { name: name.into(), disk, start: 0, len: self.len };
+        with_mount(vec![spec], |dir| {
+            let file = File::open(dir.join(name));
+            work(&file.map_err(|e| Error::io("cannot read the snapshot", e))?)
+        })
+    }
+
+    /// What to say of the failure `e`, which may come of a snapshot that has ended too early.
+    pub fn explain(&self, e: Error) -> Error {
+        match self.file.read_at(&mut [0], 0) {
+            Err(cause) if cause.raw_os_error() == Some(libc::EIO) => Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "the snapshot of {} could not be kept while others wrote to it: its old content \
+                     no longer fits where the mount puts temporary files (its TMPDIR, or /var/tmp); \
+                     make room there, or end what writes to it",
+                    self.path.display()
+                ),
+            ),
+            _ => e,
+        }
+    }
+}
+
+impl Image for LiveSnapshot {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        let found = extent_of(&self.file, self.len, offset)?;
+        Ok(Extent { data: found.data, end: found.end.clamp(offset + 1, self.len) })
+    }
+
+    fn allocated(&self) -> u64 {
+        self.file.metadata().map_or(self.len, |m| m.blocks() * 512)
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}

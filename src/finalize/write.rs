@@ -1,0 +1,209 @@
+//! One result from its first byte to its name.
+
+use super::check::{sha256, verify};
+use super::contents::{Contents, DiskRange, OpenFile};
+use super::convert::{Conversion, ConvertOptions, Converted, Format, compare, convert};
+use super::copy::{Copied, CopyOptions, Reflink, to_device, to_file};
+use super::target::{Device, NewFile, Target, allocated};
+use crate::run::Stop;
+use crate::{Error, ErrorKind, Result};
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What to write, besides the bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The format and its options.
+    pub conversion: &'a Conversion,
+    /// Whether blocks are shared.
+    pub reflink: Reflink,
+    /// Read back and compare.
+    pub verify: bool,
+    /// Compute the SHA-256 of the file.
+    pub checksum: bool,
+    /// Write over what is there, and although there may be too little room.
+    pub force: bool,
+    /// Tell nothing on the way.
+    pub quiet: bool,
+    /// Raised to end it.
+    pub stop: &'a Stop,
+}
+
+/// What is written out.
+#[derive(Debug)]
+pub enum Input {
+    /// A disk of this process, or a part of it.
+    Disk(DiskRange),
+    /// A file of a mount.
+    File(OpenFile),
+}
+
+impl Input {
+    /// The bytes.
+    pub fn contents(&self) -> &dyn Contents {
+        match self {
+            Self::Disk(range) => range,
+            Self::File(file) => file,
+        }
+    }
+}
+
+/// A result that has no name yet; it is gone when dropped, but for what a device holds.
+#[derive(Debug)]
+pub struct Pending {
+    result: Unnamed,
+    written: Written,
+    started: Instant,
+}
+
+#[derive(Debug)]
+enum Unnamed {
+    File(NewFile),
+    Converted(Converted),
+    Device(Device),
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The file or device.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Length of the disk in bytes.
+    pub disk_len: u64,
+    /// Length of the file in bytes; of a device, what the disk takes of it.
+    pub len: u64,
+    /// Bytes of storage that the file takes up, shared ones among them; `None` for a device.
+    pub allocated: Option<u64>,
+    /// What became of the bytes, where they were not converted.
+    pub copied: Option<Copied>,
+    /// SHA-256 of the file in hexadecimal, if it was asked for.
+    pub sha256: Option<String>,
+    /// Whether it was compared with the disk.
+    pub verified: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Write `input` as raw bytes to `target`.
+///
+/// # Errors
+/// Those of [`to_file`], [`to_device`], [`verify`] and [`sha256`].
+pub fn write_raw(input: &Input, target: Target, request: &Request<'_>) -> Result<Pending> {
+    let started = Instant::now();
+    let contents = input.contents();
+    let (path, len) = (target.path(), contents.len());
+    let name = path.display().to_string();
+    let options = CopyOptions {
+        reflink: request.reflink,
+        force: request.force,
+        quiet: request.quiet,
+        name: &name,
+        stop: request.stop,
+    };
+    let (result, copied) = match target {
+        Target::File(place) => {
+            let room = place.room();
+            let new = NewFile::create(place)?;
+            let copied = to_file(contents, new.file(), room, &options)?;
+            (Unnamed::File(new), copied)
+        }
+        Target::Device(_) if request.reflink == Reflink::Always => {
+            let what = format!("{name} is a block device, which shares no blocks with files");
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        Target::Device(path) => {
+            let device = Device::open(&path, len, request.force)?;
+            let copied = to_device(contents, device.file(), &options)?;
+            (Unnamed::Device(device), copied)
+        }
+    };
+    let (file, on_device) = match &result {
+        Unnamed::File(new) => (new.file(), false),
+        Unnamed::Device(device) => (device.file(), true),
+        Unnamed::Converted(_) => {
+            return Err(Error::new(ErrorKind::Invalid, "raw bytes are not converted"));
+        }
+    };
+    file.sync_all().map_err(|e| Error::io(format!("cannot write {name}"), e))?;
+    if request.verify {
+        verify(contents, file, &name, request.quiet, request.stop)?;
+    }
+    let sum = request.checksum.then(|| sha256(file, len, &name, request.quiet, request.stop));
+    let written = Written {
+        path,
+        format: Format::Raw,
+        disk_len: len,
+        len,
+        allocated: (!on_device).then(|| allocated(file)),
+        copied: Some(copied),
+        sha256: sum.transpose()?,
+        verified: request.verify,
+        took: Duration::ZERO,
+    };
+    Ok(Pending { result, written, started })
+}
+
+/// Write `source`, a raw disk in a mount, in another format. `shared`: somebody may write to it.
+///
+/// # Errors
+/// Those of [`convert`], [`compare`] and [`sha256`].
+pub fn write_converted(
+    source: &File,
+    target: Target,
+    shared: bool,
+    request: &Request<'_>,
+) -> Result<Pending> {
+    let started = Instant::now();
+    let place = match target {
+        Target::File(place) => place,
+        Target::Device(path) => {
+            let what =
+                format!("{} is a block device, which takes --format raw only", path.display());
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+    };
+    let format = request.conversion.format;
+    let path = place.path();
+    let name = path.display().to_string();
+    let disk_len = source.metadata().map_err(|e| Error::io("cannot read the disk", e))?.len();
+    let options = ConvertOptions { quiet: request.quiet, shared, name: &name, stop: request.stop };
+    let converted = convert(source, disk_len, place, request.conversion, &options)?;
+    if request.verify {
+        compare(source, disk_len, converted.path(), format, &options)?;
+    }
+    let failed = |e| Error::io(format!("cannot read {name} back"), e);
+    let file = File::open(converted.path()).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    let sum = request.checksum.then(|| sha256(&file, len, &name, request.quiet, request.stop));
+    let written = Written {
+        path,
+        format,
+        disk_len,
+        len,
+        allocated: Some(allocated(&file)),
+        copied: None,
+        sha256: sum.transpose()?,
+        verified: request.verify,
+        took: Duration::ZERO,
+    };
+    Ok(Pending { result: Unnamed::Converted(converted), written, started })
+}
+
+impl Pending {
+    /// Give it its name, for good.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when a file of that name has come meanwhile; the system calls'.
+    pub fn publish(self) -> Result<Written> {
+        match self.result {
+            Unnamed::File(new) => new.publish()?,
+            Unnamed::Converted(converted) => converted.publish()?,
+            // It has had its name all the time.
+            Unnamed::Device(_) => {}
+        }
+        Ok(Written { took: self.started.elapsed(), ..self.written })
+    }
+}

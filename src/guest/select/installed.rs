@@ -1,0 +1,114 @@
+//! Kernels that lie about, whether or not a menu names them.
+
+use super::regular;
+use crate::guest::fs::GuestFs;
+use crate::guest::version::debian_cmp;
+use crate::{ErrorKind, Result};
+use std::cmp::Ordering;
+
+/// A kernel in /boot or /, and the initrd that belongs to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Installed {
+    /// Its file's name.
+    pub name: String,
+    /// Its path without symlinks.
+    pub path: String,
+    /// The version that the name tells; empty for a link.
+    pub version: String,
+    /// The initrd's path without symlinks.
+    pub initrd: Option<String>,
+}
+
+/// What kernels are called, in front of their version.
+const KERNEL_NAMES: [&str; 4] = ["vmlinuz", "bzImage", "kernel", "linux"];
+/// What an initrd is called for a version V.
+const INITRD_NAMES: [(&str, &str); 7] = [
+    ("initrd.img", ""),
+    ("initramfs", ".img"),
+    ("initrd", ""),
+    ("initrd", ".img"),
+    ("initramfs", ""),
+    ("initrd", ".gz"),
+    ("initramfs-genkernel-x86_64", ""),
+];
+
+/// All kernels in /boot and /, newest first, rescue kernels and `.old` ones last. A link to a kernel
+/// comes in front of all versions: it is what the distribution wants.
+///
+/// # Errors
+/// What reading the guest gave.
+pub fn installed(fs: &dyn GuestFs) -> Result<Vec<Installed>> {
+    struct Found {
+        dir: &'static str,
+        name: String,
+        version: String,
+        rank: u8,
+    }
+    let mut found: Vec<Found> = Vec::new();
+    for (dir, list) in [("/boot", "/boot"), ("", "/")] {
+        let names = match fs.read_dir(list) {
+            Ok(names) => names,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Invalid) => continue,
+            Err(e) => return Err(e),
+        };
+        for name in names {
+            if let Some((version, rank)) = kernel_version(&name) {
+                found.push(Found { dir, version: version.to_owned(), rank, name });
+            }
+        }
+    }
+    // Best first. The name decides between equals, so that the choice is always the same.
+    found.sort_by(|a, b| {
+        let by_version = || match (a.version.is_empty(), b.version.is_empty()) {
+            // A name without version is a link to the kernel that the distribution wants.
+            (true, false) => Ordering::Greater,
+            (false, true) => Ordering::Less,
+            _ => debian_cmp(&b.version, &a.version),
+        };
+        a.rank.cmp(&b.rank).then_with(by_version).then_with(|| a.name.cmp(&b.name))
+    });
+    let mut out = Vec::new();
+    for kernel in found {
+        let Some(path) = regular(fs, &format!("{}/{}", kernel.dir, kernel.name))? else { continue };
+        // A link's target tells the version that the initrd has.
+        let real = path.rsplit('/').next().unwrap_or_default();
+        let real = kernel_version(real).map_or("", |(version, _)| version);
+        let mut initrd = None;
+        'search: for version in [kernel.version.as_str(), real] {
+            for (front, back) in INITRD_NAMES {
+                let dash = if version.is_empty() { "" } else { "-" };
+                let name = format!("{}/{front}{dash}{version}{back}", kernel.dir);
+                initrd = regular(fs, &name)?;
+                if initrd.is_some() {
+                    break 'search;
+                }
+            }
+        }
+        out.push(Installed { name: kernel.name, path, version: kernel.version, initrd });
+    }
+    Ok(out)
+}
+
+/// The version in a kernel's file name and a rank, lower is better; `None` if it is no kernel.
+fn kernel_version(name: &str) -> Option<(&str, u8)> {
+    const NO_KERNEL: [&str; 7] = [".hmac", ".sig", ".img", ".gz", ".conf", ".efi", ".xz"];
+    let (prefix, rest) = KERNEL_NAMES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?)))?;
+    if NO_KERNEL.iter().any(|s| rest.ends_with(s)) || rest.contains(".dpkg-") {
+        return None;
+    }
+    let version = match rest.strip_prefix('-') {
+        Some(version) => version,
+        // "kernel" and "linux" alone are too common as names of directories and such.
+        None if matches!(prefix, "kernel" | "linux") => return None,
+        None if rest.is_empty() || rest == ".old" => rest,
+        None => return None,
+    };
+    let rank = if rest.ends_with(".old") {
+        2
+    } else if rest.contains("rescue") {
+        3
+    } else {
+        u8::from(prefix == "linux")
+    };
+    Some((version, rank))
+}

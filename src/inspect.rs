@@ -1,0 +1,261 @@
+//! What is inside a guest, and whether it will run on KVM.
+//!
+//! Owns the report, the checks and the verdict. Looks at a [`Plan`] from outside, so that it says of
+//! a guest what a mount would do with it; may call everything below `plan`.
+
+mod checks;
+mod kernels;
+mod partitions;
+mod verdict;
+
+pub use checks::{Check, Outcome};
+pub use kernels::{InitrdReport, KernelFormat, KernelReport};
+pub use partitions::{DiskReport, Journal, PartitionReport};
+pub use verdict::{Answer, Verdict};
+
+use crate::adapt::Edit;
+use crate::guest::about::{
+    self, CloudInit, Distribution, FstabEntry, Gettys, Init, Interfaces, RootAccount, Tool,
+};
+use crate::guest::fs::GuestFs;
+use crate::guest::open::open_fs;
+use crate::guest::select::{BootSource, EntrySelector, choose};
+use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
+use crate::{Error, Result};
+use serde::Serialize;
+
+/// All that is known of a guest.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The guest's name: the config's, else the image's.
+    pub name: String,
+    /// How it comes out.
+    pub verdict: Verdict,
+    /// Its disks as they would be mounted.
+    pub disks: Vec<DiskReport>,
+    /// What its root filesystem tells; `None` when that cannot be read.
+    pub guest: Option<GuestReport>,
+    /// Its boot menu; `None` without one.
+    pub menu: Option<MenuReport>,
+    /// Its kernels: first the one that boots.
+    pub kernels: Vec<KernelReport>,
+    /// The kernel's command line as the guest has it, and as it would boot.
+    pub command_line: Option<CommandLine>,
+    /// What was checked.
+    pub checks: Vec<Check>,
+    /// What would be edited in the guest.
+    pub edits: Vec<EditReport>,
+    /// What else a user should know.
+    pub notes: Vec<String>,
+}
+
+/// What the root filesystem tells.
+#[derive(Debug, Serialize)]
+pub struct GuestReport {
+    /// Name of the partition's file in a mount.
+    pub partition: String,
+    /// `None` when it says nothing of itself.
+    pub distribution: Option<Distribution>,
+    /// As `uname -m` says it.
+    pub architecture: Option<String>,
+    /// `None` when there is no init.
+    pub init: Option<Init>,
+    /// From `/etc/hostname`.
+    pub hostname: Option<String>,
+    /// The entries of `/etc/fstab`.
+    pub fstab: Vec<FstabEntry>,
+    /// What the network configuration names.
+    pub network: Interfaces,
+    /// Where somebody can log in.
+    pub console: Gettys,
+    /// Whether root has a password.
+    pub root_account: RootAccount,
+    /// Tools of hypervisors.
+    pub tools: Vec<Tool>,
+    /// `None` when it is not installed.
+    pub cloud_init: Option<CloudInit>,
+}
+
+/// The boot menu.
+#[derive(Debug, Serialize)]
+pub struct MenuReport {
+    /// Where it is, in the guest.
+    pub path: String,
+    /// What grammar it has.
+    pub format: &'static str,
+    /// Its entries, numbered as `--entry` takes them.
+    pub entries: Vec<EntryReport>,
+}
+
+/// An entry of the boot menu.
+#[derive(Debug, Serialize)]
+pub struct EntryReport {
+    /// Its title; `A>B` in a submenu.
+    pub title: String,
+    /// The kernel as the menu names it; empty when the entry starts no Linux.
+    pub kernel: String,
+    /// Whether it would boot.
+    pub default: bool,
+    /// Whether it starts a hypervisor.
+    pub hypervisor: bool,
+}
+
+/// The kernel's command line.
+#[derive(Debug, Serialize)]
+pub struct CommandLine {
+    /// As the guest or its config has it; `None` when the kernel is none of the guest's menu.
+    pub guest: Option<String>,
+    /// As it would boot.
+    pub boots: String,
+    /// What was changed, and why.
+    pub changes: Vec<String>,
+}
+
+/// An edit.
+#[derive(Debug, Serialize)]
+pub struct EditReport {
+    /// The path in the guest.
+    pub path: String,
+    /// What changes.
+    pub why: String,
+    /// The step that wants it.
+    pub step: &'static str,
+}
+
+impl From<&Edit> for EditReport {
+    fn from(edit: &Edit) -> Self {
+        Self { path: edit.path.clone(), why: edit.why.clone(), step: edit.step }
+    }
+}
+
+/// Look at the guest that `options` describe, through the overlay that `choice` names.
+///
+/// # Errors
+/// When not even its disks can be put together.
+pub fn inspect(options: &SourceOptions, choice: &OverlayChoice) -> Result<Report> {
+    let (plan, failure) = match Plan::build(options, choice) {
+        Ok(plan) => (plan, None),
+        Err(e) => {
+            // Without a boot loader it may still be looked at; else the first error says it best.
+            let without = SourceOptions {
+                bootloader: Some(Bootloader::None),
+                kernel: None,
+                initrds: Vec::new(),
+                entry: None,
+                ..options.clone()
+            };
+            match Plan::build(&without, choice) {
+                Ok(plan) => (plan, Some(e)),
+                Err(_) => return Err(e),
+            }
+        }
+    };
+    Ok(report(&plan, failure, options.entry.as_ref()))
+}
+
+fn report(plan: &Plan, failure: Option<Error>, entry: Option<&EntrySelector>) -> Report {
+    let disks = partitions::disks(plan);
+    let root = plan.root.and_then(|(disk, number)| {
+        let disk = &plan.disks[disk];
+        let fs = open_fs(disk.partition(number)?);
+        Some((disk.partition_file(number), fs))
+    });
+    let mut notes = plan.notes.clone();
+    let root = root.and_then(|(file, fs)| match fs {
+        Ok(fs) => Some((file, fs)),
+        Err(e) => {
+            notes.push(format!("the root filesystem cannot be read: {e}"));
+            None
+        }
+    });
+    let root_fs = root.as_ref().map(|(_, fs)| &**fs);
+    let guest = root.as_ref().map(|(file, fs)| guest_report(file, &**fs));
+    let boot_fs = boot_filesystem(plan, entry);
+    let mut menu = None;
+    let mut kernels = Vec::new();
+    let mut guest_cmdline = None;
+    if let Some(boot_fs) = &boot_fs {
+        let boot = choose(&**boot_fs, entry).ok();
+        let boots_here = plan
+            .boot
+            .as_ref()
+            .is_some_and(|b| boot.as_ref().is_some_and(|boot| b.kernel.starts_with(&boot.kernel)));
+        if let Some(boot) = &boot {
+            if boots_here {
+                guest_cmdline = Some(boot.cmdline.clone());
+            }
+            menu = menu_report(boot);
+        }
+        kernels = kernels::kernels(&**boot_fs, root_fs, boot.as_ref(), &mut notes);
+    }
+    let edits = match &plan.adaptation {
+        Ok(Some(adaptation)) => adaptation.edits.iter().map(EditReport::from).collect(),
+        Ok(None) => Vec::new(),
+        Err(e) => {
+            notes.push(format!("the guest cannot be adapted to KVM: {e}"));
+            Vec::new()
+        }
+    };
+    let command_line = plan.boot.as_ref().map(|boot| CommandLine {
+        guest: guest_cmdline,
+        boots: boot.cmdline.clone(),
+        changes: boot.notes.clone(),
+    });
+    let mut report = Report {
+        name: plan.name.clone(),
+        verdict: Verdict::default(),
+        disks,
+        guest,
+        menu,
+        kernels,
+        command_line,
+        checks: Vec::new(),
+        edits,
+        notes,
+    };
+    report.checks = checks::checks(&report, plan);
+    report.verdict = verdict::verdict(&report, plan, failure.as_ref());
+    report
+}
+
+/// The filesystem that holds the boot menu or, at least, a kernel: the first in which something to
+/// boot is found.
+fn boot_filesystem(plan: &Plan, entry: Option<&EntrySelector>) -> Option<Box<dyn GuestFs>> {
+    let first = plan.disks.first()?;
+    let numbers = first.layout.iter().flat_map(|l| &l.partitions).map(|p| p.number);
+    let mut readable = numbers.filter_map(|n| open_fs(first.partition(n)?).ok());
+    readable.find(|fs| choose(&**fs, entry).is_ok())
+}
+
+fn guest_report(partition: &str, root: &dyn GuestFs) -> GuestReport {
+    let hostname = root.read("/etc/hostname", 4096).ok();
+    let hostname = hostname.map(|h| String::from_utf8_lossy(&h).trim().to_owned());
+    GuestReport {
+        partition: partition.to_owned(),
+        distribution: about::distribution(root),
+        architecture: about::architecture(root),
+        init: about::init(root),
+        hostname: hostname.filter(|h| !h.is_empty()),
+        fstab: about::fstab(root),
+        network: about::interfaces(root),
+        console: about::gettys(root),
+        root_account: about::root_account(root),
+        tools: about::tools(root),
+        cloud_init: about::cloud_init(root),
+    }
+}
+
+fn menu_report(boot: &crate::guest::select::Boot) -> Option<MenuReport> {
+    let BootSource::Config { path, format, index } = &boot.source else { return None };
+    let entry = |e: &crate::guest::select::EntrySummary| EntryReport {
+        title: e.title.clone(),
+        kernel: e.kernel.clone(),
+        default: e.index == *index,
+        hypervisor: e.hypervisor,
+    };
+    Some(MenuReport {
+        path: path.clone(),
+        format: format.name(),
+        entries: boot.entries.iter().map(entry).collect(),
+    })
+}

@@ -1,0 +1,233 @@
+//! What can be right or wrong with a guest that moves to KVM, one by one.
+
+use super::Report;
+use crate::guest::about::{Hypervisor, RootAccount};
+use crate::guest::drivers::{KernelDrivers, Place};
+use crate::plan::Plan;
+use serde::Serialize;
+
+/// A check and how it came out.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// What was looked at, in a word or two; stable, for scripts.
+    pub name: &'static str,
+    /// How it came out.
+    pub outcome: Outcome,
+    /// What was seen, for a person.
+    pub detail: String,
+}
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Good,
+    /// synthdisk mends it, in the overlay.
+    Mended,
+    /// It works, but somebody should look at it.
+    Warning,
+    /// The guest will not work because of it.
+    Bad,
+}
+
+/// All checks that can be made of this guest.
+pub(super) fn checks(report: &Report, plan: &Plan) -> Vec<Check> {
+    let all = [
+        kernel_format(report),
+        disk_driver(report),
+        root_by_uuid(report),
+        fstab(report),
+        network(report),
+        console(report),
+        shadow(report),
+        clean(report, plan),
+        tools(report),
+        cloud_init(report),
+        firmware(report),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+fn check(name: &'static str, outcome: Outcome, detail: impl Into<String>) -> Option<Check> {
+    Some(Check { name, outcome, detail: detail.into() })
+}
+
+fn kernel_format(report: &Report) -> Option<Check> {
+    let kernel = report.kernels.iter().find(|k| k.default)?;
+    match &kernel.problem {
+        None => check("kernel", Outcome::Good, format!("{} can start on KVM", kernel.path)),
+        Some(problem) => check("kernel", Outcome::Bad, format!("{}: {problem}", kernel.path)),
+    }
+}
+
+/// What a disk on KVM needs, by the bus that `run --bus` can give it.
+pub(super) const BUSES: [(&str, &[&str]); 5] = [
+    ("virtio", &["virtio_pci", "virtio_blk"]),
+    ("ahci", &["ahci", "sd_mod"]),
+    ("ide", &["ata_piix", "sd_mod"]),
+    ("ide", &["piix", "ide_disk"]),
+    ("scsi", &["sym53c8xx", "sd_mod"]),
+];
+
+/// The first bus whose drivers are all there before the root filesystem is.
+pub(super) fn early_bus(drivers: &KernelDrivers) -> Option<&'static str> {
+    BUSES.iter().find(|(_, names)| drivers.early(names)).map(|(bus, _)| *bus)
+}
+
+/// Whether the virtio drivers could be loaded, wherever they are.
+pub(super) fn has_virtio(drivers: &KernelDrivers) -> bool {
+    BUSES[0].1.iter().all(|name| drivers.place(name) != Place::Missing)
+}
+
+fn disk_driver(report: &Report) -> Option<Check> {
+    const NAME: &str = "disk driver";
+    let kernel = report.kernels.iter().find(|k| k.default)?;
+    match early_bus(&kernel.drivers) {
+        Some("virtio") => check(NAME, Outcome::Good, "virtio is there from the start"),
+        _ if has_virtio(&kernel.drivers) => {
+            check(NAME, Outcome::Mended, "the initrd lacks virtio, /lib/modules has it")
+        }
+        Some(bus) => check(NAME, Outcome::Warning, format!("no virtio; the disk goes to {bus}")),
+        None if kernel.drivers.modules_dir.is_none() => {
+            check(NAME, Outcome::Warning, "not known: the guest has no modules for this kernel")
+        }
+        None => check(NAME, Outcome::Bad, "no driver for any disk that KVM offers"),
+    }
+}
+
+fn root_by_uuid(report: &Report) -> Option<Check> {
+    let guest = report.command_line.as_ref()?.guest.as_deref()?;
+    let root = guest.split_ascii_whitespace().rev().find_map(|w| w.strip_prefix("root="));
+    let lasting = root.is_some_and(|r| {
+        ["UUID=", "LABEL=", "PARTUUID=", "/dev/mapper/"].iter().any(|p| r.starts_with(p))
+    });
+    let said = root.map_or("the boot menu names no root".into(), |r| format!("root={r}"));
+    check("root", if lasting { Outcome::Good } else { Outcome::Mended }, said)
+}
+
+fn mended(report: &Report, step: &str) -> bool {
+    report.edits.iter().any(|e| e.step == step)
+}
+
+fn fstab(report: &Report) -> Option<Check> {
+    let guest = report.guest.as_ref()?;
+    if guest.fstab.is_empty() {
+        return check("fstab", Outcome::Warning, "/etc/fstab has no entries");
+    }
+    let foreign = guest.fstab.iter().filter(|e| e.machine_dependent);
+    let named: Vec<&str> = foreign.map(|e| e.source.as_str()).collect();
+    match (named.is_empty(), mended(report, "fstab")) {
+        (true, _) => check("fstab", Outcome::Good, "names no disk of the old machine"),
+        (false, true) => check("fstab", Outcome::Mended, format!("names {}", named.join(", "))),
+        // What is left after the edits was found harmless: it has nofail.
+        (false, false) => check("fstab", Outcome::Warning, format!("names {}", named.join(", "))),
+    }
+}
+
+fn network(report: &Report) -> Option<Check> {
+    let network = &report.guest.as_ref()?.network;
+    let boots = report.command_line.as_ref().map_or("", |c| c.boots.as_str());
+    let names = network.names.join(", ");
+    let old = network.names.iter().any(|n| n.starts_with("eth") || n.starts_with("enX"));
+    match (network.names.is_empty(), old) {
+        (true, _) => check("network", Outcome::Good, "the configuration names no interface"),
+        (false, true) if boots.contains("net.ifnames=0") => {
+            check("network", Outcome::Mended, format!("configures {names}"))
+        }
+        (false, true) => {
+            check("network", Outcome::Warning, format!("configures {names}; it may be ens3 here"))
+        }
+        (false, false) => check(
+            "network",
+            Outcome::Warning,
+            format!("configures {names}, which hang on where the card is plugged in"),
+        ),
+    }
+}
+
+fn console(report: &Report) -> Option<Check> {
+    let console = &report.guest.as_ref()?.console;
+    let is_xen = |t: &&String| t.starts_with("hvc") || t.starts_with("xvc");
+    let xen: Vec<&str> = console.terminals.iter().filter(is_xen).map(String::as_str).collect();
+    let edited = ["inittab", "upstart", "systemd-console", "openrc", "securetty"]
+        .iter()
+        .any(|step| mended(report, step));
+    if edited {
+        let what = if xen.is_empty() { "no root login on ttyS0".into() } else { xen.join(", ") };
+        return check("console", Outcome::Mended, format!("login on {what} moves to ttyS0"));
+    }
+    match xen.is_empty() {
+        true => check("console", Outcome::Good, "no login waits for a console of Xen"),
+        false => check("console", Outcome::Warning, format!("a login on {}", xen.join(", "))),
+    }
+}
+
+fn shadow(report: &Report) -> Option<Check> {
+    let (outcome, detail) = match report.guest.as_ref()?.root_account {
+        RootAccount::Password => (Outcome::Good, "root has a password"),
+        RootAccount::Locked => (Outcome::Good, "root has no password that works: log in by key"),
+        RootAccount::NoPassword => (Outcome::Warning, "root needs no password"),
+        RootAccount::Missing => (Outcome::Warning, "/etc/shadow has no line for root"),
+        RootAccount::NoFile => (Outcome::Warning, "/etc/shadow cannot be read"),
+    };
+    check("shadow", outcome, detail)
+}
+
+fn clean(report: &Report, plan: &Plan) -> Option<Check> {
+    let (disk, number) = plan.root?;
+    let partition = report.disks.get(disk)?.partitions.iter().find(|p| p.number == number)?;
+    match partition.journal? {
+        super::Journal::Clean => check("journal", Outcome::Good, "the filesystem is clean"),
+        super::Journal::Dirty => check(
+            "journal",
+            Outcome::Mended,
+            "the guest was not shut down; its journal is replayed in the overlay",
+        ),
+    }
+}
+
+fn tools(report: &Report) -> Option<Check> {
+    let tools = &report.guest.as_ref()?.tools;
+    let foreign: Vec<_> = tools.iter().filter(|t| t.hypervisor != Hypervisor::Kvm).collect();
+    let names: Vec<String> =
+        foreign.iter().map(|t| format!("{} ({})", t.name, t.hypervisor)).collect();
+    let names = names.join(", ");
+    if foreign.is_empty() {
+        return check("tools", Outcome::Good, "no tools of another hypervisor");
+    }
+    if mended(report, "agents") {
+        return check("tools", Outcome::Mended, format!("{names}: disabled where it would fail"));
+    }
+    match foreign.iter().any(|t| t.clashes) {
+        true => check("tools", Outcome::Warning, format!("{names}: better uninstalled")),
+        false => check("tools", Outcome::Good, format!("{names}: does nothing without Xen")),
+    }
+}
+
+fn cloud_init(report: &Report) -> Option<Check> {
+    let (outcome, detail) = match report.guest.as_ref()?.cloud_init.as_ref() {
+        None => (Outcome::Good, "not installed"),
+        Some(c) if !c.enabled => (Outcome::Good, "installed, but disabled"),
+        Some(c) if c.nocloud => (Outcome::Good, "takes a seed of --cloud-init"),
+        Some(_) => (Outcome::Warning, "its list of sources has no NoCloud: a seed is not seen"),
+    };
+    check("cloud-init", outcome, detail)
+}
+
+fn firmware(report: &Report) -> Option<Check> {
+    let disk = report.disks.first()?;
+    let efi = report.guest.as_ref().is_some_and(|g| {
+        g.fstab.iter().any(|e| e.mountpoint == "/boot/efi" || e.mountpoint == "/efi")
+    });
+    let table = disk.table;
+    match (table, efi) {
+        ("as it is", _) => check("firmware", Outcome::Good, "a disk of its own; boots by itself"),
+        (_, true) => check(
+            "firmware",
+            Outcome::Good,
+            format!("was made for EFI; boots by BIOS with the direct loader ({table})"),
+        ),
+        (_, false) => check("firmware", Outcome::Good, format!("BIOS ({table})")),
+    }
+}

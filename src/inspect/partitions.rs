@@ -1,0 +1,119 @@
+//! The disks as they would be mounted, and what their partitions hold.
+
+use crate::disk::Source;
+use crate::guest::probe::{Content, ExtKind, HEAD_LEN, probe, uuid_text};
+use crate::guest::usage::{Usage, usage};
+use crate::layout::TableKind;
+use crate::plan::{Plan, PlannedDisk};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// A disk.
+#[derive(Debug, Serialize)]
+pub struct DiskReport {
+    /// Name of its file in a mount.
+    pub file: String,
+    /// The guest's name for it under Xen.
+    pub vdev: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// `mbr`, `gpt`, or `as it is` for an image that is a disk already.
+    pub table: &'static str,
+    /// `bios` when this disk boots; `None` when another one does.
+    pub firmware: Option<&'static str>,
+    /// Its partitions, or what the whole of it holds.
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// A partition.
+#[derive(Debug, Serialize)]
+pub struct PartitionReport {
+    /// Its number; 0 for a disk that is one image as it is.
+    pub number: u32,
+    /// Where it starts on the disk, in bytes.
+    pub start: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// What it holds in a word: `ext4`, `xfs`, `swap`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// UUID of the filesystem or swap area.
+    pub uuid: Option<String>,
+    /// Its label.
+    pub label: Option<String>,
+    /// Size of the filesystem, and how much of it is taken.
+    pub usage: Option<Usage>,
+    /// State of its journal; `None` for what has none or is not known.
+    pub journal: Option<Journal>,
+    /// The image that it is; `None` for one that is made up.
+    pub image: Option<PathBuf>,
+}
+
+/// State of a journal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Journal {
+    /// Nothing waits in it.
+    Clean,
+    /// It must be replayed: the guest was not shut down.
+    Dirty,
+}
+
+/// The disks of `plan`.
+pub(super) fn disks(plan: &Plan) -> Vec<DiskReport> {
+    plan.disks.iter().enumerate().map(|(i, disk)| report(disk, i == 0 && !disk.cdrom)).collect()
+}
+
+fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
+    let regions = disk.disk.table();
+    let image = |start: u64| {
+        let region = regions.regions().iter().find(|r| r.start == start)?;
+        match &region.source {
+            Source::Image { image, .. } => Some(image.path().to_path_buf()),
+            _ => None,
+        }
+    };
+    let partitions = match &disk.layout {
+        Some(layout) => layout.partitions.iter().map(|p| (p.number, p.start, p.len)).collect(),
+        None => vec![(0, 0, disk.disk.len())],
+    };
+    let partition = |(number, start, size): (u32, u64, u64)| {
+        let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
+        let content = match disk.disk.read_at(&mut head, start) {
+            Ok(()) => probe(&head, size),
+            Err(_) => Content::Unknown,
+        };
+        PartitionReport {
+            number,
+            start,
+            size,
+            kind: content.short_name().into(),
+            uuid: content.uuid().map(|uuid| uuid_text(&uuid)),
+            label: content.label().map(str::to_owned),
+            usage: usage(&head),
+            journal: journal(&content),
+            image: image(start),
+        }
+    };
+    DiskReport {
+        file: disk.file.clone(),
+        vdev: disk.vdev.clone(),
+        size: disk.disk.len(),
+        table: match disk.layout.as_ref().map(|l| l.table) {
+            Some(TableKind::Mbr) => "mbr",
+            Some(TableKind::Gpt) => "gpt",
+            None => "as it is",
+        },
+        firmware: boots.then_some("bios"),
+        partitions: partitions.into_iter().map(partition).collect(),
+    }
+}
+
+fn journal(content: &Content) -> Option<Journal> {
+    match content {
+        Content::Ext { kind: ExtKind::Ext2, .. } => None,
+        Content::Ext { needs_recovery: true, .. } => Some(Journal::Dirty),
+        Content::Ext { .. } => Some(Journal::Clean),
+        _ => None,
+    }
+}

@@ -1,0 +1,134 @@
+//! The answer that a person wants.
+
+use super::checks::{Outcome, early_bus, has_virtio};
+use super::{EditReport, Report};
+use crate::Error;
+use crate::plan::Plan;
+use serde::Serialize;
+
+/// Whether the guest boots on KVM.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// As it is.
+    Boots,
+    /// With what synthdisk changes in the overlay or on the command line.
+    BootsWithEdits,
+    /// Not as it is.
+    #[default]
+    DoesNotBoot,
+}
+
+/// The answer, and why.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verdict {
+    /// In a word, for scripts.
+    pub answer: Answer,
+    /// In a sentence, for a person.
+    pub text: String,
+    /// What the user can do about it; `None` when there is nothing to be done.
+    pub advice: Option<String>,
+}
+
+fn no(text: impl Into<String>, advice: &str) -> Verdict {
+    Verdict {
+        answer: Answer::DoesNotBoot,
+        text: format!("does not boot: {}", text.into()),
+        advice: Some(advice.into()),
+    }
+}
+
+/// The verdict on `report`; `failure` is why no boot could be planned.
+pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> Verdict {
+    if let Some(e) = failure {
+        // Most of these sentences say themselves what can be done.
+        return no(e.to_string(), "give a kernel with --kernel and --initrd, or mend what it says");
+    }
+    if plan.boot.is_none() {
+        let whole = plan.disks.first().is_some_and(|d| d.layout.is_none());
+        return match whole {
+            true => Verdict {
+                answer: Answer::Boots,
+                text: "boots by its own boot loader: the image is a whole disk".into(),
+                advice: None,
+            },
+            false => no("it has no boot loader of ours", "leave out --bootloader none"),
+        };
+    }
+    let bad = report.checks.iter().find(|c| c.outcome == Outcome::Bad);
+    if let Some(bad) = bad {
+        let advice = "give a kernel that has the drivers, with --kernel and --initrd";
+        return no(bad.detail.clone(), advice);
+    }
+    let mut changes = Vec::new();
+    let files = files(&report.edits);
+    if !files.is_empty() {
+        changes.push(format!("edits in {}", files.join(", ")));
+    }
+    if report.command_line.as_ref().is_some_and(|c| !c.changes.is_empty()) {
+        changes.push("changes to its command line".into());
+    }
+    let default = report.kernels.iter().find(|k| k.default);
+    let mut advice = None;
+    if let Some(kernel) = default {
+        match early_bus(&kernel.drivers) {
+            Some("virtio") => {}
+            _ if has_virtio(&kernel.drivers) => {
+                changes.push("virtio drivers for its initrd".into())
+            }
+            Some(bus) => {
+                changes.push(format!("its disk on {bus}"));
+                advice =
+                    Some(format!("QEMU must offer the disk on {bus}, as `synthdisk run` does"));
+            }
+            None => {}
+        }
+    }
+    match changes.is_empty() {
+        true => Verdict { answer: Answer::Boots, text: "boots as it is".into(), advice },
+        false => Verdict {
+            answer: Answer::BootsWithEdits,
+            text: format!("boots, with {}", and(&changes)),
+            advice,
+        },
+    }
+}
+
+/// The files that are edited, each once, those that matter to a reader first.
+fn files(edits: &[EditReport]) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for edit in edits {
+        if !out.contains(&edit.path) {
+            out.push(edit.path.clone());
+        }
+    }
+    const SHOWN: usize = 5;
+    if out.len() > SHOWN + 1 {
+        let more = out.len() - SHOWN;
+        out.truncate(SHOWN);
+        out.push(format!("{more} more files"));
+    }
+    out
+}
+
+fn and(parts: &[String]) -> String {
+    match parts {
+        [] => String::new(),
+        [one] => one.clone(),
+        [head @ .., last] => format!("{} and {last}", head.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists() {
+        let of = |n: usize| and(&(0..n).map(|i| i.to_string()).collect::<Vec<_>>());
+        assert_eq!([of(0), of(1), of(2), of(3)], ["", "0", "0 and 1", "0, 1 and 2"]);
+        let edit = |path: usize| EditReport { path: format!("/{path}"), why: "".into(), step: "" };
+        let edits: Vec<_> = (0..9).chain(0..9).map(edit).collect();
+        assert_eq!(files(&edits), ["/0", "/1", "/2", "/3", "/4", "4 more files"]);
+    }
+}

@@ -1,0 +1,266 @@
+//! Drivers for virtio that a guest's initrd lacks: taken from the guest's own modules, put into one
+//! more initrd in the boot gap.
+//!
+//! The extra initrd lies in front of the guest's. It holds the modules and a small program
+//! ([`insmod`](mod@crate::boot::insmod)) that `rdinit=` on the command line starts first; the program
+//! loads the modules and becomes the guest's own `/init`. So it does not matter who made the guest's
+//! initrd and what is in it. In front, because Linux can't tell where data that lz4 packed end.
+//!
+//! Looking into an initrd takes a good part of a second, so it is done only in doubt: when drivers
+//! are not part of the kernel, and the guest is not set up to make initrds for any machine.
+
+mod cpio;
+
+use super::hardware::{Hardware, card, other_bus};
+use super::payload::PayloadFile;
+use crate::boot::insmod::{Bits, program};
+use crate::disk::Source;
+use crate::guest::drivers::{KernelDrivers, Modules};
+use crate::guest::ext4::Ext4Fs;
+use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
+use crate::guest::initrd::{Compression, Initrd, made_for_any_machine};
+use crate::layout::Ids;
+use crate::qemu::{DiskBus, NicModel};
+use crate::{Error, ErrorKind, Result};
+use cpio::Archive;
+
+/// Where the extra initrd's files lie. The guest's initrd has no such directory.
+const DIR: &str = "synthdisk";
+/// Most bytes of all modules together; those of virtio have some 200 kB.
+const MAX_MODULES: usize = 64 << 20;
+/// The drivers that make a virtio disk show.
+const NEEDED: [(&str, &str); 2] = [("virtio_pci", "VIRTIO_PCI"), ("virtio_blk", "VIRTIO_BLK")];
+
+/// What a first look at the guest's root filesystem tells of its kernel's drivers.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    version: String,
+    nic: NicModel,
+    /// Drivers that only the initrd can have in time, and perhaps has not.
+    doubtful: Vec<&'static str>,
+}
+
+/// A first look, which costs a few small files. `made` is when the guest's initrd was made, in
+/// seconds since 1970; `None` when it has none, or one that is not the guest's own. `None` is for
+/// a kernel without modules in `fs`, of which nothing is known.
+pub(super) fn look(fs: &dyn GuestFs, version: Option<&str>, made: Option<i64>) -> Option<Look> {
+    let version = version?;
+    let modules = Modules::open(fs, version)?;
+    let outside = NEEDED.iter().filter(|(name, config)| !modules.is_builtin(name, config));
+    let mut doubtful: Vec<&str> = outside.map(|(name, _)| *name).collect();
+    if !doubtful.is_empty() && made.is_some_and(|made| made_for_any_machine(fs, made)) {
+        doubtful.clear();
+    }
+    Some(Look { version: version.to_owned(), nic: card(&modules), doubtful })
+}
+
+/// As [`look`], at the root filesystem in `reader`.
+pub(super) fn look_into(
+    reader: impl ReadAt + Send + 'static,
+    version: Option<&str>,
+    made: Option<i64>,
+) -> Option<Look> {
+    look(&Ext4Fs::open(reader).ok()?, version, made)
+}
+
+/// What is to be done about the guest's drivers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Remedy {
+    /// The initrd to put in front of the guest's.
+    pub(super) initrd: Option<PayloadFile>,
+    /// The command line that goes with it.
+    pub(super) cmdline: String,
+    /// The machine that the guest can boot on.
+    pub(super) hardware: Hardware,
+    /// What a user should know even without having asked.
+    pub(super) warning: Option<String>,
+}
+
+/// Make sure that the kernel sees its disk. `root` is the root filesystem, `initrds` are those that
+/// boot with `cmdline`; `extra` says whether an initrd may be added to them.
+pub(super) fn remedy(
+    look: &Look,
+    root: impl ReadAt + Send + 'static,
+    initrds: &[PayloadFile],
+    cmdline: &str,
+    extra: bool,
+) -> Remedy {
+    let hardware = Hardware { nic: look.nic, ..Hardware::default() };
+    let mut out = Remedy { cmdline: cmdline.to_owned(), hardware, ..Remedy::default() };
+    if look.doubtful.is_empty() {
+        return out;
+    }
+    if let Err(e) = mend(look, root, initrds, extra, &mut out) {
+        let what = "it is not known whether the guest's initrd has a driver for its disk";
+        out.warning = Some(format!("{what}: {e}"));
+    }
+    out
+}
+
+fn mend(
+    look: &Look,
+    root: impl ReadAt + Send + 'static,
+    initrds: &[PayloadFile],
+    extra: bool,
+    out: &mut Remedy,
+) -> Result<()> {
+    let mut found: Option<Initrd> = None;
+    for file in initrds {
+        let next = Initrd::find(&mut InitrdFile(file), &look.version, &look.doubtful)?;
+        match &mut found {
+            Some(found) => found.join(next),
+            None => found = Some(next),
+        }
+    }
+    let has = |name: &&&str| found.as_ref().is_some_and(|i| i.has_driver(&look.version, name));
+    let lacking: Vec<&str> = look.doubtful.iter().filter(|name| !has(name)).copied().collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let fs = Ext4Fs::open(root)?;
+    let no_modules = || Error::new(ErrorKind::NotFound, "the guest's modules have gone");
+    let modules = Modules::open(&fs, &look.version).ok_or_else(no_modules)?;
+    let drivers = KernelDrivers::of(Some(&modules), &look.version, found.as_ref());
+    let (init, cmdline) = with_rdinit(&out.cmdline);
+    let able = found.as_ref().is_some_and(|initrd| extra && can_be_joined(initrd, &init));
+    let built = if able { build(&modules, &drivers, &lacking, &init) } else { Ok(None) };
+    if let Ok(Some(built)) = built {
+        out.initrd = Some(built);
+        out.cmdline = cmdline;
+        return Ok(());
+    }
+    if let Some(problem) = found.as_ref().and_then(|i| i.problem.as_deref()) {
+        return Err(Error::new(ErrorKind::Corrupt, problem));
+    }
+    let lacks = format!("the guest's initrd has no {}", lacking.join(" and no "));
+    let why = built.err().map(|e| format!(" ({e})")).unwrap_or_default();
+    out.warning = Some(match other_bus(&drivers) {
+        Some(bus) => {
+            out.hardware.bus = bus;
+            format!("{lacks}{why}, so its disk must be plugged into {}", bus_name(bus))
+        }
+        None => format!(
+            "{lacks}{why}, nor a driver for another disk of KVM's: it will not find its root \
+             filesystem; make a new initrd in the guest, or name one by --kernel and --initrd"
+        ),
+    });
+    Ok(())
+}
+
+/// A bus as people call it.
+pub(super) fn bus_name(bus: DiskBus) -> &'static str {
+    match bus {
+        DiskBus::Virtio => "virtio",
+        DiskBus::VirtioScsi => "virtio-scsi",
+        DiskBus::Nvme => "NVMe",
+        DiskBus::Ahci => "AHCI",
+        DiskBus::Ide => "IDE",
+    }
+}
+
+/// Whether Linux takes `initrd` for what it is with one more in front of it: an archive, and not
+/// the image of a disk, as up to Linux 2.6; and whether it has the `init` to go on with.
+fn can_be_joined(initrd: &Initrd, init: &str) -> bool {
+    let unread = initrd.segments.iter().any(|s| s.compression == Compression::Lzo);
+    let has_init = initrd.entries.contains_key(init.trim_start_matches('/'));
+    unread || (!initrd.entries.is_empty() && (has_init || initrd.problem.is_some()))
+}
+
+/// What Linux would start in the initrd, and the command line that has it start our program.
+fn with_rdinit(cmdline: &str) -> (String, String) {
+    let (kernel, init_args) = match cmdline.split_once(" -- ") {
+        Some((kernel, args)) => (kernel, format!(" -- {args}")),
+        None => (cmdline, String::new()),
+    };
+    let is_rdinit = |word: &&str| word.starts_with("rdinit=");
+    let given = kernel.split(' ').rfind(is_rdinit).and_then(|w| w.strip_prefix("rdinit="));
+    let init = given.filter(|path| path.starts_with('/')).unwrap_or("/init").to_owned();
+    let words: Vec<&str> = kernel.split(' ').filter(|w| !is_rdinit(w)).collect();
+    (init, format!("{} rdinit=/{DIR}/init{init_args}", words.join(" ").trim_end()))
+}
+
+/// The extra initrd with the drivers that are `lacking`; `None` when the guest does not have them.
+///
+/// # Errors
+/// Those of reading the modules.
+fn build(
+    modules: &Modules<'_>,
+    drivers: &KernelDrivers,
+    lacking: &[&str],
+    init: &str,
+) -> Result<Option<PayloadFile>> {
+    let mut paths: Vec<String> = Vec::new();
+    for driver in lacking {
+        let Some(chain) = modules.chain(driver) else { return Ok(None) };
+        paths.extend(chain);
+    }
+    // Under Xen the same initrd found its root filesystem, but perhaps with another kernel.
+    if !["ext4", "ext3", "ext2"].iter().any(|name| drivers.early(&[name])) {
+        // ext4 asks for it by its purpose and not by its name.
+        for driver in ["crc32c_generic", "ext4"] {
+            paths.extend(modules.chain(driver).unwrap_or_default());
+        }
+    }
+    let mut archive = Archive::default();
+    archive.dir(DIR)?;
+    let mut bits = None;
+    let (mut loaded, mut names) = (Vec::new(), Vec::new());
+    let mut total = 0;
+    for path in paths {
+        let name = crate::guest::initrd::module_name(&path).unwrap_or_default();
+        if names.contains(&name) {
+            continue;
+        }
+        let module = modules.load(&path)?;
+        total += module.len();
+        if total > MAX_MODULES {
+            return Err(Error::new(ErrorKind::TooLarge, "the guest's modules are too large"));
+        }
+        bits = Some(Bits::of_module(&module)?);
+        archive.file(&format!("{DIR}/{name}.ko"), 0o644, &module)?;
+        loaded.push(format!("/{DIR}/{name}.ko"));
+        names.push(name);
+    }
+    let Some(bits) = bits else { return Ok(None) };
+    archive.file(&format!("{DIR}/init"), 0o755, &program(bits, init, &loaded)?)?;
+    let bytes = archive.finish()?;
+    Ok(Some(PayloadFile {
+        origin: format!("{} from {} in the guest", names.join(", "), modules.dir()),
+        len: bytes.len() as u64,
+        identity: Ids::fingerprint(&[&bytes]).as_bytes().to_vec(),
+        source: Source::Bytes(bytes.into()),
+    }))
+}
+
+/// An initrd of the payload, wherever it lies, as a file to look into.
+struct InitrdFile<'a>(&'a PayloadFile);
+
+impl GuestFile for InitrdFile<'_> {
+    fn len(&self) -> u64 {
+        self.0.len
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let left = self.0.len.saturating_sub(offset);
+        let n = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
+        let buf = &mut buf[..n];
+        match &self.0.source {
+            Source::Bytes(bytes) => {
+                // As long as the file is.
+                let there = usize::try_from(offset).ok().and_then(|at| bytes.get(at..at + n));
+                there
+                    .map(|there| buf.copy_from_slice(there))
+                    .ok_or(ErrorKind::Io)
+                    .map_err(|_| std::io::ErrorKind::UnexpectedEof.into())
+            }
+            Source::Zeros => {
+                buf.fill(0);
+                Ok(())
+            }
+            Source::Image { image, offset: start } => image.read_at(buf, start + offset),
+            Source::File(file) => file.read_at(buf, offset),
+        }
+        .map_err(|e| Error::io(format!("cannot read {}", self.0.origin), e))?;
+        Ok(n)
+    }
+}

@@ -1,0 +1,146 @@
+//! `synthdisk finalize` to the formats that qemu-img writes.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::field::{Field, mount};
+use common::hash::sha256;
+use common::mount::Mount;
+use common::process::{SYNTHDISK, command, expect_failure, output, run, run_text, text};
+use common::tiny::Tiny;
+use serde_json::Value;
+
+fn arg(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn info(path: &Path) -> Value {
+    let told = run_text("qemu-img", &["info", "--output=json", arg(path)]);
+    serde_json::from_str(&told).expect("qemu-img says JSON")
+}
+
+#[test]
+fn every_format_holds_what_disk_raw_shows() {
+    // 40001 sectors of swap: a size that no CHS geometry gives.
+    let (field, config) = Field::xen_tools();
+    let source = ["--config", &config, "--align", "2M"];
+    let mounted = mount(&config, &source[2..]);
+    let disk = mounted.disk();
+    let len = fs::metadata(&disk).unwrap().len();
+    let dir = field.path("out");
+    fs::create_dir(&dir).unwrap();
+    for (name, format, options) in [
+        ("a.qcow2", "qcow2", &[][..]),
+        ("z.qcow2", "qcow2", &["--compress", "-O", "cluster_size=128k,compression_type=zstd"]),
+        ("dynamic.vhd", "vpc", &[]),
+        ("fixed.vhd", "vhd", &["-O", "subformat=fixed"]),
+        ("a.vhdx", "vhdx", &[]),
+        ("a.vmdk", "vmdk", &[]),
+        ("stream.vmdk", "vmdk", &["--compress"]),
+    ] {
+        let out = dir.join(name);
+        let args = [
+            &["finalize", "--json", "-q", "--verify", "--checksum", "--format", format],
+            options,
+            &source,
+            &["-o", arg(&out)],
+        ]
+        .concat();
+        let told: Value = serde_json::from_str(&run_text(SYNTHDISK, &args)).expect("JSON");
+        let format = if format == "vhd" { "vpc" } else { format };
+        assert_eq!(told["files"][0]["sha256"], sha256(&out).as_str(), "{name}");
+        assert_eq!(told["files"][0]["format"], format, "{name}");
+        run("qemu-img", &["compare", "-f", "raw", "-F", format, arg(&disk), arg(&out)]);
+        // A size that was rounded would be another disk.
+        assert_eq!(told["files"][0]["disk_length"], len, "{name}");
+        let found = info(&out);
+        if name == "fixed.vhd" {
+            // Its footer is at the end, so it looks raw from the front.
+            assert_eq!(fs::metadata(&out).unwrap().len(), len + 512);
+        } else {
+            assert_eq!(found["format"], format, "{name}");
+            assert_eq!(found["virtual-size"], len, "{name}");
+        }
+        if name.ends_with("qcow2") {
+            run("qemu-img", &["check", arg(&out)]);
+        }
+    }
+    let plain = fs::metadata(dir.join("a.qcow2")).unwrap().len();
+    assert!(fs::metadata(dir.join("z.qcow2")).unwrap().len() < plain);
+    assert_eq!(info(&dir.join("z.qcow2"))["cluster-size"], 128 << 10);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 7, "nothing but the results");
+    // The name inside is the file's own.
+    let head = String::from_utf8_lossy(&fs::read(dir.join("a.vmdk")).unwrap()[..4096]).into_owned();
+    assert!(head.contains("\"a.vmdk\""), "{head}");
+}
+
+#[test]
+fn a_partition_can_be_converted() {
+    let tiny = Tiny::new();
+    let mounted = Mount::new(&[], &tiny.image);
+    let out = tiny.file("root.qcow2");
+    let args = ["finalize", "--format", "qcow2", "--partition", "1", arg(&tiny.image), "-o"];
+    run(SYNTHDISK, &[&args[..], &[arg(&out)]].concat());
+    run("qemu-img", &["compare", arg(&mounted.part(1)), arg(&out)]);
+    let other = tiny.file("other.qcow2");
+    let args = ["finalize", "--format", "qcow2", "--partition", "9", arg(&tiny.image), "-o"];
+    let said = expect_failure(&[&args[..], &[arg(&other)]].concat(), 1);
+    assert!(said.contains("no partition 9"), "{said}");
+    assert!(!other.exists());
+}
+
+#[test]
+fn wrong_options_are_told_before_any_work() {
+    for args in [
+        &["--format", "vhdx", "--compress"][..],
+        &["--compress"],
+        &["-O", "size=1"],
+        &["--format", "qcow2", "-O", "cluster_size"],
+        &["--format", "vmdk", "-O", "subformat=twoGbMaxExtentSparse"],
+        &["--format", "qcow2", "--reflink", "always"],
+        &["--format", "qcow9"],
+    ] {
+        let all = [&["finalize", "/missing", "-o", "/tmp/x"], args].concat();
+        let done = output(SYNTHDISK, &all);
+        assert_eq!(done.status.code(), Some(2), "{args:?}: {}", text(&done.stderr));
+    }
+}
+
+#[test]
+fn qemu_img_tells_what_is_wrong_and_leaves_nothing() {
+    let tiny = Tiny::new();
+    let dir = tiny.file("out");
+    fs::create_dir(&dir).unwrap();
+    let out = dir.join("a.qcow2");
+    let args = ["finalize", "-q", "--format", "qcow2", "-O", "cluster_size=7", arg(&tiny.image)];
+    let said = expect_failure(&[&args[..], &["-o", arg(&out)]].concat(), 1);
+    assert!(said.contains("qemu-img") && said.contains("luster size"), "{said}");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    // Without the program.
+    let path = tiny.file("bin");
+    fs::create_dir(&path).unwrap();
+    let done = command(SYNTHDISK)
+        .args(["finalize", "-q", "--format", "qcow2", arg(&tiny.image), "-o", arg(&out)])
+        .env("PATH", &path)
+        .output()
+        .unwrap();
+    let said = text(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("qemu-utils") && said.lines().count() == 1, "{said}");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+}
+
+#[test]
+fn a_result_is_no_more_open_than_the_image() {
+    let tiny = Tiny::new();
+    fs::set_permissions(&tiny.image, fs::Permissions::from_mode(0o600)).unwrap();
+    for (format, name) in [("raw", "a.raw"), ("qcow2", "a.qcow2")] {
+        let out = tiny.file(name);
+        run(SYNTHDISK, &["finalize", "--format", format, arg(&tiny.image), "-o", arg(&out)]);
+        let mode = fs::metadata(&out).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{format}: {mode:o}");
+    }
+}
