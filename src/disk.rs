@@ -4,6 +4,7 @@
 //! Knows nothing of guests, Xen or FUSE; calls only `image`.
 
 mod check;
+mod extents;
 mod header;
 mod marks;
 mod overlay;

@@ -6,10 +6,12 @@
 //! `fuse` for that mount, and `run` for child processes and signals. Which disks there are, `plan`
 //! has decided before.
 
+mod backing;
 mod check;
 mod contents;
 mod convert;
 mod copy;
+mod delta;
 mod identity;
 mod live;
 mod private;
@@ -20,10 +22,12 @@ mod sweep;
 mod target;
 mod write;
 
+pub use backing::Backing;
 pub use check::{sha256, verify};
 pub use contents::{Contents, DiskRange, Lender, OpenFile};
 pub use convert::{Conversion, ConvertOptions, Converted, Format, compare, convert};
 pub use copy::{Copied, CopyOptions, Reflink, to_device, to_file};
+pub use delta::write_delta;
 pub use identity::refuse_sources;
 pub use live::{LiveMount, open_live_disk};
 pub use private::with_mount;

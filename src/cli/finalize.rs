@@ -7,9 +7,9 @@ use super::args::SourceArgs;
 use super::mount::{adapt, files, not_adapted};
 use crate::disk::temporary_dir;
 use crate::finalize::{
-    Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile, Pending, Reflink,
-    Request, Target, common_mode, open_live_disk, shares_blocks, with_mount, write_converted,
-    write_raw,
+    Backing, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile, Pending,
+    Reflink, Request, Target, common_mode, open_live_disk, shares_blocks, with_mount,
+    write_converted, write_delta, write_raw,
 };
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::run::Stop;
@@ -39,6 +39,17 @@ pub(super) struct FinalizeArgs {
     #[arg(long, value_name = "DIR")]
     overlay_dir: Option<PathBuf>,
 
+    /// Write what differs from --backing when one looks through this overlay: a qcow2 file that
+    /// boots over --backing without synthdisk
+    #[arg(long, value_name = "FILE", requires = "backing")]
+    #[arg(conflicts_with_all = ["overlay", "overlay_dir", "partition", "compress", "options"])]
+    delta: Option<PathBuf>,
+
+    /// The golden image under --delta: a disk that `finalize` wrote from the same images, raw or
+    /// qcow2, which must not change any more
+    #[arg(long, value_name = "FILE", requires = "delta")]
+    backing: Option<PathBuf>,
+
     #[command(flatten)]
     result: ResultArgs,
 }
@@ -53,7 +64,7 @@ struct ResultArgs {
     output: PathBuf,
 
     /// File format
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, conflicts_with = "delta")]
     format: Format,
 
     /// Compress (qcow2, vmdk)
@@ -96,7 +107,10 @@ struct ResultArgs {
 
 /// Write the disks out.
 pub(super) fn run(args: FinalizeArgs) -> Result<()> {
-    let result = args.result;
+    let mut result = args.result;
+    if args.delta.is_some() {
+        result.format = Format::Qcow2;
+    }
     let conversion = Conversion {
         format: result.format,
         compress: result.compress,
@@ -115,7 +129,7 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
         (None, [path]) => LiveMount::at(path)?,
         _ => None,
     };
-    let overlay = match (args.overlay, args.overlay_dir) {
+    let overlay = match (args.overlay.or(args.delta), args.overlay_dir) {
         (Some(file), _) => Some(OverlayChoice::File(file)),
         (None, dir) => dir.map(OverlayChoice::Dir),
     };
@@ -131,11 +145,15 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
     };
     let pending = match live {
         Some(_) if overlay.is_some() => {
-            let what = "a mount has its overlay already; leave out --overlay";
+            let what = "a mount has its overlay already; leave out --overlay, or name the images";
             return Err(Error::new(ErrorKind::Usage, what));
         }
         Some(live) => write_live(&live, &result, &request)?,
-        None => write_planned(args.source.into_options(args.paths)?, overlay, &result, &request)?,
+        None => {
+            let options = args.source.into_options(args.paths)?;
+            let backing = args.backing.as_deref();
+            write_planned(options, overlay, backing, &result, &request)?
+        }
     };
     let written = pending.into_iter().map(Pending::publish).collect::<Result<Vec<_>>>()?;
     print::results(&written, result.json, result.quiet);
@@ -146,6 +164,7 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
 fn write_planned(
     options: SourceOptions,
     overlay: Option<OverlayChoice>,
+    backing: Option<&Path>,
     result: &ResultArgs,
     request: &Request<'_>,
 ) -> Result<Vec<Pending>> {
@@ -155,14 +174,27 @@ fn write_planned(
         None => OverlayChoice::Temporary(scratch),
     };
     let mut plan = Plan::build(&options, &choice)?;
+    let backing = backing.map(Backing::open).transpose()?;
+    // With a golden image there is one overlay, and so one disk that it can be about.
+    let over = backing.as_ref().and_then(|_| plan.disks.iter().position(|d| d.overlay.is_some()));
+    if let Some(backing) = &backing {
+        let nothing = "no disk of this guest can be written to, so it has no delta";
+        let over = over.ok_or_else(|| Error::new(ErrorKind::Invalid, nothing))?;
+        backing.check_same_base(&plan.disks[over].disk.table())?;
+    }
     // It is about what a mount would boot.
     plan.boot = None;
     let mut sources = plan.images.clone();
     let mode = common_mode(&sources);
     sources.extend(plan.disks.iter().filter_map(|d| d.overlay.clone()));
+    sources.extend(backing.iter().map(|b| b.path().to_path_buf()));
     sources.extend(options.config.into_iter().chain(options.kernel).chain(options.initrds));
-    let disks: Vec<_> = plan.disks.iter().map(disk_of).collect();
-    let outputs = choose(&disks, result, &sources, mode, request.force)?;
+    let chosen = plan.disks.iter().enumerate().filter(|(i, _)| over.is_none_or(|over| over == *i));
+    let disks: Vec<_> = chosen.map(|(_, planned)| disk_of(planned)).collect();
+    let mut outputs = choose(&disks, result, &sources, mode, request.force)?;
+    if let Some(over) = over {
+        outputs.iter_mut().for_each(|output| output.index = over);
+    }
     if !request.quiet {
         plan.notes.iter().for_each(|note| eprintln!("note:    {note}"));
     }
@@ -173,7 +205,7 @@ fn write_planned(
             eprint!("{said}");
         }
     };
-    if result.format != Format::Raw {
+    if result.format != Format::Raw && backing.is_none() {
         return with_mount(files(&plan), |dir| {
             adapt_in(dir);
             let one = |output: Output| {
@@ -197,7 +229,10 @@ fn write_planned(
             None => DiskRange::whole(Arc::clone(&planned.disk)),
             Some(number) => partition(planned, number)?,
         };
-        write_raw(&Input::Disk(range), output.target, request)
+        match &backing {
+            Some(backing) => write_delta(&range, backing, output.target, request),
+            None => write_raw(&Input::Disk(range), output.target, request),
+        }
     };
     outputs.into_iter().map(one).collect()
 }

@@ -68,11 +68,34 @@ impl Qcow2Overlay {
             header::write_metadata(&file, metadata)?;
             sync_with_directory(&file, path)
                 .map_err(|e| Error::io(format!("cannot write {shown}"), e))?;
-            Self::start(clone(&file)?, len, true)
+            Self::start(clone(&file)?, len, CLUSTER, true)
         };
         build().inspect_err(|_| {
             let _ = std::fs::remove_file(path);
         })
+    }
+
+    /// Make `file`, which is empty, a qcow2 file for others to read: a disk of `len` bytes that shows
+    /// the file named `backing`, of the format `backing_format` (as QEMU calls it), where nothing is
+    /// written. Its clusters are as large as those of an overlay, so that what an overlay holds
+    /// takes no more room in it.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn create_over(
+        file: &File,
+        len: u64,
+        backing: String,
+        backing_format: &str,
+    ) -> Result<Self> {
+        let failed = |e| Error::io("cannot write the qcow2 header", e);
+        Qcow2::<Storage>::create_builder(storage(clone(file)?).map_err(failed)?)
+            .cluster_size(CLUSTER as usize)
+            .size(len)
+            .backing(backing, backing_format.to_owned())
+            .create()
+            .map_err(failed)?;
+        Self::start(clone(file)?, len, CLUSTER, true)
     }
 
     /// Open the overlay at `path` and return it with the metadata that it was created with.
@@ -116,7 +139,9 @@ impl Qcow2Overlay {
             refuse(Error::new(ErrorKind::Unsupported, "it was not made by synthdisk"))
         })?;
         check::check(&file, header.geometry).map_err(refuse)?;
-        let overlay = Self::start(file, header.geometry.disk_len, write).map_err(refuse)?;
+        let cluster = 1 << header.geometry.cluster_bits;
+        let overlay =
+            Self::start(file, header.geometry.disk_len, cluster, write).map_err(refuse)?;
         Ok((overlay, metadata))
     }
 
@@ -125,7 +150,7 @@ impl Qcow2Overlay {
         self.len
     }
 
-    fn start(file: File, len: u64, write: bool) -> Result<Self> {
+    fn start(file: File, len: u64, cluster: u64, write: bool) -> Result<Self> {
         let open = || -> io::Result<_> {
             let storage = storage(file.try_clone()?)?;
             let qcow2 = Qcow2::<Storage>::builder(Arc::clone(&storage))
@@ -136,7 +161,6 @@ impl Qcow2Overlay {
         };
         let (qcow2, storage) = open().map_err(|e| Error::with_source(ErrorKind::Corrupt, "", e))?;
         let format = FormatAccess::new(qcow2);
-        let cluster = 1 << header::read(&file)?.geometry.cluster_bits;
         let format = RwLock::new(format);
         Ok(Self { format, allocating: Mutex::new(()), file, storage, len, cluster })
     }

@@ -16,11 +16,11 @@
 //! The lock therefore covers writes to the side file alone, and nobody who holds it waits for
 //! anybody else: reading the boot gap can lead back to this disk through the guest's files.
 
+use super::extents::one_extent;
 use super::marks::Marks;
 use super::overlay::{Overlay, Run};
 use super::region::RegionTable;
 use super::scratch::Scratch;
-use super::serve::one_extent;
 use crate::image::{Extent, MappedSlice};
 use parking_lot::Mutex;
 use std::io;
@@ -181,17 +181,13 @@ impl Saved {
         Ok((next, pieces))
     }
 
-    /// End the snapshot and give back its space, so that whoever writes has it. Returns whether
-    /// there was any.
-    pub(super) fn give_up(&self, why: &io::Error) -> bool {
-        if self.broken.swap(true, Ordering::SeqCst) {
-            return false;
+    /// End the snapshot; its space is given back when this returns, whoever has ended it first.
+    pub(super) fn give_up(&self, why: &io::Error) {
+        if !self.broken.swap(true, Ordering::SeqCst) {
+            tracing::warn!("a snapshot of the disk ends early, because it cannot be kept: {why}");
         }
-        tracing::warn!("a snapshot of the disk ends early, because it cannot be kept: {why}");
         let _saving = self.saving.lock();
-        let any = self.side.allocated() > 0;
         self.side.clear();
-        any
     }
 
     /// Fill `buf` from `offset`, as it was.
@@ -282,4 +278,27 @@ fn live_read(
         Some(overlay) => overlay.read_at(table, buf, offset),
         None => table.read_at(buf, offset),
     }
+}
+
+/// Do `change` to a range of `overlay`, after its old content was saved if a snapshot needs it. A
+/// snapshot for which there is no room ends; it never costs a writer its write.
+pub(super) fn saving(
+    saved: Option<&Saved>,
+    overlay: &dyn Overlay,
+    (offset, len): (u64, u64),
+    change: impl Fn() -> io::Result<()>,
+) -> io::Result<()> {
+    let Some(saved) = saved else { return change() };
+    saved.protect(overlay, offset, len);
+    match change() {
+        Err(e) if is_full(&e) => {
+            saved.give_up(&e);
+            change()
+        }
+        result => result,
+    }
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,9 +1,10 @@
 //! The disk that faces serve: regions below, an overlay above, and a boot gap that follows what
 //! the guest has installed.
 
+use super::extents::{joined_extents, one_extent};
 use super::overlay::{Base, Overlay, Run};
 use super::region::{Region, RegionTable, Source};
-use super::saved::Saved;
+use super::saved::{Saved, saving};
 use super::snapshot::DiskBytes;
 use crate::Result;
 use crate::image::{Extent, Image, MappedSlice};
@@ -380,67 +381,4 @@ impl Disk {
         let rest = rest.regions().iter().filter(|r| r.start >= gap_end).cloned();
         RegionTable::new(gap.into_iter().chain(rest).collect())
     }
-}
-
-/// Do `change` to a range of `overlay`, after its old content was saved if a snapshot needs it. A
-/// snapshot for which there is no room ends; it never costs a writer its write.
-fn saving(
-    saved: Option<&Saved>,
-    overlay: &dyn Overlay,
-    (offset, len): (u64, u64),
-    change: impl Fn() -> io::Result<()>,
-) -> io::Result<()> {
-    let Some(saved) = saved else { return change() };
-    saved.protect(overlay, offset, len);
-    match change() {
-        Err(e) if is_full(&e) && saved.give_up(&e) => change(),
-        result => result,
-    }
-}
-
-fn is_full(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Whether data is stored at `at`, and up to where (behind `at`, at most `len`) that is known in one
-/// look.
-pub(super) fn one_extent(
-    overlay: Option<&dyn Overlay>,
-    table: &RegionTable,
-    at: u64,
-    len: u64,
-) -> io::Result<Extent> {
-    let (run, n) = match overlay {
-        Some(overlay) => overlay.run_at(at, len - at)?,
-        None => (Run::Base, len - at),
-    };
-    let extent = match run {
-        Run::Data => Extent { data: true, end: at + n },
-        Run::Zero => Extent { data: false, end: at + n },
-        Run::Base => {
-            let found = table.extent_at(at)?;
-            Extent { data: found.data, end: found.end.min(at + n) }
-        }
-    };
-    Ok(Extent { data: extent.data, end: extent.end.clamp(at + 1, len) })
-}
-
-/// The extent at `offset` with its neighbours of the same kind, on a disk of `len` bytes.
-pub(super) fn joined_extents(
-    len: u64,
-    offset: u64,
-    extent_at: impl Fn(u64) -> io::Result<Extent>,
-) -> io::Result<Extent> {
-    let mut whole: Option<Extent> = None;
-    let mut at = offset;
-    while at < len {
-        let one = extent_at(at)?;
-        match &mut whole {
-            None => whole = Some(one),
-            Some(run) if run.data == one.data => run.end = one.end,
-            Some(_) => break,
-        }
-        at = one.end;
-    }
-    Ok(whole.unwrap_or(Extent { data: false, end: len }))
 }

@@ -8,9 +8,10 @@
 //! regions that read them from the live disk would follow what the guest does to them. Copying
 //! them at the moment would hold writes back for as long as a hundred megabytes take.
 
+use super::extents::joined_extents;
 use super::saved::Saved;
 use super::scratch::Scratch;
-use super::serve::{Chunk, Disk, joined_extents};
+use super::serve::{Chunk, Disk};
 use crate::image::Extent;
 use std::io;
 use std::path::Path;

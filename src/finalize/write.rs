@@ -52,13 +52,13 @@ impl Input {
 /// A result that has no name yet; it is gone when dropped, but for what a device holds.
 #[derive(Debug)]
 pub struct Pending {
-    result: Unnamed,
-    written: Written,
-    started: Instant,
+    pub(super) result: Unnamed,
+    pub(super) written: Written,
+    pub(super) started: Instant,
 }
 
 #[derive(Debug)]
-enum Unnamed {
+pub(super) enum Unnamed {
     File(NewFile),
     Converted(Converted),
     Device(Device),

@@ -86,8 +86,8 @@ impl GuestBuilder {
         for (n, disk) in self.disks.iter().enumerate() {
             let file = disk.path.to_string_lossy().replace(',', ",,");
             let mut drive = format!(
-                "file={file},if=none,id=disk{n},format=raw,cache={},aio=threads",
-                disk.cache
+                "file={file},if=none,id=disk{n},format={},cache={},aio=threads",
+                disk.format, disk.cache
             );
             if disk.snapshot {
                 drive.push_str(",snapshot=on");

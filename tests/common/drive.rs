@@ -17,7 +17,7 @@ pub enum Bus {
     Scsi,
 }
 
-/// A raw disk of a guest.
+/// A disk of a guest.
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub(super) path: PathBuf,
@@ -25,12 +25,26 @@ pub struct Disk {
     pub(super) cache: &'static str,
     pub(super) snapshot: bool,
     pub(super) discard: bool,
+    pub(super) format: &'static str,
 }
 
 impl Disk {
-    /// A virtio disk with `cache=none,aio=threads`, as synthdisk advises.
+    /// A raw virtio disk with `cache=none,aio=threads`, as synthdisk advises.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), bus: Bus::Virtio, cache: "none", snapshot: false, discard: false }
+        Self {
+            path: path.into(),
+            bus: Bus::Virtio,
+            cache: "none",
+            snapshot: false,
+            discard: false,
+            format: "raw",
+        }
+    }
+
+    /// The file is of another format than raw, as QEMU calls it.
+    pub fn format(mut self, format: &'static str) -> Self {
+        self.format = format;
+        self
     }
 
     /// Plugs it into another bus.
