@@ -16,9 +16,9 @@ use super::payload::PayloadFile;
 use crate::boot::insmod::{Bits, program};
 use crate::disk::Source;
 use crate::guest::drivers::{KernelDrivers, Modules};
-use crate::guest::ext4::Ext4Fs;
 use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
 use crate::guest::initrd::{Compression, Initrd, made_for_any_machine};
+use crate::guest::open::open_fs;
 use crate::layout::Ids;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
@@ -60,7 +60,7 @@ pub(super) fn look_into(
     version: Option<&str>,
     made: Option<i64>,
 ) -> Option<Look> {
-    look(&Ext4Fs::open(reader).ok()?, version, made)
+    look(&*open_fs(reader).ok()?, version, made)
 }
 
 /// What is to be done about the guest's drivers.
@@ -117,9 +117,9 @@ fn mend(
     if lacking.is_empty() {
         return Ok(());
     }
-    let fs = Ext4Fs::open(root)?;
+    let fs = open_fs(root)?;
     let no_modules = || Error::new(ErrorKind::NotFound, "the guest's modules have gone");
-    let modules = Modules::open(&fs, &look.version).ok_or_else(no_modules)?;
+    let modules = Modules::open(&*fs, &look.version).ok_or_else(no_modules)?;
     let drivers = KernelDrivers::of(Some(&modules), &look.version, found.as_ref());
     let (init, cmdline) = with_rdinit(&out.cmdline);
     let able = found.as_ref().is_some_and(|initrd| extra && can_be_joined(initrd, &init));
