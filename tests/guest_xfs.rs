@@ -8,7 +8,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use common::foreign::{make_btrfs, make_xfs};
@@ -236,6 +236,18 @@ fn holes(path: &Path, blocks: u64) {
     file.sync_all().unwrap();
 }
 
+/// Files and directories must have been modified when the kernel says.
+fn same_times(guest: &dyn GuestFs, tree: &Path) {
+    for path in ["boot/vmlinuz-1", "etc/fstab", "etc", "dirs/2", "holes"] {
+        let (ours, theirs) =
+            (guest.stat(&format!("/{path}")).unwrap(), tree.join(path).metadata().unwrap());
+        let theirs = (theirs.mtime(), theirs.mtime_nsec());
+        assert_eq!((ours.mtime_secs, i64::from(ours.mtime_nanos)), theirs, "{path}");
+        // mkfs.btrfs counts no transactions.
+        assert!(ours.revision != 0 || path != "holes", "{path}");
+    }
+}
+
 #[test]
 fn what_the_kernel_wrote_on_xfs() {
     if !is_root() {
@@ -266,6 +278,7 @@ fn what_the_kernel_wrote_on_xfs() {
     }
     let guest = open(&image);
     compare(&*guest, &copy, "");
+    same_times(&*guest, &copy);
     assert_eq!(guest.canonicalize("/long/vmlinuz-1").unwrap(), "/boot/vmlinuz-1");
     assert_eq!(guest.caveat(), None);
 }
@@ -299,6 +312,7 @@ fn what_the_kernel_wrote_on_btrfs() {
         }
         let guest = open(&image);
         compare(&*guest, &copy, "");
+        same_times(&*guest, &copy);
     }
 }
 

@@ -11,9 +11,7 @@ use std::process::{Command, Output};
 use common::file::{bytes_of, writer};
 use common::hash::Untouched;
 use common::mount::{LoopDev, Mount, expect_no_mount, is_mount_point};
-use common::process::{
-    SYNTHDISK, command, expect_failure, have, is_root, output, run, run_text, text,
-};
+use common::process::{SYNTHDISK, command, expect_failure, is_root, output, run, run_text, text};
 use common::tiny::{Tiny, fake_kernel, make_ext4, noise};
 
 /// The user whom tests that run as root become.

@@ -9,6 +9,8 @@
 //! filesystem is as it was at that transaction, at most some 30 s before. As for XFS, what a look
 //! may cost is limited ([`super::metered`]) and a panic becomes a `Corrupt` error.
 
+mod leaf;
+
 use super::fs::{
     FileKind, GuestFile, GuestFs, KernelMount, MAX_PATH, Node, ReadAt, Stat, not_a, resolve,
 };
@@ -109,6 +111,9 @@ impl BtrfsFs {
     fn node(&self, path: &str) -> Result<Node> {
         let inode = self.inode(path)?;
         let meta = self.ask(path, PER_LOOK, |fs| fs.metadata(&inode))?;
+        // The crate tells no times. The leaf with the inode is what it read last.
+        let times = leaf::times(&self.meter.last_read(), inode.objectid()).unwrap_or_default();
+        let (mtime_secs, mtime_nanos) = times.modified;
         let len = meta.size;
         let (kind, target) = if meta.is_symlink() {
             if len == 0 || len > MAX_PATH as u64 {
@@ -130,8 +135,8 @@ impl BtrfsFs {
         } else {
             (FileKind::Other, None)
         };
-        let revision = meta.generation;
-        Ok(Node { stat: Stat { kind, len, mtime_secs: 0, mtime_nanos: 0, revision }, target })
+        let revision = times.transaction;
+        Ok(Node { stat: Stat { kind, len, mtime_secs, mtime_nanos, revision }, target })
     }
 
     fn resolve(&self, path: &str, follow_last: bool) -> Result<(String, Stat)> {

@@ -68,7 +68,7 @@ pub struct Stat {
     pub kind: FileKind,
     /// Length in bytes, as the inode claims it.
     pub len: u64,
-    /// Seconds of the last modification since 1970; 0 from a reader that does not tell (XFS, Btrfs).
+    /// Seconds of the last modification since 1970; 0 where it cannot be told.
     pub mtime_secs: i64,
     /// Nanoseconds within that second.
     pub mtime_nanos: u32,

@@ -6,7 +6,7 @@
 
 use super::fs::ReadAt;
 use crate::{Error, ErrorKind};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub(super) const PER_LOOK: u64 = 64 << 20;
 /// Bytes that opening a filesystem may read: twice the largest journal that is replayed, and more.
 pub(super) const PER_OPEN: u64 = 512 << 20;
+/// The largest node of a tree.
+const NODE: usize = 64 << 10;
 /// Bytes that all looks together may read: a few seconds' worth.
 const PER_LIFE: u64 = 8 << 30;
 
@@ -25,6 +27,7 @@ pub(super) struct Meter {
     life: Cell<u64>,
     over: Cell<bool>,
     error: RefCell<Option<io::Error>>,
+    last: RefCell<Vec<u8>>,
 }
 
 impl Meter {
@@ -34,6 +37,7 @@ impl Meter {
             life: Cell::new(PER_LIFE),
             over: Cell::new(false),
             error: RefCell::new(None),
+            last: RefCell::new(Vec::new()),
         })
     }
 
@@ -42,6 +46,12 @@ impl Meter {
         self.left.set(bytes);
         self.over.set(false);
         *self.error.borrow_mut() = None;
+    }
+
+    /// What the last read gave, if it was of no more than a node of a tree. The readers keep to
+    /// themselves some of what they read.
+    pub(super) fn last_read(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.last.borrow(), Vec::as_slice)
     }
 
     /// What `bytes` were read for was asked for and is no search.
@@ -109,6 +119,11 @@ impl Metered {
         let to = self.blank.end.clamp(start, start + len) - start;
         // Both are at most `len`; an empty range is at the same place twice.
         buf[from as usize..to as usize].fill(0);
+        if buf.len() <= NODE {
+            let mut last = self.meter.last.borrow_mut();
+            last.clear();
+            last.extend_from_slice(buf);
+        }
         Ok(())
     }
 }
@@ -150,6 +165,7 @@ mod tests {
         m.meter.begin(10);
         assert!(m.fill(94, &mut buf).is_ok());
         assert_eq!(buf, [95, 96, 97, 98, 99, 100]);
+        assert_eq!(*m.meter.last_read(), buf);
         m.meter.begin(10);
         assert!(m.fill(95, &mut buf).is_err());
         assert_eq!(m.meter.verdict("x").map(|e| e.kind()), Some(ErrorKind::Io));

@@ -10,6 +10,7 @@
 //!
 //! Names that differ only in case, realtime sections and logs on other devices are refused.
 
+mod inode;
 mod superblock;
 
 use self::superblock::Superblock;
@@ -101,6 +102,10 @@ impl XfsFs {
             let inode = fs.resolve(at)?;
             Ok((inode, fs.metadata(&inode)?))
         })?;
+        // The crate tells no times. The inode is what it read last, as it is on the disk: what only
+        // the journal has of it is missing here.
+        let (mtime_secs, mtime_nanos) =
+            inode::modified(&self.meter.last_read(), inode.ino).unwrap_or_default();
         let len = meta.size();
         let (kind, target) = if meta.is_symlink() {
             if len == 0 || len > MAX_PATH as u64 {
@@ -121,7 +126,7 @@ impl XfsFs {
         } else {
             (FileKind::Other, None)
         };
-        let stat = Stat { kind, len, mtime_secs: 0, mtime_nanos: 0, revision: inode.ino };
+        let stat = Stat { kind, len, mtime_secs, mtime_nanos, revision: inode.ino };
         Ok(Node { stat, target })
     }
 
