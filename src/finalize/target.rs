@@ -335,7 +335,7 @@ pub fn shares_blocks(dir: &Path) -> bool {
     const MORE: [i64; 3] = [0x7461_636f, 0xca45_1a4e, 0x2fc1_2fc1];
     nix::sys::statfs::statfs(dir).is_ok_and(|s| {
         let kind = s.filesystem_type();
-        [XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind) || MORE.contains(&(kind.0 as i64))
+        [XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind) || MORE.contains(&kind.0)
     })
 }
 
@@ -437,7 +437,7 @@ mod tests {
             path
         };
         let (open, group, closed) = (with("a", 0o644), with("b", 0o440), with("c", 0o400));
-        assert_eq!(common_mode(&[open.clone()]), 0o644);
+        assert_eq!(common_mode(std::slice::from_ref(&open)), 0o644);
         assert_eq!(common_mode(&[open.clone(), group]), 0o640);
         assert_eq!(common_mode(&[open, closed]), 0o600);
     }
