@@ -17,14 +17,14 @@ fn arg(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-fn info(path: &Path) -> Value {
-    let told = run_text("qemu-img", &["info", "--output=json", arg(path)]);
+fn info(path: &Path, format: &str) -> Value {
+    let told = run_text("qemu-img", &["info", "-f", format, "--output=json", arg(path)]);
     serde_json::from_str(&told).expect("qemu-img says JSON")
 }
 
 #[test]
 fn every_format_holds_what_disk_raw_shows() {
-    // 40001 sectors of swap: a size that no CHS geometry gives.
+    // A size that no CHS geometry gives.
     let (field, config) = Field::xen_tools();
     let source = ["--config", &config, "--align", "2M"];
     let mounted = mount(&config, &source[2..]);
@@ -56,21 +56,15 @@ fn every_format_holds_what_disk_raw_shows() {
         run("qemu-img", &["compare", "-f", "raw", "-F", format, arg(&disk), arg(&out)]);
         // A size that was rounded would be another disk.
         assert_eq!(told["files"][0]["disk_length"], len, "{name}");
-        let found = info(&out);
-        if name == "fixed.vhd" {
-            // Its footer is at the end, so it looks raw from the front.
-            assert_eq!(fs::metadata(&out).unwrap().len(), len + 512);
-        } else {
-            assert_eq!(found["format"], format, "{name}");
-            assert_eq!(found["virtual-size"], len, "{name}");
-        }
+        let found = info(&out, format);
+        assert_eq!(found["virtual-size"], len, "{name}");
         if name.ends_with("qcow2") {
             run("qemu-img", &["check", arg(&out)]);
         }
     }
     let plain = fs::metadata(dir.join("a.qcow2")).unwrap().len();
     assert!(fs::metadata(dir.join("z.qcow2")).unwrap().len() < plain);
-    assert_eq!(info(&dir.join("z.qcow2"))["cluster-size"], 128 << 10);
+    assert_eq!(info(&dir.join("z.qcow2"), "qcow2")["cluster-size"], 128 << 10);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 7, "nothing but the results");
     // The name inside is the file's own.
     let head = String::from_utf8_lossy(&fs::read(dir.join("a.vmdk")).unwrap()[..4096]).into_owned();

@@ -38,6 +38,8 @@ impl Sweeper {
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
+            // Whoever reads what `finalize` says must not have to wait for this process.
+            .stderr(Stdio::null())
             .spawn()
             .map_err(|e| Error::io("cannot start the process that cleans up", e))?;
         Ok(Self {

@@ -193,13 +193,20 @@ impl NewFile {
                     Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT | libc::EINVAL)
                 ) =>
             {
-                let path = place.temporary();
-                let sweeper = Sweeper::start(None, Some(&path))?;
-                let file = options.create_new(true).open(&path).map_err(|e| place.failed(e))?;
-                Ok(Self { place, file, temporary: Some((path, sweeper)) })
+                Self::create_named(place)
             }
             Err(e) => Err(place.failed(e)),
         }
+    }
+
+    /// With a name for the time being.
+    fn create_named(place: Place) -> Result<Self> {
+        let path = place.temporary();
+        let sweeper = Sweeper::start(None, Some(&path))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(place.mode);
+        let file = options.open(&path).map_err(|e| place.failed(e))?;
+        Ok(Self { place, file, temporary: Some((path, sweeper)) })
     }
 
     /// The file.
@@ -335,7 +342,7 @@ pub fn shares_blocks(dir: &Path) -> bool {
     const MORE: [i64; 3] = [0x7461_636f, 0xca45_1a4e, 0x2fc1_2fc1];
     nix::sys::statfs::statfs(dir).is_ok_and(|s| {
         let kind = s.filesystem_type();
-        [XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind) || MORE.contains(&(kind.0 as i64))
+        [XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind) || MORE.contains(&kind.0)
     })
 }
 
@@ -395,6 +402,26 @@ mod tests {
     }
 
     #[test]
+    fn where_files_must_have_names_they_have_hidden_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.raw");
+        let new = NewFile::create_named(place(&path, false)).unwrap();
+        assert!(matches!(&names(dir.path())[..], [name] if name.starts_with(".out.raw.")));
+        drop(new);
+        assert_eq!(names(dir.path()), [""; 0]);
+        let new = NewFile::create_named(place(&path, false)).unwrap();
+        new.file().write_all_at(b"new", 0).unwrap();
+        new.publish().unwrap();
+        assert_eq!(names(dir.path()), ["out.raw"]);
+        let new = NewFile::create_named(place(&path, true)).unwrap();
+        new.publish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
+        let new = NewFile::create_named(Place { replace: false, ..place(&path, true) }).unwrap();
+        assert_eq!(new.publish().unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(names(dir.path()), ["out.raw"]);
+    }
+
+    #[test]
     fn what_has_come_meanwhile_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.raw");
@@ -437,7 +464,7 @@ mod tests {
             path
         };
         let (open, group, closed) = (with("a", 0o644), with("b", 0o440), with("c", 0o400));
-        assert_eq!(common_mode(&[open.clone()]), 0o644);
+        assert_eq!(common_mode(std::slice::from_ref(&open)), 0o644);
         assert_eq!(common_mode(&[open.clone(), group]), 0o640);
         assert_eq!(common_mode(&[open, closed]), 0o600);
     }

@@ -3,7 +3,8 @@
 use super::check::{sha256, verify};
 use super::contents::{Contents, DiskRange, OpenFile};
 use super::convert::{Conversion, ConvertOptions, Converted, Format, compare, convert};
-use super::copy::{Copied, CopyOptions, Reflink, to_device, to_file};
+use super::copy::{Copied, CopyOptions, to_device, to_file};
+use super::share::Reflink;
 use super::target::{Device, NewFile, Target, allocated};
 use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};

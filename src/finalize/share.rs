@@ -1,0 +1,141 @@
+//! Which blocks a new file shares with images and overlays, and what is left to copy.
+
+use super::contents::{Contents, Lender};
+use super::copy::{CopyOptions, cannot_read, cannot_write, check};
+use super::reflink::{cannot_share, clone_range};
+use crate::{Error, ErrorKind, Result};
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
+
+/// Whether blocks are shared with images and overlays.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Reflink {
+    /// Where the filesystem can
+    #[default]
+    Auto,
+    /// All whole blocks of images and overlays, or fail
+    Always,
+    /// None
+    Never,
+}
+
+/// What was shared, and what is left to copy.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Bytes that are shared.
+    pub(super) shared: u64,
+    /// Data that is left to copy: sorted, disjoint, neighbours joined.
+    pub(super) rest: Vec<Range<u64>>,
+}
+
+impl Plan {
+    /// Add the data of `range` to what is left.
+    fn copy(&mut self, contents: &dyn Contents, range: Range<u64>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let found = contents.extent_at(at).map_err(cannot_read)?;
+            let end = found.end.min(range.end);
+            if found.data {
+                self.rest.push(at..end);
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Join neighbours, so that pieces are cut at their own borders only.
+    fn coalesce(&mut self) {
+        self.rest.dedup_by(|next, last| {
+            let joins = last.end == next.start;
+            if joins {
+                last.end = next.end;
+            }
+            joins
+        });
+    }
+}
+
+/// Share all blocks that can be.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] when some must be shared and cannot be; the system calls'; that of a
+/// raised stop.
+pub(super) fn share(
+    contents: &dyn Contents,
+    target: &File,
+    options: &CopyOptions<'_>,
+) -> Result<Plan> {
+    let mut plan = Plan::default();
+    let block = block_size(target);
+    // A file that is refused once is refused again for its next piece.
+    let mut refusing: Vec<RawFd> = Vec::new();
+    let mut at = 0;
+    while at < contents.len() {
+        check(options.stop)?;
+        let (lender, end) = contents.lender_at(at).map_err(cannot_read)?;
+        let range = at..end;
+        at = end;
+        let (file, from) = match &lender {
+            Lender::Zeros => continue,
+            Lender::File(file, from) => (Some(*file), *from),
+            Lender::Image(image, from) => (image.plain_file(), *from),
+            Lender::None => (None, 0),
+        };
+        let wanted = |file: &&File| {
+            options.reflink != Reflink::Never && !refusing.contains(&file.as_raw_fd())
+        };
+        let Some(file) = file.filter(wanted) else {
+            plan.copy(contents, range)?;
+            continue;
+        };
+        // Whole blocks only; the edges are copied.
+        let start = range.start.next_multiple_of(block).min(range.end);
+        let stop = (range.end - range.end % block).max(start);
+        let source = from + (start - range.start);
+        let refused = if start == stop {
+            None
+        } else if source % block != 0 {
+            Some(format!(
+                "byte {start} of the disk lies at byte {source} of its source, and the two differ \
+                 within a block of {block} bytes; see --align"
+            ))
+        } else {
+            match clone_range(file, source, target, start, stop - start) {
+                Ok(()) => None,
+                Err(e) if cannot_share(&e) => Some(e.to_string()),
+                Err(e) => return Err(cannot_write(options.name, e)),
+            }
+        };
+        match refused {
+            None => {
+                plan.shared += stop - start;
+                plan.copy(contents, range.start..start)?;
+                plan.copy(contents, stop..range.end)?;
+            }
+            Some(why) if options.reflink == Reflink::Always => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "{} cannot share blocks with its sources ({why}); --reflink auto copies",
+                        options.name
+                    ),
+                ));
+            }
+            Some(_) => {
+                if source % block == 0 {
+                    refusing.push(file.as_raw_fd());
+                }
+                plan.copy(contents, range)?;
+            }
+        }
+    }
+    plan.coalesce();
+    Ok(plan)
+}
+
+/// Bytes per block of the filesystem that `file` is on.
+fn block_size(file: &File) -> u64 {
+    let about = nix::sys::statvfs::fstatvfs(file);
+    about.map_or(4096, |s| s.fragment_size().max(512))
+}
