@@ -12,7 +12,7 @@ pub mod identity;
 mod selection;
 mod steps;
 
-pub use apply::apply;
+pub use apply::{apply, check_room, set_uuid};
 pub use devices::{Device, Devices};
 pub use selection::Selection;
 pub use steps::network::{NETWORK, old_interface_names};

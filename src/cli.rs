@@ -4,6 +4,7 @@ mod adapt;
 mod args;
 mod detach;
 mod helper;
+mod identity;
 mod libvirt_xml;
 mod map;
 mod mount;

@@ -10,13 +10,17 @@ mod disks;
 pub mod gap;
 mod guest;
 mod guest_files;
+mod identity;
 mod options;
 mod payload;
+mod present;
 mod remembered;
 mod roots;
+mod seed;
 mod source;
 
 pub use adapting::Adaptation;
 pub use build::{OverlayChoice, Plan, PlannedDisk, disk_file_name};
 pub use options::{Bootloader, SourceOptions};
 pub use payload::BootSummary;
+pub use seed::{CIDATA_FILE, CloudInit};

@@ -13,6 +13,7 @@
 mod crc;
 pub mod inode;
 mod journal;
+pub mod room;
 mod superblock;
 
 use std::cell::{Cell, RefCell};

@@ -116,10 +116,8 @@ start() {
 "#;
 
 pub(super) fn draft(draft: &mut Draft, scripts: &[Script]) -> Result<()> {
-    let seen: Vec<String> = ["pending", "ran"]
-        .iter()
-        .flat_map(|dir| draft.names(&format!("{HOME}/{dir}")))
-        .collect();
+    let seen: Vec<String> =
+        ["pending", "ran"].iter().flat_map(|dir| draft.names(&format!("{HOME}/{dir}"))).collect();
     let mut new: Vec<&Script> = Vec::new();
     for script in scripts {
         let suffix = format!("-{}", script.digest());
@@ -239,7 +237,8 @@ mod tests {
         let paths: Vec<&str> = edits.iter().filter(|e| e.1 != "/").map(|e| e.0.as_str()).collect();
         let unit = "synthdisk-first-boot.service";
         let dir = "/etc/systemd/system";
-        let (file, wants) = (format!("{dir}/{unit}"), format!("{dir}/multi-user.target.wants/{unit}"));
+        let (file, wants) =
+            (format!("{dir}/{unit}"), format!("{dir}/multi-user.target.wants/{unit}"));
         assert_eq!(paths, [&file, &wants, &format!("{HOME}/run"), &name]);
         let waiting = applied(systemd(), &edits);
         assert!(files(&waiting, &[script("other", "#!/bin/sh\necho 1\n")]).is_empty());

@@ -90,7 +90,8 @@ pub(super) fn draft(draft: &mut Draft, new: &Hostname) -> Result<()> {
         let text = set(text, "HOSTNAME", new, in_sysconfig)?;
         Some((text, why(old)))
     });
-    draft.edit(CONF_D, |text| Some((set(text, "hostname", &format!("\"{new}\""), true)?, why(old))));
+    draft
+        .edit(CONF_D, |text| Some((set(text, "hostname", &format!("\"{new}\""), true)?, why(old))));
     if let Some(old) = old {
         draft.edit("/etc/hosts", |text| Some((hosts(text, old, new)?, why(Some(old)))));
         draft.edit("/etc/mailname", |text| {
@@ -220,7 +221,8 @@ mod tests {
         }
         let label = "a".repeat(64);
         let all = format!("{long}.bc");
-        for bad in ["", "-a", "a-", "a..b", "a.", ".a", "a_b", "a b", "ü", "1.2.3.4", &label, &all] {
+        for bad in ["", "-a", "a-", "a..b", "a.", ".a", "a_b", "a b", "ü", "1.2.3.4", &label, &all]
+        {
             let e = Hostname::parse(bad).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::Usage, "{bad}");
         }
@@ -230,7 +232,10 @@ mod tests {
     fn every_place_and_only_once() {
         let debian = MemFs::new()
             .file("/etc/hostname", "golden\n")
-            .file("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1\tgolden.example.org golden # golden\n")
+            .file(
+                "/etc/hosts",
+                "127.0.0.1 localhost\n127.0.1.1\tgolden.example.org golden # golden\n",
+            )
             .file("/etc/mailname", "golden.example.org\n");
         let (hosts, mail) = ("/etc/hosts".to_owned(), "/etc/mailname".to_owned());
         let done = edits(&debian, "web2");
@@ -241,7 +246,8 @@ mod tests {
         ];
         assert_eq!(done, expected);
         assert_eq!(edits(&applied(debian, &done), "web2"), []);
-        let red_hat = || MemFs::new().file("/etc/sysconfig/network", "NETWORKING=yes\nHOSTNAME=old.b\n");
+        let red_hat =
+            || MemFs::new().file("/etc/sysconfig/network", "NETWORKING=yes\nHOSTNAME=old.b\n");
         let done = edits(&red_hat(), "new.c");
         let text = "NETWORKING=yes\nHOSTNAME=new.c\n".to_owned();
         assert_eq!(done, [("/etc/sysconfig/network".to_owned(), text)]);

@@ -52,7 +52,8 @@ pub(super) fn draft(draft: &mut Draft, pristine: Option<&dyn GuestFs>) {
     gone.extend(SEEDS.map(|path| (path.to_owned(), "a seed of its own comes with the next boot")));
     for (dir, ends) in LEASES {
         let own = |name: &String| {
-            ends.iter().any(|end| name.strip_suffix(end).is_some_and(|r| r.is_empty() || r.ends_with('.')))
+            ends.iter()
+                .any(|end| name.strip_suffix(end).is_some_and(|r| r.is_empty() || r.ends_with('.')))
         };
         let names = draft.names(dir).into_iter().filter(own);
         gone.extend(names.map(|name| (format!("{dir}/{name}"), "what DHCP gave to another")));
@@ -145,7 +146,8 @@ fn keys_come_back(draft: &mut Draft, init: Option<Init>) -> bool {
         Some(Init::OpenRc) => return true,
         Some(Init::Systemd) => {
             let dirs = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-            let own = |name: &String| name.starts_with("sshd-keygen") || name == "sshdgenkeys.service";
+            let own =
+                |name: &String| name.starts_with("sshd-keygen") || name == "sshdgenkeys.service";
             if dirs.iter().any(|dir| draft.names(dir).iter().any(own)) {
                 return true;
             }

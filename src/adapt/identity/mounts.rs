@@ -21,7 +21,8 @@ pub(super) fn on_root(draft: &Draft, path: &str, option: &str) -> Result<()> {
         if !dir.starts_with('/') || options.is_some_and(absent) {
             continue;
         }
-        let below = |p: &str| p.strip_prefix(dir).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+        let below =
+            |p: &str| p.strip_prefix(dir).is_some_and(|r| r.is_empty() || r.starts_with('/'));
         if below(path) || below(&full) {
             return Err(cannot(
                 ErrorKind::Invalid,
@@ -46,7 +47,8 @@ mod tests {
     fn what_is_hidden() {
         let fstab = "UUID=a / ext4 x 0 1\n#/dev/x /opt ext4\nUUID=b /home ext4 x 0 2\n\
                      UUID=c none swap sw 0 0\nUUID=d /srv ext4 noauto 0 0\ntmpfs /tmp tmpfs\n";
-        let fs = MemFs::new().file("/etc/fstab", fstab).symlink("/users", "home").file("/home/u/x", "");
+        let fs =
+            MemFs::new().file("/etc/fstab", fstab).symlink("/users", "home").file("/home/u/x", "");
         let (devices, fs) = (Devices::default(), &fs);
         let draft = Draft::new(fs, &devices);
         for path in ["/root", "/opt/x", "/srv/x", "/homestead", "/"] {

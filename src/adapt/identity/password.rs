@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn one_field_of_one_line() {
         let hash = PasswordHash::parse(SHA512).unwrap();
-        let text = "daemon:*:19000:0:99999:7:::\nroot:$1$old$x:19001:0:99999:7:::\nrootless:!:1::::::\n";
+        let text =
+            "daemon:*:19000:0:99999:7:::\nroot:$1$old$x:19001:0:99999:7:::\nrootless:!:1::::::\n";
         let fs = MemFs::new().file(SHADOW, text);
         let edits = drafted(&fs, |d| draft(d, &hash)).unwrap();
         assert_eq!(edits, [(SHADOW.to_owned(), text.replace("$1$old$x", SHA512))]);

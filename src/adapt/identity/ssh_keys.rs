@@ -177,7 +177,8 @@ mod tests {
     use super::*;
     use crate::guest::tree::MemFs;
 
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me@here";
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me@here";
 
     fn keys(user: &str, text: &str) -> Result<SshKeys> {
         SshKeys::parse(user, "id", text)
