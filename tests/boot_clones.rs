@@ -29,10 +29,11 @@ struct Said {
 fn start(mount: &Mount) -> Guest {
     let guest = Guest::builder().memory(512).cpus(1);
     let guest = guest.disk(Disk::new(mount.disk()));
-    let mut seed = Disk::new(mount.dir().join("cidata.raw"));
-    // QEMU wants to be able to write.
-    seed.snapshot = true;
-    guest.disk(seed).args(&["-nic", "user,model=virtio-net-pci"]).start()
+    // The seed is read-only, and QEMU wants to be able to write.
+    guest
+        .disk(Disk::new(mount.dir().join("cidata.raw")).snapshot())
+        .args(&["-nic", "user,model=virtio-net-pci"])
+        .start()
 }
 
 fn look(guest: &mut Guest, name: &str) -> Said {

@@ -106,7 +106,7 @@ done
 const UNIT: &str = "\
 [Unit]
 Description=Make SSH host keys (synthdisk)
-Before=ssh.service sshd.service ssh.socket sshd.socket
+Before=ssh.service sshd.service
 ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
 
 [Service]
