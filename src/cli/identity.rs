@@ -88,8 +88,8 @@ impl IdentityArgs {
             hostname: self.hostname.clone(),
             root_uuid: self.root_uuid,
             reset_machine_id: self.machine_id == Some(MachineId::Reset),
-            ssh_keys: self.ssh_key.iter().map(|v| keys(v)).collect::<Result<_>>()?,
-            root_password: self.root_password_hash.as_ref().map(|v| password(v)).transpose()?,
+            ssh_keys: self.ssh_key.iter().map(keys).collect::<Result<_>>()?,
+            root_password: self.root_password_hash.as_ref().map(password).transpose()?,
             copies: self.copy_in.clone(),
             first_boot: self.run_first.iter().map(|v| script(v.as_ref())).collect::<Result<_>>()?,
         })
