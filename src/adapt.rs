@@ -8,11 +8,12 @@ mod apply;
 mod devices;
 mod draft;
 mod e2fs;
+pub mod identity;
 pub mod kernel_driver;
 mod selection;
 mod steps;
 
-pub use apply::apply;
+pub use apply::{apply, check_room, set_uuid};
 pub use devices::{Device, Devices};
 pub use selection::Selection;
 pub use steps::initrd::DRIVERS;
@@ -102,11 +103,17 @@ impl Access {
 /// Those of reading the filesystem; a file that is not there, not text or too large is passed over.
 pub fn propose(root: &dyn GuestFs, devices: &Devices, selection: &Selection) -> Result<Vec<Edit>> {
     let mut draft = Draft::new(root, devices);
+    draft_steps(&mut draft, selection)?;
+    Ok(draft.finish())
+}
+
+/// Take the steps that `selection` wants.
+fn draft_steps(draft: &mut Draft, selection: &Selection) -> Result<()> {
     for step in STEPS.iter().filter(|step| selection.has(step.name)) {
         draft.begin(step.name);
-        (step.draft)(&mut draft)?;
+        (step.draft)(draft)?;
     }
-    Ok(draft.finish())
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod args;
 mod detach;
 mod finalize;
 mod helper;
+mod identity;
 mod inspect;
 mod libvirt_xml;
 mod map;

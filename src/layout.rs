@@ -3,6 +3,7 @@
 //! Takes numbers and gives numbers or bytes; opens no file and calls no other room, so its tests
 //! can hold it against `sfdisk` and `mkswap`.
 
+mod cidata;
 mod geometry;
 mod gpt;
 mod ids;
@@ -10,6 +11,7 @@ mod mbr;
 mod size;
 mod swap;
 
+pub use cidata::{SEED_FILE_MAX, Seed};
 pub use geometry::{Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, TableKind};
 pub use gpt::{GPT_LEN, GPT_NUMBERS, Gpt};
 pub use ids::Ids;

@@ -12,10 +12,13 @@ pub mod gap;
 mod guest;
 mod guest_files;
 mod hardware;
+mod identity;
 mod options;
 mod payload;
+mod present;
 mod remembered;
 mod roots;
+mod seed;
 mod source;
 
 pub use adapting::Adaptation;
@@ -24,3 +27,4 @@ pub use gap::PartitionReader;
 pub use hardware::Hardware;
 pub use options::{Bootloader, SourceOptions};
 pub use payload::BootSummary;
+pub use seed::{CIDATA_FILE, CloudInit};

@@ -1,10 +1,10 @@
 //! Storing edits in a filesystem, with whatever can write to it.
 
-use super::{Edit, e2fs, kernel_driver};
+use super::{Change, Content as NewContent, Edit, e2fs, kernel_driver};
 use crate::guest::fs::{KernelMount, ReadAt};
 use crate::guest::open::open_fs;
 use crate::guest::probe::{Content, HEAD_LEN, probe};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -56,4 +56,40 @@ impl ReadAt for Partition {
     fn size(&self) -> u64 {
         self.size
     }
+}
+
+/// Give the filesystem in `partition`, which nobody has mounted, another UUID.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for XFS and Btrfs;
+/// [`NotFound`](crate::ErrorKind::NotFound) without the tools; [`Io`](crate::ErrorKind::Io) with what
+/// they say.
+pub fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
+    if kernel_mount(partition)?.is_some() {
+        let what =
+            "the UUID of an XFS or Btrfs filesystem cannot be changed here; leave it as it is";
+        return Err(Error::new(ErrorKind::Unsupported, what));
+    }
+    e2fs::whole::set_uuid(partition, uuid)
+}
+
+/// Make sure, as far as that can be told, that the files that `edits` create find room in the
+/// filesystem in `partition`.
+///
+/// # Errors
+/// [`Invalid`](crate::ErrorKind::Invalid) with what there is and what is needed.
+pub fn check_room(edits: &[Edit], partition: &Path) -> Result<()> {
+    let len = |edit: &Edit| match &edit.change {
+        Change::Create { content: NewContent::Bytes(bytes), .. } => Some(bytes.len() as u64),
+        // What cannot be read is said when it is copied.
+        Change::Create { content: NewContent::HostFile(path), .. } => {
+            Some(path.metadata().map_or(0, |m| m.len()))
+        }
+        Change::MakeDir(_) => Some(1),
+        _ => None,
+    };
+    let lens: Vec<u64> = edits.iter().filter_map(len).collect();
+    // The kernel says by itself when there is none.
+    let unasked = lens.is_empty() || kernel_mount(partition)?.is_some();
+    if unasked { Ok(()) } else { e2fs::whole::check_room(partition, &lens) }
 }

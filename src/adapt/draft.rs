@@ -30,6 +30,11 @@ impl<'a> Draft<'a> {
         self.edits
     }
 
+    /// The edits so far.
+    pub fn edits(&self) -> &[Edit] {
+        &self.edits
+    }
+
     /// The filesystem without any edits.
     pub fn root(&self) -> &'a dyn GuestFs {
         self.root

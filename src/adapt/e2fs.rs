@@ -8,6 +8,7 @@
 //! The same edits of the same filesystem give the same bytes: nothing is stamped with today's time.
 
 mod tools;
+pub(super) mod whole;
 
 use super::{Access, Change, Content, Edit};
 use crate::guest::ext4::inode::InodeFormat;
@@ -36,12 +37,16 @@ fn now(format: &InodeFormat) -> u64 {
     format.written.max(1)
 }
 
-fn format(partition: &Path) -> Result<InodeFormat> {
+fn superblock(partition: &Path) -> Result<[u8; 1024]> {
     let mut bytes = [0; 1024];
     File::open(partition)
         .and_then(|f| f.read_exact_at(&mut bytes, 1024))
         .map_err(|e| Error::io("cannot read the guest's superblock", e))?;
-    InodeFormat::parse(&bytes)
+    Ok(bytes)
+}
+
+fn format(partition: &Path) -> Result<InodeFormat> {
+    InodeFormat::parse(&superblock(partition)?)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the guest's superblock is damaged"))
 }
 

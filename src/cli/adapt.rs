@@ -1,6 +1,7 @@
 //! `synthdisk adapt`.
 
 use super::args::SourceArgs;
+use super::identity::IdentityArgs;
 use crate::adapt::{Change, Content, Edit};
 use crate::plan::{OverlayChoice, Plan};
 use crate::run::{Stop, once};
@@ -20,6 +21,9 @@ pub(super) struct AdaptArgs {
 
     #[command(flatten)]
     source: SourceArgs,
+
+    #[command(flatten)]
+    identity: IdentityArgs,
 
     /// Make the edits in this overlay, created on first use; with --dry-run, look through it
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
@@ -41,6 +45,7 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
         words.extend(["--overlay".into(), overlay.into()]);
     }
     words.extend(args.source.to_args());
+    words.extend(args.identity.to_args());
     words.push("--".into());
     words.extend(args.images.iter().map(Into::into));
     let said = once(&words, &Stop::on_signals()?)?;
@@ -62,7 +67,9 @@ fn show(args: AdaptArgs) -> Result<()> {
         }
         None => OverlayChoice::Temporary(crate::disk::temporary_dir()),
     };
-    let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
+    let mut options = args.source.into_options(args.images)?;
+    options.identity = args.identity.read()?;
+    let plan = Plan::build(&options, &overlay)?;
     for note in &plan.notes {
         eprintln!("note:    {note}");
     }
@@ -71,8 +78,14 @@ fn show(args: AdaptArgs) -> Result<()> {
             eprintln!("command line: {note}");
         }
     }
-    let edits = plan.adaptation?.map(|a| a.edits).unwrap_or_default();
-    if edits.is_empty() {
+    let adaptation = plan.adaptation?;
+    let uuid = adaptation.as_ref().and_then(|a| a.uuid.as_ref());
+    if let Some(uuid) = uuid {
+        eprintln!("root filesystem: UUID={uuid}");
+    }
+    let nothing = uuid.is_none();
+    let edits = adaptation.map(|a| a.edits).unwrap_or_default();
+    if edits.is_empty() && nothing {
         eprintln!("nothing to adapt");
     }
     let text: String = edits.iter().map(diff).collect();

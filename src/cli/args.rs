@@ -1,9 +1,10 @@
 //! Arguments that several subcommands share.
 
 use crate::adapt::Selection;
+use crate::adapt::identity::Identity;
 use crate::guest::select::EntrySelector;
 use crate::layout::{TableKind, parse_disk_id, parse_size};
-use crate::plan::{Bootloader, SourceOptions};
+use crate::plan::{Bootloader, CloudInit, SourceOptions};
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -31,6 +32,10 @@ pub(super) struct SourceArgs {
 
 fn selection(text: &str) -> std::result::Result<Selection, String> {
     Selection::parse(text).map_err(|e| e.to_string())
+}
+
+fn cloud_init(text: &str) -> std::result::Result<CloudInit, String> {
+    CloudInit::parse(text).map_err(|e| e.to_string())
 }
 
 /// Options about the disk. Sizes read 512M, 20G, 1048576 or 63s (sectors).
@@ -69,6 +74,10 @@ pub(super) struct LayoutArgs {
     /// [default: auto]
     #[arg(long, value_name = "auto|none|STEP,...", value_parser = selection)]
     adapt: Option<Selection>,
+
+    /// Give cloud-init these files (NoCloud), on a small disk of their own
+    #[arg(long, value_name = "USER-DATA[,META-DATA[,NETWORK-CONFIG]]", value_parser = cloud_init)]
+    cloud_init: Option<CloudInit>,
 
     /// Take the image although somebody else seems to use it
     #[arg(long)]
@@ -134,6 +143,8 @@ impl SourceArgs {
             cmdline: l.cmdline,
             entry: l.entry.as_deref().map(EntrySelector::parse),
             adapt: l.adapt.unwrap_or_default(),
+            identity: Identity::default(),
+            cloud_init: l.cloud_init,
             force: l.force,
         })
     }
@@ -159,6 +170,7 @@ impl SourceArgs {
         add("table", l.table.and_then(|t| t.to_possible_value()).map(name));
         add("bootloader", l.bootloader.and_then(|b| b.to_possible_value()).map(name));
         add("adapt", l.adapt.as_ref().and_then(|a| value_of(a)));
+        add("cloud-init", l.cloud_init.as_ref().and_then(|c| value_of(c)));
         add("disk-id", l.disk_id.map(|id| format!("{id:08x}").into()));
         add("swap-uuid", l.swap_uuid.and_then(|v| value_of(&v)));
         add("kernel", l.kernel.clone().map(Into::into));

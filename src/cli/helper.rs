@@ -11,7 +11,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// `-o name=value` that stands for `--name value`, written with `_` or `-`.
-const VALUED: [&str; 17] = [
+const VALUED: [&str; 25] = [
+    "hostname",
+    "root-uuid",
+    "machine-id",
+    "ssh-key",
+    "root-password-hash",
+    "copy-in",
+    "run-first",
+    "cloud-init",
     "adapt",
     "config",
     "overlay",

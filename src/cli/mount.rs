@@ -3,6 +3,7 @@
 use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
+use super::identity::IdentityArgs;
 use crate::adapt::Edit;
 use crate::disk::temporary_dir;
 use crate::fuse::{
@@ -29,6 +30,9 @@ pub(super) struct MountArgs {
 
     #[command(flatten)]
     source: SourceArgs,
+
+    #[command(flatten)]
+    identity: IdentityArgs,
 
     /// Keep writes in this qcow2 file, created on first use; without it they are gone at unmount
     #[arg(long, value_name = "FILE", conflicts_with = "read_only")]
@@ -105,6 +109,15 @@ impl MountArgs {
                 "a read-only mount writes to no overlay; leave out one of the two",
             ));
         }
+        if let Some(option) = self.identity.given().filter(|_| options.read_only) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "{option} edits the guest in an overlay, and a read-only mount has none; leave \
+                     out one of the two"
+                ),
+            ));
+        }
         Ok((self, options))
     }
 }
@@ -123,7 +136,10 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     let mut images = args.paths;
     // clap has seen to it that there is one path at least.
     let mountpoint = images.pop().unwrap_or_default();
-    let source = args.source.into_options(images)?;
+    let mut source = args.source.into_options(images)?;
+    source.identity = args.identity.read()?;
+    // That the guest is who it should be is no detail.
+    let must_adapt = args.must_adapt || !source.identity.is_empty();
     let target = check_mount_point(&mountpoint)?;
     let overlay = match (args.overlay, args.overlay_dir) {
         (Some(path), _) => OverlayChoice::File(path),
@@ -141,7 +157,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     let shown_at = mountpoint;
     serve(files, &status, &shown_source, &target, &options, || {
         let adapted = match adapt(&plan.adaptation, &target) {
-            Err(e) if args.must_adapt => return Err(e),
+            Err(e) if must_adapt => return Err(e),
             Err(e) => not_adapted(&e),
             Ok(said) => said,
         };
@@ -211,9 +227,21 @@ pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) 
         Err(e) => return Err(Error::new(e.kind(), e.to_string())),
     };
     adaptation.apply(mountpoint)?;
+    let mut said: String = adaptation
+        .uuid
+        .iter()
+        .map(|uuid| format!("adapted: root filesystem: UUID={uuid}\n"))
+        .collect();
     let line = |e: &Edit| format!("adapted: {}: {}\n", e.path, e.why);
-    Ok(adaptation.edits.iter().map(line).collect())
+    said.extend(adaptation.edits.iter().take(MOST_NAMED).map(line));
+    if let Some(more) = adaptation.edits.len().checked_sub(MOST_NAMED).filter(|n| *n > 0) {
+        said.push_str(&format!("adapted: and {more} paths more\n"));
+    }
+    Ok(said)
 }
+
+/// Edits that are named one by one, at most: a directory that is copied in may have thousands.
+const MOST_NAMED: usize = 100;
 
 /// Each disk as a whole, then its partitions by their numbers.
 pub(super) fn files(plan: &Plan) -> Vec<FileSpec> {

@@ -7,6 +7,7 @@ pub(super) use args::RunArgs;
 
 use super::args::SourceArgs;
 use crate::fuse::StatusDisk;
+use crate::plan::CIDATA_FILE;
 use crate::qemu::{Accel, Serial, find_qemu, probe};
 use crate::run::machine::{MachineOptions, disks_of, machine};
 use crate::run::{Job, Mode, Stop, Verdict, boot};
@@ -83,6 +84,8 @@ struct Guest {
     domain: Result<Option<DomainConfig>>,
     /// The source options and images, as `synthdisk mount` and `map` take them.
     source: Vec<OsString>,
+    /// What `synthdisk mount` takes besides.
+    identity: Vec<OsString>,
     images: Vec<PathBuf>,
 }
 
@@ -135,7 +138,8 @@ fn guests(args: &RunArgs) -> Vec<Guest> {
         let domain = config.map(|path| DomainConfig::load(path)).transpose();
         let known = domain.as_ref().ok().and_then(Option::as_ref);
         let file = config.or(args.images.first()).map(PathBuf::as_path);
-        let wanted = guest_name(known, file.unwrap_or(Path::new("guest")));
+        let named = args.identity.hostname.as_ref().map(ToString::to_string);
+        let wanted = named.unwrap_or_else(|| guest_name(known, file.unwrap_or(Path::new("guest"))));
         // Names become files and rows of a table.
         let wanted = wanted.replace(|c: char| c == '/' || c.is_control(), "_");
         let wanted = if wanted.starts_with('.') { format!("_{wanted}") } else { wanted };
@@ -149,7 +153,8 @@ fn guests(args: &RunArgs) -> Vec<Guest> {
         source.push("--".into());
         let images = if config.is_none() { args.images.clone() } else { Vec::new() };
         source.extend(images.iter().map(OsString::from));
-        out.push(Guest { name, config: config.cloned(), domain, source, images });
+        let identity = args.identity.to_args();
+        out.push(Guest { name, config: config.cloned(), domain, source, identity, images });
     };
     if args.config.is_empty() {
         add(None);
@@ -190,6 +195,7 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origi
         if args.verbose {
             mount_words.push("--verbose".into());
         }
+        mount_words.extend(guest.identity);
         mount_words.extend(guest.source);
         Ok(Job {
             domain: guest.domain?,
@@ -290,7 +296,7 @@ fn planned(
         StatusDisk {
             file: text(&disk["file"]),
             cdrom: disk["cdrom"] == true,
-            read_only: read_only || args.read_only,
+            read_only: read_only || args.read_only || disk["file"] == CIDATA_FILE,
             vdev,
         }
     });

@@ -12,6 +12,8 @@ pub struct CmdlineContext {
     pub has_initrd: bool,
     /// UUID of the root filesystem in lower case, if it has one.
     pub root_uuid: Option<String>,
+    /// UUIDs that the root filesystem had before, in lower case.
+    pub former_uuids: Vec<String>,
     /// The root partition as `DISKSIG-NN`: 8 hex digits, a dash, 2 hex digits.
     pub root_partuuid: String,
     /// UUID of the swap area, if the disk has one.
@@ -108,7 +110,12 @@ fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>
     let by_name = upper.starts_with("UUID=")
         || upper.starts_with("LABEL=")
         || device.starts_with("/dev/disk/by-");
-    let new = if device.is_empty() || MachineDevice::parse(&device).is_some() {
+    let uuid = device.get(5..).filter(|_| upper.starts_with("UUID="));
+    let uuid = uuid.or_else(|| device.strip_prefix("/dev/disk/by-uuid/"));
+    let is_former = uuid.is_some_and(|uuid| {
+        ctx.former_uuids.iter().any(|former| former.eq_ignore_ascii_case(uuid))
+    });
+    let new = if device.is_empty() || MachineDevice::parse(&device).is_some() || is_former {
         wanted
     } else if by_name && !ctx.has_initrd {
         by_partuuid

@@ -13,6 +13,7 @@
 mod crc;
 pub mod inode;
 mod journal;
+pub mod room;
 mod superblock;
 
 use std::cell::Cell;
@@ -176,6 +177,11 @@ impl GuestFs for Ext4Fs {
 
     fn canonicalize(&self, path: &str) -> Result<String> {
         Ok(self.resolve(path, true)?.0)
+    }
+
+    fn read_link(&self, path: &str) -> Result<String> {
+        let (full, _) = self.resolve(path, false)?;
+        self.node(&full, 0)?.target.ok_or_else(|| not_a(path, "symlink"))
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {

@@ -162,6 +162,15 @@ pub trait GuestFs {
     /// See the trait; `Invalid` after 40 symlinks.
     fn canonicalize(&self, path: &str) -> Result<String>;
 
+    /// What the symlink at `path` says, as it stands.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no symlink; `Unsupported` where this cannot be told.
+    fn read_link(&self, path: &str) -> Result<String> {
+        let what = format!("where {path} in the guest points to cannot be told");
+        Err(Error::new(ErrorKind::Unsupported, what))
+    }
+
     /// Opens a regular file.
     ///
     /// # Errors

@@ -116,6 +116,11 @@ impl GuestFs for MemFs {
         Ok(self.resolve(path, true)?.0)
     }
 
+    fn read_link(&self, path: &str) -> Result<String> {
+        let (full, _) = self.resolve(path, false)?;
+        self.node(&full)?.target.ok_or_else(|| not_a(path, "symlink"))
+    }
+
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
         match self.items.get(&self.resolve(path, true)?.0) {
             Some(Item::File(data)) => Ok(Box::new(MemFile(data))),
@@ -156,6 +161,8 @@ mod tests {
             let got = fs.canonicalize(path);
             assert_eq!(got.as_deref().map_err(Error::kind), want, "{path}");
         }
+        assert_eq!(fs.read_link("/boot/../vmlinuz").unwrap(), "boot/vmlinuz-1");
+        assert_eq!(fs.read_link("/boot/vmlinuz-1").unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(fs.lstat("/a").unwrap().kind, FileKind::Symlink);
         assert_eq!(fs.read_dir("/boot").unwrap(), ["boot", "vmlinuz-1"]);
         assert_eq!(fs.read("/vmlinuz", 1).unwrap(), b"k");

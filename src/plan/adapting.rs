@@ -3,7 +3,7 @@
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::Result;
-use crate::adapt::{Device, Devices, Edit, Selection, apply, propose};
+use crate::adapt::{Device, Devices, Edit, Selection, apply, check_room, propose, set_uuid};
 use crate::guest::open::open_fs;
 use crate::layout::PartitionKind;
 use std::path::Path;
@@ -13,17 +13,24 @@ use std::path::Path;
 pub struct Adaptation {
     /// Name of the partition's file in a mount.
     pub file: String,
-    /// The edits; there is at least one.
+    /// The edits.
     pub edits: Vec<Edit>,
+    /// The UUID that the filesystem is to get.
+    pub uuid: Option<String>,
 }
 
 impl Adaptation {
     /// Make the edits in a mount on `dir`.
     ///
     /// # Errors
-    /// Those of [`apply`].
+    /// Those of [`apply`], [`check_room`] and [`set_uuid`]; nothing was changed if there is no room.
     pub fn apply(&self, dir: &Path) -> Result<()> {
-        apply(&self.edits, &dir.join(&self.file))
+        let partition = dir.join(&self.file);
+        check_room(&self.edits, &partition)?;
+        if let Some(uuid) = &self.uuid {
+            set_uuid(&partition, uuid)?;
+        }
+        apply(&self.edits, &partition)
     }
 }
 
@@ -61,10 +68,10 @@ pub(super) fn adaptation(
         ));
         return Ok(None);
     }
-    Ok(Some(Adaptation { file: disk.partition_file(root.number), edits }))
+    Ok(Some(Adaptation { file: disk.partition_file(root.number), edits, uuid: None }))
 }
 
-fn device(p: &PartitionNames) -> Device {
+pub(super) fn device(p: &PartitionNames) -> Device {
     Device {
         disk: p.disk.clone(),
         number: p.number,

@@ -5,9 +5,11 @@ use super::disks::{CreatedFile, Prepared, is_read_only};
 use super::gap::{GuestPlanner, PartitionReader, direct_gap, not_planned, wanted_gap};
 use super::guest::{BootWish, DiskContent, GuestSpec, GuestWish};
 use super::guest_files::has_modules;
+use super::identity::{clone_edits, rename_root, root_of};
 use super::options::{Bootloader, SourceOptions};
-use super::payload::{BootSummary, Payload, from_guest, from_host};
+use super::payload::{BootSummary, Candidate, Payload, from_guest, from_host};
 use super::roots::CmdlineRules;
+use super::seed::seed_disk;
 use super::source::ImageReader;
 use crate::adapt::{DRIVERS, NETWORK};
 use crate::disk::Disk;
@@ -103,6 +105,14 @@ impl Plan {
     /// # Errors
     /// A sentence for the user; nothing is left behind.
     pub fn build(options: &SourceOptions, choice: &OverlayChoice) -> Result<Self> {
+        let identity = &options.identity;
+        if *choice == OverlayChoice::ReadOnly && !identity.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "options like --hostname edit the guest in an overlay, which a read-only disk has \
+                 not; leave out one of the two",
+            ));
+        }
         let mut spec = GuestSpec::read(options)?;
         let first = spec.first_disk();
         settle_boot(&mut spec, first);
@@ -135,7 +145,15 @@ impl Plan {
             disk.lay_out(if i == 0 { gap } else { SECTOR }, grown.filter(|_| i == 0))?;
         }
 
-        let rules = rules(&disks, options, &spec);
+        let mut rules = rules(&disks, options, &spec);
+        let mut uuid = None;
+        if let (Some(wish), BootWish::Host { initrds, cmdline, .. }) = (identity.root_uuid, &boot) {
+            // A kernel of this host has its command line for good, once it is planned.
+            let (words, _) = rules.adapt(cmdline, !initrds.is_empty(), None);
+            if let Some(root) = rules.root_index(&words) {
+                uuid = rename_root(&mut rules, root, wish, &disks)?;
+            }
+        }
         let mut notes = spec.notes.clone();
         let payload = match &boot {
             BootWish::Nothing => None,
@@ -182,6 +200,16 @@ impl Plan {
                 cdrom,
             });
         }
+        if let (Some(wish), None) = (identity.root_uuid, &uuid) {
+            let words = summary.as_ref().map(|s| s.cmdline.clone());
+            let words = words.or_else(|| cmdline_now(&planned, &disks, &boot, &rules));
+            let root = root_of(&rules, words.as_deref(), &planned)?;
+            uuid = rename_root(&mut rules, root, wish, &disks)?;
+            if matches!(boot, BootWish::Guest(_)) {
+                // Its command line has another root now.
+                summary = None;
+            }
+        }
         if let BootWish::Guest(wish) = &boot {
             let latest = follow_guest(&planned, &disks, wish, rules.clone())?;
             match summary.is_none().then(|| plan_gap(&planned[0], &latest)) {
@@ -194,20 +222,26 @@ impl Plan {
                 Some(Err(e)) => return Err(e),
             }
         }
+        let same_names = options.config.is_some() || options.images.len() > 1;
         let adaptation = match &summary {
-            Some(summary) if *choice != OverlayChoice::ReadOnly => {
-                let same_names = options.config.is_some() || options.images.len() > 1;
-                adaptation(
-                    &planned,
-                    &rules,
-                    &summary.cmdline,
-                    (&options.adapt, same_names),
-                    &mut notes,
-                )
+            _ if !identity.is_empty() => {
+                let words = summary.as_ref().map(|s| s.cmdline.as_str());
+                let options = (options, same_names);
+                Ok(clone_edits((&planned, &disks), &rules, words, uuid.as_ref(), options)?)
             }
+            Some(summary) if *choice != OverlayChoice::ReadOnly => adaptation(
+                &planned,
+                &rules,
+                &summary.cmdline,
+                (&options.adapt, same_names),
+                &mut notes,
+            ),
             _ => Ok(None),
         };
         let root = root_place(&planned, &rules, summary.as_ref());
+        if let Some(wanted) = &options.cloud_init {
+            planned.push(seed_disk(wanted, identity.hostname.as_ref(), &mut notes)?);
+        }
         let images = disks.iter().flat_map(|d| super::disks::marks(d.source));
         let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
         Ok(Self {
@@ -342,6 +376,29 @@ fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
     hinted.or_else(|| disk.first_listed().map(|p| p.number))
 }
 
+/// The first disk's partitions that may hold the boot configuration, and those of further disks that
+/// may hold the root filesystem, read through their overlays.
+fn readers(planned: &[PlannedDisk], prepared: &[Prepared]) -> [Vec<Candidate<PartitionReader>>; 2] {
+    let reader = |(k, i, number): (usize, usize, u32)| {
+        planned[k].partition(number).map(|reader| (i, reader))
+    };
+    let first = candidates(&prepared[0]).into_iter().map(|(i, number)| (0, i, number));
+    let others = elsewhere(prepared).into_iter();
+    [first.filter_map(reader).collect(), others.filter_map(reader).collect()]
+}
+
+/// The command line that the guest's own boot configuration has now.
+fn cmdline_now(
+    planned: &[PlannedDisk],
+    prepared: &[Prepared],
+    boot: &BootWish,
+    rules: &CmdlineRules,
+) -> Option<String> {
+    let BootWish::Guest(wish) = boot else { return None };
+    let [candidates, others] = readers(planned, prepared);
+    from_guest(&candidates, &others, wish, rules).ok().map(|payload| payload.cmdline)
+}
+
 /// Have the gap follow what the guest has installed; returns where the latest outcome is kept.
 fn follow_guest(
     planned: &[PlannedDisk],
@@ -353,14 +410,11 @@ fn follow_guest(
     let first = &planned[0];
     let layout = first.layout.as_ref().ok_or_else(incomplete)?;
     let table = prepared[0].table_bytes()?.ok_or_else(incomplete)?;
-    let reader = |(k, i, number): (usize, usize, u32)| {
-        planned[k].partition(number).map(|reader| (i, reader))
-    };
-    let candidates = candidates(&prepared[0]).into_iter().map(|(i, number)| (0, i, number));
+    let [candidates, others] = readers(planned, prepared);
     let latest = not_planned();
     let planner = GuestPlanner {
-        candidates: candidates.filter_map(reader).collect(),
-        others: elsewhere(prepared).into_iter().filter_map(reader).collect(),
+        candidates,
+        others,
         table,
         gap_end: layout.gap(),
         wish: wish.clone(),

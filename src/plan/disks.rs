@@ -4,6 +4,7 @@ use super::build::OverlayChoice;
 use super::gap::{TableBytes, empty_gap};
 use super::guest::{DiskContent, DiskSource, PartitionSource};
 use super::options::{Bootloader, Shape, SourceOptions};
+use super::present::other_uuid;
 use super::remembered::{ImageMark, Remembered};
 use super::roots::PartitionNames;
 use super::source::SourceImage;
@@ -33,6 +34,8 @@ pub(super) struct Prepared<'a> {
     pub(super) overlay_path: Option<PathBuf>,
     existing: Option<Qcow2Overlay>,
     had_overlay: bool,
+    /// UUIDs that filesystems have now, by partition, where they are not the images' any more.
+    other_uuids: Vec<(u32, String)>,
 }
 
 impl<'a> Prepared<'a> {
@@ -57,6 +60,7 @@ impl<'a> Prepared<'a> {
         };
         Ok(match existing {
             Some((overlay, remembered)) => Self {
+                other_uuids: other_uuids(&overlay, remembered.layout.as_ref(), source)?,
                 source,
                 ids: remembered.ids(),
                 shape: remembered.shape,
@@ -66,6 +70,7 @@ impl<'a> Prepared<'a> {
                 had_overlay: true,
             },
             None => Self {
+                other_uuids: Vec::new(),
                 source,
                 ids: new_ids(source, options, first),
                 shape: new_shape(source, options, bootloader, first),
@@ -108,6 +113,7 @@ impl<'a> Prepared<'a> {
             number,
             kind,
             uuid,
+            former: Vec::new(),
             label: label.map(str::to_owned),
             partuuid: self.ids.partuuid(self.table(), number),
             read_only,
@@ -117,7 +123,15 @@ impl<'a> Prepared<'a> {
                 PartitionKind::Swap => Some(self.swap_uuid(&p.image).to_string()),
                 PartitionKind::Linux => p.image.uuid_text(),
             };
-            name(p.number, kind_of(p), uuid, p.image.label(), p.read_only)
+            let names = name(p.number, kind_of(p), uuid, p.image.label(), p.read_only);
+            match self.other_uuids.iter().find(|(number, _)| *number == p.number) {
+                Some((_, now)) => PartitionNames {
+                    former: names.uuid.into_iter().collect(),
+                    uuid: Some(now.clone()),
+                    ..names
+                },
+                None => names,
+            }
         });
         let extra = self.extra_swap().map(|number| {
             name(number, PartitionKind::Swap, Some(self.ids.swap_uuid.to_string()), None, false)
@@ -427,6 +441,24 @@ fn open_overlay(
     })?;
     remembered.check(path, options, &marks(source))?;
     Ok((overlay, remembered))
+}
+
+/// The UUIDs of filesystems that are not those of their images any more.
+fn other_uuids(
+    overlay: &Qcow2Overlay,
+    layout: Option<&Layout>,
+    source: &DiskSource,
+) -> Result<Vec<(u32, String)>> {
+    let DiskContent::Partitions(partitions) = &source.content else { return Ok(Vec::new()) };
+    let mut out = Vec::new();
+    for p in partitions.iter().filter(|p| kind_of(p) == PartitionKind::Linux) {
+        let placed = layout.and_then(|l| l.partitions.iter().find(|l| l.number == p.number));
+        let Some(placed) = placed else { continue };
+        let found = other_uuid(overlay, placed, &p.image)
+            .map_err(|e| Error::io("cannot read the overlay", e))?;
+        out.extend(found.map(|uuid| (p.number, uuid)));
+    }
+    Ok(out)
 }
 
 /// A disk that is one image, padded to whole sectors.

@@ -1,6 +1,8 @@
 //! What a user can say about the disk that is to be made.
 
+use super::seed::CloudInit;
 use crate::adapt::Selection;
+use crate::adapt::identity::Identity;
 use crate::guest::select::EntrySelector;
 use crate::layout::TableKind;
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,10 @@ pub struct SourceOptions {
     pub entry: Option<EntrySelector>,
     /// Which edits make the guest, in the overlay, at home on KVM.
     pub adapt: Selection,
+    /// Who the guest is, when it is not to be what its image is.
+    pub identity: Identity,
+    /// Data for cloud-init, on a disk of their own.
+    pub cloud_init: Option<CloudInit>,
     /// Take the image although it seems to be in use.
     pub force: bool,
 }

@@ -14,6 +14,8 @@ pub(super) struct PartitionNames {
     pub(super) kind: PartitionKind,
     /// UUID of the filesystem or swap area in it.
     pub(super) uuid: Option<String>,
+    /// UUIDs that it had before, above all the image's, by which the guest may still know it.
+    pub(super) former: Vec<String>,
     pub(super) label: Option<String>,
     pub(super) partuuid: String,
     /// Whether the guest may not write to it.
@@ -54,6 +56,7 @@ impl CmdlineRules {
             &CmdlineContext {
                 has_initrd,
                 root_uuid: root.and_then(|p| p.uuid.clone()),
+                former_uuids: root.map(|p| p.former.clone()).unwrap_or_default(),
                 root_partuuid: root.map(|p| p.partuuid.clone()).unwrap_or_default(),
                 swap_uuid: swap.and_then(|p| p.uuid.clone()),
                 append: self.append.clone(),
@@ -99,8 +102,14 @@ impl CmdlineRules {
         let same = |a: &Option<String>, b: &str| {
             a.as_ref().is_some_and(|a| a.eq_ignore_ascii_case(b.trim_matches('"')))
         };
-        if let Some(uuid) = name.strip_prefix("UUID=") {
-            return self.partitions.iter().find(|p| same(&p.uuid, uuid));
+        if let Some(uuid) =
+            name.strip_prefix("UUID=").or_else(|| name.strip_prefix("/dev/disk/by-uuid/"))
+        {
+            let former = |p: &&PartitionNames| {
+                p.former.iter().any(|f| f.eq_ignore_ascii_case(uuid.trim_matches('"')))
+            };
+            let now = self.partitions.iter().find(|p| same(&p.uuid, uuid));
+            return now.or_else(|| self.partitions.iter().find(former));
         }
         if let Some(label) = name.strip_prefix("LABEL=") {
             return self.partitions.iter().find(|p| same(&p.label, label));
@@ -137,6 +146,7 @@ mod tests {
             number,
             kind,
             uuid: Some(uuid.into()),
+            former: vec![format!("old-{uuid}")],
             label: label.map(str::to_owned),
             partuuid: format!("{disk}-{number:02}"),
             read_only: false,
@@ -174,6 +184,11 @@ mod tests {
             ("root=/dev/xvda3 root=/dev/xvda2", "UUID=root"),
             ("root=LABEL=ROOT", "LABEL=ROOT"),
             ("root=/dev/mapper/x", "/dev/mapper/x"),
+            ("root=UUID=home", "UUID=home"),
+            ("root=UUID=OLD-home ro", "UUID=home"),
+            ("root=/dev/disk/by-uuid/old-root", "UUID=root"),
+            ("root=/dev/disk/by-uuid/home", "/dev/disk/by-uuid/home"),
+            ("root=UUID=older", "UUID=older"),
         ] {
             assert_eq!(root(cmdline, true), expected, "{cmdline}");
         }

@@ -1,6 +1,7 @@
 //! From a domU config and options to a machine.
 
 use crate::fuse::StatusDisk;
+use crate::plan::CIDATA_FILE;
 use crate::qemu::{Accel, DiskBus, DriveSpec, MachineSpec, Nic, NicBackend, NicModel, Serial};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -68,7 +69,9 @@ pub fn machine(
 ) -> Result<MachineSpec> {
     let bus = options.bus.unwrap_or_default();
     let plain_bus = matches!(bus, DiskBus::Ahci | DiskBus::Ide);
-    if let Some(disk) = disks.iter().find(|d| plain_bus && d.read_only && !d.cdrom) {
+    // That of cloud-init is for a guest that is recent enough to know virtio.
+    let is_seed = |disk: &StatusDisk| disk.file == CIDATA_FILE;
+    if let Some(disk) = disks.iter().find(|d| plain_bus && d.read_only && !d.cdrom && !is_seed(d)) {
         let what = format!(
             "{} is read-only, which a disk on this bus can't be; use --bus virtio, scsi or nvme",
             disk.vdev
@@ -77,7 +80,7 @@ pub fn machine(
     }
     let drives = disks.iter().map(|disk| DriveSpec {
         path: Some(dir.join(&disk.file)),
-        bus,
+        bus: if plain_bus && is_seed(disk) { DiskBus::Virtio } else { bus },
         read_only: disk.read_only || disk.cdrom,
         cdrom: disk.cdrom,
         // By this the guest finds it in /dev/disk/by-id, whatever the bus.

@@ -37,6 +37,15 @@ impl Tools<'_> {
         }
     }
 
+    /// Run tune2fs.
+    pub(super) fn tune2fs(&self, args: &[&str]) -> Result<()> {
+        let output = self.run("tune2fs", args, String::new())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed("tune2fs", complaint(&output)))
+    }
+
     /// Run a tool on the partition, with `input` on its standard input.
     fn run(&self, name: &str, args: &[&str], input: String) -> Result<Output> {
         let failed = |e| Error::io(format!("cannot run {name}"), e);
@@ -50,6 +59,7 @@ impl Tools<'_> {
             .arg(self.partition)
             .env("LC_ALL", "C")
             .env("E2FSCK_TIME", self.now.to_string())
+            .env("E2FSPROGS_FAKE_TIME", self.now.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

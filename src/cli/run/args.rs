@@ -1,6 +1,7 @@
 //! Arguments of `run`.
 
 use crate::cli::args::LayoutArgs;
+use crate::cli::identity::IdentityArgs;
 use crate::layout::parse_size;
 use crate::qemu::DiskBus;
 use crate::run::duration::parse_duration;
@@ -24,6 +25,9 @@ pub(in crate::cli) struct RunArgs {
 
     #[command(flatten)]
     pub(super) layout: LayoutArgs,
+
+    #[command(flatten)]
+    pub(super) identity: IdentityArgs,
 
     /// Keep writes in this qcow2 file, created on first use; without it they are gone at the end
     #[arg(long, value_name = "FILE", help_heading = "Writes")]
@@ -66,6 +70,10 @@ impl RunArgs {
             "several guests can't share the terminal; say by --expect what each is to print"
         } else if several && self.overlay.is_some() {
             "several guests can't share an overlay; use --overlay-dir"
+        } else if several && self.identity.hostname.is_some() {
+            "several guests can't share a hostname; run them one by one"
+        } else if self.read_only && self.identity.given().is_some() {
+            "options like --hostname edit the guest in an overlay, and --read-only leaves it none"
         } else if self.qemu_args.iter().any(|a| a == "-daemonize" || a == "--daemonize") {
             "QEMU is looked after until it ends, so -daemonize can't be used"
         } else {

@@ -15,6 +15,8 @@ pub struct InodeFormat {
     pub inode_size: usize,
     /// Start of every checksum, if inodes have one.
     seed: Option<u32>,
+    /// Whether checksums begin with the filesystem's UUID, which then cannot change alone.
+    pub seed_is_uuid: bool,
     /// When the filesystem was last written to, in seconds of Unix time.
     pub written: u64,
     /// Whether a journal must be replayed first.
@@ -46,6 +48,7 @@ impl InodeFormat {
             block_size,
             inode_size,
             seed,
+            seed_is_uuid: ro_compat & 0x400 != 0 && incompat & 0x2000 == 0,
             written: u64::from(u32_at(0x30)),
             needs_recovery: incompat & 0x4 != 0,
         })

@@ -1,0 +1,185 @@
+//! What makes a clone of a golden image somebody of its own: its name, its identifiers, who may log
+//! in, and what it does first.
+//!
+//! One file for each concern. Each drafts what its option asks for and nothing that is so already, so
+//! that a second mount with the same options over the same overlay edits nothing. These edits are the
+//! user's wish: what cannot be done is an error, where a step of the adaptation would pass it over.
+//! Names, keys, passwords and files are made what the option says at every mount; what is *new* or
+//! *reset* changes only while it is still what the image has.
+
+mod copy_in;
+mod first_boot;
+mod hostname;
+mod init;
+mod machine_id;
+mod mounts;
+mod password;
+mod root_uuid;
+mod selinux;
+mod ssh_keys;
+
+pub use copy_in::CopyIn;
+pub use first_boot::Script;
+pub use hostname::Hostname;
+pub use password::PasswordHash;
+pub use root_uuid::{RootUuid, UuidChange};
+pub use ssh_keys::SshKeys;
+
+use super::draft::Draft;
+use super::{Devices, Edit, Selection};
+use crate::guest::fs::GuestFs;
+use crate::{Error, ErrorKind, Result};
+
+/// All that a user can say about who a guest is.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Its name.
+    pub hostname: Option<Hostname>,
+    /// UUID of its root filesystem.
+    pub root_uuid: Option<RootUuid>,
+    /// Whether machine-id, SSH host keys and other things that no two machines share are forgotten.
+    pub reset_machine_id: bool,
+    /// Keys that may log in.
+    pub ssh_keys: Vec<SshKeys>,
+    /// Root's password.
+    pub root_password: Option<PasswordHash>,
+    /// Files of this host that it gets.
+    pub copies: Vec<CopyIn>,
+    /// What it runs once, in this order.
+    pub first_boot: Vec<Script>,
+}
+
+impl Identity {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.hostname.is_none()
+            && self.root_uuid.is_none()
+            && !self.reset_machine_id
+            && self.ssh_keys.is_empty()
+            && self.root_password.is_none()
+            && self.copies.is_empty()
+            && self.first_boot.is_empty()
+    }
+}
+
+/// What [`propose_with_identity`] must know of the guest besides its root filesystem.
+#[derive(Clone, Copy)]
+pub struct Clone<'a> {
+    /// Who the guest is to be.
+    pub identity: &'a Identity,
+    /// The root filesystem as the image has it; `None` when nothing was written over it yet.
+    pub pristine: Option<&'a dyn GuestFs>,
+    /// The root filesystem's UUID, when that has changed or is about to.
+    pub uuid: Option<&'a UuidChange>,
+}
+
+/// As [`propose`](super::propose), with what makes the guest somebody of its own.
+///
+/// # Errors
+/// Those of reading the filesystem; [`ErrorKind::Invalid`], [`ErrorKind::Unsupported`] and
+/// [`ErrorKind::NotFound`] for what cannot be done in this guest.
+pub fn propose_with_identity(
+    root: &dyn GuestFs,
+    devices: &Devices,
+    selection: &Selection,
+    clone: Clone<'_>,
+) -> Result<Vec<Edit>> {
+    let mut drafted = Draft::new(root, devices);
+    let draft = &mut drafted;
+    super::draft_steps(draft, selection)?;
+    let Identity { hostname, reset_machine_id, .. } = clone.identity;
+    if let Some(change) = clone.uuid {
+        draft.begin("root-uuid");
+        root_uuid::draft(draft, change);
+    }
+    if let Some(name) = hostname {
+        draft.begin("hostname");
+        hostname::draft(draft, name)?;
+    }
+    if *reset_machine_id {
+        draft.begin("machine-id");
+        machine_id::draft(draft, clone.pristine);
+    }
+    if let Some(hash) = &clone.identity.root_password {
+        draft.begin("root-password-hash");
+        password::draft(draft, hash)?;
+    }
+    draft.begin("ssh-key");
+    for keys in &clone.identity.ssh_keys {
+        ssh_keys::draft(draft, keys)?;
+    }
+    draft.begin("copy-in");
+    for copy in &clone.identity.copies {
+        copy_in::draft(draft, copy)?;
+    }
+    if !clone.identity.first_boot.is_empty() {
+        draft.begin("run-first");
+        first_boot::draft(draft, &clone.identity.first_boot)?;
+    }
+    draft.begin("selinux");
+    selinux::draft(draft);
+    Ok(drafted.finish())
+}
+
+/// The text of a file; `None` when there is nothing.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] when there is something that cannot be edited.
+fn text_of(draft: &Draft, path: &str) -> Result<Option<String>> {
+    match draft.text(path) {
+        None if draft.exists(path) => {
+            let what = format!("{path} in the guest is too large, or no regular file");
+            Err(Error::new(ErrorKind::Unsupported, what))
+        }
+        found => Ok(found),
+    }
+}
+
+/// The error for a wish that this guest cannot fulfil.
+fn cannot(kind: ErrorKind, what: impl Into<String>) -> Error {
+    Error::new(kind, what)
+}
+
+#[cfg(test)]
+mod testing {
+    use super::*;
+    use crate::adapt::{Change, Content};
+    use crate::guest::tree::MemFs;
+
+    /// What `draft` makes of `fs`: each edit with what a file then holds, `->` and the target of a
+    /// link, `/` for a directory, and nothing for what goes.
+    pub fn drafted(
+        fs: &MemFs,
+        draft: impl FnOnce(&mut Draft) -> Result<()>,
+    ) -> Result<Vec<(String, String)>> {
+        let devices = Devices::default();
+        let mut d = Draft::new(fs, &devices);
+        draft(&mut d)?;
+        let shown = |edit: Edit| {
+            let text = match edit.change {
+                Change::Rewrite { new: bytes, .. }
+                | Change::Create { content: Content::Bytes(bytes), .. } => {
+                    String::from_utf8(bytes).expect("text")
+                }
+                Change::Create { content: Content::HostFile(path), .. } => {
+                    format!("<{}", path.display())
+                }
+                Change::Symlink { target } => format!("->{target}"),
+                Change::MakeDir(_) => "/".into(),
+                Change::Remove => String::new(),
+            };
+            (edit.path, text)
+        };
+        Ok(d.finish().into_iter().map(shown).collect())
+    }
+
+    /// The filesystem after the edits.
+    pub fn applied(fs: MemFs, edits: &[(String, String)]) -> MemFs {
+        edits.iter().filter(|(_, text)| text != "/").fold(fs, |fs, (path, text)| {
+            match text.strip_prefix("->") {
+                Some(target) => fs.symlink(path, target),
+                None => fs.file(path, text.as_str()),
+            }
+        })
+    }
+}

@@ -1,0 +1,42 @@
+//! Labels for new files where SELinux insists on them.
+
+use super::Draft;
+use crate::adapt::{Access, Change, Content};
+
+/// Have the guest label its files at the next boot when it has new ones and enforces SELinux: what
+/// has no label is out of bounds for its services. See selinux-autorelabel(8).
+pub(super) fn draft(draft: &mut Draft) {
+    let config = draft.text("/etc/selinux/config").unwrap_or_default();
+    let mode = config.lines().filter_map(|l| l.trim().strip_prefix("SELINUX=")).next_back();
+    if mode.map(str::trim) != Some("enforcing") || draft.exists("/.autorelabel") {
+        return;
+    }
+    if draft.edits().iter().any(|e| matches!(e.change, Change::Create { .. })) {
+        let why = "SELinux labels the new files at the next boot, and the guest then starts again";
+        draft.create("/.autorelabel", Content::Bytes(Vec::new()), Access::root(0o644), why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::drafted;
+    use super::*;
+    use crate::guest::tree::MemFs;
+
+    #[test]
+    fn only_for_new_files() {
+        let run = |mode: &str, new: bool| {
+            let fs = MemFs::new().file("/etc/selinux/config", format!("# x\nSELINUX={mode}\n"));
+            let edits = drafted(&fs, |d| {
+                if new {
+                    d.rewrite("/etc/new", "", "");
+                }
+                draft(d);
+                Ok(())
+            });
+            edits.unwrap().iter().any(|e| e.0 == "/.autorelabel")
+        };
+        assert!(run("enforcing", true));
+        assert!(!run("enforcing", false) && !run("permissive", true));
+    }
+}

@@ -1,0 +1,47 @@
+//! What a partition holds now, read through an overlay that is not yet part of a disk.
+
+use super::source::SourceImage;
+use crate::disk::{Base, Overlay, Run};
+use crate::guest::probe::{HEAD_LEN, probe, uuid_text};
+use crate::image::{Image, RawImage};
+use crate::layout::Placed;
+use std::io;
+
+/// A disk on which there is one partition.
+struct Only<'a> {
+    start: u64,
+    image: &'a RawImage,
+}
+
+impl Base for Only<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        // Nothing else is asked for but the beginning of the partition.
+        let at = offset.checked_sub(self.start).ok_or(io::ErrorKind::InvalidInput)?;
+        let there = self.image.len().saturating_sub(at).min(buf.len() as u64) as usize;
+        let (image, rest) = buf.split_at_mut(there);
+        rest.fill(0);
+        self.image.read_at(image, at)
+    }
+
+    fn is_zero(&self, _: u64, _: u64) -> bool {
+        false
+    }
+}
+
+/// The UUID of the filesystem in the partition `placed`, which was made from `image`, when it is not
+/// the image's own any more.
+pub(super) fn other_uuid(
+    overlay: &dyn Overlay,
+    placed: &Placed,
+    image: &SourceImage,
+) -> io::Result<Option<String>> {
+    let len = (HEAD_LEN as u64).min(placed.len);
+    if overlay.run_at(placed.start, len)? == (Run::Base, len) {
+        return Ok(None);
+    }
+    let mut head = vec![0; len as usize];
+    let base = Only { start: placed.start, image: &image.image };
+    overlay.read_at(&base, &mut head, placed.start)?;
+    let now = probe(&head, placed.len).uuid();
+    Ok(now.filter(|uuid| Some(*uuid) != image.content.uuid()).map(|uuid| uuid_text(&uuid)))
+}
