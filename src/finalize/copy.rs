@@ -15,8 +15,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// A copy goes in pieces of at most this many bytes, each within a multiple of it.
-const PIECE: u64 = 1 << 20;
+/// A copy goes in pieces of at most this many bytes, each within a multiple of it. Small enough that
+/// what was read is still in the processor's cache when it is written.
+const PIECE: u64 = 256 << 10;
 /// Zeros are found in units of this many bytes.
 const GRAIN: usize = 4096;
 /// Zeros written to a device that cannot make them itself, in bytes at a time.
