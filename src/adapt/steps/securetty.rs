@@ -14,8 +14,22 @@ pub(super) const STEP: Step = Step {
 };
 
 fn draft(draft: &mut Draft) -> Result<()> {
-    draft.edit("/etc/securetty", edit);
+    if is_read(draft) {
+        draft.edit("/etc/securetty", edit);
+    }
     Ok(())
+}
+
+/// Whether somebody reads the file: PAM, if it is told to, or a login program without PAM. Debian 11
+/// and later have the file, and nobody who reads it.
+fn is_read(draft: &Draft) -> bool {
+    let dirs = ["/etc/pam.d", "/usr/lib/pam.d"];
+    if !dirs.iter().any(|dir| draft.exists(&format!("{dir}/login"))) {
+        return true;
+    }
+    let asks =
+        |text: String| text.lines().any(|line| !is_comment(line) && line.contains("pam_securetty"));
+    dirs.iter().flat_map(|dir| draft.paths(dir)).filter_map(|path| draft.text(&path)).any(asks)
 }
 
 /// The new text and what was changed.
@@ -32,6 +46,20 @@ fn edit(text: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapt::steps::test::edits;
+    use crate::guest::tree::MemFs;
+
+    #[test]
+    fn only_a_file_that_is_read() {
+        let fs = |login: &str| {
+            MemFs::new().file("/etc/securetty", "hvc0\n").file("/etc/pam.d/login", login)
+        };
+        let asks = "auth [user_unknown=ignore default=bad] pam_securetty.so\n";
+        assert_eq!(edits(&fs(asks), &STEP), ["/etc/securetty = hvc0\nttyS0\n"]);
+        assert_eq!(edits(&fs(&format!("# {asks}@include common-auth\n")), &STEP), [""; 0]);
+        let busybox = MemFs::new().file("/etc/securetty", "hvc0\n");
+        assert_eq!(edits(&busybox, &STEP), ["/etc/securetty = hvc0\nttyS0\n"]);
+    }
 
     #[test]
     fn the_serial_port_is_listed() {
