@@ -195,7 +195,7 @@ fn segments_of(
                 io::BufRead::consume(input, zeros);
                 continue;
             }
-            [b'0', ..] if offset % 4 == 0 => Compression::None,
+            [b'0', ..] if offset.is_multiple_of(4) => Compression::None,
             _ => Compression::detect(head).ok_or_else(|| {
                 io::Error::new(io::ErrorKind::InvalidData, "neither an archive nor compressed")
             })?,

@@ -6,7 +6,7 @@
 //! loads the modules and becomes the guest's own `/init`. So it does not matter who made the guest's
 //! initrd and what is in it. In front, because Linux can't tell where data that lz4 packed end.
 //!
-//! Looking into an initrd takes a good part of a second, so it is done only in doubt: when drivers
+//! Looking into an initrd takes a tenth of a second and more, so it is done only in doubt: when drivers
 //! are not part of the kernel, and the guest is not set up to make initrds for any machine.
 
 mod cpio;
@@ -27,6 +27,8 @@ use cpio::Archive;
 
 /// Where the extra initrd's files lie. The guest's initrd has no such directory.
 const DIR: &str = "synthdisk";
+/// Most bytes by which the command line grows.
+pub(super) const PARAMETER_MAX: usize = " rdinit=/synthdisk/init".len();
 /// Most bytes of all modules together; those of virtio have some 200 kB.
 const MAX_MODULES: usize = 64 << 20;
 /// The drivers that make a virtio disk show.
@@ -135,7 +137,11 @@ fn mend(
     if let Some(problem) = found.as_ref().and_then(|i| i.problem.as_deref()) {
         return Err(Error::new(ErrorKind::Corrupt, problem));
     }
-    let lacks = format!("the guest's initrd has no {}", lacking.join(" and no "));
+    let lacks = if initrds.is_empty() {
+        format!("the guest has {} as modules, and no initrd to load them", lacking.join(" and "))
+    } else {
+        format!("the guest's initrd has no {}", lacking.join(" and no "))
+    };
     let why = built.err().map(|e| format!(" ({e})")).unwrap_or_default();
     out.warning = Some(match other_bus(&drivers) {
         Some(bus) => {

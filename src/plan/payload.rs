@@ -1,6 +1,6 @@
 //! What boots: kernel, initrds and command line, from this host or from inside the guest.
 
-use super::extra_initrd::{Look, look_into, remedy};
+use super::extra_initrd::{self, Look, look_into, remedy};
 use super::guest::GuestWish;
 use super::guest_files;
 use super::hardware::Hardware;
@@ -114,7 +114,8 @@ fn finish(
     drivers: Option<(Look, impl ReadAt + Send + 'static)>,
 ) -> Result<Payload> {
     if let Some((look, root)) = drivers.filter(|_| rules.drivers) {
-        let extra = rules.replace.is_none();
+        let room = cmdline_max(header).saturating_sub(summary.cmdline.len());
+        let extra = rules.replace.is_none() && room >= extra_initrd::PARAMETER_MAX;
         let remedy = remedy(&look, root, &initrds, &summary.cmdline, extra);
         summary.hardware = remedy.hardware;
         summary.warnings.extend(remedy.warning);
@@ -212,8 +213,13 @@ fn check_kernel(head: &[u8], name: &str) -> Result<SetupHeader> {
         .map_err(|e| Error::new(e.kind(), format!("{name} cannot be booted: {e}")))
 }
 
+/// Longest command line in bytes, without its NUL.
+fn cmdline_max(header: &SetupHeader) -> usize {
+    (header.cmdline_size as usize).min(CMDLINE_MAX)
+}
+
 fn check_cmdline(cmdline: &str, header: &SetupHeader) -> Result<()> {
-    let most = (header.cmdline_size as usize).min(CMDLINE_MAX);
+    let most = cmdline_max(header);
     if cmdline.len() > most {
         return Err(Error::new(
             ErrorKind::TooLarge,

@@ -159,3 +159,54 @@ impl<'a> Modules<'a> {
         Ok(module)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::tree::MemFs;
+
+    fn guest(dep: &str) -> MemFs {
+        MemFs::new().file("/lib/modules/1/modules.dep", dep)
+    }
+
+    #[test]
+    fn chains() {
+        let fs = guest("k/a.ko: k/b.ko k/c.ko\nk/b.ko: k/c.ko\nk/c.ko:\nk/d.ko: k/nowhere.ko\n");
+        let modules = Modules::open(&fs, "1").unwrap();
+        let chain = |name| modules.chain(name).map(|c| c.join(" "));
+        let at = |names: &[&str]| {
+            let paths: Vec<_> = names.iter().map(|n| format!("/lib/modules/1/k/{n}.ko")).collect();
+            Some(paths.join(" "))
+        };
+        assert_eq!(chain("a"), at(&["c", "b", "a"]));
+        assert_eq!(chain("c"), at(&["c"]));
+        assert_eq!((chain("d"), chain("e")), (None, None));
+        // A circle, and a chain that is too long to be true.
+        let fs = guest("a.ko: b.ko\nb.ko: a.ko\n");
+        assert_eq!(Modules::open(&fs, "1").unwrap().chain("a"), None);
+        let long: String = (0..1000).map(|i| format!("m{i}.ko: m{}.ko\n", i + 1)).collect();
+        assert_eq!(Modules::open(&guest(&long), "1").unwrap().chain("m0"), None);
+        // As module-init-tools wrote it.
+        let fs = guest("/lib/modules/1/k/a.ko: /lib/modules/1/k/b.ko\n/lib/modules/1/k/b.ko:\n");
+        let chain = Modules::open(&fs, "1").unwrap().chain("a");
+        assert_eq!(chain.map(|c| c.join(" ")), at(&["b", "a"]));
+    }
+
+    #[test]
+    fn versions_that_lead_elsewhere() {
+        for version in ["", "..", ".", "1/../1", "2"] {
+            assert!(Modules::open(&guest(""), version).is_none(), "{version}");
+        }
+    }
+
+    #[test]
+    fn modules_are_unpacked() {
+        let fs = guest("").file("/a.ko", b"\x7fELF and so on".to_vec()).file("/b.ko", "text");
+        let fs = fs.file("/c.ko.gz", b"\x1f\x8b\x08 broken".to_vec());
+        let modules = Modules::open(&fs, "1").unwrap();
+        assert_eq!(modules.load("/a.ko").unwrap(), b"\x7fELF and so on");
+        assert_eq!(modules.load("/b.ko").unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(modules.load("/c.ko.gz").unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(modules.load("/d.ko").unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}

@@ -128,7 +128,7 @@ pub(super) fn members(stream: &mut impl Stream, out: &mut Contents) -> io::Resul
                 stream.consume(zeros);
                 offset += zeros as u64;
             }
-            Some(b'0') if offset % 4 == 0 => {
+            Some(b'0') if offset.is_multiple_of(4) => {
                 let (end, len) = archive(stream, out)?;
                 if end != End::Trailer {
                     return Ok(end);

@@ -132,7 +132,9 @@ pub(crate) fn module_name(path: &str) -> Option<String> {
     let stem = ["", ".xz", ".zst", ".gz"]
         .iter()
         .find_map(|packed| file.strip_suffix(packed)?.strip_suffix(".ko"))?;
-    (!stem.is_empty()).then(|| stem.replace('-', "_"))
+    // It is printed, too.
+    let plain = !stem.is_empty() && stem.bytes().all(|b| b.is_ascii_graphic());
+    plain.then(|| stem.replace('-', "_"))
 }
 
 #[cfg(test)]
@@ -156,6 +158,7 @@ mod tests {
             ("nvme.ko.zst", Some("nvme")),
             ("nvme.ko.lz", None),
             (".ko", None),
+            ("a\u{1b}[2J.ko", None),
             ("ko", None),
         ] {
             assert_eq!(module_name(file).as_deref(), name, "{file}");
