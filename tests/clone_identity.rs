@@ -346,3 +346,33 @@ fn a_pair() {
     assert_ne!(blkid(&pair[0].part(2), "UUID"), blkid(&pair[1].part(2), "UUID"));
     pair.into_iter().for_each(Mount::unmount);
 }
+
+/// The other ways to say it: `-o`, as in fstab, and `adapt`, which shows or makes the edits.
+#[test]
+fn other_commands() {
+    let field = Field::new();
+    let config = golden_systemd(&field, "ext4");
+    let mounted = mount(&config, &["-o", "hostname=web2,root_uuid=new"]);
+    assert_eq!(cat(&mounted, "/etc/hostname"), "web2");
+    assert_ne!(blkid(&mounted.part(2), "UUID"), ROOT);
+    mounted.unmount();
+    let adapt = |words: &[&str]| {
+        let uuid = format!("--root-uuid={GIVEN}");
+        let mut all = vec!["adapt", "--config", &config, "--hostname=web2", &uuid];
+        all.extend(words);
+        let output = common::process::synthdisk(&all);
+        [output.stdout, output.stderr].map(|bytes| common::process::text(&bytes))
+    };
+    let [diff, said] = adapt(&["--dry-run"]);
+    assert!(diff.contains("--- a/etc/hostname\n+++ b/etc/hostname\n@@ -1 +1 @@\n-golden\n+web2\n"));
+    assert!(said.contains(&format!("root filesystem: UUID={GIVEN}\n")), "{said}");
+    let overlay = field.arg("o.qcow2");
+    let [_, said] = adapt(&["--overlay", &overlay]);
+    assert!(said.contains("adapted: /etc/hostname: golden became web2\n"), "{said}");
+    let mounted = mount(&config, &["--overlay", &overlay]);
+    assert_eq!(cat(&mounted, "/etc/hostname"), "web2");
+    assert_eq!(blkid(&mounted.part(2), "UUID"), GIVEN);
+    mounted.unmount();
+    let [_, said] = adapt(&["--overlay", &overlay]);
+    assert!(said.contains("nothing to adapt"), "{said}");
+}

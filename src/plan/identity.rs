@@ -19,7 +19,7 @@ use uuid::Uuid;
 /// Look into a root filesystem.
 fn open(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
     open_fs(reader).map_err(|e| {
-        let what = format!("options like --hostname edit the root filesystem, and that: {e}");
+        let what = format!("options like --hostname edit the guest's root filesystem: {e}");
         Error::new(e.kind(), what)
     })
 }
