@@ -8,6 +8,7 @@ mod apply;
 mod devices;
 mod draft;
 mod e2fs;
+mod habits;
 pub mod identity;
 pub mod kernel_driver;
 mod selection;
@@ -15,9 +16,11 @@ mod steps;
 
 pub use apply::{apply, check_room, set_uuid};
 pub use devices::{Device, Devices};
+pub use habits::{Habits, habits};
 pub use selection::Selection;
 pub use steps::initrd::DRIVERS;
-pub use steps::network::{NETWORK, old_interface_names};
+pub use steps::network::NETWORK;
+pub use steps::resume::RESUME;
 pub use steps::{STEPS, Step};
 
 use crate::Result;

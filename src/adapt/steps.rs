@@ -10,7 +10,7 @@ mod lines;
 mod modprobe;
 pub(super) mod network;
 mod openrc;
-mod resume;
+pub(super) mod resume;
 mod securetty;
 mod sysctl;
 mod systemd_console;

@@ -3,7 +3,7 @@
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::Result;
-use crate::adapt::{Device, Devices, Edit, Selection, apply, check_room, propose, set_uuid};
+use crate::adapt::{Device, Devices, Edit, apply, check_room, propose, set_uuid};
 use crate::guest::open::open_fs;
 use crate::layout::PartitionKind;
 use std::path::Path;
@@ -43,20 +43,17 @@ pub(super) fn adaptation(
     disks: &[PlannedDisk],
     rules: &CmdlineRules,
     cmdline: &str,
-    (selection, same_names): (&Selection, bool),
     notes: &mut Vec<String>,
 ) -> Result<Option<Adaptation>> {
-    let Some(root) = rules.root_of(cmdline).filter(|_| !selection.is_none()) else {
+    let Some(root) = rules.root_of(cmdline).filter(|_| !rules.selection.is_none()) else {
         return Ok(None);
     };
     let disk = disks.iter().find(|d| !d.cdrom && d.letters == root.disk);
     let Some((disk, reader)) = disk.and_then(|d| Some((d, d.partition(root.number)?))) else {
         return Ok(None);
     };
-    let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
-    let devices = std::iter::once(root).chain(others).map(device).collect();
     let fs = open_fs(reader)?;
-    let edits = propose(&*fs, &Devices::new(devices, same_names), selection)?;
+    let edits = propose(&*fs, &devices(rules, root), &rules.selection)?;
     if edits.is_empty() {
         return Ok(None);
     }
@@ -71,7 +68,15 @@ pub(super) fn adaptation(
     Ok(Some(Adaptation { file: disk.partition_file(root.number), edits, uuid: None }))
 }
 
-pub(super) fn device(p: &PartitionNames) -> Device {
+/// What the guest, which has its root filesystem on `root`, can be told of its new machine.
+pub(super) fn devices(rules: &CmdlineRules, root: &PartitionNames) -> Devices {
+    let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
+    let list = std::iter::once(root).chain(others).map(device).collect();
+    let devices = Devices::new(list, rules.same_names).with_macs(&rules.macs);
+    if rules.complete { devices.and_no_others() } else { devices }
+}
+
+fn device(p: &PartitionNames) -> Device {
     Device {
         disk: p.disk.clone(),
         number: p.number,

@@ -11,7 +11,6 @@ use super::payload::{BootSummary, Candidate, Payload, from_guest, from_host};
 use super::roots::CmdlineRules;
 use super::seed::seed_disk;
 use super::source::ImageReader;
-use crate::adapt::{DRIVERS, NETWORK};
 use crate::disk::Disk;
 use crate::image::Image;
 use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
@@ -222,20 +221,14 @@ impl Plan {
                 Some(Err(e)) => return Err(e),
             }
         }
-        let same_names = options.config.is_some() || options.images.len() > 1;
         let adaptation = match &summary {
             _ if !identity.is_empty() => {
                 let words = summary.as_ref().map(|s| s.cmdline.as_str());
-                let options = (options, same_names);
                 Ok(clone_edits((&planned, &disks), &rules, words, uuid.as_ref(), options)?)
             }
-            Some(summary) if *choice != OverlayChoice::ReadOnly => adaptation(
-                &planned,
-                &rules,
-                &summary.cmdline,
-                (&options.adapt, same_names),
-                &mut notes,
-            ),
+            Some(summary) if *choice != OverlayChoice::ReadOnly => {
+                adaptation(&planned, &rules, &summary.cmdline, &mut notes)
+            }
             _ => Ok(None),
         };
         let root = root_place(&planned, &rules, summary.as_ref());
@@ -298,8 +291,10 @@ fn rules(disks: &[Prepared], options: &SourceOptions, spec: &GuestSpec) -> Cmdli
         partitions: disks.iter().flat_map(Prepared::names).collect(),
         append: options.append.clone(),
         replace: options.cmdline.clone(),
-        old_names: options.adapt.has(NETWORK),
-        drivers: options.adapt.has(DRIVERS),
+        selection: options.adapt.clone(),
+        same_names: options.config.is_some() || options.images.len() > 1,
+        complete: disks.iter().all(|d| matches!(d.source.content, DiskContent::Partitions(_))),
+        macs: spec.macs.clone(),
         root_hint: spec.root_hint.clone(),
     }
 }
@@ -363,14 +358,7 @@ fn image_readers(disk: &Prepared) -> Vec<(usize, ImageReader)> {
 /// The partition that `--root-size` is about: the config's root, else the first listed.
 fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
     let hinted = spec.root_hint.as_deref().and_then(|hint| {
-        let rules = CmdlineRules {
-            partitions: disk.names(),
-            append: None,
-            replace: None,
-            old_names: false,
-            drivers: false,
-            root_hint: None,
-        };
+        let rules = CmdlineRules { partitions: disk.names(), ..CmdlineRules::default() };
         rules.root_of(hint).filter(|p| p.kind == PartitionKind::Linux).map(|p| p.number)
     });
     hinted.or_else(|| disk.first_listed().map(|p| p.number))

@@ -5,7 +5,7 @@ use super::roots::root_disk;
 use super::source::SourceImage;
 use crate::guest::probe::Content;
 use crate::guest::select::EntrySelector;
-use crate::xen::{Access, BootMethod, DiskFormat, DiskSpec, DomainConfig, GuestDiskContent};
+use crate::xen::{Access, BootMethod, DiskFormat, DiskSpec, DomainConfig, GuestDiskContent, Vif};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,8 @@ pub(super) struct GuestSpec {
     pub(super) boot: BootWish,
     /// `root` of the config's command line, which names a partition under Xen.
     pub(super) root_hint: Option<String>,
+    /// MAC addresses that the config gives its network cards.
+    pub(super) macs: Vec<String>,
     /// Whether the first disk is the one that was listed first, not the one with the first letter.
     pub(super) first_listed: bool,
     /// What a user should know.
@@ -158,6 +160,7 @@ impl GuestSpec {
                 ..GuestWish::default()
             }),
             root_hint: None,
+            macs: Vec::new(),
             first_listed: false,
             notes: Vec::new(),
         })
@@ -197,6 +200,7 @@ impl GuestSpec {
             disks,
             boot,
             root_hint: config.command_line(),
+            macs: config.vifs.iter().filter_map(Vif::mac_string).collect(),
             first_listed: matches!(config.boot_method(), BootMethod::GuestConfig { .. }),
             notes,
         })

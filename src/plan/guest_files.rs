@@ -7,7 +7,7 @@
 use super::extra_initrd::{self, Look};
 use super::guest::GuestWish;
 use super::payload::{PayloadFile, kernel_version};
-use crate::adapt::old_interface_names;
+use crate::adapt::{Habits, habits};
 use crate::boot::linux::HEAD_BYTES;
 use crate::disk::{RegionFile, Source};
 use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
@@ -35,8 +35,8 @@ pub(super) struct Opened {
     pub(super) files: Vec<PayloadFile>,
     /// Whether this is a root filesystem, and not a separate /boot.
     pub(super) is_root: bool,
-    /// Whether its network configuration names `eth0`.
-    pub(super) old_names: bool,
+    /// What of its configuration the command line must answer.
+    pub(super) habits: Habits,
     /// What it tells of the kernel's drivers, if it has modules for it.
     pub(super) drivers: Option<Look>,
     /// When the oldest initrd was made, in seconds since 1970.
@@ -166,8 +166,8 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
             })),
         })
         .collect();
-    let Found { boot, kernel_head, is_root, old_names, drivers, made, .. } = found;
-    Ok(Opened { boot, kernel_head, files, is_root, old_names, drivers, made })
+    let Found { boot, kernel_head, is_root, habits, drivers, made, .. } = found;
+    Ok(Opened { boot, kernel_head, files, is_root, habits, drivers, made })
 }
 
 struct FoundFile {
@@ -181,7 +181,7 @@ struct Found {
     kernel_head: Vec<u8>,
     files: Vec<FoundFile>,
     is_root: bool,
-    old_names: bool,
+    habits: Habits,
     drivers: Option<Look>,
     made: Option<i64>,
 }
@@ -220,9 +220,9 @@ fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'
         open.push(file);
     }
     let is_root = fs.stat("/etc").is_ok();
-    let old_names = old_interface_names(fs);
+    let habits = habits(fs);
     let drivers = extra_initrd::look(fs, kernel_version(&kernel_head).as_deref(), made);
-    Ok((Found { boot, kernel_head, files, is_root, old_names, drivers, made }, open))
+    Ok((Found { boot, kernel_head, files, is_root, habits, drivers, made }, open))
 }
 
 /// The entry that boots, with the files that the domU config puts in place of the entry's.
@@ -254,9 +254,9 @@ fn boot_of(fs: &dyn GuestFs, wish: &GuestWish) -> Result<Boot> {
     Ok(boot)
 }
 
-/// Whether the network configuration in the root filesystem in `reader` names `eth0`.
-pub(super) fn has_old_names(reader: impl ReadAt + Send + 'static) -> bool {
-    open_fs(reader).is_ok_and(|fs| old_interface_names(&*fs))
+/// The habits of the guest whose root filesystem is in `reader`; none when it cannot be read.
+pub(super) fn habits_of(reader: impl ReadAt + Send + 'static) -> Habits {
+    open_fs(reader).map(|fs| habits(&*fs)).unwrap_or_default()
 }
 
 /// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` when it

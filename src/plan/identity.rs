@@ -1,13 +1,12 @@
 //! Planning who a clone is: which partition is its root, what UUID that gets, what is edited in it.
 
-use super::adapting::{Adaptation, device};
+use super::adapting::{Adaptation, devices};
 use super::build::PlannedDisk;
 use super::disks::Prepared;
 use super::gap::PartitionReader;
 use super::options::SourceOptions;
 use super::roots::{CmdlineRules, PartitionNames};
 use super::source::ImageReader;
-use crate::adapt::Devices;
 use crate::adapt::identity::{Clone as CloneOf, RootUuid, UuidChange, propose_with_identity};
 use crate::guest::fs::{GuestFs, ReadAt};
 use crate::guest::open::open_fs;
@@ -110,7 +109,7 @@ pub(super) fn clone_edits(
     rules: &CmdlineRules,
     cmdline: Option<&str>,
     uuid: Option<&UuidChange>,
-    (options, same_names): (&SourceOptions, bool),
+    options: &SourceOptions,
 ) -> Result<Option<Adaptation>> {
     let root = &rules.partitions[root_of(rules, cmdline, disks)?];
     if root.read_only {
@@ -122,14 +121,12 @@ pub(super) fn clone_edits(
     let Some((disk, reader)) = reader_of(disks, root) else {
         return Err(Error::new(ErrorKind::NotFound, "the root filesystem is on none of the disks"));
     };
-    let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
-    let devices = std::iter::once(root).chain(others).map(device).collect();
     let fs = open(reader)?;
     let written_to = prepared.iter().any(|d| d.source.letters == root.disk && d.has_overlay());
     let image = source_of(prepared, root).filter(|_| written_to);
     let pristine = image.map(|s| open(ImageReader(Arc::clone(&s.image)))).transpose()?;
     let clone = CloneOf { identity: &options.identity, pristine: pristine.as_deref(), uuid };
-    let devices = Devices::new(devices, same_names);
+    let devices = devices(rules, root);
     let edits = propose_with_identity(&*fs, &devices, &options.adapt, clone)?;
     let uuid = uuid.filter(|change| change.pending).map(|change| change.new.clone());
     let file = disk.partition_file(root.number);

@@ -5,6 +5,7 @@ use super::guest::GuestWish;
 use super::guest_files;
 use super::hardware::Hardware;
 use super::roots::CmdlineRules;
+use crate::adapt::DRIVERS;
 use crate::boot::KernelKind;
 use crate::boot::linux::{HEAD_BYTES, SetupHeader};
 use crate::boot::loader::CMDLINE_MAX;
@@ -79,8 +80,8 @@ pub(super) fn from_host(
     let (adapted, changes) = rules.adapt(cmdline, !initrds.is_empty(), None);
     let root = rules.root_index(&adapted);
     let root = candidates.into_iter().find(|(index, _)| Some(*index) == root).map(|(_, r)| r);
-    let old_names = root.clone().is_some_and(guest_files::has_old_names);
-    let (adapted, _) = rules.with_old_names(adapted, old_names);
+    let habits = root.clone().map(guest_files::habits_of).unwrap_or_default();
+    let (adapted, _) = rules.with_habits(adapted, &habits, !initrds.is_empty());
     let describe = |image: &Arc<RawImage>| image.path().display().to_string();
     let file = |image: Arc<RawImage>| PayloadFile {
         origin: describe(&image),
@@ -113,7 +114,7 @@ fn finish(
     rules: &CmdlineRules,
     drivers: Option<(Look, impl ReadAt + Send + 'static)>,
 ) -> Result<Payload> {
-    if let Some((look, root)) = drivers.filter(|_| rules.drivers) {
+    if let Some((look, root)) = drivers.filter(|_| rules.selection.has(DRIVERS)) {
         let room = cmdline_max(header).saturating_sub(summary.cmdline.len());
         let extra = rules.replace.is_none() && room >= extra_initrd::PARAMETER_MAX;
         let remedy = remedy(&look, root, &initrds, &summary.cmdline, extra);
@@ -175,17 +176,17 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
     let likely_root = opened.is_root.then_some(index);
     let (cmdline, mut changes) = rules.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
     let version = version_of(&header);
-    let (old_names, drivers) = match rules.root_index(&cmdline) {
+    let (habits, drivers) = match rules.root_index(&cmdline) {
         // A separate /boot says nothing of the network and the drivers; its root does.
         Some(root) if root != index => {
             let root = all.iter().find(|(i, _)| *i == root).map(|(_, reader)| reader.clone());
             let look = |r: R| Some((look_into(r.clone(), version.as_deref(), opened.made)?, r));
-            (root.clone().is_some_and(guest_files::has_old_names), root.and_then(look))
+            (root.clone().map(guest_files::habits_of).unwrap_or_default(), root.and_then(look))
         }
-        _ => (opened.old_names, opened.drivers.zip(Some(reader.clone()))),
+        _ => (opened.habits, opened.drivers.zip(Some(reader.clone()))),
     };
-    let (cmdline, why) = rules.with_old_names(cmdline, old_names);
-    changes.extend(why);
+    let (cmdline, whys) = rules.with_habits(cmdline, &habits, !boot.initrds.is_empty());
+    changes.extend(whys);
     let mut files = opened.files.into_iter();
     let kernel = files
         .next()

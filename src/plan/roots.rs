@@ -1,5 +1,6 @@
 //! Which partition is meant: from the names that a Xen guest uses to those that hold on KVM.
 
+use crate::adapt::{Habits, NETWORK, RESUME, Selection};
 use crate::guest::cmdline::{CmdlineContext, adapt};
 use crate::guest::device::MachineDevice;
 use crate::layout::PartitionKind;
@@ -23,15 +24,19 @@ pub(super) struct PartitionNames {
 }
 
 /// All partitions, and the user's words.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct CmdlineRules {
     pub(super) partitions: Vec<PartitionNames>,
     pub(super) append: Option<String>,
     pub(super) replace: Option<String>,
-    /// Whether interfaces may be named as under Xen.
-    pub(super) old_names: bool,
-    /// Whether drivers may be added to an initrd that lacks them.
-    pub(super) drivers: bool,
+    /// The adaptations that are wanted.
+    pub(super) selection: Selection,
+    /// Whether letters and numbers are those that the guest had under Xen.
+    pub(super) same_names: bool,
+    /// Whether no disk holds a filesystem or swap area that is not among the partitions.
+    pub(super) complete: bool,
+    /// MAC addresses of the network cards, as far as they are known.
+    pub(super) macs: Vec<String>,
     /// The config's command line, consulted when the guest's own does not name a root.
     pub(super) root_hint: Option<String>,
 }
@@ -78,23 +83,47 @@ impl CmdlineRules {
         self.partitions.iter().position(|p| std::ptr::eq(p, root))
     }
 
-    /// `cmdline`, told to name interfaces as under Xen if the guest's configuration does so.
-    pub(super) fn with_old_names(
+    /// `cmdline`, with an answer to the guest's habits, and why.
+    pub(super) fn with_habits(
         &self,
         cmdline: String,
-        old_names: bool,
-    ) -> (String, Option<String>) {
-        let said = self.replace.is_some() || cmdline.contains("net.ifnames=");
-        if said || !old_names || !self.old_names {
-            return (cmdline, None);
+        habits: &Habits,
+        has_initrd: bool,
+    ) -> (String, Vec<String>) {
+        let said = |key: &str| cmdline.split_ascii_whitespace().any(|w| w.starts_with(key));
+        let mut added = Vec::new();
+        let mut whys = Vec::new();
+        if self.replace.is_some() {
+            return (cmdline, whys);
         }
-        let why = "net.ifnames=0 added: the guest's network configuration names eth0".to_owned();
+        if habits.old_names && self.selection.has(NETWORK) && !said("net.ifnames=") {
+            added.push("net.ifnames=0".to_owned());
+            whys.push(
+                "net.ifnames=0 added: the guest's network configuration names eth0 or enX0".into(),
+            );
+        }
+        let resumes = said("resume=") || said("noresume");
+        if let Some(device) = habits.resume.as_ref().filter(|_| has_initrd && !resumes) {
+            if self.selection.has(RESUME) {
+                let mut swaps = self.partitions.iter().filter(|p| p.kind == PartitionKind::Swap);
+                let word = match swaps.find_map(|p| p.uuid.as_ref()) {
+                    Some(uuid) => format!("resume=UUID={uuid}"),
+                    None => "noresume".to_owned(),
+                };
+                whys.push(format!("{word} added: the guest's initrd may wait for {device}"));
+                added.push(word);
+            }
+        }
+        if added.is_empty() {
+            return (cmdline, whys);
+        }
+        let added = added.join(" ");
         // What stands behind a lone -- is init's.
         let cmdline = match cmdline.split_once(" -- ") {
-            Some((kernel, init)) => format!("{kernel} net.ifnames=0 -- {init}"),
-            None => format!("{cmdline} net.ifnames=0"),
+            Some((kernel, init)) => format!("{kernel} {added} -- {init}"),
+            None => format!("{cmdline} {added}"),
         };
-        (cmdline, Some(why))
+        (cmdline, whys)
     }
 
     /// The partition that `name` means: a device under Xen or KVM, `UUID=` or `LABEL=`.
@@ -158,11 +187,7 @@ mod tests {
                 part("a", 3, PartitionKind::Linux, "home", None),
                 part("b", 1, PartitionKind::Linux, "data", None),
             ],
-            append: None,
-            replace: None,
-            old_names: true,
-            drivers: true,
-            root_hint: None,
+            ..CmdlineRules::default()
         }
     }
 
@@ -194,6 +219,22 @@ mod tests {
         }
         assert_eq!(root("root=UUID=home", false), "PARTUUID=a-03");
         assert_eq!(root("root=/dev/xvda2", false), "PARTUUID=a-02");
+    }
+
+    #[test]
+    fn habits() {
+        let rules = rules();
+        let with = |cmdline: &str, old_names, resume: Option<&str>, has_initrd| {
+            let habits = Habits { old_names, resume: resume.map(str::to_owned) };
+            rules.with_habits(cmdline.into(), &habits, has_initrd).0
+        };
+        assert_eq!(with("ro", false, None, true), "ro");
+        assert_eq!(with("ro -- x", true, None, true), "ro net.ifnames=0 -- x");
+        assert_eq!(with("net.ifnames=1", true, None, true), "net.ifnames=1");
+        let xen = Some("/dev/xvda1");
+        assert_eq!(with("ro", true, xen, true), "ro net.ifnames=0 resume=UUID=swap");
+        assert_eq!(with("ro", false, xen, false), "ro");
+        assert_eq!(with("noresume", false, xen, true), "noresume");
     }
 
     #[test]

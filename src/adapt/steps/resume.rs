@@ -7,12 +7,18 @@
 use super::Step;
 use super::lines::{assigned, edit_lines};
 use crate::Result;
+use crate::adapt::MAX_FILE;
 use crate::adapt::devices::{Devices, Meaning};
 use crate::adapt::draft::Draft;
+use crate::guest::device::MachineDevice;
+use crate::guest::fs::GuestFs;
+
+/// Name of the step.
+pub const RESUME: &str = "resume";
 
 pub(super) const STEP: Step = Step {
-    name: "resume",
-    what: "`RESUME=` of initramfs-tools and `resume device` of uswsusp: the swap area's UUID",
+    name: RESUME,
+    what: "`RESUME=` of initramfs-tools, on the command line too, and `resume device` of uswsusp: the swap area's UUID",
     draft,
 };
 
@@ -34,6 +40,22 @@ fn draft(draft: &mut Draft) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// The device that initramfs-tools was told to resume from. It stands in the initrd, which waits half
+/// a minute for it unless the command line says better (initramfs-tools: `scripts/local-premount`).
+pub(crate) fn configured(root: &dyn GuestFs) -> Option<String> {
+    let dir = format!("{INITRAMFS_TOOLS}/conf.d");
+    let mut files = vec![format!("{INITRAMFS_TOOLS}/initramfs.conf")];
+    files.extend(root.read_dir(&dir).unwrap_or_default().iter().map(|n| format!("{dir}/{n}")));
+    let mut found = None;
+    for file in files.iter().take(100) {
+        let Ok(bytes) = root.read(file, MAX_FILE) else { continue };
+        let text = String::from_utf8_lossy(&bytes);
+        let values = text.lines().filter_map(|line| assigned(line, "RESUME"));
+        found = values.last().map(|v| v.trim_matches(['"', '\'']).to_owned()).or(found);
+    }
+    found.filter(|device| MachineDevice::parse(device).is_some() || device.starts_with("UUID="))
 }
 
 /// `line` with the value of `key` put right; `none` says that there is no such device.
@@ -61,6 +83,23 @@ fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_initrd_was_told() {
+        let conf = "/etc/initramfs-tools/initramfs.conf";
+        let resume = "/etc/initramfs-tools/conf.d/resume";
+        let told = |files: &[(&str, &str)]| {
+            let fs = files.iter().fold(MemFs::new(), |fs, (path, text)| fs.file(path, *text));
+            configured(&fs)
+        };
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&[(resume, "RESUME=/dev/xvda1\n")]).as_deref(), Some("/dev/xvda1"));
+        let both = [(conf, "RESUME=/dev/xvdb1\n"), (resume, "RESUME='UUID=x'\n")];
+        assert_eq!(told(&both).as_deref(), Some("UUID=x"));
+        for silent in ["RESUME=none", "RESUME=auto", "#RESUME=/dev/xvda1", "RESUME=/dev/vg/swap"] {
+            assert_eq!(told(&[(resume, silent)]), None, "{silent}");
+        }
+    }
 
     #[test]
     fn values() {
