@@ -2,8 +2,8 @@
 
 use super::Report;
 use crate::guest::about::{Hypervisor, RootAccount};
-use crate::guest::drivers::{KernelDrivers, Place};
 use crate::plan::Plan;
+use crate::qemu::DiskBus;
 use serde::Serialize;
 
 /// A check and how it came out.
@@ -35,7 +35,7 @@ pub enum Outcome {
 pub(super) fn checks(report: &Report, plan: &Plan) -> Vec<Check> {
     let all = [
         kernel_format(report),
-        disk_driver(report),
+        disk_driver(report, plan),
         root_by_uuid(report),
         fstab(report),
         network(report),
@@ -61,38 +61,33 @@ fn kernel_format(report: &Report) -> Option<Check> {
     }
 }
 
-/// What a disk on KVM needs, by the bus that `run --bus` can give it.
-pub(super) const BUSES: [(&str, &[&str]); 5] = [
-    ("virtio", &["virtio_pci", "virtio_blk"]),
-    ("ahci", &["ahci", "sd_mod"]),
-    ("ide", &["ata_piix", "sd_mod"]),
-    ("ide", &["piix", "ide_disk"]),
-    ("scsi", &["sym53c8xx", "sd_mod"]),
-];
-
-/// The first bus whose drivers are all there before the root filesystem is.
-pub(super) fn early_bus(drivers: &KernelDrivers) -> Option<&'static str> {
-    BUSES.iter().find(|(_, names)| drivers.early(names)).map(|(bus, _)| *bus)
-}
-
-/// Whether the virtio drivers could be loaded, wherever they are.
-pub(super) fn has_virtio(drivers: &KernelDrivers) -> bool {
-    BUSES[0].1.iter().all(|name| drivers.place(name) != Place::Missing)
-}
-
-fn disk_driver(report: &Report) -> Option<Check> {
+/// Whether the kernel sees its disk, as the plan has it.
+fn disk_driver(report: &Report, plan: &Plan) -> Option<Check> {
     const NAME: &str = "disk driver";
-    let kernel = report.kernels.iter().find(|k| k.default)?;
-    match early_bus(&kernel.drivers) {
-        Some("virtio") => check(NAME, Outcome::Good, "virtio is there from the start"),
-        _ if has_virtio(&kernel.drivers) => {
-            check(NAME, Outcome::Mended, "the initrd lacks virtio, /lib/modules has it")
+    let boot = plan.boot.as_ref()?;
+    let kernel = report.kernels.iter().find(|k| k.default);
+    let bus = boot.hardware.bus;
+    if boot.extra_initrd {
+        return check(NAME, Outcome::Mended, "the initrd lacks virtio, /lib/modules has it");
+    }
+    if bus != DiskBus::default() {
+        return check(
+            NAME,
+            Outcome::Warning,
+            format!("no virtio; the disk goes to {}", bus.name()),
+        );
+    }
+    if let Some(warning) = boot.warnings.first() {
+        return check(NAME, Outcome::Bad, warning.clone());
+    }
+    match kernel.map(|k| &k.drivers) {
+        Some(drivers) if drivers.early(&["virtio_pci", "virtio_blk"]) => {
+            check(NAME, Outcome::Good, "virtio is there from the start")
         }
-        Some(bus) => check(NAME, Outcome::Warning, format!("no virtio; the disk goes to {bus}")),
-        None if kernel.drivers.modules_dir.is_none() => {
-            check(NAME, Outcome::Warning, "not known: the guest has no modules for this kernel")
+        Some(drivers) if drivers.modules_dir.is_some() => {
+            check(NAME, Outcome::Warning, "virtio is not there from the start")
         }
-        None => check(NAME, Outcome::Bad, "no driver for any disk that KVM offers"),
+        _ => check(NAME, Outcome::Warning, "not known: the guest has no modules for this kernel"),
     }
 }
 

@@ -1,9 +1,10 @@
 //! The answer that a person wants.
 
-use super::checks::{Outcome, early_bus, has_virtio};
+use super::checks::Outcome;
 use super::{EditReport, Report};
 use crate::Error;
 use crate::plan::Plan;
+use crate::qemu::DiskBus;
 use serde::Serialize;
 
 /// Whether the guest boots on KVM.
@@ -44,7 +45,7 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
         // Most of these sentences say themselves what can be done.
         return no(e.to_string(), "give a kernel with --kernel and --initrd, or mend what it says");
     }
-    if plan.boot.is_none() {
+    let Some(boot) = &plan.boot else {
         let whole = plan.disks.first().is_some_and(|d| d.layout.is_none());
         return match whole {
             true => Verdict {
@@ -54,7 +55,7 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
             },
             false => no("it has no boot loader of ours", "leave out --bootloader none"),
         };
-    }
+    };
     let bad = report.checks.iter().find(|c| c.outcome == Outcome::Bad);
     if let Some(bad) = bad {
         let advice = "give a kernel that has the drivers, with --kernel and --initrd";
@@ -68,21 +69,15 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     if report.command_line.as_ref().is_some_and(|c| !c.changes.is_empty()) {
         changes.push("changes to its command line".into());
     }
-    let default = report.kernels.iter().find(|k| k.default);
     let mut advice = None;
-    if let Some(kernel) = default {
-        match early_bus(&kernel.drivers) {
-            Some("virtio") => {}
-            _ if has_virtio(&kernel.drivers) => {
-                changes.push("virtio drivers for its initrd".into())
-            }
-            Some(bus) => {
-                changes.push(format!("its disk on {bus}"));
-                advice =
-                    Some(format!("QEMU must offer the disk on {bus}, as `synthdisk run` does"));
-            }
-            None => {}
-        }
+    if boot.extra_initrd {
+        changes.push("virtio drivers for its initrd".into());
+    }
+    let bus = boot.hardware.bus;
+    if bus != DiskBus::default() {
+        let bus = bus.name();
+        changes.push(format!("its disk on {bus}"));
+        advice = Some(format!("QEMU must offer the disk on {bus}, as `synthdisk run` does"));
     }
     match changes.is_empty() {
         true => Verdict { answer: Answer::Boots, text: "boots as it is".into(), advice },

@@ -54,6 +54,8 @@ pub struct BootSummary {
     pub notes: Vec<String>,
     /// The machine that the guest has drivers for.
     pub hardware: Hardware,
+    /// Whether the first initrd is ours and brings drivers that the guest's lacks.
+    pub extra_initrd: bool,
     /// What a user must know: the guest may not boot everywhere.
     pub warnings: Vec<String>,
 }
@@ -122,6 +124,7 @@ fn finish(
         summary.warnings.extend(remedy.warning);
         if let Some(initrd) = remedy.initrd {
             summary.cmdline = remedy.cmdline;
+            summary.extra_initrd = true;
             summary.initrds.insert(0, initrd.origin.clone());
             initrds.insert(0, initrd);
         }
