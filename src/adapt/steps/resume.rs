@@ -52,8 +52,8 @@ pub(crate) fn configured(root: &dyn GuestFs) -> Option<String> {
     for file in files.iter().take(100) {
         let Ok(bytes) = root.read(file, MAX_FILE) else { continue };
         let text = String::from_utf8_lossy(&bytes);
-        let values = text.lines().filter_map(|line| assigned(line, "RESUME"));
-        found = values.last().map(|v| v.trim_matches(['"', '\'']).to_owned()).or(found);
+        let mut values = text.lines().rev().filter_map(|line| assigned(line, "RESUME"));
+        found = values.next().map(|v| v.trim_matches(['"', '\'']).to_owned()).or(found);
     }
     found.filter(|device| MachineDevice::parse(device).is_some() || device.starts_with("UUID="))
 }
@@ -83,6 +83,7 @@ fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::tree::MemFs;
 
     #[test]
     fn what_the_initrd_was_told() {
