@@ -4,6 +4,7 @@ mod outputs;
 mod print;
 
 use super::args::SourceArgs;
+use super::identity::IdentityArgs;
 use super::mount::{adapt, files, not_adapted};
 use crate::disk::temporary_dir;
 use crate::finalize::{
@@ -30,6 +31,9 @@ pub(super) struct FinalizeArgs {
 
     #[command(flatten)]
     source: SourceArgs,
+
+    #[command(flatten)]
+    identity: IdentityArgs,
 
     /// Look through this overlay, which is only read
     #[arg(long, value_name = "FILE", conflicts_with = "overlay_dir")]
@@ -148,9 +152,15 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
             let what = "a mount has its overlay already; leave out --overlay, or name the images";
             return Err(Error::new(ErrorKind::Usage, what));
         }
+        Some(_) if args.identity.given().is_some() => {
+            let what = "a mount's guest is who it is; give options like --hostname to the mount, or \
+                        name the images";
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
         Some(live) => write_live(&live, &result, &request)?,
         None => {
-            let options = args.source.into_options(args.paths)?;
+            let mut options = args.source.into_options(args.paths)?;
+            options.identity = args.identity.read()?;
             let backing = args.backing.as_deref();
             write_planned(options, overlay, backing, &result, &request)?
         }
@@ -184,6 +194,7 @@ fn write_planned(
     }
     // It is about what a mount would boot.
     plan.boot = None;
+    let must_adapt = !options.identity.is_empty();
     let mut sources = plan.images.clone();
     let mode = common_mode(&sources);
     sources.extend(plan.disks.iter().filter_map(|d| d.overlay.clone()));
@@ -199,15 +210,19 @@ fn write_planned(
         plan.notes.iter().for_each(|note| eprintln!("note:    {note}"));
     }
     let adapt_in = |dir: &Path| {
-        // A guest that cannot be edited boots as it is, here as in a mount.
-        let said = adapt(&plan.adaptation, dir).unwrap_or_else(|e| not_adapted(&e));
+        let said = match adapt(&plan.adaptation, dir) {
+            Err(e) if must_adapt => return Err(e),
+            // A guest that cannot be edited boots as it is, here as in a mount.
+            said => said.unwrap_or_else(|e| not_adapted(&e)),
+        };
         if !request.quiet {
             eprint!("{said}");
         }
+        Ok(())
     };
     if result.format != Format::Raw && backing.is_none() {
         return with_mount(files(&plan), |dir| {
-            adapt_in(dir);
+            adapt_in(dir)?;
             let one = |output: Output| {
                 let file = output.file(dir, result.partition)?;
                 let source =
@@ -218,10 +233,7 @@ fn write_planned(
         });
     }
     if !matches!(plan.adaptation, Ok(None)) {
-        with_mount(files(&plan), |dir| {
-            adapt_in(dir);
-            Ok(())
-        })?;
+        with_mount(files(&plan), adapt_in)?;
     }
     let one = |output: Output| {
         let planned = &plan.disks[output.index];

@@ -160,6 +160,11 @@ impl GuestFs for XfsFs {
         Ok(self.resolve(path, true)?.0)
     }
 
+    fn read_link(&self, path: &str) -> Result<String> {
+        let (full, _) = self.resolve(path, false)?;
+        self.node(&full)?.target.ok_or_else(|| not_a(path, "symlink"))
+    }
+
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
         let (full, stat) = self.resolve(path, true)?;
         if stat.kind != FileKind::File {
