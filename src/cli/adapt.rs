@@ -49,12 +49,12 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
     words.push("--".into());
     words.extend(args.images.iter().map(Into::into));
     let said = once(&words, &Stop::on_signals()?)?;
-    let told = said.lines().filter(|l| l.starts_with("adapted: ") || l.starts_with("note: "));
-    let mut told = told.peekable();
-    if told.peek().is_none() {
+    let is_edit = |line: &&str| line.starts_with("adapted: ");
+    let told = said.lines().filter(|line| is_edit(line) || line.starts_with("note: "));
+    told.for_each(|line| eprintln!("{line}"));
+    if !said.lines().any(|line| is_edit(&line)) {
         eprintln!("nothing to adapt");
     }
-    told.for_each(|line| eprintln!("{line}"));
     Ok(())
 }
 
