@@ -7,7 +7,7 @@
 //!
 //! The log of what was fsynced after the last transaction is not replayed; without it the
 //! filesystem is as it was at that transaction, at most some 30 s before. As for XFS, what a look
-//! may cost is limited ([`super::metered`]) and a panic becomes a `Corrupt` error.
+//! may cost is limited (`metered`) and a panic becomes a `Corrupt` error.
 
 mod leaf;
 

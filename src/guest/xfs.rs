@@ -3,7 +3,7 @@
 //!
 //! What the crate leaves open is done here:
 //! * symlinks are resolved one component at a time, after a look at their length,
-//! * what a look may cost is limited ([`super::metered`]),
+//! * what a look may cost is limited (`metered`),
 //! * a log that only the kernel can replay (version 4, an unfinished mapping change) is left out:
 //!   what is read is then what had reached its place on the disk, and [`XfsFs::caveat`] says so,
 //! * a panic becomes a `Corrupt` error.
