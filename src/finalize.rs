@@ -16,12 +16,14 @@ mod identity;
 mod live;
 mod private;
 mod progress;
+mod qemu_img;
 mod reflink;
 mod share;
 mod snapshot;
 mod sweep;
 mod target;
 mod write;
+mod writeback;
 
 pub use backing::Backing;
 pub use check::{sha256, verify};

@@ -12,7 +12,7 @@ use common::filesystem::Filesystem;
 use common::hash::{Untouched, sha256};
 use common::mount::{LoopDev, Mount};
 use common::overlay::{Case, wait_until};
-use common::process::{SYNTHDISK, command, expect_failure, is_root, run, text};
+use common::process::{SYNTHDISK, command, expect_failure, have, is_root, output, run, text};
 use common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -286,6 +286,27 @@ fn nothing_stays_of_a_conversion_that_was_not_finished() {
         let said = running.end(signal);
         assert!(signal == Signal::SIGKILL || said.contains(signal.as_str()), "{said}");
     }
+}
+
+/// A file that replaces another has a name beside it for a moment.
+#[test]
+fn nothing_stays_of_a_file_that_was_about_to_replace_another() {
+    if !have("strace") {
+        eprintln!("SKIPPED: strace is not installed");
+        return;
+    }
+    let tiny = Tiny::new();
+    let dir = tiny.file("out");
+    fs::create_dir(&dir).unwrap();
+    let out = dir.join("out.raw");
+    fs::write(&out, b"old").unwrap();
+    let args = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename,renameat,renameat2"];
+    let inject = ["-e", "inject=rename,renameat,renameat2:signal=SIGKILL"];
+    let ours = [SYNTHDISK, "finalize", "-q", "--force", "--adapt", "none", arg(&tiny.image)];
+    let killed = output("strace", &[&args[..], &inject, &ours, &["-o", arg(&out)]].concat());
+    assert!(!killed.status.success());
+    // The signal comes when the call has been made, or in its place.
+    wait_until("all is gone", || names(&dir) == ["out.raw"]);
 }
 
 #[test]

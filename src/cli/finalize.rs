@@ -212,7 +212,7 @@ fn write_planned(
                 let file = output.file(dir, result.partition)?;
                 let source =
                     File::open(dir.join(file)).map_err(|e| Error::io("cannot read the disk", e))?;
-                write_converted(&source, output.target, false, request)
+                write_converted(&source, output.target, true, request)
             };
             outputs.into_iter().map(one).collect()
         });
@@ -299,7 +299,7 @@ impl LiveSource {
                 let written = if raw {
                     write_raw(&Input::File(snapshot.contents()?), target, request)
                 } else {
-                    snapshot.with_file(|file| write_converted(file, target, false, request))
+                    snapshot.with_file(|file| write_converted(file, target, true, request))
                 };
                 written.map_err(|e| snapshot.explain(e))
             }

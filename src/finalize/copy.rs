@@ -4,6 +4,7 @@
 use super::contents::Contents;
 use super::progress::Progress;
 use super::share::{Reflink, share};
+use super::writeback;
 use crate::layout::format_size;
 use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};
@@ -197,6 +198,10 @@ impl Shared<'_> {
                 return;
             }
             self.progress.add(piece.end - piece.start);
+            // What other threads still write of this comes with the final sync.
+            if piece.end % writeback::STEP == 0 {
+                writeback::begin(self.target, piece.end - writeback::STEP..piece.end);
+            }
         }
     }
 
