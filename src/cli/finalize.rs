@@ -8,9 +8,9 @@ use super::identity::IdentityArgs;
 use super::mount::{adapt, files, not_adapted};
 use crate::disk::temporary_dir;
 use crate::finalize::{
-    Backing, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile, Pending,
-    Reflink, Request, Target, common_mode, open_live_disk, shares_blocks, with_mount,
-    write_converted, write_delta, write_raw,
+    Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
+    Pending, Reflink, Request, Target, check_room, common_mode, open_live_disk, shares_blocks,
+    with_mount, write_converted, write_delta, write_raw,
 };
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::run::Stop;
@@ -206,6 +206,19 @@ fn write_planned(
     if let Some(over) = over {
         outputs.iter_mut().for_each(|output| output.index = over);
     }
+    let range_of = |output: &Output| {
+        let planned = &plan.disks[output.index];
+        match result.partition {
+            None => Ok(DiskRange::whole(Arc::clone(&planned.disk))),
+            Some(number) => partition(planned, number),
+        }
+    };
+    let ranges = outputs.iter().map(range_of).collect::<Result<Vec<_>>>()?;
+    // What a delta takes shows when it is made.
+    if backing.is_none() && result.takes_all(outputs[0].target.dir()) && !request.force {
+        let all = ranges.iter().map(|range| range as &dyn Contents);
+        check_room(all.zip(outputs.iter().map(|output| &output.target)))?;
+    }
     if !request.quiet {
         plan.notes.iter().for_each(|note| eprintln!("note:    {note}"));
     }
@@ -227,7 +240,7 @@ fn write_planned(
                 let file = output.file(dir, result.partition)?;
                 let source =
                     File::open(dir.join(file)).map_err(|e| Error::io("cannot read the disk", e))?;
-                write_converted(&source, output.target, false, request)
+                write_converted(&source, output.target, true, request)
             };
             outputs.into_iter().map(one).collect()
         });
@@ -235,18 +248,21 @@ fn write_planned(
     if !matches!(plan.adaptation, Ok(None)) {
         with_mount(files(&plan), adapt_in)?;
     }
-    let one = |output: Output| {
-        let planned = &plan.disks[output.index];
-        let range = match result.partition {
-            None => DiskRange::whole(Arc::clone(&planned.disk)),
-            Some(number) => partition(planned, number)?,
-        };
-        match &backing {
-            Some(backing) => write_delta(&range, backing, output.target, request),
-            None => write_raw(&Input::Disk(range), output.target, request),
-        }
+    let one = |(range, output): (DiskRange, Output)| match &backing {
+        Some(backing) => write_delta(&range, backing, output.target, request),
+        None => write_raw(&Input::Disk(range), output.target, request),
     };
-    outputs.into_iter().map(one).collect()
+    ranges.into_iter().zip(outputs).map(one).collect()
+}
+
+impl ResultArgs {
+    /// Whether each byte of data that goes to `dir` takes room there.
+    fn takes_all(&self, dir: Option<&Path>) -> bool {
+        let shares = self.format == Format::Raw
+            && self.reflink != Reflink::Never
+            && dir.is_some_and(shares_blocks);
+        !self.compress && !shares
+    }
 }
 
 /// Write disks of a mount.
@@ -270,7 +286,12 @@ fn write_live(
         let shown = live.dir.join(&file);
         let shown = shown.display();
         let source = match live.writer(&disks[output.index].file)? {
-            None => LiveSource::Still(open_live_disk(&live.dir, &file)?),
+            // Somebody may begin to. A mount of an older version has no snapshots, and there is only
+            // one at a time.
+            None => match LiveSnapshot::take(&live.dir, &file) {
+                Ok(snapshot) => LiveSource::Snapshot(Arc::new(snapshot)),
+                Err(_) => LiveSource::Still(open_live_disk(&live.dir, &file)?),
+            },
             Some(writer) if !request.force => {
                 let what = format!(
                     "{shown} may change meanwhile: {writer}; end it first, or use --force for a \
@@ -287,18 +308,33 @@ fn write_live(
         };
         sources.push((source, output.target));
     }
+    if result.takes_all(None) && !request.force {
+        let all =
+            sources.iter().map(|(source, _)| source.contents()).collect::<Result<Vec<_>>>()?;
+        let all = all.iter().map(|file| file as &dyn Contents);
+        check_room(all.zip(sources.iter().map(|(_, target)| target)))?;
+    }
     sources.into_iter().map(|(source, target)| source.write(target, request)).collect()
 }
 
 /// A file of a mount, as it is to be read.
 enum LiveSource {
-    /// Nobody writes to it.
+    /// Nobody writes to it, it is hoped.
     Still(File),
-    /// Somebody does.
+    /// Somebody does, or may begin to.
     Snapshot(Arc<LiveSnapshot>),
 }
 
 impl LiveSource {
+    /// Its bytes, by the same open file.
+    fn contents(&self) -> Result<OpenFile> {
+        let failed = |e| Error::io("cannot read the disk", e);
+        match self {
+            Self::Still(file) => OpenFile::new(file.try_clone().map_err(failed)?).map_err(failed),
+            Self::Snapshot(snapshot) => snapshot.contents(),
+        }
+    }
+
     fn write(self, target: Target, request: &Request<'_>) -> Result<Pending> {
         let raw = request.conversion.format == Format::Raw;
         match self {
@@ -311,7 +347,7 @@ impl LiveSource {
                 let written = if raw {
                     write_raw(&Input::File(snapshot.contents()?), target, request)
                 } else {
-                    snapshot.with_file(|file| write_converted(file, target, false, request))
+                    snapshot.with_file(|file| write_converted(file, target, true, request))
                 };
                 written.map_err(|e| snapshot.explain(e))
             }
