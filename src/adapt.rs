@@ -231,7 +231,7 @@ mod tests {
             .file("/lib/systemd/system/xe-daemon.service", "[Service]\n")
             .symlink("/etc/systemd/system/multi-user.target.wants/qemu-guest-agent.service", "x");
         let list = [("a", 2, "UUID=r", false), ("a", 1, "UUID=s", true)];
-        let devices = Devices::of(&list, true).and_no_others();
+        let devices = Devices::of(&list, true).with_label("a", 2, "data").and_no_others();
         assert_eq!(propose(&fs, &devices, &Selection::auto()).unwrap(), []);
     }
 }
