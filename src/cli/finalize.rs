@@ -5,6 +5,7 @@ mod print;
 
 use super::args::SourceArgs;
 use super::mount::{adapt, files, not_adapted};
+use super::printable::in_a_line;
 use crate::disk::temporary_dir;
 use crate::finalize::{
     Backing, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile, Pending,
@@ -196,7 +197,7 @@ fn write_planned(
         outputs.iter_mut().for_each(|output| output.index = over);
     }
     if !request.quiet {
-        plan.notes.iter().for_each(|note| eprintln!("note:    {note}"));
+        plan.notes.iter().for_each(|note| eprintln!("note:    {}", in_a_line(note)));
     }
     let adapt_in = |dir: &Path| {
         // A guest that cannot be edited boots as it is, here as in a mount.
