@@ -151,6 +151,7 @@ mod tests {
                  /dev/xvdb1 /srv ext4 defaults 0 2\n/dev/mapper/vault /vault ext4 defaults 0 2\n\
                  xenfs /proc/xen xenfs defaults 0 0\n",
             )
+            .file("/etc/systemd/system/old.mount", "[Mount]\nWhat=/dev/xvda2\nWhere=/old\n")
             .file("/etc/crypttab", "vault /dev/xvdc1 none luks\n")
             .file("/etc/initramfs-tools/conf.d/resume", "RESUME=/dev/xvda1\n")
             .file("/etc/initramfs-tools/initramfs.conf", "MODULES=most\nBUSYBOX=auto\n")
@@ -231,7 +232,7 @@ mod tests {
             .file("/lib/systemd/system/xe-daemon.service", "[Service]\n")
             .symlink("/etc/systemd/system/multi-user.target.wants/qemu-guest-agent.service", "x");
         let list = [("a", 2, "UUID=r", false), ("a", 1, "UUID=s", true)];
-        let devices = Devices::of(&list, true).and_no_others();
+        let devices = Devices::of(&list, true).with_label("a", 2, "data").and_no_others();
         assert_eq!(propose(&fs, &devices, &Selection::auto()).unwrap(), []);
     }
 }

@@ -10,11 +10,13 @@ mod inspect;
 mod libvirt_xml;
 mod map;
 mod mount;
+mod printable;
 mod run;
 mod umount;
 
 use crate::{ErrorKind, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use printable::printable;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
@@ -64,7 +66,7 @@ pub fn main() -> ExitCode {
         Ok(Some(translated)) => translated,
         Ok(None) => args,
         Err(e) => {
-            eprintln!("synthdisk: {e}");
+            eprintln!("synthdisk: {}", printable(&e.to_string()));
             return ExitCode::from(2);
         }
     };
@@ -83,7 +85,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("synthdisk: {e}");
+            eprintln!("synthdisk: {}", printable(&e.to_string()));
             ExitCode::from(if e.kind() == ErrorKind::Usage { 2 } else { 1 })
         }
     }

@@ -78,6 +78,35 @@ fn what_is_new_and_what_goes() {
     }
 }
 
+/// An enforcing guest's services may not read what has no label.
+#[test]
+fn what_is_new_has_the_label_of_its_directory() {
+    const LABEL: &str = "system_u:object_r:etc_t:s0";
+    for (kind, block) in kinds() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = image(dir.path(), kind, block, 100);
+        let shown = image.to_string_lossy();
+        let set = format!("ea_set /etc security.selinux {LABEL}");
+        run("debugfs", &["-w", "-R", &set, &shown]);
+        let bytes = || Content::Bytes(b"x".to_vec());
+        let create = || Change::Create { content: bytes(), access: Access::root(0o644) };
+        let edits = [
+            edit("/etc/file", create()),
+            edit("/etc/link", Change::Symlink { target: "/dev/null".into() }),
+            edit("/etc/new", Change::MakeDir(Access::root(0o755))),
+            edit("/etc/new/file", create()),
+            edit("/unlabelled", create()),
+        ];
+        apply(&edits, &image).unwrap();
+        is_clean(&image);
+        for path in ["/etc/file", "/etc/link", "/etc/new", "/etc/new/file"] {
+            let told = debugfs(&image, &format!("ea_get -V {path} security.selinux"));
+            assert_eq!(told.trim(), LABEL, "{kind}: {path}");
+        }
+        assert!(!debugfs(&image, "ea_list /unlabelled").contains("selinux"));
+    }
+}
+
 #[test]
 fn files_of_any_length_become_files_of_any_length() {
     for (kind, block) in kinds() {

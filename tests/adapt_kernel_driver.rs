@@ -297,6 +297,7 @@ fn every_kind_of_edit() {
     let field = Field::new();
     let tree = tree(&field, FSTAB);
     fs::write(tree.join("etc/gone"), "gone").unwrap();
+    let label = b"system_u:object_r:etc_t:s0\0";
     let host = field.path("host-file");
     fs::write(&host, noise(3_000_000, 8)).unwrap();
     for (fs_type, options) in [("xfs", "nouuid"), ("btrfs", "")] {
@@ -305,6 +306,9 @@ fn every_kind_of_edit() {
             "xfs" => make_xfs(&image, 300 << 20, &[], &tree),
             _ => make_btrfs(&image, 256 << 20, &[], &tree),
         }
+        let labelled = Shown::new(&image, false, options);
+        xattr::set(labelled.at("etc"), "security.selinux", label).unwrap();
+        drop(labelled);
         let rights = |mode: u32| json!({ "mode": mode, "uid": 12, "gid": 34 });
         let (code, said) = edit(
             &image,
@@ -335,6 +339,10 @@ fn every_kind_of_edit() {
         assert_eq!(fs::read_link(shown.at("etc/new/link")).unwrap(), Path::new("/etc/passwd"));
         assert!(!shown.at("etc/gone").exists());
         assert_eq!(fs::read(shown.at("etc/fstab")).unwrap(), b"short\n");
+        for path in ["etc/new", "etc/new/file", "etc/new/link"] {
+            let told = xattr::get(shown.at(path), "security.selinux").unwrap();
+            assert_eq!(told.as_deref(), Some(&label[..]), "{fs_type}: {path}");
+        }
     }
 }
 

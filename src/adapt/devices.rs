@@ -14,6 +14,10 @@ pub struct Device {
     pub number: u32,
     /// What names it for good: `UUID=…` or `PARTUUID=…`.
     pub spec: String,
+    /// Identifier in the partition table, as `PARTUUID=` has it.
+    pub partuuid: String,
+    /// Label of what is in it; `None` when it has none.
+    pub label: Option<String>,
     /// Whether it is swap.
     pub swap: bool,
 }
@@ -25,7 +29,7 @@ pub struct Devices {
     list: Vec<Device>,
     /// Whether letters and numbers are those that the guest had under Xen.
     same_names: bool,
-    /// Whether a UUID that no partition has is gone.
+    /// Whether a UUID or label that no partition has is gone.
     complete: bool,
     /// In lower case, with colons.
     macs: Vec<String>,
@@ -50,7 +54,7 @@ impl Devices {
     }
 
     /// Says that no disk of the new machine holds a filesystem or swap area that is not in the list,
-    /// so that a UUID which no partition has belongs to a disk that is gone.
+    /// so that a UUID or label which no partition has belongs to a disk that is gone.
     #[must_use]
     pub fn and_no_others(mut self) -> Self {
         // What is inside of a partition without a UUID of its own, such as a volume group, has UUIDs
@@ -72,9 +76,19 @@ impl Devices {
             disk: disk.into(),
             number,
             spec: spec.into(),
+            partuuid: format!("{disk}-0{number}"),
+            label: None,
             swap,
         };
         Self::new(list.iter().map(device).collect(), same_names)
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_label(mut self, disk: &str, number: u32, label: &str) -> Self {
+        let mut all = self.list.iter_mut();
+        let found = all.find(|d| d.disk == disk && d.number == number).unwrap();
+        found.label = Some(label.to_owned());
+        self
     }
 
     /// The root filesystem.
@@ -106,6 +120,17 @@ impl Devices {
         {
             return self.meaning_of_uuid(uuid.trim_matches('"'));
         }
+        if let Some(label) =
+            name.strip_prefix("LABEL=").or_else(|| name.strip_prefix("/dev/disk/by-label/"))
+        {
+            return self.unless_had(label, |d, label| d.label.as_deref() == Some(label));
+        }
+        let partuuid =
+            name.strip_prefix("PARTUUID=").or_else(|| name.strip_prefix("/dev/disk/by-partuuid/"));
+        if let Some(partuuid) = partuuid {
+            // What the old table said of a partition is said of none in this one.
+            return self.unless_had(partuuid, |d, id| d.partuuid.eq_ignore_ascii_case(id));
+        }
         if let Some(rest) = name.strip_prefix("/dev/disk/by-path/") {
             return match xen_path(rest) {
                 Some((disk, number)) => self.partition(&disk, number),
@@ -125,10 +150,18 @@ impl Devices {
     }
 
     fn meaning_of_uuid(&self, uuid: &str) -> Meaning<'_> {
-        let has = |d: &Device| {
+        self.unless_had(uuid, |d, uuid| {
             d.spec.split_once('=').is_some_and(|(_, value)| value.eq_ignore_ascii_case(uuid))
-        };
-        match self.complete && !self.list.iter().any(has) {
+        })
+    }
+
+    /// What a name means that holds on every machine: the device is gone if it is known that no
+    /// partition `has` it.
+    fn unless_had(&self, value: &str, has: impl Fn(&Device, &str) -> bool) -> Meaning<'_> {
+        let value = value.trim_matches('"');
+        // fstab(5) and udev write a blank as `\040` and `\x20`.
+        let is_plain = !value.contains('\\');
+        match self.complete && is_plain && !self.list.iter().any(|d| has(d, value)) {
             true => Meaning::Gone,
             false => Meaning::Other,
         }
@@ -179,8 +212,10 @@ mod tests {
 
     #[test]
     fn meanings() {
-        let devices =
-            || Devices::of(&[("a", 2, "UUID=Ab-1", false), ("b", 1, "UUID=2", true)], true);
+        let devices = || {
+            let list = [("a", 2, "UUID=Ab-1", false), ("b", 1, "UUID=2", true)];
+            Devices::of(&list, true).with_label("a", 2, "root")
+        };
         let known = devices().and_no_others();
         for (name, here) in [
             ("/dev/xvda2", Some("UUID=Ab-1")),
@@ -195,6 +230,10 @@ mod tests {
             ("/dev/disk/by-id/ata-QEMU_HARDDISK_QM00001-part1", None),
             ("UUID=3", None),
             ("/dev/disk/by-uuid/3", None),
+            ("LABEL=data", None),
+            ("LABEL=Root", None),
+            ("/dev/disk/by-label/data", None),
+            ("PARTUUID=6a1b2c3d-02", None),
         ] {
             let expected = here.map(str::to_owned);
             match known.meaning(name) {
@@ -207,6 +246,10 @@ mod tests {
             "UUID=\"Ab-1\"",
             "/dev/disk/by-uuid/Ab-1",
             "LABEL=root",
+            "LABEL=\"root\"",
+            "/dev/disk/by-label/root",
+            "LABEL=my\\040data",
+            "PARTUUID=A-02",
             "/dev/disk/by-id/dm-name-vg-home",
             "/dev/disk/by-id/virtio-xvdb-part1",
             "/dev/mapper/vg-home",
@@ -215,9 +258,12 @@ mod tests {
         ] {
             assert_eq!(known.meaning(name), Meaning::Other, "{name}");
         }
-        assert_eq!(devices().meaning("UUID=3"), Meaning::Other, "it may be anywhere");
+        for name in ["UUID=3", "LABEL=data", "PARTUUID=6a1b2c3d-02"] {
+            assert_eq!(devices().meaning(name), Meaning::Other, "{name} may be anywhere");
+        }
         let opaque = Devices::of(&[("a", 1, "PARTUUID=9", false)], true).and_no_others();
         assert_eq!(opaque.meaning("UUID=3"), Meaning::Other, "it may be inside");
+        assert_eq!(opaque.meaning("LABEL=x"), Meaning::Other, "it may be inside");
     }
 
     #[test]

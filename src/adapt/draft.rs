@@ -72,7 +72,7 @@ impl<'a> Draft<'a> {
     /// none that the tools which store edits cannot be told of.
     pub fn paths(&self, dir: &str) -> Vec<String> {
         let mut names = self.names(dir);
-        names.retain(|name| !name.contains(|c: char| matches!(c, '"' | '\\') || c.is_control()));
+        names.retain(|name| can_be_stored(name));
         names.iter().take(MOST_IN_DIR).map(|name| format!("{dir}/{name}")).collect()
     }
 
@@ -92,7 +92,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The text of a regular file; `None` when there is none, or it is too large. What is no UTF-8
+    /// The text of a regular file; `None` when there is none, it is too large, or a symlink led to a
+    /// name that the tools which store edits cannot be told of. What is no UTF-8
     /// is taken for Latin-1, as old guests have it in comments.
     pub fn text(&self, path: &str) -> Option<String> {
         self.bytes(path).map(|bytes| decode(bytes).0)
@@ -100,6 +101,9 @@ impl<'a> Draft<'a> {
 
     fn bytes(&self, path: &str) -> Option<Vec<u8>> {
         let path = self.root.canonicalize(path).unwrap_or_else(|_| self.settled(path));
+        if !can_be_stored(&path) {
+            return None;
+        }
         match self.drafted(&path).map(|e| &e.change) {
             Some(Change::Rewrite { new, .. }) => Some(new.clone()),
             Some(Change::Create { content: Content::Bytes(bytes), .. }) => Some(bytes.clone()),
@@ -211,6 +215,11 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Whether the tools that store edits can be told of `path`. A symlink may lead to any name.
+fn can_be_stored(path: &str) -> bool {
+    !path.contains(|c: char| matches!(c, '"' | '\\') || c.is_control())
+}
+
 /// Text, and whether it was Latin-1.
 fn decode(bytes: Vec<u8>) -> (String, bool) {
     match String::from_utf8(bytes) {
@@ -256,6 +265,19 @@ mod tests {
         });
         let (old, new) = (b"one".to_vec(), b"one two three".to_vec());
         assert_eq!(edits, [("/etc/a".into(), Change::Rewrite { old, new })]);
+    }
+
+    /// A hostile guest's symlink must not take the other edits along.
+    #[test]
+    fn names_that_no_tool_takes_are_passed_over() {
+        let evil = "/real/x\"\nrm /etc/fstab\n";
+        let fs = MemFs::new().file(evil, "one").symlink("/etc/a", evil).file("/etc/b", "one");
+        let edits = drafted(&fs, |d| {
+            for path in ["/etc/a", "/etc/b"] {
+                d.edit(path, |_| Some(("two".into(), "x".into())));
+            }
+        });
+        assert_eq!(edits.iter().map(|e| e.0.as_str()).collect::<Vec<_>>(), ["/etc/b"]);
     }
 
     #[test]

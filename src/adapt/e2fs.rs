@@ -7,12 +7,14 @@
 //! filesystem of terabytes, so it only says where things are, and block and inode are written here.
 //! The same edits of the same filesystem give the same bytes: nothing is stamped with today's time.
 
+mod labels;
 mod tools;
 pub(super) mod whole;
 
 use super::{Access, Change, Content, Edit};
 use crate::guest::ext4::inode::InodeFormat;
 use crate::{Error, ErrorKind, Result};
+use labels::Labels;
 use std::fmt::Write;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -79,6 +81,7 @@ impl Store<'_> {
     fn structure(&self, edits: &[Edit]) -> Result<()> {
         let mut commands = String::new();
         let mut contents = Vec::new();
+        let labels = Labels::of_parents(edits, &self.tools)?;
         for edit in edits {
             let path = quoted(&edit.path)?;
             // Writing to a String cannot fail.
@@ -99,6 +102,9 @@ impl Store<'_> {
                     owned(&mut commands, &path, 0o100_000, access)
                 }
             };
+            if let Some(label) = labels.for_new(edit)? {
+                let _ = writeln!(commands, "ea_set -f {label} {path} {}", labels::NAME);
+            }
         }
         if commands.is_empty() {
             return Ok(());

@@ -8,6 +8,7 @@ pub(super) mod initrd;
 mod inittab;
 mod lines;
 mod modprobe;
+mod mount_units;
 pub(super) mod network;
 mod openrc;
 pub(super) mod resume;
@@ -35,6 +36,7 @@ pub struct Step {
 pub const STEPS: &[Step] = &[
     fstab::STEP,
     crypttab::STEP,
+    mount_units::STEP,
     resume::STEP,
     inittab::STEP,
     upstart::STEP,

@@ -2,6 +2,7 @@
 
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
+use super::printable::{in_a_line, printable};
 use crate::adapt::{Change, Content, Edit};
 use crate::plan::{OverlayChoice, Plan};
 use crate::run::{Stop, once};
@@ -9,7 +10,7 @@ use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use similar::TextDiff;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 /// Arguments of `adapt`.
@@ -71,11 +72,11 @@ fn show(args: AdaptArgs) -> Result<()> {
     options.identity = args.identity.read()?;
     let plan = Plan::build(&options, &overlay)?;
     for note in &plan.notes {
-        eprintln!("note:    {note}");
+        eprintln!("note:    {}", in_a_line(note));
     }
     if let Some(boot) = &plan.boot {
         for note in &boot.notes {
-            eprintln!("command line: {note}");
+            eprintln!("command line: {}", in_a_line(note));
         }
     }
     let adaptation = plan.adaptation?;
@@ -89,6 +90,11 @@ fn show(args: AdaptArgs) -> Result<()> {
         eprintln!("nothing to adapt");
     }
     let text: String = edits.iter().map(diff).collect();
+    // `patch` takes what is there; a terminal must not.
+    let text = match std::io::stdout().is_terminal() {
+        true => printable(&text),
+        false => text.into(),
+    };
     // A reader that has seen enough (head) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())

@@ -6,6 +6,7 @@ mod print;
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
 use super::mount::{adapt, files, not_adapted};
+use super::printable::in_a_line;
 use crate::disk::temporary_dir;
 use crate::finalize::{
     Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
@@ -220,7 +221,7 @@ fn write_planned(
         check_room(all.zip(outputs.iter().map(|output| &output.target)))?;
     }
     if !request.quiet {
-        plan.notes.iter().for_each(|note| eprintln!("note:    {note}"));
+        plan.notes.iter().for_each(|note| eprintln!("note:    {}", in_a_line(note)));
     }
     let adapt_in = |dir: &Path| {
         let said = match adapt(&plan.adaptation, dir) {

@@ -1,6 +1,7 @@
 //! `synthdisk inspect`.
 
 use super::args::SourceArgs;
+use super::printable::{in_a_line, printable};
 use crate::guest::drivers::{Driver, Place};
 use crate::inspect::{
     DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, Outcome, PartitionReport,
@@ -53,7 +54,7 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
             let mut text = String::new();
             // Writing to a String cannot fail.
             let _ = print(&report, &mut text);
-            text
+            printable(&text).into_owned()
         }
     };
     // A reader that has seen enough (head) is no error.
@@ -77,7 +78,7 @@ fn print(report: &Report, out: &mut String) -> fmt::Result {
         let (arch, init) = (or(guest.architecture.clone()), or(guest.init.map(|i| i.to_string())));
         write!(out, "         {arch}, init {init}")?;
         if let Some(hostname) = &guest.hostname {
-            write!(out, ", hostname {hostname}")?;
+            write!(out, ", hostname {}", in_a_line(hostname))?;
         }
         writeln!(out)?;
     }
@@ -139,7 +140,7 @@ fn print_partition(p: &PartitionReport, out: &mut String) -> fmt::Result {
     }
     for (key, value) in [("UUID", &p.uuid), ("label", &p.label)] {
         if let Some(value) = value {
-            write!(out, ", {key} {value}")?;
+            write!(out, ", {key} {}", in_a_line(value))?;
         }
     }
     writeln!(out)

@@ -1,6 +1,7 @@
 //! `synthdisk map`.
 
 use super::args::SourceArgs;
+use super::printable::printable;
 use crate::Result;
 use crate::disk::{Region, RegionKind};
 use crate::layout::SECTOR;
@@ -43,7 +44,7 @@ pub(super) fn run(args: MapArgs) -> Result<()> {
         None => OverlayChoice::ReadOnly,
     };
     let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
-    let text = if args.json { as_json(&plan) } else { as_table(&plan) };
+    let text = if args.json { as_json(&plan) } else { printable(&as_table(&plan)).into_owned() };
     // A reader that has seen enough (head) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())

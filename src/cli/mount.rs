@@ -4,6 +4,7 @@ use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
 use super::identity::IdentityArgs;
+use super::printable::{in_a_line, printable};
 use crate::adapt::Edit;
 use crate::disk::temporary_dir;
 use crate::fuse::{
@@ -166,7 +167,8 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         let disk = shown_at.join("disk.raw");
         let try_it = qemu_line(&shown_at, &status.disks, hardware);
         // Closed output is no reason to give up a mount that works.
-        let _ = writeln!(std::io::stderr(), "{summary}{adapted}try it:  {try_it}");
+        let said = format!("{summary}{adapted}try it:  {try_it}");
+        let _ = writeln!(std::io::stderr(), "{}", printable(&said));
         let _ = writeln!(std::io::stdout(), "{}", disk.display());
         detach::finish()
     })
@@ -232,7 +234,7 @@ pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) 
         .iter()
         .map(|uuid| format!("adapted: root filesystem: UUID={uuid}\n"))
         .collect();
-    let line = |e: &Edit| format!("adapted: {}: {}\n", e.path, e.why);
+    let line = |e: &Edit| format!("adapted: {}: {}\n", in_a_line(&e.path), in_a_line(&e.why));
     said.extend(adaptation.edits.iter().take(MOST_NAMED).map(line));
     if let Some(more) = adaptation.edits.len().checked_sub(MOST_NAMED).filter(|n| *n > 0) {
         said.push_str(&format!("adapted: and {more} paths more\n"));

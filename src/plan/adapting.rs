@@ -4,7 +4,9 @@ use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::Result;
 use crate::adapt::{Device, Devices, Edit, apply, check_room, propose, set_uuid};
+use crate::guest::fs::ReadAt;
 use crate::guest::open::open_fs;
+use crate::guest::probe::{HEAD_LEN, probe};
 use crate::layout::PartitionKind;
 use std::path::Path;
 
@@ -53,7 +55,7 @@ pub(super) fn adaptation(
         return Ok(None);
     };
     let fs = open_fs(reader)?;
-    let edits = propose(&*fs, &devices(rules, root), &rules.selection)?;
+    let edits = propose(&*fs, &devices(rules, root, disks), &rules.selection)?;
     if edits.is_empty() {
         return Ok(None);
     }
@@ -69,14 +71,18 @@ pub(super) fn adaptation(
 }
 
 /// What the guest, which has its root filesystem on `root`, can be told of its new machine.
-pub(super) fn devices(rules: &CmdlineRules, root: &PartitionNames) -> Devices {
+pub(super) fn devices(
+    rules: &CmdlineRules,
+    root: &PartitionNames,
+    disks: &[PlannedDisk],
+) -> Devices {
     let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
-    let list = std::iter::once(root).chain(others).map(device).collect();
+    let list = std::iter::once(root).chain(others).map(|p| device(p, disks)).collect();
     let devices = Devices::new(list, rules.same_names).with_macs(&rules.macs);
     if rules.complete { devices.and_no_others() } else { devices }
 }
 
-fn device(p: &PartitionNames) -> Device {
+fn device(p: &PartitionNames, disks: &[PlannedDisk]) -> Device {
     Device {
         disk: p.disk.clone(),
         number: p.number,
@@ -84,6 +90,18 @@ fn device(p: &PartitionNames) -> Device {
             Some(uuid) => format!("UUID={uuid}"),
             None => format!("PARTUUID={}", p.partuuid),
         },
+        partuuid: p.partuuid.clone(),
+        label: label_now(p, disks).unwrap_or_else(|| p.label.clone()),
         swap: p.kind == PartitionKind::Swap,
     }
+}
+
+/// The label in the partition as the disk shows it: the guest may have given it another one than the
+/// image has. `None` when it cannot be read.
+fn label_now(p: &PartitionNames, disks: &[PlannedDisk]) -> Option<Option<String>> {
+    let disk = disks.iter().find(|d| !d.cdrom && d.letters == p.disk)?;
+    let reader = disk.partition(p.number)?;
+    let mut head = vec![0; reader.size().min(HEAD_LEN as u64) as usize];
+    reader.read_at(0, &mut head).ok()?;
+    Some(probe(&head, reader.size()).label().map(str::to_owned))
 }

@@ -126,7 +126,7 @@ pub(super) fn clone_edits(
     let image = source_of(prepared, root).filter(|_| written_to);
     let pristine = image.map(|s| open(ImageReader(Arc::clone(&s.image)))).transpose()?;
     let clone = CloneOf { identity: &options.identity, pristine: pristine.as_deref(), uuid };
-    let devices = devices(rules, root);
+    let devices = devices(rules, root, disks);
     let edits = propose_with_identity(&*fs, &devices, &options.adapt, clone)?;
     let uuid = uuid.filter(|change| change.pending).map(|change| change.new.clone());
     let file = disk.partition_file(root.number);

@@ -7,9 +7,9 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
 use std::fs::{File, FileTimes, Permissions};
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The root directory of a guest's filesystem. Paths are absolute in the guest.
 pub(super) struct Root(OwnedFd);
@@ -65,7 +65,8 @@ impl Root {
         let fd = openat(&dir, name, flags, private).map_err(|e| failed(e.into()))?;
         let mut file = File::from(fd);
         std::io::copy(content, &mut file).map_err(failed)?;
-        set_access(&file, access).map_err(failed)
+        set_access(&file, access).map_err(failed)?;
+        label(&dir, name).map_err(failed)
     }
 
     /// A new directory.
@@ -74,14 +75,16 @@ impl Root {
         let (dir, name) = self.parent(path).map_err(failed)?;
         mkdirat(&dir, name, Mode::S_IRWXU).map_err(|e| failed(e.into()))?;
         let made = self.walk(path, OFlag::O_DIRECTORY).map_err(failed)?;
-        set_access(&File::from(made), access).map_err(failed)
+        set_access(&File::from(made), access).map_err(failed)?;
+        label(&dir, name).map_err(failed)
     }
 
     /// A new symlink.
     pub(super) fn symlink(&self, path: &str, target: &str) -> Result<()> {
         let failed = |e| failed("make the symlink", path, e);
         let (dir, name) = self.parent(path).map_err(failed)?;
-        symlinkat(target, &dir, name).map_err(|e| failed(e.into()))
+        symlinkat(target, &dir, name).map_err(|e| failed(e.into()))?;
+        label(&dir, name).map_err(failed)
     }
 
     /// Takes a file or symlink away.
@@ -116,6 +119,19 @@ impl Root {
             return Err(std::io::ErrorKind::InvalidInput.into());
         }
         Ok((self.walk(dir, OFlag::O_DIRECTORY | OFlag::O_PATH)?, name))
+    }
+}
+
+/// Gives what is new in `dir` the SELinux label of that directory, as a guest that enforces SELinux
+/// would by default; without one its services may not read it.
+fn label(dir: &OwnedFd, name: &str) -> std::io::Result<()> {
+    const LABEL: &str = "security.selinux";
+    // Neither call follows a symlink at the end of the path.
+    let dir = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    match xattr::get(dir.join("."), LABEL) {
+        Ok(Some(label)) if !label.is_empty() => xattr::set(dir.join(name), LABEL, &label),
+        // A guest without SELinux, or a host without /proc.
+        _ => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Root and swap are known by what they are, whatever they were called. A device that the new
 //! machine does not have keeps its line, but no boot waits for it or fails over it any more.
 
+use super::console::is_systemd;
 use super::lines::{in_short, is_comment};
 use super::{Step, crypttab};
 use crate::Result;
@@ -19,8 +20,43 @@ fn draft(draft: &mut Draft) -> Result<()> {
     let devices = draft.devices();
     let crypttab = draft.text("/etc/crypttab").unwrap_or_default();
     let closed = crypttab::closed(&crypttab, devices);
-    draft.edit("/etc/fstab", |text| edit(text, devices, &closed));
+    let missed = Missed::by(draft);
+    draft.edit("/etc/fstab", |text| edit(text, devices, &closed, missed));
     Ok(())
+}
+
+/// Who mounts what fstab lists, and so what must be said of a device that may be missing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Missed {
+    /// systemd would wait for 90 s before it starts what needs the directory (systemd.mount(5)).
+    Systemd,
+    /// mountall(8), Ubuntu's until 14.10, waits for ever unless told `nobootwait`.
+    Mountall,
+    /// Scripts run `fsck -A` and `mount -a`. An old fsck fails over a device that is not there, and
+    /// the boot ends in a shell, so the sixth field must be 0. An old mount hands options that it does
+    /// not know, as it does not know `x-systemd.…`, to the filesystem, which refuses them.
+    Scripts,
+}
+
+impl Missed {
+    fn by(draft: &Draft) -> Self {
+        if is_systemd(draft) || !draft.exists("/sbin/init") {
+            Self::Systemd
+        } else if draft.exists("/etc/init/mountall.conf") {
+            Self::Mountall
+        } else {
+            Self::Scripts
+        }
+    }
+
+    /// Options of a device that may be missing.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Systemd => &["nofail", "x-systemd.device-timeout=5s"],
+            Self::Mountall => &["nofail", "nobootwait"],
+            Self::Scripts => &["nofail"],
+        }
+    }
 }
 
 /// Fields of an entry.
@@ -30,7 +66,16 @@ fn fields(line: &str) -> Option<Vec<&str>> {
 }
 
 /// The new text and what was changed. `closed` are the encrypted volumes that nobody will open.
-fn edit(text: &str, devices: &Devices, closed: &[String]) -> Option<(String, String)> {
+fn edit(
+    text: &str,
+    devices: &Devices,
+    closed: &[String],
+    missed: Missed,
+) -> Option<(String, String)> {
+    // Subvolumes of the root filesystem are mounted by the name that it has.
+    let of_root = |f: &Vec<&str>| f[1] == "/" && devices.meaning(f[0]) != Meaning::Other;
+    let roots: Vec<&str> =
+        text.lines().filter_map(fields).filter(of_root).map(|fields| fields[0]).collect();
     let mut swaps = spare_swaps(text, devices).into_iter();
     let mut changes = Vec::new();
     let mut out = String::with_capacity(text.len() + 128);
@@ -57,7 +102,9 @@ fn edit(text: &str, devices: &Devices, closed: &[String]) -> Option<(String, Str
         let meaning = match devices.meaning(name) {
             Meaning::Other if is_closed => Meaning::Gone,
             Meaning::Other => Meaning::Other,
-            _ if mount == "/" => devices.root().map_or(Meaning::Gone, Meaning::Here),
+            _ if roots.contains(&name) && kind != "swap" => {
+                devices.root().map_or(Meaning::Gone, Meaning::Here)
+            }
             Meaning::Here(device) if device.swap == (kind == "swap") => Meaning::Here(device),
             _ if kind == "swap" => swaps.next().map_or(Meaning::Gone, Meaning::Here),
             _ => Meaning::Gone,
@@ -67,10 +114,10 @@ fn edit(text: &str, devices: &Devices, closed: &[String]) -> Option<(String, Str
                 changes.push(format!("{name} became {}", device.spec));
                 out.push_str(&replace_field(line, 0, &device.spec));
             }
-            Meaning::Gone => match not_missed(options) {
-                Some(options) => {
+            Meaning::Gone => match not_missed(line, options, missed) {
+                Some(line) => {
                     changes.push(format!("{name} is not there and became nofail"));
-                    out.push_str(&replace_field(line, 3, &options));
+                    out.push_str(&line);
                 }
                 None => out.push_str(line),
             },
@@ -90,16 +137,20 @@ fn spare_swaps<'a>(text: &str, devices: &'a Devices) -> Vec<&'a Device> {
     devices.swaps().filter(|swap| !is_meant(swap)).collect()
 }
 
-/// Options of a device that may be missing: nothing fails over it, and systemd, which would wait for
-/// 90 s before it starts what needs the directory, does not (systemd.mount(5)). Nobody but systemd
-/// looks at `x-` options.
-const NOT_MISSED: [&str; 2] = ["nofail", "x-systemd.device-timeout=5s"];
-
-/// `options` with those of [`NOT_MISSED`] that it lacks; `None` when it lacks none or nobody asks
-/// for the device at boot.
-fn not_missed(options: Option<&str>) -> Option<String> {
-    let is_asked_for = !options.is_some_and(|o| o.split(',').any(|o| o == "noauto"));
-    with_options(options, &NOT_MISSED).filter(|_| is_asked_for)
+/// The entry `line` of a device that may be missing; `None` when it says so already, or nobody asks for
+/// the device at boot.
+fn not_missed(line: &str, options: Option<&str>, missed: Missed) -> Option<String> {
+    if options.is_some_and(|o| o.split(',').any(|o| o == "noauto")) {
+        return None;
+    }
+    let with_options =
+        with_options(options, missed.options()).map(|options| replace_field(line, 3, &options));
+    let line = with_options.as_deref().unwrap_or(line);
+    let pass = line.split_ascii_whitespace().nth(5);
+    match pass.filter(|pass| missed == Missed::Scripts && *pass != "0") {
+        Some(_) => Some(replace_field(line, 5, "0")),
+        None => with_options,
+    }
 }
 
 /// `options` with those of `more` that it lacks; `None` when it lacks none. Of an option with a
@@ -138,6 +189,8 @@ pub(super) fn replace_field(line: &str, index: usize, new: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapt::steps::test::edits;
+    use crate::guest::tree::MemFs;
 
     fn devices() -> Devices {
         Devices::of(
@@ -155,10 +208,10 @@ mod tests {
         let text = "# /etc/fstab\n#\nproc            /proc           proc    defaults        0 0\n\
                     /dev/xvda1 none swap sw 0 0\n\
                     /dev/xvda2 / ext4 noatime,errors=remount-ro 0 1\n";
-        let (new, why) = edit(text, &devices(), &[]).unwrap();
+        let (new, why) = edit(text, &devices(), &[], Missed::Systemd).unwrap();
         assert_eq!(new, text.replace("/dev/xvda1", "UUID=swap").replace("/dev/xvda2", "UUID=root"));
         assert_eq!(why, "/dev/xvda1 became UUID=swap, /dev/xvda2 became UUID=root");
-        assert_eq!(edit(&new, &devices(), &[]), None);
+        assert_eq!(edit(&new, &devices(), &[], Missed::Systemd), None);
     }
 
     #[test]
@@ -190,7 +243,7 @@ mod tests {
                 "/dev/xvda1 /srv ext4 defaults,nofail,x-systemd.device-timeout=5s 0 0",
             ),
         ] {
-            assert_eq!(edit(line, &devices(), &[]).unwrap().0, expected, "{line}");
+            assert_eq!(edit(line, &devices(), &[], Missed::Systemd).unwrap().0, expected, "{line}");
         }
         for same in [
             "UUID=root / ext4 defaults 0 1\n",
@@ -201,6 +254,7 @@ mod tests {
             "xenfs /proc/xen xenfs noauto 0 0\n",
             "/swapfile none swap sw 0 0\n",
             "LABEL=data /data ext4 defaults 0 2\n",
+            "/dev/disk/by-label/data /data ext4 defaults 0 2\n",
             "PARTUUID=6a1b2c3d-02 /home ext4 defaults 0 2\n",
             "/srv/www /var/www none bind 0 0\n",
             "nas:/export /mnt nfs4 defaults,_netdev 0 0\n",
@@ -209,7 +263,7 @@ mod tests {
             "\n",
             "",
         ] {
-            assert_eq!(edit(same, &devices(), &[]), None, "{same}");
+            assert_eq!(edit(same, &devices(), &[], Missed::Systemd), None, "{same}");
         }
     }
 
@@ -218,7 +272,7 @@ mod tests {
         let devices =
             Devices::of(&[("a", 1, "UUID=root", false), ("a", 2, "UUID=swap", true)], false);
         let text = "/dev/xvda2 / ext4 defaults 0 1\n/dev/xvda1 none swap sw 0 0\n/dev/xvda3 /home ext4 x 0 0\n";
-        let (new, _) = edit(text, &devices, &[]).unwrap();
+        let (new, _) = edit(text, &devices, &[], Missed::Systemd).unwrap();
         assert_eq!(
             new,
             "UUID=root / ext4 defaults 0 1\nUUID=swap none swap sw 0 0\n/dev/xvda3 /home ext4 x,nofail,x-systemd.device-timeout=5s 0 0\n"
@@ -228,12 +282,12 @@ mod tests {
     #[test]
     fn a_swap_area_is_used_once() {
         let text = "/dev/xvdb none swap sw 0 0\n/dev/xvda1 none swap sw 0 0\n";
-        let (new, _) = edit(text, &devices(), &[]).unwrap();
+        let (new, _) = edit(text, &devices(), &[], Missed::Systemd).unwrap();
         assert_eq!(
             new,
             "/dev/xvdb none swap sw,nofail,x-systemd.device-timeout=5s 0 0\nUUID=swap none swap sw 0 0\n"
         );
-        assert_eq!(edit(&new, &devices(), &[]), None);
+        assert_eq!(edit(&new, &devices(), &[], Missed::Systemd), None);
     }
 
     #[test]
@@ -241,7 +295,8 @@ mod tests {
         let text = "UUID=none / ext4 defaults 0 1\nUUID=home /home ext4 defaults 0 2\n\
                     UUID=other /srv ext4 defaults 0 2\nUUID=old none swap sw 0 0\n\
                     /dev/mapper/vault /vault ext4 defaults 0 2\n";
-        let (new, _) = edit(text, &devices().and_no_others(), &["vault".into()]).unwrap();
+        let (new, _) =
+            edit(text, &devices().and_no_others(), &["vault".into()], Missed::Systemd).unwrap();
         assert_eq!(
             new,
             "UUID=root / ext4 defaults 0 1\nUUID=home /home ext4 defaults 0 2\n\
@@ -250,9 +305,71 @@ mod tests {
              /dev/mapper/vault /vault ext4 defaults,nofail,x-systemd.device-timeout=5s 0 2\n"
         );
         assert_eq!(
-            edit(text, &devices(), &[]),
+            edit(text, &devices(), &[], Missed::Systemd),
             None,
             "they may be on a disk that nobody looked at"
         );
+    }
+
+    /// RHEL 5 and 6, Debian before 8, Alpine; Ubuntu 10.04 to 14.10.
+    #[test]
+    fn who_mounts_says_how() {
+        let text = "/dev/xvdb1 /data ext3 defaults 1 2\n";
+        for (missed, expected) in [
+            (Missed::Scripts, "/dev/xvdb1 /data ext3 defaults,nofail 1 0\n"),
+            (Missed::Mountall, "/dev/xvdb1 /data ext3 defaults,nofail,nobootwait 1 2\n"),
+        ] {
+            let (new, _) = edit(text, &devices(), &[], missed).unwrap();
+            assert_eq!(new, expected);
+            assert_eq!(edit(&new, &devices(), &[], missed), None, "once is enough");
+        }
+        let (new, _) =
+            edit("/dev/xvdb1 /d ext3 nofail 0 2\n", &devices(), &[], Missed::Scripts).unwrap();
+        assert_eq!(new, "/dev/xvdb1 /d ext3 nofail 0 0\n");
+        let fs = || MemFs::new().file("/sbin/init", "").file("/etc/fstab", text);
+        assert_eq!(
+            edits(&fs(), &STEP),
+            ["/etc/fstab = /dev/xvdb1 /data ext3 defaults,nofail 1 0\n"]
+        );
+        let upstart = fs().file("/etc/init/mountall.conf", "exec mountall\n");
+        assert_eq!(
+            edits(&upstart, &STEP),
+            ["/etc/fstab = /dev/xvdb1 /data ext3 defaults,nofail,nobootwait 1 2\n"]
+        );
+    }
+
+    /// SLES 12 on Btrfs, its disk given without a config.
+    #[test]
+    fn subvolumes_of_the_root_filesystem() {
+        let text = "/dev/xvda2 / btrfs defaults 0 0\n/dev/xvda2 /home btrfs subvol=@/home 0 0\n\
+                    /dev/xvda3 /srv ext4 defaults 0 0\n";
+        let one = Devices::of(&[("a", 1, "UUID=root", false)], false);
+        let (new, _) = edit(text, &one, &[], Missed::Systemd).unwrap();
+        assert_eq!(
+            new,
+            "UUID=root / btrfs defaults 0 0\nUUID=root /home btrfs subvol=@/home 0 0\n\
+             /dev/xvda3 /srv ext4 defaults,nofail,x-systemd.device-timeout=5s 0 0\n"
+        );
+    }
+
+    /// Ubuntu's and Debian's cloud images, whose EFI partition is not among the images.
+    #[test]
+    fn labels_that_are_gone() {
+        let text = "LABEL=cloudimg-rootfs / ext4 discard 0 1\n\
+                    LABEL=UEFI /boot/efi vfat umask=0077 0 1\n\
+                    PARTUUID=0f0f-1 /mnt vfat defaults 0 0\n";
+        let one = || Devices::of(&[("a", 1, "UUID=root", false)], true);
+        let known = one().with_label("a", 1, "cloudimg-rootfs").and_no_others();
+        let (new, _) = edit(text, &known, &[], Missed::Systemd).unwrap();
+        assert_eq!(
+            new,
+            "LABEL=cloudimg-rootfs / ext4 discard 0 1\n\
+             LABEL=UEFI /boot/efi vfat umask=0077,nofail,x-systemd.device-timeout=5s 0 1\n\
+             PARTUUID=0f0f-1 /mnt vfat defaults,nofail,x-systemd.device-timeout=5s 0 0\n"
+        );
+        assert_eq!(edit(text, &one(), &[], Missed::Systemd), None, "they may be anywhere");
+        let root = "PARTUUID=0f0f-2 / ext4 rw 0 1\n";
+        let (new, _) = edit(root, &known, &[], Missed::Systemd).unwrap();
+        assert_eq!(new, "UUID=root / ext4 rw 0 1\n");
     }
 }

@@ -46,7 +46,17 @@ pub(super) fn in_short(changes: &[String]) -> String {
         0 => String::new(),
         n => format!(", and {n} more"),
     };
-    changes[..named].join(", ") + &more
+    let short: Vec<String> = changes[..named].iter().map(|change| clipped(change)).collect();
+    short.join(", ") + &more
+}
+
+/// `change` without what is too long to be read: a name in a guest's file may have any length.
+fn clipped(change: &str) -> String {
+    const LONGEST: usize = 200;
+    match change.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &change[..end]),
+        None => change.to_owned(),
+    }
 }
 
 /// Words of `line`: what stands between characters that no name of a device or module has.

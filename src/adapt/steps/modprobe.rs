@@ -5,13 +5,13 @@
 //! a module that is not found, and up to systemd 230 or so over `ENODEV` as well.
 
 use super::Step;
-use super::lines::{comment_out, edit_lines, replace_word};
+use super::lines::{assigned, comment_out, edit_lines, replace_word};
 use crate::Result;
 use crate::adapt::draft::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "modprobe",
-    what: "`/etc/modprobe.d`, `/etc/modules`: `xennet` and `xenblk` give way to virtio, nothing blocks virtio",
+    what: "`/etc/modprobe.d`, `/etc/modules`, SUSE's `INITRD_MODULES`: `xennet` and `xenblk` give way to virtio, nothing blocks virtio",
     draft,
 };
 
@@ -29,7 +29,29 @@ fn draft(draft: &mut Draft) -> Result<()> {
     for file in lists.chain(LISTS.map(str::to_owned)) {
         draft.edit(&file, |text| edit_lines(text, listed));
     }
+    draft.edit(SUSE, |text| edit_lines(text, suse));
     Ok(())
+}
+
+/// What SUSE's mkinitrd puts into an initrd, and what its boot script loads.
+const SUSE: &str = "/etc/sysconfig/kernel";
+
+/// A variable of SUSE's that lists modules with blanks between.
+fn suse(line: &str) -> Option<(String, String)> {
+    let keys =
+        [("INITRD_MODULES", &["virtio_pci", "virtio_blk"][..]), ("MODULES_LOADED_ON_BOOT", &[])];
+    let (key, value, virtio) =
+        keys.iter().find_map(|(key, virtio)| Some((key, assigned(line, key)?, *virtio)))?;
+    let list = value.trim_matches(['"', '\'']);
+    let (gone, kept): (Vec<&str>, Vec<&str>) =
+        list.split_ascii_whitespace().partition(|module| is_xens(module));
+    if gone.is_empty() {
+        return None;
+    }
+    let lacking = virtio.iter().filter(|module| !kept.contains(module));
+    let modules: Vec<&str> = lacking.copied().chain(kept.iter().copied()).collect();
+    let why = format!("{key} without {}", gone.join(", "));
+    Some((format!("{key}=\"{}\"", modules.join(" ")), why))
 }
 
 /// Virtio's modules without which a disk or a network card is missing.
@@ -40,6 +62,8 @@ const VIRTIO: [&str; 6] =
 fn directive(line: &str) -> Option<(String, String)> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     match words[..] {
+        // A name of Xen's is asked for by nobody but Xen's own devices and tools.
+        ["alias", name, ..] if name.starts_with("xen") => None,
         ["alias", name, module, ..] if is_xens(module) => match driver_of(name) {
             Some(driver) => {
                 let why = format!("{name} is {driver}, not {module}");
@@ -127,10 +151,33 @@ mod tests {
             "blacklist virtio_balloon",
             "install virtio_net /sbin/modprobe --ignore-install virtio_net mq=1",
             "alias char-major-10-200 xenomai",
+            "alias xenblk xen-blkfront",
+            "alias xen:vbd xen-blkfront",
             "",
         ] {
             assert_eq!(directive(same), None, "{same}");
         }
+    }
+
+    /// SLES 10 and 11.
+    #[test]
+    fn suses_variables() {
+        for (line, new) in [
+            (
+                "INITRD_MODULES=\"xenblk xennet ext3 jbd\"",
+                "INITRD_MODULES=\"virtio_pci virtio_blk ext3 jbd\"",
+            ),
+            ("INITRD_MODULES='virtio_blk xen-vbd'", "INITRD_MODULES=\"virtio_pci virtio_blk\""),
+            ("MODULES_LOADED_ON_BOOT=\"xenfs loop\"", "MODULES_LOADED_ON_BOOT=\"loop\""),
+        ] {
+            assert_eq!(suse(line).unwrap().0, new);
+            assert_eq!(suse(new), None, "once is enough");
+        }
+        for same in ["INITRD_MODULES=\"ext3\"", "DOMU_INITRD_MODULES=\"xennet xenblk\"", "x"] {
+            assert_eq!(suse(same), None, "{same}");
+        }
+        let fs = MemFs::new().file("/etc/sysconfig/kernel", "INITRD_MODULES=\"xennet ext3\"\n");
+        assert!(is_settled(fs, &STEP));
     }
 
     #[test]

@@ -1,0 +1,107 @@
+//! Units of the administrator's that mount what fstab does not list: `What=` of systemd.mount(5) and
+//! systemd.swap(5). A device that is not there would be waited for 90 s.
+//!
+//! `What=` takes paths only, so a UUID is written as one. A swap unit has the device in its own name
+//! and cannot be told of another; fstab's step sees to swap.
+
+use super::Step;
+use super::lines::{assigned, edit_lines};
+use super::systemd_console::enabled;
+use crate::Result;
+use crate::adapt::devices::Meaning;
+use crate::adapt::draft::Draft;
+
+pub(super) const STEP: Step = Step {
+    name: "mount-units",
+    what: "`What=` of `.mount` units in `/etc/systemd/system`: device names become UUIDs; units of disks that are not there, and swap units of the old names, are disabled",
+    draft,
+};
+
+const UNITS: &str = "/etc/systemd/system";
+
+fn draft(draft: &mut Draft) -> Result<()> {
+    let devices = draft.devices();
+    for path in draft.paths(UNITS) {
+        let is_swap = path.ends_with(".swap");
+        if !is_swap && !path.ends_with(".mount") {
+            continue;
+        }
+        let Some(text) = draft.text(&path) else { continue };
+        let Some(what) = text.lines().filter_map(|l| assigned(l, "What")).next_back() else {
+            continue;
+        };
+        let uuid = match devices.meaning(what) {
+            Meaning::Other => continue,
+            Meaning::Here(device) if !is_swap && !device.swap => device.spec.strip_prefix("UUID="),
+            _ => None,
+        };
+        let Some(uuid) = uuid else {
+            disable(draft, &path, what);
+            continue;
+        };
+        let new = format!("/dev/disk/by-uuid/{uuid}");
+        draft.edit(&path, |text| {
+            edit_lines(text, |line| {
+                assigned(line, "What").filter(|here| *here == what)?;
+                Some((format!("What={new}"), format!("{what} became {new}")))
+            })
+        });
+    }
+    Ok(())
+}
+
+/// Take away the links through which something starts the unit at `path`.
+fn disable(draft: &mut Draft, path: &str, what: &str) {
+    let name = path.rsplit('/').next();
+    for link in enabled(draft) {
+        if link.rsplit('/').next() == name {
+            draft.remove(&link, format!("{what} is not there: disabled"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapt::Devices;
+    use crate::adapt::steps::test::{applied, raw_edits};
+    use crate::guest::fs::GuestFs;
+    use crate::guest::tree::MemFs;
+
+    fn unit(fs: MemFs, name: &str, what: &str) -> MemFs {
+        let path = format!("{UNITS}/{name}");
+        let text = format!("[Unit]\nDescription=x\n[Mount]\nWhat={what}\nWhere=/x\n");
+        fs.file(&path, text).symlink(&format!("{UNITS}/local-fs.target.wants/{name}"), &path)
+    }
+
+    #[test]
+    fn units_are_told_or_disabled() {
+        let devices = Devices::of(&[("a", 2, "UUID=r", false), ("a", 1, "UUID=s", true)], true)
+            .and_no_others();
+        let mut fs = MemFs::new();
+        for (name, what) in [
+            ("here.mount", "/dev/xvda2"),
+            ("gone.mount", "/dev/xvdb1"),
+            ("label.mount", "/dev/disk/by-label/data"),
+            ("dev-xvda1.swap", "/dev/xvda1"),
+            ("nfs.mount", "nas:/export"),
+            ("uuid.mount", "/dev/disk/by-uuid/r"),
+        ] {
+            fs = unit(fs, name, what);
+        }
+        let made = raw_edits(&fs, &STEP, &devices);
+        let said: Vec<String> = made.iter().map(|e| format!("{}: {}", e.path, e.why)).collect();
+        let links = format!("{UNITS}/local-fs.target.wants");
+        let expected = [
+            format!("{links}/dev-xvda1.swap: /dev/xvda1 is not there: disabled"),
+            format!("{links}/gone.mount: /dev/xvdb1 is not there: disabled"),
+            format!("{UNITS}/here.mount: /dev/xvda2 became /dev/disk/by-uuid/r"),
+            format!("{links}/label.mount: /dev/disk/by-label/data is not there: disabled"),
+        ];
+        assert_eq!(said, expected);
+        let again = applied(fs, &made);
+        let here = again.read(&format!("{UNITS}/here.mount"), 1 << 10).unwrap();
+        assert!(String::from_utf8(here).unwrap().contains("\nWhat=/dev/disk/by-uuid/r\nWhere="));
+        assert_eq!(raw_edits(&again, &STEP, &devices), []);
+    }
+}
