@@ -53,6 +53,8 @@ fn a_mount_is_written_as_it_is_now() {
     assert!(expect_failure(&args, 1).contains("no partition 8"));
     let args = ["finalize", "--overlay", "x", arg(mounted.dir()), "-o", "/tmp/x"];
     assert_eq!(output(SYNTHDISK, &args).status.code(), Some(2));
+    let args = ["finalize", "--reflink", "always", arg(mounted.dir()), "-o", "/tmp/x"];
+    assert!(expect_failure(&args, 1).contains("no blocks to share"));
     mounted.unmount();
     case.untouched.check();
 }

@@ -272,6 +272,11 @@ fn write_live(
     result: &ResultArgs,
     request: &Request<'_>,
 ) -> Result<Vec<Pending>> {
+    if result.reflink == Reflink::Always {
+        let what = "a mount's disk has no blocks to share; name the images and the overlay (end the \
+                    mount first), or leave out --reflink always";
+        return Err(Error::new(ErrorKind::Unsupported, what));
+    }
     let status = &live.status;
     let mode = common_mode(&status.images);
     let disks: Vec<_> =
