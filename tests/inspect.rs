@@ -196,6 +196,11 @@ fn a_root_that_no_partition_has() {
     field.guard(&image);
     let report = inspect(&[&field.arg("root.img")]);
     assert_eq!(outcome(&report, "root"), "bad");
+    let notes = report["notes"].as_array().unwrap();
+    assert!(
+        notes.iter().any(|n| n.as_str().unwrap().contains("none of the partitions")),
+        "{notes:?}"
+    );
     assert_eq!(report["verdict"]["answer"], "does-not-boot");
     let advice = report["verdict"]["advice"].as_str().unwrap();
     let append = format!("root=UUID={ROOT}");

@@ -50,12 +50,11 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
     words.push("--".into());
     words.extend(args.images.iter().map(Into::into));
     let said = once(&words, &Stop::on_signals()?)?;
-    let told = said.lines().filter(|l| l.starts_with("adapted: ") || l.starts_with("note: "));
-    let mut told = told.peekable();
-    if told.peek().is_none() {
+    let told = |what: &'static str| said.lines().filter(move |line| line.starts_with(what));
+    told("adapted: ").chain(told("note: ")).for_each(|line| eprintln!("{line}"));
+    if told("adapted: ").next().is_none() {
         eprintln!("nothing to adapt");
     }
-    told.for_each(|line| eprintln!("{line}"));
     Ok(())
 }
 
