@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::console::{Disk, Guest};
 use common::field::blkid;
-use common::guests::{Domu, domu, domu_with, extract_kernel, split_domu};
+use common::guests::{domu, extract_kernel, split_domu};
 use common::hash::Untouched;
 use common::mount::Mount;
 
@@ -76,39 +76,6 @@ fn config_mount(config: &Path, options: &[&str]) -> Mount {
     let mut all = vec!["--config", config.to_str().expect("UTF-8")];
     all.extend(options);
     Mount::of(&all, &[])
-}
-
-/// The config as xen-tools wrote it, with root on xvda2 and swap on xvda1.
-fn as_xen_tools_wrote_it(domu: &Domu, fs: &str) {
-    let untouched = [&domu.disk, &domu.swap, &domu.config].map(Untouched::remember);
-    let mount = config_mount(&domu.config, &[]);
-    let mut guest = boot(&mount);
-    assert_eq!(mounted(&mut guest, "/"), format!("/dev/vda2 {fs}"));
-    let swap_len = fs::metadata(&domu.swap).expect("it is there").len();
-    assert_eq!(swaps(&mut guest), format!("/dev/vda1 partition {}", swap_len - 4096));
-    let expected =
-        [line("vda1", &domu.swap, "swap [SWAP]"), line("vda2", &domu.disk, &format!("{fs} /"))];
-    assert_eq!(partitions(&mut guest), expected);
-    assert_eq!(guest.run_ok("blkid -o value -s UUID /dev/vda1"), blkid(&domu.swap, "UUID"));
-    is_whole(&mut guest);
-    guest.poweroff_and_wait(BOOT);
-    common::process::run("e2fsck", &["-fn".as_ref(), mount.part(2).as_os_str()]);
-    mount.unmount();
-    untouched.iter().for_each(Untouched::check);
-}
-
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn an_ext4_domu_with_pygrub() {
-    as_xen_tools_wrote_it(&domu("bookworm"), "ext4");
-}
-
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn an_ext3_domu_with_pygrub() {
-    let domu = domu_with("domu-bookworm-ext3", &["--dist", "bookworm", "--fs", "ext3"]);
-    assert_eq!(blkid(&domu.disk, "TYPE"), "ext3");
-    as_xen_tools_wrote_it(&domu, "ext3");
 }
 
 /// `kernel=` and `ramdisk=` name files of the dom0.

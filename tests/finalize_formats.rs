@@ -3,14 +3,14 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use common::field::{Field, mount};
 use common::hash::sha256;
 use common::mount::Mount;
 use common::process::{SYNTHDISK, command, expect_failure, output, run, run_text, text};
-use common::tiny::Tiny;
+use common::tiny::{Tiny, noise};
 use serde_json::Value;
 
 fn arg(path: &Path) -> &str {
@@ -136,5 +136,50 @@ fn a_result_is_no_more_open_than_the_image() {
         run(SYNTHDISK, &["finalize", "--format", format, arg(&tiny.image), "-o", arg(&out)]);
         let mode = fs::metadata(&out).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{format}: {mode:o}");
+    }
+}
+
+/// QEMU aborts when the holes of a file that it has opened with O_DIRECT begin within a block.
+#[test]
+fn qemu_reads_a_mounts_files_past_the_page_cache() {
+    let tiny = Tiny::new();
+    // Its last block is cut short; and so is the first partition's.
+    let len = fs::metadata(&tiny.image).unwrap().len();
+    fs::File::options().write(true).open(&tiny.image).unwrap().set_len(len + 512).unwrap();
+    let mounted = Mount::new(&["--align", "31744", "--swap", "8M"], &tiny.image);
+    let out = tiny.file("out.raw");
+    for shown in [mounted.disk(), mounted.part(1), mounted.part(2)] {
+        let args = ["convert", "-T", "none", "-f", "raw", "-O", "raw", arg(&shown), arg(&out)];
+        run("qemu-img", &args);
+        assert_eq!(sha256(&out), sha256(&shown), "{}", shown.display());
+    }
+}
+
+/// Comparing with what the page cache has would prove nothing.
+#[test]
+fn verifying_reads_from_storage() {
+    let tiny = Tiny::with(|tree| fs::write(tree.join("more"), noise(4 << 20, 1)).unwrap());
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let golden = dir.path().join("golden.raw");
+    let overlay = dir.path().join("overlay");
+    run(SYNTHDISK, &["finalize", "-q", arg(&tiny.image), "-o", arg(&golden)]);
+    let mounted = Mount::new(&["--overlay", arg(&overlay)], &tiny.image);
+    let disk = fs::File::options().write(true).open(mounted.disk()).unwrap();
+    disk.write_all_at(&noise(4 << 20, 2), 4 << 20).unwrap();
+    drop(disk);
+    mounted.unmount();
+    let delta = ["--delta", arg(&overlay), "--backing", arg(&golden)];
+    for (name, options) in
+        [("a.raw", &[][..]), ("a.qcow2", &["--format", "qcow2"]), ("delta.qcow2", &delta)]
+    {
+        let out = dir.path().join(name);
+        // What a shell's children have read, and theirs, counts as its own once they have ended.
+        let script = "\"$@\" >&2 && cat /proc/$$/io";
+        let args = ["-c", script, "sh", SYNTHDISK, "finalize", "-q", "--verify"];
+        let source = [arg(&tiny.image), "-o", arg(&out)];
+        let told = run_text("sh", &[&args, options, &source].concat());
+        let read = told.lines().find_map(|l| l.strip_prefix("read_bytes: ")).unwrap();
+        let (read, stored) = (read.parse::<u64>().unwrap(), fs::metadata(&out).unwrap().blocks());
+        assert!(stored * 512 > 4 << 20 && read > stored * 512 / 2, "{name}: {read} of {stored}");
     }
 }

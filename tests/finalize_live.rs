@@ -9,9 +9,11 @@ use common::field::Field;
 use common::file::{write_at, writer};
 use common::hash::sha256;
 use common::mount::LoopDev;
-use common::overlay::Case;
-use common::process::{SYNTHDISK, expect_failure, is_root, output, run, run_text, text};
+use common::overlay::{Case, wait_until};
+use common::process::{SYNTHDISK, command, expect_failure, is_root, output, run, run_text, text};
 use common::tiny::noise;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -53,6 +55,41 @@ fn a_mount_is_written_as_it_is_now() {
     assert_eq!(output(SYNTHDISK, &args).status.code(), Some(2));
     mounted.unmount();
     case.untouched.check();
+}
+
+/// What is written once the copy has begun is not in it, nor torn by it.
+#[test]
+fn who_begins_to_write_meanwhile_is_not_in_the_copy() {
+    const DATA: u64 = 96 * MIB;
+    let case = Case::new();
+    let mounted = case.mount_with(&["--swap", "128M"]);
+    let swap = writer(mounted.part(2));
+    for i in 1..DATA / MIB {
+        write_at(&swap, &noise(MIB as usize, i), i * MIB);
+    }
+    drop(swap);
+    let before = sha256(mounted.disk());
+    let out = case.tiny.file("out.raw");
+    let child = command(SYNTHDISK)
+        .args(["finalize", "-q", arg(mounted.dir()), "-o", arg(&out)])
+        .spawn()
+        .expect("our own binary");
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let nameless = || {
+        fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().any(|fd| {
+            let link = fs::read_link(fd.path()).unwrap_or_default();
+            link.starts_with(case.tiny.path()) && link.to_string_lossy().ends_with("(deleted)")
+        })
+    };
+    wait_until("it has begun", || nameless() || out.exists());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    write_at(&writer(mounted.part(2)), &noise(5000, 1), DATA - MIB);
+    kill(pid, Signal::SIGCONT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success());
+    assert!(sha256(&out) == before);
+    assert!(sha256(mounted.disk()) != before);
+    mounted.unmount();
 }
 
 #[test]

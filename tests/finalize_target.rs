@@ -12,7 +12,7 @@ use common::filesystem::Filesystem;
 use common::hash::{Untouched, sha256};
 use common::mount::{LoopDev, Mount};
 use common::overlay::{Case, wait_until};
-use common::process::{SYNTHDISK, command, expect_failure, is_root, run, text};
+use common::process::{SYNTHDISK, command, expect_failure, have, is_root, output, run, text};
 use common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -89,6 +89,12 @@ fn a_source_is_never_the_target() {
         // The other way round: the image is the device, the target its file.
         let said = refused(device.device(), &tiny.image, &["--force"]);
         assert!(said.contains("is the same as"), "{said}");
+        // By a name that it was not attached by, which is gone.
+        fs::remove_file(&hard).unwrap();
+        for (from, to) in [(&*tiny.image, device.device()), (device.device(), &*tiny.image)] {
+            let said = refused(from, to, &["--force"]);
+            assert!(said.contains("is the same as"), "{said}");
+        }
     }
     overlay.check();
     case.untouched.check();
@@ -161,8 +167,22 @@ fn too_little_room_is_said_before_the_first_byte() {
     // On the way, then.
     let said = refused(&tiny.image, &out, &["--force"]);
     assert!(said.contains("no room left"), "{said}");
-    let said = refused(&tiny.image, &fs.path("out.qcow2"), &["--format", "qcow2"]);
+    let qcow2 = ["--format", "qcow2", "--force"];
+    let said = refused(&tiny.image, &fs.path("out.qcow2"), &qcow2[..2]);
+    assert!(said.contains("needs up to"), "{said}");
+    let said = refused(&tiny.image, &fs.path("out.qcow2"), &qcow2);
     assert!(said.contains("No space left"), "{said}");
+    // Each of two would fit alone.
+    let (small, other) = (Tiny::new(), tiny.file("other.img"));
+    fs::write(&other, noise(3 << 20, 3)).unwrap();
+    let config = tiny.file("two.cfg");
+    let disk = |image: &Path, vdev| format!("'format=raw, vdev={vdev}, target={}'", arg(image));
+    let disks = [disk(&small.image, "xvda1"), disk(&other, "xvdb1")].join(", ");
+    fs::write(&config, format!("disk = [ {disks} ]\n")).unwrap();
+    let dir = format!("{}/", arg(&fs.path("")));
+    let source = ["finalize", "-q", "--adapt", "none", "--config", arg(&config), "-o", &dir];
+    let said = expect_failure(&source, 1);
+    assert!(said.contains("disk.raw and ") && said.contains("needs up to"), "{said}");
     assert_eq!(names(&fs.path("")), [""; 0]);
     assert!(fs.used() < MIB, "what was written is given back");
     untouched.check();
@@ -286,6 +306,27 @@ fn nothing_stays_of_a_conversion_that_was_not_finished() {
         let said = running.end(signal);
         assert!(signal == Signal::SIGKILL || said.contains(signal.as_str()), "{said}");
     }
+}
+
+/// A file that replaces another has a name beside it for a moment.
+#[test]
+fn nothing_stays_of_a_file_that_was_about_to_replace_another() {
+    if !have("strace") {
+        eprintln!("SKIPPED: strace is not installed");
+        return;
+    }
+    let tiny = Tiny::new();
+    let dir = tiny.file("out");
+    fs::create_dir(&dir).unwrap();
+    let out = dir.join("out.raw");
+    fs::write(&out, b"old").unwrap();
+    let args = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename,renameat,renameat2"];
+    let inject = ["-e", "inject=rename,renameat,renameat2:signal=SIGKILL"];
+    let ours = [SYNTHDISK, "finalize", "-q", "--force", "--adapt", "none", arg(&tiny.image)];
+    let killed = output("strace", &[&args[..], &inject, &ours, &["-o", arg(&out)]].concat());
+    assert!(!killed.status.success());
+    // The signal comes when the call has been made, or in its place.
+    wait_until("all is gone", || names(&dir) == ["out.raw"]);
 }
 
 #[test]

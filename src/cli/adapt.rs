@@ -50,9 +50,10 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
     words.push("--".into());
     words.extend(args.images.iter().map(Into::into));
     let said = once(&words, &Stop::on_signals()?)?;
-    let told = |what: &'static str| said.lines().filter(move |line| line.starts_with(what));
-    told("adapted: ").chain(told("note: ")).for_each(|line| eprintln!("{line}"));
-    if told("adapted: ").next().is_none() {
+    let is_edit = |line: &&str| line.starts_with("adapted: ");
+    let told = said.lines().filter(|line| is_edit(line) || line.starts_with("note: "));
+    told.for_each(|line| eprintln!("{line}"));
+    if !said.lines().any(|line| is_edit(&line)) {
         eprintln!("nothing to adapt");
     }
     Ok(())

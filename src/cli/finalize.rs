@@ -4,13 +4,14 @@ mod outputs;
 mod print;
 
 use super::args::SourceArgs;
+use super::identity::IdentityArgs;
 use super::mount::{adapt, files, not_adapted};
 use super::printable::in_a_line;
 use crate::disk::temporary_dir;
 use crate::finalize::{
-    Backing, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile, Pending,
-    Reflink, Request, Target, common_mode, open_live_disk, shares_blocks, with_mount,
-    write_converted, write_delta, write_raw,
+    Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
+    Pending, Reflink, Request, Target, check_room, common_mode, open_live_disk, shares_blocks,
+    with_mount, write_converted, write_delta, write_raw,
 };
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::run::Stop;
@@ -31,6 +32,9 @@ pub(super) struct FinalizeArgs {
 
     #[command(flatten)]
     source: SourceArgs,
+
+    #[command(flatten)]
+    identity: IdentityArgs,
 
     /// Look through this overlay, which is only read
     #[arg(long, value_name = "FILE", conflicts_with = "overlay_dir")]
@@ -149,9 +153,15 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
             let what = "a mount has its overlay already; leave out --overlay, or name the images";
             return Err(Error::new(ErrorKind::Usage, what));
         }
+        Some(_) if args.identity.given().is_some() => {
+            let what = "a mount's guest is who it is; give options like --hostname to the mount, or \
+                        name the images";
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
         Some(live) => write_live(&live, &result, &request)?,
         None => {
-            let options = args.source.into_options(args.paths)?;
+            let mut options = args.source.into_options(args.paths)?;
+            options.identity = args.identity.read()?;
             let backing = args.backing.as_deref();
             write_planned(options, overlay, backing, &result, &request)?
         }
@@ -185,6 +195,7 @@ fn write_planned(
     }
     // It is about what a mount would boot.
     plan.boot = None;
+    let must_adapt = !options.identity.is_empty();
     let mut sources = plan.images.clone();
     let mode = common_mode(&sources);
     sources.extend(plan.disks.iter().filter_map(|d| d.overlay.clone()));
@@ -196,46 +207,63 @@ fn write_planned(
     if let Some(over) = over {
         outputs.iter_mut().for_each(|output| output.index = over);
     }
+    let range_of = |output: &Output| {
+        let planned = &plan.disks[output.index];
+        match result.partition {
+            None => Ok(DiskRange::whole(Arc::clone(&planned.disk))),
+            Some(number) => partition(planned, number),
+        }
+    };
+    let ranges = outputs.iter().map(range_of).collect::<Result<Vec<_>>>()?;
+    // What a delta takes shows when it is made.
+    if backing.is_none() && result.takes_all(outputs[0].target.dir()) && !request.force {
+        let all = ranges.iter().map(|range| range as &dyn Contents);
+        check_room(all.zip(outputs.iter().map(|output| &output.target)))?;
+    }
     if !request.quiet {
         plan.notes.iter().for_each(|note| eprintln!("note:    {}", in_a_line(note)));
     }
     let adapt_in = |dir: &Path| {
-        // A guest that cannot be edited boots as it is, here as in a mount.
-        let said = adapt(&plan.adaptation, dir).unwrap_or_else(|e| not_adapted(&e));
+        let said = match adapt(&plan.adaptation, dir) {
+            Err(e) if must_adapt => return Err(e),
+            // A guest that cannot be edited boots as it is, here as in a mount.
+            said => said.unwrap_or_else(|e| not_adapted(&e)),
+        };
         if !request.quiet {
             eprint!("{said}");
         }
+        Ok(())
     };
     if result.format != Format::Raw && backing.is_none() {
         return with_mount(files(&plan), |dir| {
-            adapt_in(dir);
+            adapt_in(dir)?;
             let one = |output: Output| {
                 let file = output.file(dir, result.partition)?;
                 let source =
                     File::open(dir.join(file)).map_err(|e| Error::io("cannot read the disk", e))?;
-                write_converted(&source, output.target, false, request)
+                write_converted(&source, output.target, true, request)
             };
             outputs.into_iter().map(one).collect()
         });
     }
     if !matches!(plan.adaptation, Ok(None)) {
-        with_mount(files(&plan), |dir| {
-            adapt_in(dir);
-            Ok(())
-        })?;
+        with_mount(files(&plan), adapt_in)?;
     }
-    let one = |output: Output| {
-        let planned = &plan.disks[output.index];
-        let range = match result.partition {
-            None => DiskRange::whole(Arc::clone(&planned.disk)),
-            Some(number) => partition(planned, number)?,
-        };
-        match &backing {
-            Some(backing) => write_delta(&range, backing, output.target, request),
-            None => write_raw(&Input::Disk(range), output.target, request),
-        }
+    let one = |(range, output): (DiskRange, Output)| match &backing {
+        Some(backing) => write_delta(&range, backing, output.target, request),
+        None => write_raw(&Input::Disk(range), output.target, request),
     };
-    outputs.into_iter().map(one).collect()
+    ranges.into_iter().zip(outputs).map(one).collect()
+}
+
+impl ResultArgs {
+    /// Whether each byte of data that goes to `dir` takes room there.
+    fn takes_all(&self, dir: Option<&Path>) -> bool {
+        let shares = self.format == Format::Raw
+            && self.reflink != Reflink::Never
+            && dir.is_some_and(shares_blocks);
+        !self.compress && !shares
+    }
 }
 
 /// Write disks of a mount.
@@ -259,7 +287,12 @@ fn write_live(
         let shown = live.dir.join(&file);
         let shown = shown.display();
         let source = match live.writer(&disks[output.index].file)? {
-            None => LiveSource::Still(open_live_disk(&live.dir, &file)?),
+            // Somebody may begin to. A mount of an older version has no snapshots, and there is only
+            // one at a time.
+            None => match LiveSnapshot::take(&live.dir, &file) {
+                Ok(snapshot) => LiveSource::Snapshot(Arc::new(snapshot)),
+                Err(_) => LiveSource::Still(open_live_disk(&live.dir, &file)?),
+            },
             Some(writer) if !request.force => {
                 let what = format!(
                     "{shown} may change meanwhile: {writer}; end it first, or use --force for a \
@@ -276,18 +309,33 @@ fn write_live(
         };
         sources.push((source, output.target));
     }
+    if result.takes_all(None) && !request.force {
+        let all =
+            sources.iter().map(|(source, _)| source.contents()).collect::<Result<Vec<_>>>()?;
+        let all = all.iter().map(|file| file as &dyn Contents);
+        check_room(all.zip(sources.iter().map(|(_, target)| target)))?;
+    }
     sources.into_iter().map(|(source, target)| source.write(target, request)).collect()
 }
 
 /// A file of a mount, as it is to be read.
 enum LiveSource {
-    /// Nobody writes to it.
+    /// Nobody writes to it, it is hoped.
     Still(File),
-    /// Somebody does.
+    /// Somebody does, or may begin to.
     Snapshot(Arc<LiveSnapshot>),
 }
 
 impl LiveSource {
+    /// Its bytes, by the same open file.
+    fn contents(&self) -> Result<OpenFile> {
+        let failed = |e| Error::io("cannot read the disk", e);
+        match self {
+            Self::Still(file) => OpenFile::new(file.try_clone().map_err(failed)?).map_err(failed),
+            Self::Snapshot(snapshot) => snapshot.contents(),
+        }
+    }
+
     fn write(self, target: Target, request: &Request<'_>) -> Result<Pending> {
         let raw = request.conversion.format == Format::Raw;
         match self {
@@ -300,7 +348,7 @@ impl LiveSource {
                 let written = if raw {
                     write_raw(&Input::File(snapshot.contents()?), target, request)
                 } else {
-                    snapshot.with_file(|file| write_converted(file, target, false, request))
+                    snapshot.with_file(|file| write_converted(file, target, true, request))
                 };
                 written.map_err(|e| snapshot.explain(e))
             }

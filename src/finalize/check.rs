@@ -1,6 +1,6 @@
 //! Looking at what was written: is it the same, and what is its SHA-256.
 
-use super::contents::Contents;
+use super::contents::{Contents, Runs};
 use super::copy::{cannot_read, check, is_zero};
 use super::progress::Progress;
 use crate::image::extent_of;
@@ -29,7 +29,7 @@ pub fn verify(
     stop: &Stop,
 ) -> Result<()> {
     let len = contents.len();
-    let _ = posix_fadvise(written, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    forget(written);
     let progress = Progress::new(format!("verifying {name}"), len, quiet);
     let failed = |e| Error::io(format!("cannot read {name} back"), e);
     let end = lseek64(written, 0, Whence::SeekEnd).map_err(|e| failed(e.into()))?;
@@ -37,13 +37,14 @@ pub fn verify(
         let what = format!("{name} has become {end} bytes long, which is less than the disk");
         return Err(Error::new(ErrorKind::Corrupt, what));
     }
+    let mut our_runs = Runs::new(|at| contents.extent_at(at).map_err(cannot_read));
+    let mut their_runs = Runs::new(|at| extent_of(written, len, at).map_err(failed));
     let mut ours = vec![0; PIECE as usize];
     let mut theirs = vec![0; PIECE as usize];
     let mut at = 0;
     while at < len {
         check(stop)?;
-        let one = contents.extent_at(at).map_err(cannot_read)?;
-        let other = extent_of(written, len, at).map_err(failed)?;
+        let (one, other) = (our_runs.at(at)?, their_runs.at(at)?);
         let end = one.end.min(other.end).min(len);
         if !one.data && !other.data {
             progress.add(end - at);
@@ -67,6 +68,12 @@ pub fn verify(
     Ok(())
 }
 
+/// Have the page cache drop what it holds of `file`, whose bytes are on storage.
+pub(super) fn forget(file: &File) {
+    // Some filesystems (tmpfs) are nothing but page cache, and go on as they are.
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
 /// SHA-256 of the first `len` bytes of `file`, in hexadecimal. Holes are not read.
 ///
 /// # Errors
@@ -74,13 +81,14 @@ pub fn verify(
 pub fn sha256(file: &File, len: u64, name: &str, quiet: bool, stop: &Stop) -> Result<String> {
     let progress = Progress::new(format!("checksum of {name}"), len, quiet);
     let failed = |e: io::Error| Error::io(format!("cannot read {name} back"), e);
+    let mut runs = Runs::new(|at| extent_of(file, len, at).map_err(failed));
     let mut hash = Sha256::new();
     let mut buffer = vec![0; PIECE as usize];
     let mut clean = true;
     let mut at = 0;
     while at < len {
         check(stop)?;
-        let extent = extent_of(file, len, at).map_err(failed)?;
+        let extent = runs.at(at)?;
         let end = extent.end.min(at + PIECE);
         let bytes = &mut buffer[..(end - at) as usize];
         if extent.data {
@@ -129,6 +137,37 @@ mod tests {
             assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
         }
         assert!(verify(&ours, &file(len - 1, &spots), "x", true, &stop).is_err());
+    }
+
+    /// One run of data that asks to be counted how often it is looked at.
+    #[derive(Debug)]
+    struct Counted(File, std::sync::atomic::AtomicU64);
+
+    impl Contents for Counted {
+        fn len(&self) -> u64 {
+            5 << 20
+        }
+
+        fn extent_at(&self, _offset: u64) -> io::Result<crate::image::Extent> {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok(crate::image::Extent { data: true, end: self.len() })
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.0.read_exact_at(buf, offset)
+        }
+
+        fn lender_at(&self, _: u64) -> io::Result<(crate::finalize::contents::Lender<'_>, u64)> {
+            Ok((crate::finalize::contents::Lender::None, self.len()))
+        }
+    }
+
+    #[test]
+    fn a_long_run_is_looked_for_once() {
+        let written = file(5 << 20, &[(0, &[1; 5 << 20])]);
+        let contents = Counted(written.try_clone().unwrap(), 0.into());
+        verify(&contents, &written, "x", true, &Stop::never()).unwrap();
+        assert_eq!(contents.1.into_inner(), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is to be written out: a range of a disk, or a file of a live mount.
 
+use crate::Result;
 use crate::disk::{Disk, Stored};
 use crate::image::{Extent, Image, extent_of};
 use std::fs::File;
@@ -35,6 +36,33 @@ pub trait Contents: Sync {
     /// # Errors
     /// Those of looking.
     fn lender_at(&self, offset: u64) -> io::Result<(Lender<'_>, u64)>;
+}
+
+/// The runs of data and holes of something, for who goes through it from its beginning to its end in
+/// steps. Each is looked for once: a look may have to go through everything that a long run is made
+/// of.
+#[derive(Debug)]
+pub(super) struct Runs<F> {
+    look: F,
+    known: Extent,
+}
+
+impl<F: Fn(u64) -> Result<Extent>> Runs<F> {
+    /// Those that `look` finds at an offset.
+    pub(super) fn new(look: F) -> Self {
+        Self { look, known: Extent { data: false, end: 0 } }
+    }
+
+    /// The one at `offset`, which is never less than the time before.
+    ///
+    /// # Errors
+    /// Those of looking.
+    pub(super) fn at(&mut self, offset: u64) -> Result<Extent> {
+        if offset >= self.known.end {
+            self.known = (self.look)(offset)?;
+        }
+        Ok(self.known)
+    }
 }
 
 /// A file that may share its blocks with a copy.

@@ -3,21 +3,20 @@
 //! The formats are QEMU's own and so is the best writer of them; `imago` writes qcow2 alone, and
 //! neither VHD, VHDX nor compressed clusters.
 
-use super::copy::check;
+use super::check::forget;
 use super::progress::Progress;
+use super::qemu_img::qemu_img;
 use super::sweep::Sweeper;
 use super::target::Place;
-use crate::run::{Stop, bound};
+use super::writeback;
+use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 
 /// File format of the result.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -141,6 +140,19 @@ impl Converted {
         &self.place
     }
 
+    /// Bring it to storage, and have whoever reads it next read it from there, as far as that can
+    /// be.
+    ///
+    /// # Errors
+    /// The system calls'.
+    pub fn sync(&self) -> Result<()> {
+        let failed = |e| Error::io(format!("cannot write {}", self.place.path().display()), e);
+        let file = File::open(&self.path).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        forget(&file);
+        Ok(())
+    }
+
     /// Bring it to storage and give it its name.
     ///
     /// # Errors
@@ -157,8 +169,8 @@ impl Converted {
 pub struct ConvertOptions<'a> {
     /// Tell nothing on the way.
     pub quiet: bool,
-    /// Read although somebody has it open for writing.
-    pub shared: bool,
+    /// Only this process has the disk, in a mount of its own.
+    pub private: bool,
     /// What the result is called when telling.
     pub name: &'a str,
     /// Raised to end it.
@@ -191,14 +203,23 @@ pub fn convert(
     if conversion.compress {
         words.push("-c".into());
     }
-    if options.shared {
-        words.push("-U".into());
+    // Past the page cache, which would have everything copied once more and be full of it. Compressed
+    // clusters and the other formats' metadata are smaller than what can be written past it.
+    if options.private {
+        words.extend(["-T", "none"].map(Into::into));
     }
-    words.push("--".into());
-    words.push(path_in_child(&inherited));
-    words.push(path.clone().into());
+    if conversion.format == Format::Qcow2 && !conversion.compress && takes_direct(&dir) {
+        words.extend(["-t", "none"].map(Into::into));
+    }
+    words.extend(["--".into(), path_in_child(&inherited), path.clone().into()]);
     let progress = Progress::new(format!("writing {}", options.name), len, options.quiet);
-    qemu_img(&words, &progress, len, options)?;
+    // Before qemu-img has made the file there is nothing to begin with.
+    let told = || {
+        if let Ok(file) = File::open(&path) {
+            writeback::begin_all(&file);
+        }
+    };
+    qemu_img(&words, &progress, len, options.name, options.stop, told)?;
     drop(inherited);
     // Not open to more than the sources are; qemu-img has heeded the umask.
     let mode = fs::metadata(&path).map_err(failed)?.permissions().mode() & place.mode;
@@ -220,12 +241,19 @@ pub fn compare(
     let inherited = inherited(source).map_err(|e| Error::io("cannot read the disk", e))?;
     let mut words: Vec<OsString> = ["compare", "-p", "-f", "raw", "-F"].map(Into::into).into();
     words.push(format.name().into());
-    if options.shared {
-        words.push("-U".into());
-    }
     words.extend(["--".into(), path_in_child(&inherited), path.into()]);
     let progress = Progress::new(format!("verifying {}", options.name), len, options.quiet);
-    qemu_img(&words, &progress, len, options)
+    qemu_img(&words, &progress, len, options.name, options.stop, || ())
+}
+
+/// Whether files in `dir`, which is ours, can be written past the page cache.
+fn takes_direct(dir: &Path) -> bool {
+    let path = dir.join("direct");
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create_new(true).custom_flags(libc::O_DIRECT).open(&path);
+    // Some filesystems make the file and then cannot open it like that.
+    let _ = fs::remove_file(&path);
+    opened.is_ok()
 }
 
 /// The same open file, with a descriptor that a child inherits.
@@ -236,128 +264,6 @@ fn inherited(file: &File) -> io::Result<OwnedFd> {
 
 fn path_in_child(inherited: &OwnedFd) -> OsString {
     format!("/proc/self/fd/{}", inherited.as_raw_fd()).into()
-}
-
-/// Run qemu-img, which tells of `len` bytes by percent, to its end or that of `options.stop`.
-fn qemu_img(
-    words: &[OsString],
-    progress: &Progress,
-    len: u64,
-    options: &ConvertOptions<'_>,
-) -> Result<()> {
-    let failed = |e| Error::io("cannot run qemu-img", e);
-    let program = find_qemu_img()?;
-    let mut child = bound(program.as_os_str(), Signal::SIGKILL)?
-        .args(words)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let watched = watch(&mut child, options.stop, |percent| {
-        progress.set((percent / 100.0 * len as f64) as u64);
-    });
-    if watched.is_err() {
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(failed)?;
-    let (said, complaint) = watched?;
-    // Ctrl-C reaches qemu-img as well, perhaps first.
-    check(options.stop)?;
-    if status.success() {
-        return Ok(());
-    }
-    if status.code() == Some(1) && words.first().is_some_and(|w| w == "compare") {
-        let said = last_line(&said).unwrap_or("they are not identical");
-        let what = format!("{} differs from the disk: {said}", options.name);
-        return Err(Error::new(ErrorKind::Corrupt, what));
-    }
-    let complaint = last_line(&complaint).unwrap_or("it says nothing");
-    let complaint = complaint.strip_prefix("qemu-img: ").unwrap_or(complaint);
-    let kind =
-        if complaint.contains("No space left") { ErrorKind::TooLarge } else { ErrorKind::Io };
-    Err(Error::new(kind, format!("qemu-img cannot write {}: {complaint}", options.name)))
-}
-
-fn last_line(text: &str) -> Option<&str> {
-    text.lines().map(str::trim).rfind(|line| !line.is_empty())
-}
-
-/// The path of qemu-img.
-fn find_qemu_img() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join("qemu-img")).find(|p| p.is_file());
-    found.ok_or_else(|| {
-        Error::new(
-            ErrorKind::NotFound,
-            "formats other than raw are written by qemu-img, which is not there; install the \
-             package qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, SUSE, Arch)",
-        )
-    })
-}
-
-/// Read what the child says until it closes its outputs, or `stop` is raised: both outputs, but for
-/// percents, which go to `told`.
-fn watch(child: &mut Child, stop: &Stop, told: impl Fn(f64)) -> Result<(String, String)> {
-    let failed = |e| Error::io("cannot listen to qemu-img", e);
-    let (mut output, mut errors) = (child.stdout.take(), child.stderr.take());
-    let (mut said, mut complained) = (Vec::new(), Vec::new());
-    let mut buffer = [0; 4096];
-    while output.is_some() || errors.is_some() {
-        let ready = |fd: BorrowedFd<'_>, others: [Option<BorrowedFd<'_>>; 2]| {
-            let mut fds = vec![PollFd::new(fd, PollFlags::POLLIN)];
-            fds.extend(others.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(e) => return Err(failed(e.into())),
-            }
-            let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true));
-            let first = ready.next().unwrap_or(false);
-            let rest = others.map(|fd| fd.is_some() && ready.next().unwrap_or(false));
-            Ok((first, rest))
-        };
-        let others = [output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
-        let (stopped, [out, err]) = ready(stop.as_fd(), others)?;
-        if stopped {
-            return Err(stop.error());
-        }
-        if out {
-            let n = output.as_mut().map_or(Ok(0), |o| o.read(&mut buffer)).map_err(failed)?;
-            if n == 0 {
-                output = None;
-            }
-            // Percents replace each other on one line: `    (12.34/100%)\r`.
-            for byte in &buffer[..n] {
-                match byte {
-                    b'\r' => {
-                        percent(&said).into_iter().for_each(&told);
-                        said.clear();
-                    }
-                    _ if said.len() < 4096 => said.push(*byte),
-                    _ => {}
-                }
-            }
-        }
-        if err {
-            let n = errors.as_mut().map_or(Ok(0), |e| e.read(&mut buffer)).map_err(failed)?;
-            if n == 0 {
-                errors = None;
-            }
-            if complained.len() < 64 << 10 {
-                complained.extend_from_slice(&buffer[..n]);
-            }
-        }
-    }
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok((text(&said), text(&complained)))
-}
-
-/// The number in `    (12.34/100%)`.
-fn percent(line: &[u8]) -> Option<f64> {
-    let text = std::str::from_utf8(line).ok()?.trim();
-    let percent: f64 = text.strip_prefix('(')?.strip_suffix("/100%)")?.parse().ok()?;
-    (0.0..=100.0).contains(&percent).then_some(percent)
 }
 
 #[cfg(test)]
@@ -395,13 +301,5 @@ mod tests {
         assert_eq!(all(conversion(Format::Vpc, false, &fixed)), fixed);
         let compressed = conversion(Format::Vmdk, true, &[]);
         assert_eq!(all(compressed), ["subformat=streamOptimized"]);
-    }
-
-    #[test]
-    fn percents_are_read() {
-        assert_eq!(percent(b"    (12.34/100%)"), Some(12.34));
-        for bad in [&b""[..], b"Images are identical.", b"(x/100%)", b"(nan/100%)", b"(1e9/100%)"] {
-            assert_eq!(percent(bad), None);
-        }
     }
 }

@@ -3,7 +3,9 @@
 
 use super::contents::Contents;
 use super::progress::Progress;
+use super::room::no_room;
 use super::share::{Reflink, share};
+use super::writeback;
 use crate::layout::format_size;
 use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};
@@ -75,16 +77,7 @@ pub fn to_file(
     let plan = share(contents, target, options)?;
     let needed: u64 = plan.rest.iter().map(|r| r.end - r.start).sum();
     if let Some(room) = room.filter(|room| *room < needed && !options.force) {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!(
-                "{} needs up to {}, but there are {} left; make room, take another directory, or \
-                 try it nevertheless with --force",
-                options.name,
-                format_size(needed),
-                format_size(room)
-            ),
-        ));
+        return Err(no_room(options.name, needed, room));
     }
     let written = copy(contents, target, &plan.rest, needed, false, options)?;
     Ok(Copied { shared: plan.shared, written })
@@ -197,6 +190,10 @@ impl Shared<'_> {
                 return;
             }
             self.progress.add(piece.end - piece.start);
+            // What other threads still write of this comes with the final sync.
+            if piece.end % writeback::STEP == 0 {
+                writeback::begin(self.target, piece.end - writeback::STEP..piece.end);
+            }
         }
     }
 

@@ -8,13 +8,14 @@
 //! is stored. Where both have holes nothing is read.
 
 use super::backing::Backing;
-use super::contents::Contents;
+use super::contents::{Contents, Runs};
 use super::convert::Format;
 use super::copy::{cannot_read, check, is_zero};
 use super::progress::Progress;
 use super::target::{NewFile, Target, allocated};
 use super::write::{Pending, Request, Unnamed, Written};
 use crate::disk::{Overlay, Qcow2Overlay};
+use crate::image::Extent;
 use crate::{Error, ErrorKind, Result};
 use std::io;
 use std::ops::Range;
@@ -55,6 +56,7 @@ pub fn write_delta(
     let failed = |e| cannot_write(&name, e);
     delta.sync().map_err(failed)?;
     if request.verify {
+        super::check::forget(new.file());
         compared.verify(&delta, &name)?;
     }
     drop(delta);
@@ -93,13 +95,18 @@ struct Compared<'a> {
 
 impl Compared<'_> {
     /// The next bytes from `at` on that are to be looked at; empty at the end. What lies between is
-    /// a hole of both disks. Its end is that of a window, or of the disk.
-    fn next_window(&self, at: u64) -> Result<Range<u64>> {
+    /// a hole of both disks, whose runs are `ours` and `theirs`. Its end is that of a window, or of
+    /// the disk.
+    fn next_window(
+        &self,
+        at: u64,
+        ours: &mut Runs<impl Fn(u64) -> Result<Extent>>,
+        theirs: &mut Runs<impl Fn(u64) -> Result<Extent>>,
+    ) -> Result<Range<u64>> {
         let len = self.contents.len();
         let mut from = at;
         while from < len {
-            let ours = self.contents.extent_at(from).map_err(cannot_read)?;
-            let theirs = self.backing.extent_at(from).map_err(cannot_read_golden)?;
+            let (ours, theirs) = (ours.at(from)?, theirs.at(from)?);
             if ours.data || theirs.data {
                 // Whole windows, so that clusters stay whole.
                 let start = (from - from % WINDOW).max(at);
@@ -114,13 +121,15 @@ impl Compared<'_> {
     fn store(&self, delta: &Qcow2Overlay, name: &str) -> Result<()> {
         let len = self.contents.len();
         let progress = Progress::new(format!("comparing for {name}"), len, self.request.quiet);
+        let mut our_runs = Runs::new(|at| self.contents.extent_at(at).map_err(cannot_read));
+        let mut their_runs = Runs::new(|at| self.backing.extent_at(at).map_err(cannot_read_golden));
         let cluster = delta.grain();
         let mut ours = vec![0; WINDOW as usize];
         let mut theirs = vec![0; WINDOW as usize];
         let mut at = 0;
         while at < len {
             check(self.request.stop)?;
-            let window = self.next_window(at)?;
+            let window = self.next_window(at, &mut our_runs, &mut their_runs)?;
             progress.add(window.end - at);
             at = window.end;
             if window.is_empty() {

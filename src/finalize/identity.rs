@@ -5,6 +5,7 @@
 //! file that a loop device shows. Source: kernel Documentation/ABI/stable/sysfs-block,
 //! Documentation/ABI/testing/sysfs-block.
 
+use super::loops::file_behind;
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
@@ -48,6 +49,11 @@ fn under(node: Node) -> BTreeSet<Node> {
         if let Ok(file) = fs::read_to_string(sys.join("loop/backing_file")) {
             let meta = fs::metadata(file.trim_end_matches('\n'));
             left.extend(meta.ok().map(|meta| self::node(&meta)));
+            // That name may be gone, or be another file's by now.
+            let device = format!("/dev/block/{major}:{minor}");
+            let by_name = sys.file_name().map(|name| Path::new("/dev").join(name));
+            let asked = file_behind(Path::new(&device)).or_else(|| file_behind(&by_name?));
+            left.extend(asked.map(|(device, inode)| Node::File(device, inode)));
         }
     }
     found

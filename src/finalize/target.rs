@@ -53,7 +53,9 @@ impl Target {
             Ok(meta) if meta.file_type().is_symlink() => match path.canonicalize() {
                 Ok(path) => path,
                 Err(_) => {
-                    return invalid(format!("{shown} is a symbolic link to nowhere; remove it"));
+                    return invalid(format!(
+                        "{shown} is a symbolic link to nowhere; name a file, not such a link"
+                    ));
                 }
             },
             _ => path.to_path_buf(),
@@ -237,6 +239,8 @@ impl NewFile {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.place.replace => {
                     // A link cannot replace a file; a rename can.
                     let temporary = self.place.temporary();
+                    // Between the two, nobody else would remove it if this process were killed.
+                    let _sweeper = Sweeper::start(None, Some(&temporary))?;
                     link(&temporary).map_err(|e| self.place.failed(e))?;
                     self.place.take_name(&temporary).inspect_err(|_| {
                         let _ = fs::remove_file(&temporary);

@@ -147,14 +147,14 @@ pub fn write_raw(input: &Input, target: Target, request: &Request<'_>) -> Result
     Ok(Pending { result, written, started })
 }
 
-/// Write `source`, a raw disk in a mount, in another format. `shared`: somebody may write to it.
+/// Write `source`, a raw disk in a mount, in another format. `private`: the mount is this process's.
 ///
 /// # Errors
 /// Those of [`convert`], [`compare`] and [`sha256`].
 pub fn write_converted(
     source: &File,
     target: Target,
-    shared: bool,
+    private: bool,
     request: &Request<'_>,
 ) -> Result<Pending> {
     let started = Instant::now();
@@ -170,9 +170,11 @@ pub fn write_converted(
     let path = place.path();
     let name = path.display().to_string();
     let disk_len = source.metadata().map_err(|e| Error::io("cannot read the disk", e))?.len();
-    let options = ConvertOptions { quiet: request.quiet, shared, name: &name, stop: request.stop };
+    let options = ConvertOptions { quiet: request.quiet, private, name: &name, stop: request.stop };
     let converted = convert(source, disk_len, place, request.conversion, &options)?;
     if request.verify {
+        // qemu-img leaves what it wrote in the page cache; storage is asked.
+        converted.sync()?;
         compare(source, disk_len, converted.path(), format, &options)?;
     }
     let failed = |e| Error::io(format!("cannot read {name} back"), e);

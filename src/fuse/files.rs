@@ -10,6 +10,10 @@ use std::sync::Arc;
 /// Offset and length in bytes.
 pub type Range = (u64, u64);
 
+/// Data and holes come in blocks of this many bytes. As QEMU has it, `O_DIRECT` goes in such steps
+/// where a filesystem does not say otherwise (`raw_probe_alignment()` in its block/file-posix.c).
+const BLOCK: u64 = 4096;
+
 /// A file of the mount: a range of a disk. Offsets and lengths in bytes.
 #[derive(Clone, Debug)]
 pub struct FileSpec {
@@ -54,14 +58,22 @@ impl FileSpec {
         if offset >= self.len {
             return Ok(None);
         }
-        let mut at = offset;
+        // In whole blocks, as on other filesystems: a block with any data is data. QEMU aborts when
+        // a file that it has opened with O_DIRECT has a hole that begins within a block.
+        let mut at = offset - offset % BLOCK;
         while at < self.len {
             let run = extent_at(self.start + at)?;
-            if run.data == data {
-                return Ok(Some(at));
-            }
             // A run may go on behind this file, in the next partition.
-            at = run.end - self.start;
+            let end = (run.end - self.start).min(self.len);
+            // The last block may be cut short.
+            let whole = if end == self.len { end } else { end - end % BLOCK };
+            at = match (run.data, data) {
+                (true, true) => return Ok(Some((at - at % BLOCK).max(offset))),
+                (true, false) => end.next_multiple_of(BLOCK),
+                (false, false) if whole > at => return Ok(Some(at.max(offset))),
+                (false, false) => at + BLOCK,
+                (false, true) => end,
+            };
         }
         Ok((!data).then_some(self.len))
     }
@@ -121,4 +133,64 @@ pub struct StatusDisk {
     pub cdrom: bool,
     /// Whether writes to it are refused.
     pub read_only: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Region, RegionKind, RegionTable, Source};
+
+    /// A file `start..start + len` of a disk of 64 KiB that has data in `data` only.
+    fn seek(start: u64, len: u64, data: &[std::ops::Range<u64>], at: u64, for_data: bool) -> u64 {
+        let all = 64 << 10;
+        let table = RegionTable::new(vec![Region {
+            start: 0,
+            len: all,
+            kind: RegionKind::Gap,
+            origin: String::new(),
+            source: Source::Zeros,
+        }]);
+        let disk = Arc::new(Disk::new(table.unwrap(), None));
+        let file = FileSpec { name: "x".into(), disk, start, len };
+        let extent_at = |at: u64| {
+            let hit = data.iter().find(|d| d.end > at);
+            Ok(match hit {
+                Some(d) if d.contains(&at) => Extent { data: true, end: d.end },
+                Some(d) => Extent { data: false, end: d.start },
+                None => Extent { data: false, end: all },
+            })
+        };
+        file.seek_in(at, for_data, extent_at).unwrap().unwrap_or(u64::MAX)
+    }
+
+    #[test]
+    fn data_and_holes_come_in_whole_blocks() {
+        let none = u64::MAX;
+        let data = [0..512, 9000..9001, 16384..20480];
+        let whole = |at, for_data| seek(0, 64 << 10, &data, at, for_data);
+        for (at, next_data, next_hole) in [
+            (0, 0, 4096),
+            (511, 511, 4096),
+            // Behind the data, within its block.
+            (600, 600, 4096),
+            (4096, 8192, 4096),
+            (5000, 8192, 5000),
+            (8192, 8192, 12288),
+            (9001, 9001, 12288),
+            (12288, 16384, 12288),
+            (20479, 20479, 20480),
+            (20480, none, 20480),
+            (65535, none, 65535),
+            (65536, none, none),
+        ] {
+            assert_eq!((whole(at, true), whole(at, false)), (next_data, next_hole), "{at}");
+        }
+        // Blocks are those of the file; its last one is cut short by its end.
+        let part = |at, for_data| seek(512, 8704 - 512, &data, at, for_data);
+        assert_eq!((part(0, true), part(0, false)), (none, 0));
+        let part = |at, for_data| seek(512, 8600, &data, at, for_data);
+        assert_eq!((part(0, true), part(0, false)), (8192, 0));
+        assert_eq!((part(8192, true), part(8192, false)), (8192, 8600));
+        assert_eq!(seek(0, 9001, &[0..9000], 0, false), 9001);
+    }
 }

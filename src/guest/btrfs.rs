@@ -7,7 +7,7 @@
 //!
 //! The log of what was fsynced after the last transaction is not replayed; without it the
 //! filesystem is as it was at that transaction, at most some 30 s before. As for XFS, what a look
-//! may cost is limited ([`super::metered`]) and a panic becomes a `Corrupt` error.
+//! may cost is limited (`metered`) and a panic becomes a `Corrupt` error.
 
 mod leaf;
 
@@ -168,6 +168,11 @@ impl GuestFs for BtrfsFs {
 
     fn canonicalize(&self, path: &str) -> Result<String> {
         Ok(self.resolve(path, true)?.0)
+    }
+
+    fn read_link(&self, path: &str) -> Result<String> {
+        let (full, _) = self.resolve(path, false)?;
+        self.node(&full)?.target.ok_or_else(|| not_a(path, "symlink"))
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {

@@ -311,7 +311,7 @@ fn regular(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
 
 /// The newest kernel that is installed.
 fn newest(fs: &dyn GuestFs, config: Option<&Config>) -> Result<Boot> {
-    if let Some(kernel) = installed(fs)?.into_iter().next() {
+    if let Some(kernel) = installed(fs, 1)?.into_iter().next() {
         let mut notes = match config {
             Some(config) => vec![format!("{} has no entry that can be booted", config.path)],
             None => vec!["the guest has no boot menu".to_owned()],

@@ -3,7 +3,7 @@
 //!
 //! What the crate leaves open is done here:
 //! * symlinks are resolved one component at a time, after a look at their length,
-//! * what a look may cost is limited ([`super::metered`]),
+//! * what a look may cost is limited (`metered`),
 //! * a log that only the kernel can replay (version 4, an unfinished mapping change) is left out:
 //!   what is read is then what had reached its place on the disk, and [`XfsFs::caveat`] says so,
 //! * a panic becomes a `Corrupt` error.
@@ -160,6 +160,11 @@ impl GuestFs for XfsFs {
 
     fn canonicalize(&self, path: &str) -> Result<String> {
         Ok(self.resolve(path, true)?.0)
+    }
+
+    fn read_link(&self, path: &str) -> Result<String> {
+        let (full, _) = self.resolve(path, false)?;
+        self.node(&full)?.target.ok_or_else(|| not_a(path, "symlink"))
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {

@@ -63,14 +63,13 @@ pub(super) fn kernels(
 ) -> Vec<KernelReport> {
     let mut all: Vec<(String, Vec<String>)> = Vec::new();
     all.extend(boot.map(|b| (b.kernel.clone(), b.initrds.clone())));
-    for Installed { path, initrd, .. } in installed(fs).unwrap_or_default() {
+    for Installed { path, initrd, .. } in installed(fs, MOST).unwrap_or_default() {
         if all.iter().all(|(other, _)| *other != path) {
             all.push((path, initrd.into_iter().collect()));
         }
     }
-    if all.len() > MOST {
-        notes.push(format!("only {MOST} of {} kernels were looked at", all.len()));
-        all.truncate(MOST);
+    if all.len() >= MOST {
+        notes.push(format!("only {MOST} of the kernels were looked at"));
     }
     let default = boot.map(|b| b.kernel.as_str());
     all.iter()

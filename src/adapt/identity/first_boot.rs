@@ -187,6 +187,27 @@ pub(super) fn enable_in(draft: &mut Draft, level: &str, script: &str, name: &str
     if !dir.is_empty() {
         link(draft, &format!("{dir}/S99{name}"), script, why);
     }
+    // Debian starts what this says, and makes it anew from the headers of all scripts when a package
+    // brings one. See insserv(8).
+    let order = if level == "S" { "boot" } else { "start" };
+    draft.edit(&format!("/etc/init.d/.depend.{order}"), |text| {
+        Some((ordered(text, name)?, why.to_owned()))
+    });
+}
+
+/// Rules of make(1) as insserv writes them, with `name` behind all others; `None` when it is there.
+fn ordered(text: &str, name: &str) -> Option<String> {
+    let targets = text.lines().find_map(|line| line.strip_prefix("TARGETS ="))?;
+    if targets.split_ascii_whitespace().any(|target| target == name) {
+        return None;
+    }
+    let with_name = format!("TARGETS ={targets} {name}");
+    let mut out = text.replacen(&format!("TARGETS ={targets}"), &with_name, 1);
+    if !out.ends_with('\n') {
+        out.push('\n');
+    }
+    out.push_str(&format!("{name}:{targets}\n"));
+    Some(out)
 }
 
 /// A file with these contents, unless it has them.
@@ -248,6 +269,15 @@ mod tests {
         let ran = name.replace("pending", "ran");
         let ran = systemd().file(&ran, "").file(&format!("{ran}.exit-code"), "0\n");
         assert!(files(&ran, &[one]).is_empty());
+    }
+
+    #[test]
+    fn behind_all_others() {
+        let text = "TARGETS = rsyslog ssh\nINTERACTIVE =\nssh: rsyslog\n";
+        let new = "TARGETS = rsyslog ssh x\nINTERACTIVE =\nssh: rsyslog\nx: rsyslog ssh\n";
+        assert_eq!(ordered(text, "x").as_deref(), Some(new));
+        assert_eq!(ordered(new, "x"), None);
+        assert_eq!(ordered("", "x"), None);
     }
 
     #[test]

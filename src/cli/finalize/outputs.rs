@@ -99,8 +99,9 @@ fn path_for(args: &ResultArgs, disk: &Disk, place: usize) -> PathBuf {
 
 /// `web1-b.raw` for `web1.raw` and `disk-b`.
 fn beside(output: &Path, stem: &str) -> PathBuf {
-    let suffix = stem.strip_prefix("disk").unwrap_or(stem);
+    let suffix = stem.strip_prefix("disk-").unwrap_or(stem);
     let mut name = OsString::from(output.file_stem().unwrap_or_default());
+    name.push("-");
     name.push(suffix);
     if let Some(extension) = output.extension() {
         name.push(".");
@@ -118,6 +119,7 @@ mod tests {
         for (output, stem, expected) in [
             ("/x/web1.raw", "disk-b", "/x/web1-b.raw"),
             ("web1", "disk-c", "web1-c"),
+            ("web1.raw", "cidata", "web1-cidata.raw"),
             ("/x/web1.tar.qcow2", "disk-aa", "/x/web1.tar-aa.qcow2"),
         ] {
             assert_eq!(beside(Path::new(output), stem), Path::new(expected));

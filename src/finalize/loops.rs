@@ -1,0 +1,44 @@
+//! The file behind a loop device, also when it has lost the name by which it was attached.
+//!
+//! Source: loop(4), `LOOP_GET_STATUS64`.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// `struct loop_info64` of `linux/loop.h`, all 232 bytes of it.
+#[repr(C)]
+#[derive(Debug)]
+pub struct LoopInfo64 {
+    /// Device number of the filesystem that the file is on, as stat(2) gives it.
+    device: u64,
+    inode: u64,
+    rest: [u64; 27],
+}
+
+nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo64);
+
+/// Device and inode of the file that the loop device at `path` shows, as far as it can be asked.
+pub(super) fn file_behind(path: &Path) -> Option<(u64, u64)> {
+    let device = File::open(path).ok()?;
+    let mut info = LoopInfo64 { device: 0, inode: 0, rest: [0; 27] };
+    // SAFETY: the kernel writes one `struct loop_info64` through the pointer, for which there is room:
+    // the structure is as long as the kernel's and lives until the call returns. The descriptor belongs
+    // to a `File` that does as well. Any bits are valid for its fields.
+    unsafe { loop_get_status64(device.as_raw_fd(), &raw mut info) }.ok()?;
+    Some((info.device, info.inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_as_long_as_the_kernels() {
+        assert_eq!(size_of::<LoopInfo64>(), 232);
+        assert_eq!(file_behind(Path::new("/dev/null")), None);
+        assert_eq!(file_behind(Path::new("/missing")), None);
+    }
+}

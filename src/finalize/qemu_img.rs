@@ -1,0 +1,156 @@
+//! Running the host's `qemu-img`.
+
+use super::copy::check;
+use super::progress::Progress;
+use crate::run::{Stop, bound};
+use crate::{Error, ErrorKind, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+/// Run qemu-img, which tells of `len` bytes by percent, to its end or that of `stop`; `told` is called
+/// each time that it has told. `name` is what the result is called.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] without qemu-img, [`ErrorKind::Corrupt`] when it finds a difference, else
+/// what it says; that of `stop`.
+pub(super) fn qemu_img(
+    words: &[OsString],
+    progress: &Progress,
+    len: u64,
+    name: &str,
+    stop: &Stop,
+    told: impl Fn(),
+) -> Result<()> {
+    let failed = |e| Error::io("cannot run qemu-img", e);
+    let program = find_qemu_img()?;
+    let mut child = bound(program.as_os_str(), Signal::SIGKILL)?
+        .args(words)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let watched = watch(&mut child, stop, |percent| {
+        progress.set((percent / 100.0 * len as f64) as u64);
+        told();
+    });
+    if watched.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(failed)?;
+    let (said, complaint) = watched?;
+    // Ctrl-C reaches qemu-img as well, perhaps first.
+    check(stop)?;
+    if status.success() {
+        return Ok(());
+    }
+    if status.code() == Some(1) && words.first().is_some_and(|w| w == "compare") {
+        let said = last_line(&said).unwrap_or("they are not identical");
+        let what = format!("{} differs from the disk: {said}", name);
+        return Err(Error::new(ErrorKind::Corrupt, what));
+    }
+    let complaint = last_line(&complaint).unwrap_or("it says nothing");
+    let complaint = complaint.strip_prefix("qemu-img: ").unwrap_or(complaint);
+    let kind =
+        if complaint.contains("No space left") { ErrorKind::TooLarge } else { ErrorKind::Io };
+    Err(Error::new(kind, format!("qemu-img cannot write {}: {complaint}", name)))
+}
+
+fn last_line(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).rfind(|line| !line.is_empty())
+}
+
+/// The path of qemu-img.
+fn find_qemu_img() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("qemu-img")).find(|p| p.is_file());
+    found.ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            "formats other than raw are written by qemu-img, which is not there; install the \
+             package qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, SUSE, Arch)",
+        )
+    })
+}
+
+/// Read what the child says until it closes its outputs, or `stop` is raised: both outputs, but for
+/// percents, which go to `told`.
+fn watch(child: &mut Child, stop: &Stop, told: impl Fn(f64)) -> Result<(String, String)> {
+    let failed = |e| Error::io("cannot listen to qemu-img", e);
+    let (mut output, mut errors) = (child.stdout.take(), child.stderr.take());
+    let (mut said, mut complained) = (Vec::new(), Vec::new());
+    let mut buffer = [0; 4096];
+    while output.is_some() || errors.is_some() {
+        let ready = |fd: BorrowedFd<'_>, others: [Option<BorrowedFd<'_>>; 2]| {
+            let mut fds = vec![PollFd::new(fd, PollFlags::POLLIN)];
+            fds.extend(others.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(e) => return Err(failed(e.into())),
+            }
+            let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(true));
+            let first = ready.next().unwrap_or(false);
+            let rest = others.map(|fd| fd.is_some() && ready.next().unwrap_or(false));
+            Ok((first, rest))
+        };
+        let others = [output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
+        let (stopped, [out, err]) = ready(stop.as_fd(), others)?;
+        if stopped {
+            return Err(stop.error());
+        }
+        if out {
+            let n = output.as_mut().map_or(Ok(0), |o| o.read(&mut buffer)).map_err(failed)?;
+            if n == 0 {
+                output = None;
+            }
+            // Percents replace each other on one line: `    (12.34/100%)\r`.
+            for byte in &buffer[..n] {
+                match byte {
+                    b'\r' => {
+                        percent(&said).into_iter().for_each(&told);
+                        said.clear();
+                    }
+                    _ if said.len() < 4096 => said.push(*byte),
+                    _ => {}
+                }
+            }
+        }
+        if err {
+            let n = errors.as_mut().map_or(Ok(0), |e| e.read(&mut buffer)).map_err(failed)?;
+            if n == 0 {
+                errors = None;
+            }
+            if complained.len() < 64 << 10 {
+                complained.extend_from_slice(&buffer[..n]);
+            }
+        }
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((text(&said), text(&complained)))
+}
+
+/// The number in `    (12.34/100%)`.
+fn percent(line: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(line).ok()?.trim();
+    let percent: f64 = text.strip_prefix('(')?.strip_suffix("/100%)")?.parse().ok()?;
+    (0.0..=100.0).contains(&percent).then_some(percent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percents_are_read() {
+        assert_eq!(percent(b"    (12.34/100%)"), Some(12.34));
+        for bad in [&b""[..], b"Images are identical.", b"(x/100%)", b"(nan/100%)", b"(1e9/100%)"] {
+            assert_eq!(percent(bad), None);
+        }
+    }
+}

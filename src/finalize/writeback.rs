@@ -1,0 +1,54 @@
+//! Having the kernel write to storage what is copied while more is being copied.
+//!
+//! A result counts once it is on storage. Left to itself, the kernel begins with that at the final
+//! `fsync` (or when a tenth of the memory waits to be written), and storage idles until then.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+/// So many bytes are handed to storage at a time.
+pub(super) const STEP: u64 = 8 << 20;
+
+/// Begin to write what the page cache has of `range` of `file` to storage, and wait for none of it.
+/// No promise: the final `fsync` is what counts, and what tells of errors. See sync_file_range(2).
+pub(super) fn begin(file: &File, range: Range<u64>) {
+    let (Ok(from), Ok(len)) =
+        (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
+    else {
+        return;
+    };
+    // A length of 0 would be everything up to the end.
+    if len > 0 {
+        // SAFETY: the call takes numbers only and touches no memory of ours; the descriptor belongs
+        // to a `File` that is borrowed for as long.
+        unsafe { libc::sync_file_range(file.as_raw_fd(), from, len, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+}
+
+/// The same for the whole of `file`, however long it is by now.
+pub(super) fn begin_all(file: &File) {
+    begin(file, 0..file.metadata().map_or(0, |meta| meta.len()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn any_range_will_do() {
+        let file = tempfile::tempfile().unwrap();
+        begin_all(&file);
+        file.write_all_at(&[7; 10000], 0).unwrap();
+        for range in [0..0, 0..10, 5000..5000, 4096..1 << 40, 0..u64::MAX] {
+            begin(&file, range);
+        }
+        begin_all(&file);
+        let mut back = [0; 10000];
+        file.read_exact_at(&mut back, 0).unwrap();
+        assert!(back == [7; 10000]);
+    }
+}
