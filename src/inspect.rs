@@ -60,7 +60,7 @@ pub struct GuestReport {
     pub architecture: Option<String>,
     /// `None` when there is no init.
     pub init: Option<Init>,
-    /// From `/etc/hostname`.
+    /// What it calls itself.
     pub hostname: Option<String>,
     /// The entries of `/etc/fstab`.
     pub fstab: Vec<FstabEntry>,
@@ -228,14 +228,12 @@ fn boot_filesystem(plan: &Plan, entry: Option<&EntrySelector>) -> Option<Box<dyn
 }
 
 fn guest_report(partition: &str, root: &dyn GuestFs) -> GuestReport {
-    let hostname = root.read("/etc/hostname", 4096).ok();
-    let hostname = hostname.map(|h| String::from_utf8_lossy(&h).trim().to_owned());
     GuestReport {
         partition: partition.to_owned(),
         distribution: about::distribution(root),
         architecture: about::architecture(root),
         init: about::init(root),
-        hostname: hostname.filter(|h| !h.is_empty()),
+        hostname: about::hostname(root),
         fstab: about::fstab(root),
         network: about::interfaces(root),
         console: about::gettys(root),

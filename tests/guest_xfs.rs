@@ -19,6 +19,7 @@ use synthdisk::ErrorKind;
 use synthdisk::guest::fs::{FileKind, GuestFs, ReadAt};
 use synthdisk::guest::open::open_fs;
 use synthdisk::guest::select::choose;
+use synthdisk::guest::xfs::log_is_dirty;
 use tempfile::TempDir;
 
 struct FileReader(File, u64);
@@ -401,6 +402,8 @@ fn a_journal_is_replayed_in_memory() {
         run("cp", &["-a".as_ref(), mounted.dir.as_os_str(), copy.as_os_str()]);
     }
     assert!(fs::read(&image).unwrap() != fs::read(&crashed).unwrap(), "nothing was replayed");
+    let dirty = |image: &Path| log_is_dirty(&fs::read(image).unwrap());
+    assert_eq!((dirty(&crashed), dirty(&image)), (Some(true), Some(false)));
     let guest = open(&crashed);
     assert_eq!(guest.caveat(), None);
     assert!(guest.read("/etc/seven", 9999).unwrap() == noise(5000, 7));
@@ -419,7 +422,9 @@ fn a_journal_of_version_4_is_left_out() {
     let record = image.windows(4).position(|w| w == [0xfe, 0xed, 0xba, 0xbe]).expect("a log");
     let flags = record + 512 + 9;
     assert_eq!(image[flags], 0x20);
+    assert_eq!(log_is_dirty(&image), Some(false));
     image[flags] = 1;
+    assert_eq!(log_is_dirty(&image), Some(true));
     let guest = open_fs(image).unwrap();
     assert!(guest.caveat().unwrap().contains("journal"));
     compare(&*guest, &tree, "");

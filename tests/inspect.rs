@@ -147,6 +147,71 @@ fn what_does_not_boot() {
     assert_eq!(report["kernels"][0]["version"], "2.6.18-xen");
 }
 
+/// Titles, labels and names of an untrusted image are text, and no commands to a terminal.
+#[test]
+fn a_hostile_guest_says_nothing_to_the_terminal() {
+    let field = Field::new();
+    let evil = "\x1b]0;evil\x07\u{9b}2J";
+    let (kernel, menu) = (fake_kernel(1), menu("9.9").replace("Tiny", evil));
+    let fstab =
+        format!("/dev/xvda1 / ext4 defaults 0 1\n/dev/disk/by-path/{evil} /x ext4 ro 0 0\n");
+    let release = format!("ID=x\nPRETTY_NAME=\"{evil}\"\n");
+    let named = "etc/modprobe.d/a\nrm etc";
+    let files: &[(&str, &[u8])] = &[
+        ("boot/vmlinuz-9.9", &kernel),
+        ("boot/grub/menu.lst", menu.as_bytes()),
+        ("etc/fstab", fstab.as_bytes()),
+        ("etc/os-release", release.as_bytes()),
+        ("etc/hostname", evil.as_bytes()),
+        (named, b"blacklist virtio_blk\n"),
+    ];
+    let image = field.ext4("root.img", ROOT, files);
+    field.guard(&image);
+    let told = printed(&[&field.arg("root.img")]);
+    assert!(told.contains("\\u{1b}]0;evil\\u{7}\\u{9b}2J"), "{told}");
+    assert!(!told.contains(|c: char| c.is_control() && c != '\n'), "{told:?}");
+    // The other edits are made all the same.
+    let overlay = field.arg("o.qcow2");
+    let said = run(SYNTHDISK, &["adapt", "--overlay", &overlay, &field.arg("root.img")]).stderr;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("adapted: /etc/fstab: "), "{said}");
+    assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+    let report = inspect(&["--overlay", &overlay, &field.arg("root.img")]);
+    assert_eq!(report["edits"], json!([]));
+}
+
+/// A filesystem that was given another UUID than its boot menu has.
+#[test]
+fn a_root_that_no_partition_has() {
+    let field = Field::new();
+    let (kernel, menu) = (fake_kernel(1), menu("9.9"));
+    let menu = menu.replace("root=/dev/xvda2", &format!("root=UUID={SWAP}"));
+    let files: &[(&str, &[u8])] = &[
+        ("boot/vmlinuz-9.9", &kernel),
+        ("boot/initrd.img-9.9", b"070701"),
+        ("boot/grub/menu.lst", menu.as_bytes()),
+        ("etc/fstab", b"LABEL=UEFI /boot/efi vfat defaults 0 1\n"),
+    ];
+    let image = field.ext4("root.img", ROOT, files);
+    field.guard(&image);
+    let report = inspect(&[&field.arg("root.img")]);
+    assert_eq!(outcome(&report, "root"), "bad");
+    let notes = report["notes"].as_array().unwrap();
+    assert!(
+        notes.iter().any(|n| n.as_str().unwrap().contains("none of the partitions")),
+        "{notes:?}"
+    );
+    assert_eq!(report["verdict"]["answer"], "does-not-boot");
+    let advice = report["verdict"]["advice"].as_str().unwrap();
+    let append = format!("root=UUID={ROOT}");
+    assert!(advice.contains(&append), "{advice}");
+    // Which is good advice.
+    let report = inspect(&["--append", &append, &field.arg("root.img")]);
+    assert_eq!(report["verdict"]["answer"], "boots-with-edits");
+    assert_eq!(outcome(&report, "fstab"), "mended");
+    assert_eq!(report["edits"][0]["why"], "LABEL=UEFI is not there and became nofail");
+}
+
 #[test]
 fn what_is_no_guest() {
     let field = Field::new();

@@ -20,7 +20,7 @@ fn is_command(c: char) -> bool {
 }
 
 fn escaped(text: &str, is_unwanted: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(|c| is_unwanted(c)) {
+    if !text.contains(&is_unwanted) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);

@@ -4,6 +4,7 @@ mod accounts;
 mod architecture;
 mod configured;
 mod distribution;
+mod hostname;
 mod init;
 mod tools;
 
@@ -11,6 +12,7 @@ pub use accounts::{RootAccount, root_account};
 pub use architecture::architecture;
 pub use configured::{FstabEntry, Gettys, Interfaces, fstab, gettys, interfaces};
 pub use distribution::{Distribution, distribution};
+pub use hostname::hostname;
 pub use init::{Init, init};
 pub use tools::{CloudInit, Hypervisor, Tool, cloud_init, tools};
 

@@ -18,6 +18,8 @@ pub struct CmdlineContext {
     pub root_partuuid: String,
     /// UUID of the swap area, if the disk has one.
     pub swap_uuid: Option<String>,
+    /// UUIDs of all that there is, when it is known that there is nothing else.
+    pub all_uuids: Option<Vec<String>>,
     /// Parameters to add at the end (`--append`).
     pub append: Option<String>,
     /// A whole command line that replaces all (`--cmdline`).
@@ -189,7 +191,16 @@ fn consoles(words: &mut Vec<String>, changes: &mut Vec<String>) {
 }
 
 fn resume(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>) {
-    let mends = |w: &String| value(w, "resume").and_then(MachineDevice::parse).is_some();
+    // An initrd waits half a minute and more for a swap area that is gone.
+    let is_lost = |device: &str| {
+        let uuid =
+            device.strip_prefix("UUID=").or_else(|| device.strip_prefix("/dev/disk/by-uuid/"));
+        let all = ctx.all_uuids.as_ref();
+        uuid.zip(all).is_some_and(|(uuid, all)| !all.iter().any(|u| u.eq_ignore_ascii_case(uuid)))
+    };
+    let mends = |w: &String| {
+        value(w, "resume").is_some_and(|d| MachineDevice::parse(d).is_some() || is_lost(d))
+    };
     let Some(first) = words.iter().position(mends) else { return };
     let new = match &ctx.swap_uuid {
         // Without an initrd nobody could resolve a UUID.
@@ -296,6 +307,17 @@ mod tests {
         let got = adapt("root=/dev/xvda1 ro resume=/dev/xvda2 console=ttyS0", &c);
         assert_eq!(got.cmdline, "root=PARTUUID=0badcafe-01 ro noresume console=ttyS0");
         assert_eq!(got.changes.len(), 2);
+        c.all_uuids = Some(vec!["U1".into()]);
+        let got =
+            |resume: &str| adapt(&format!("root=UUID=u1 ro console=ttyS0 {resume}"), &c).cmdline;
+        for (given, want) in [
+            ("resume=UUID=lost", "noresume"),
+            ("resume=/dev/disk/by-uuid/lost", "noresume"),
+            ("resume=UUID=u1", "resume=UUID=u1"),
+            ("resume=/dev/mapper/vg-swap", "resume=/dev/mapper/vg-swap"),
+        ] {
+            assert_eq!(got(given), format!("root=UUID=u1 ro console=ttyS0 {want}"));
+        }
         c.append = Some(" single a=\"b  c\" ".into());
         let got = adapt("root=LABEL=x ro console=ttyS0 -- init", &c);
         assert_eq!(got.cmdline, "root=LABEL=x ro console=ttyS0 single a=\"b  c\" -- init");

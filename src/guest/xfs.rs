@@ -11,8 +11,10 @@
 //! Names that differ only in case, realtime sections and logs on other devices are refused.
 
 mod inode;
+mod log;
 mod superblock;
 
+pub use self::log::log_is_dirty;
 use self::superblock::Superblock;
 use super::fs::{
     FileKind, GuestFile, GuestFs, KernelMount, MAX_PATH, Node, ReadAt, Stat, not_a, resolve,

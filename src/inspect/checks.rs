@@ -93,12 +93,40 @@ fn disk_driver(report: &Report, plan: &Plan) -> Option<Check> {
 
 fn root_by_uuid(report: &Report) -> Option<Check> {
     let guest = report.command_line.as_ref()?.guest.as_deref()?;
-    let root = guest.split_ascii_whitespace().rev().find_map(|w| w.strip_prefix("root="));
+    let root = root_word(guest);
+    let boots = report.command_line.as_ref().and_then(|c| root_word(&c.boots));
+    if let Some(lost) = boots.filter(|root| is_lost(root, report)) {
+        let what =
+            format!("root={lost}: no partition here has that, so the guest will wait for it");
+        return check("root", Outcome::Bad, what);
+    }
     let lasting = root.is_some_and(|r| {
         ["UUID=", "LABEL=", "PARTUUID=", "/dev/mapper/"].iter().any(|p| r.starts_with(p))
     });
     let said = root.map_or("the boot menu names no root".into(), |r| format!("root={r}"));
     check("root", if lasting { Outcome::Good } else { Outcome::Mended }, said)
+}
+
+/// The last `root=` of a command line, which is the one that counts.
+fn root_word(cmdline: &str) -> Option<&str> {
+    cmdline.split_ascii_whitespace().rev().find_map(|w| w.strip_prefix("root="))
+}
+
+/// Whether it is known that nothing has the UUID or label `root`.
+fn is_lost(root: &str, report: &Report) -> bool {
+    let partitions: Vec<_> = report.disks.iter().flat_map(|d| &d.partitions).collect();
+    // What is inside of other things, or of a disk as it is, has names that were not read.
+    if partitions.iter().any(|p| p.uuid.is_none() || p.number == 0) {
+        return false;
+    }
+    let has = |value: Option<&String>, wanted: &str| {
+        value.is_some_and(|value| value.eq_ignore_ascii_case(wanted.trim_matches('"')))
+    };
+    match root.split_once('=') {
+        Some(("UUID", wanted)) => !partitions.iter().any(|p| has(p.uuid.as_ref(), wanted)),
+        Some(("LABEL", wanted)) => !partitions.iter().any(|p| has(p.label.as_ref(), wanted)),
+        _ => false,
+    }
 }
 
 fn mended(report: &Report, step: &str) -> bool {
@@ -111,12 +139,18 @@ fn fstab(report: &Report) -> Option<Check> {
         return check("fstab", Outcome::Warning, "/etc/fstab has no entries");
     }
     let foreign = guest.fstab.iter().filter(|e| e.machine_dependent);
-    let named: Vec<&str> = foreign.map(|e| e.source.as_str()).collect();
-    match (named.is_empty(), mended(report, "fstab")) {
-        (true, _) => check("fstab", Outcome::Good, "names no disk of the old machine"),
-        (false, true) => check("fstab", Outcome::Mended, format!("names {}", named.join(", "))),
+    let mut named: Vec<&str> = foreign.map(|e| e.source.as_str()).collect();
+    // Subvolumes have one and the same source.
+    named.sort_unstable();
+    named.dedup();
+    let edit = report.edits.iter().find(|e| e.step == "fstab");
+    match (named.is_empty(), edit) {
+        // Such as UUIDs and labels of disks that are not there.
+        (true, Some(edit)) => check("fstab", Outcome::Mended, edit.why.clone()),
+        (true, None) => check("fstab", Outcome::Good, "names no disk of the old machine"),
+        (false, Some(_)) => check("fstab", Outcome::Mended, format!("names {}", named.join(", "))),
         // What is left after the edits was found harmless: it has nofail.
-        (false, false) => check("fstab", Outcome::Warning, format!("names {}", named.join(", "))),
+        (false, None) => check("fstab", Outcome::Warning, format!("names {}", named.join(", "))),
     }
 }
 
@@ -174,6 +208,11 @@ fn clean(report: &Report, plan: &Plan) -> Option<Check> {
     let partition = report.disks.get(disk)?.partitions.iter().find(|p| p.number == number)?;
     match partition.journal? {
         super::Journal::Clean => check("journal", Outcome::Good, "the filesystem is clean"),
+        super::Journal::Dirty if !partition.kind.starts_with("ext") => check(
+            "journal",
+            Outcome::Good,
+            "the guest was not shut down; its kernel replays the journal when it boots",
+        ),
         super::Journal::Dirty => check(
             "journal",
             Outcome::Mended,

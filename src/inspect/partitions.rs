@@ -3,6 +3,7 @@
 use crate::disk::Source;
 use crate::guest::probe::{Content, ExtKind, HEAD_LEN, probe, uuid_text};
 use crate::guest::usage::{Usage, usage};
+use crate::guest::xfs::log_is_dirty;
 use crate::layout::TableKind;
 use crate::plan::{Plan, PlannedDisk};
 use serde::Serialize;
@@ -91,7 +92,11 @@ fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
             uuid: content.uuid().map(|uuid| uuid_text(&uuid)),
             label: content.label().map(str::to_owned),
             usage: usage(&head),
-            journal: journal(&content),
+            journal: journal(&content).or_else(|| match content {
+                Content::Xfs { .. } => state(log_is_dirty(&disk.partition(number)?)?),
+                Content::Btrfs { .. } => state(has_log_tree(&head)?),
+                _ => None,
+            }),
             image: image(start),
         }
     };
@@ -107,6 +112,16 @@ fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
         firmware: boots.then_some("bios"),
         partitions: partitions.into_iter().map(partition).collect(),
     }
+}
+
+fn state(is_dirty: bool) -> Option<Journal> {
+    Some(if is_dirty { Journal::Dirty } else { Journal::Clean })
+}
+
+/// Whether a Btrfs has a tree of fsynced files that its next mount replays: `log_root` in its
+/// superblock (`struct btrfs_super_block`).
+fn has_log_tree(head: &[u8]) -> Option<bool> {
+    head.get(0x1_0060..0x1_0068).map(|root| root.iter().any(|b| *b != 0))
 }
 
 fn journal(content: &Content) -> Option<Journal> {

@@ -1,10 +1,11 @@
 //! The answer that a person wants.
 
 use super::checks::Outcome;
-use super::{EditReport, Report};
+use super::{EditReport, PartitionReport, Report};
 use crate::Error;
 use crate::plan::Plan;
 use crate::qemu::DiskBus;
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 /// Whether the guest boots on KVM.
@@ -50,7 +51,9 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
         return match whole {
             true => Verdict {
                 answer: Answer::Boots,
-                text: "boots by its own boot loader: the image is a whole disk".into(),
+                text: "boots by its own boot loader: the image is a whole disk, into which inspect does \
+                       not look"
+                    .into(),
                 advice: None,
             },
             false => no("it has no boot loader of ours", "leave out --bootloader none"),
@@ -58,8 +61,17 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     };
     let bad = report.checks.iter().find(|c| c.outcome == Outcome::Bad);
     if let Some(bad) = bad {
-        let advice = "give a kernel that has the drivers, with --kernel and --initrd";
-        return no(bad.detail.clone(), advice);
+        let uuid = root_partition(report, plan).and_then(|p| p.uuid.as_deref());
+        return match (bad.name, uuid) {
+            ("root", Some(uuid)) => no(
+                bad.detail.clone(),
+                &format!("name its root filesystem with --append root=UUID={uuid}"),
+            ),
+            _ => no(
+                bad.detail.clone(),
+                "give a kernel that has the drivers, with --kernel and --initrd",
+            ),
+        };
     }
     let mut changes = Vec::new();
     let files = files(&report.edits);
@@ -79,6 +91,12 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
         changes.push(format!("its disk on {bus}"));
         advice = Some(format!("QEMU must offer the disk on {bus}, as `synthdisk run` does"));
     }
+    let only_root = root_partition(report, plan).filter(|p| !p.kind.starts_with("ext"));
+    if let Some(root) = only_root.filter(|_| !files.is_empty() && !geteuid().is_root()) {
+        advice.get_or_insert_with(|| {
+            format!("the edits are made only when root mounts or runs it: it is {}", root.kind)
+        });
+    }
     match changes.is_empty() {
         true => Verdict { answer: Answer::Boots, text: "boots as it is".into(), advice },
         false => Verdict {
@@ -87,6 +105,11 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
             advice,
         },
     }
+}
+
+fn root_partition<'a>(report: &'a Report, plan: &Plan) -> Option<&'a PartitionReport> {
+    let (disk, number) = plan.root?;
+    report.disks.get(disk)?.partitions.iter().find(|p| p.number == number)
 }
 
 /// The files that are edited, each once, those that matter to a reader first.

@@ -47,7 +47,16 @@ pub(super) fn adaptation(
     cmdline: &str,
     notes: &mut Vec<String>,
 ) -> Result<Option<Adaptation>> {
-    let Some(root) = rules.root_of(cmdline).filter(|_| !rules.selection.is_none()) else {
+    if rules.selection.is_none() {
+        return Ok(None);
+    }
+    let Some(root) = rules.root_of(cmdline) else {
+        if let Some(root) = cmdline.split_ascii_whitespace().rfind(|w| w.starts_with("root=")) {
+            notes.push(format!(
+                "{root} is none of the partitions that can be read here, so the guest's files stay \
+                 as they are under Xen"
+            ));
+        }
         return Ok(None);
     };
     let disk = disks.iter().find(|d| !d.cdrom && d.letters == root.disk);

@@ -56,6 +56,8 @@ impl CmdlineRules {
             .or_else(|| likely_root.and_then(|i| self.partitions.get(i)))
             .or_else(|| self.partitions.iter().find(|p| p.kind == PartitionKind::Linux));
         let swap = self.partitions.iter().find(|p| p.kind == PartitionKind::Swap);
+        // What is inside of a partition without a UUID has some that nobody has read.
+        let uuids: Option<Vec<String>> = self.partitions.iter().map(|p| p.uuid.clone()).collect();
         let adapted = adapt(
             cmdline,
             &CmdlineContext {
@@ -64,6 +66,7 @@ impl CmdlineRules {
                 former_uuids: root.map(|p| p.former.clone()).unwrap_or_default(),
                 root_partuuid: root.map(|p| p.partuuid.clone()).unwrap_or_default(),
                 swap_uuid: swap.and_then(|p| p.uuid.clone()),
+                all_uuids: uuids.filter(|_| self.complete),
                 append: self.append.clone(),
                 replace: self.replace.clone(),
             },

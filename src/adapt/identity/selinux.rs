@@ -3,8 +3,8 @@
 use super::Draft;
 use crate::adapt::{Access, Change, Content};
 
-/// Have the guest label its files at the next boot when it has new ones and enforces SELinux: what
-/// has no label is out of bounds for its services. See selinux-autorelabel(8).
+/// Have the guest label its files at the next boot when it has new ones and enforces SELinux:
+/// they have the label of their directory, which for some (keys of SSH, scripts) is not the right one. See selinux-autorelabel(8).
 pub(super) fn draft(draft: &mut Draft) {
     let config = draft.text("/etc/selinux/config").unwrap_or_default();
     let mode = config.lines().filter_map(|l| l.trim().strip_prefix("SELINUX=")).next_back();

@@ -27,8 +27,10 @@ fn draft(draft: &mut Draft) -> Result<()> {
 fn spec<'a>(fields: &[&str], devices: &'a Devices) -> Meaning<'a> {
     let Some(name) = fields.get(1) else { return Meaning::Other };
     match devices.meaning(name) {
-        // With a new key at each boot nothing that is stored in the device, such as a UUID, lasts.
-        Meaning::Here(device) if is_random(fields) && device.spec.starts_with("UUID=") => {
+        // It would not be a filesystem if this entry had ever been true of it.
+        Meaning::Here(device)
+            if is_random(fields) && !device.swap && device.spec.starts_with("UUID=") =>
+        {
             Meaning::Gone
         }
         meaning => meaning,
@@ -43,8 +45,13 @@ fn entry(line: &str, devices: &Devices) -> Option<(String, String)> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     match spec(&fields, devices) {
         Meaning::Here(device) => {
-            let why = format!("{} became {}", fields[1], device.spec);
-            Some((replace_field(line, 1, &device.spec), why))
+            // With a new key at each boot nothing that is stored in the device, such as a UUID, lasts.
+            let spec = match is_random(&fields) {
+                true => format!("PARTUUID={}", device.partuuid),
+                false => device.spec.clone(),
+            };
+            let why = format!("{} became {spec}", fields[1]);
+            Some((replace_field(line, 1, &spec), why))
         }
         Meaning::Gone => {
             if fields.get(3).is_some_and(|o| o.split(',').any(|o| o == "noauto")) {
@@ -95,8 +102,9 @@ mod tests {
             ("old /dev/xvdc1", format!("old /dev/xvdc1 none {gone}")),
             (
                 "cswap /dev/xvda1 /dev/urandom swap,cipher=aes-xts-plain64",
-                format!("cswap /dev/xvda1 /dev/urandom swap,cipher=aes-xts-plain64,{gone}"),
+                "cswap PARTUUID=a-01 /dev/urandom swap,cipher=aes-xts-plain64".into(),
             ),
+            ("tmp /dev/xvdb1 /dev/urandom tmp", format!("tmp /dev/xvdb1 /dev/urandom tmp,{gone}")),
         ] {
             let (new, _) = entry(line, &devices).unwrap();
             assert_eq!(new, expected);

@@ -130,12 +130,15 @@ pub struct Gettys {
 /// command line is not among them.
 pub fn gettys(root: &dyn GuestFs) -> Gettys {
     let mut found = Vec::new();
-    for line in lines(root, "/etc/inittab") {
+    // A guest that was upgraded to systemd keeps what nobody reads any more.
+    let is_systemd = super::init(root) == Some(super::Init::Systemd);
+    let inittab = if is_systemd { Vec::new() } else { lines(root, "/etc/inittab") };
+    for line in inittab {
         if line.contains("getty") {
             found.extend(words(&line).filter(|w| is_terminal(w)));
         }
     }
-    for dir in ["/etc/init", "/etc/event.d"] {
+    for dir in ["/etc/init", "/etc/event.d"].into_iter().filter(|_| !is_systemd) {
         for path in files(root, dir) {
             let exec = lines(root, &path).into_iter().filter(|l| l.contains("getty"));
             found.extend(
@@ -203,5 +206,8 @@ mod tests {
         assert_eq!(found.terminals, ["hvc0", "tty1", "ttyS1"]);
         assert!(!found.root_on_serial);
         assert!(gettys(&MemFs::new()).root_on_serial);
+        let upgraded = root.file("/lib/systemd/systemd", "");
+        let upgraded = upgraded.symlink("/sbin/init", "/lib/systemd/systemd");
+        assert_eq!(gettys(&upgraded).terminals, ["ttyS1"]);
     }
 }
