@@ -6,6 +6,7 @@
 
 mod adapting;
 mod build;
+mod candidates;
 mod disks;
 mod extra_initrd;
 pub mod gap;

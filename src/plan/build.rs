@@ -1,13 +1,14 @@
 //! Putting the guest together.
 
 use super::adapting::{Adaptation, adaptation};
+use super::candidates::{image_readers, preview, readers};
 use super::disks::{CreatedFile, Prepared, is_read_only};
 use super::gap::{GuestPlanner, PartitionReader, direct_gap, not_planned, wanted_gap};
 use super::guest::{BootWish, DiskContent, GuestSpec, GuestWish};
 use super::guest_files::has_modules;
 use super::identity::{clone_edits, rename_root, root_of};
 use super::options::{Bootloader, SourceOptions};
-use super::payload::{BootSummary, Candidate, Payload, from_guest, from_host};
+use super::payload::{BootSummary, Payload, from_guest, from_host};
 use super::roots::CmdlineRules;
 use super::seed::seed_disk;
 use super::source::ImageReader;
@@ -299,62 +300,6 @@ fn rules(disks: &[Prepared], options: &SourceOptions, spec: &GuestSpec) -> Cmdli
     }
 }
 
-/// Partitions that may hold the boot configuration, first what was listed first: their index among
-/// the rules' partitions (the first disk's come first there) and their number.
-fn candidates(disk: &Prepared) -> Vec<(usize, u32)> {
-    let mut all: Vec<_> = disk.partitions().iter().enumerate().collect();
-    all.retain(|(_, p)| !p.image.is_swap());
-    all.sort_by_key(|(_, p)| p.listed);
-    all.into_iter().map(|(i, p)| (i, p.number)).collect()
-}
-
-/// What boots, read from the images themselves; `None` when that is not ours to do or the layout
-/// is settled anyway.
-fn preview(boot: &BootWish, rules: &CmdlineRules, disks: &[Prepared]) -> Result<Option<Payload>> {
-    let disk = &disks[0];
-    if disk.layout.is_some() {
-        return Ok(None);
-    }
-    match boot {
-        BootWish::Nothing => Ok(None),
-        BootWish::Host { kernel, initrds, cmdline } => {
-            // What is wrong with these files is said when they are opened for good.
-            Ok(from_host(kernel, initrds, cmdline, rules, image_readers(disk)).ok())
-        }
-        BootWish::Guest(wish) => {
-            let other = |(k, i, number): (usize, usize, u32)| {
-                let source = disks[k].partitions().iter().find(|p| p.number == number)?;
-                Some((i, ImageReader(Arc::clone(&source.image.image))))
-            };
-            let others: Vec<_> = elsewhere(disks).into_iter().filter_map(other).collect();
-            from_guest(&image_readers(disk), &others, wish, rules).map(Some)
-        }
-    }
-}
-
-/// Partitions of the further disks, which may hold the root filesystem: the disk's index, their own
-/// among the rules' partitions, and their number.
-fn elsewhere(disks: &[Prepared]) -> Vec<(usize, usize, u32)> {
-    let mut out = Vec::new();
-    let mut index = 0;
-    for (k, disk) in disks.iter().enumerate() {
-        let partitions = disk.partitions().iter().enumerate().filter(|_| k > 0);
-        let linux = partitions.filter(|(_, p)| !p.image.is_swap());
-        out.extend(linux.map(|(i, p)| (k, index + i, p.number)));
-        index += disk.names().len();
-    }
-    out
-}
-
-/// The candidates, read from the images themselves.
-fn image_readers(disk: &Prepared) -> Vec<(usize, ImageReader)> {
-    let reader = |(i, number)| {
-        let source = disk.partitions().iter().find(|p| p.number == number)?;
-        Some((i, ImageReader(Arc::clone(&source.image.image))))
-    };
-    candidates(disk).into_iter().filter_map(reader).collect()
-}
-
 /// The partition that `--root-size` is about: the config's root, else the first listed.
 fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
     let hinted = spec.root_hint.as_deref().and_then(|hint| {
@@ -362,17 +307,6 @@ fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
         rules.root_of(hint).filter(|p| p.kind == PartitionKind::Linux).map(|p| p.number)
     });
     hinted.or_else(|| disk.first_listed().map(|p| p.number))
-}
-
-/// The first disk's partitions that may hold the boot configuration, and those of further disks that
-/// may hold the root filesystem, read through their overlays.
-fn readers(planned: &[PlannedDisk], prepared: &[Prepared]) -> [Vec<Candidate<PartitionReader>>; 2] {
-    let reader = |(k, i, number): (usize, usize, u32)| {
-        planned[k].partition(number).map(|reader| (i, reader))
-    };
-    let first = candidates(&prepared[0]).into_iter().map(|(i, number)| (0, i, number));
-    let others = elsewhere(prepared).into_iter();
-    [first.filter_map(reader).collect(), others.filter_map(reader).collect()]
 }
 
 /// The command line that the guest's own boot configuration has now.
