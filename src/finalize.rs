@@ -40,5 +40,5 @@ pub use room::check_room;
 pub use share::Reflink;
 pub use snapshot::LiveSnapshot;
 pub use sweep::sweep;
-pub use target::{Device, NewFile, Place, Target, common_mode, shares_blocks};
+pub use target::{Device, NewFile, Place, Target, shares_blocks};
 pub use write::{Input, Pending, Request, Written, write_converted, write_raw};

@@ -72,6 +72,19 @@ fn every_format_holds_what_disk_raw_shows() {
 }
 
 #[test]
+fn a_name_says_what_it_is() {
+    let tiny = Tiny::new();
+    for (name, format) in
+        [("a.qcow2", "qcow2"), ("a.VHD", "vpc"), ("a.vmdk", "vmdk"), ("a.img", "raw")]
+    {
+        let out = tiny.file(name);
+        run(SYNTHDISK, &["finalize", "-q", arg(&tiny.image), "-o", arg(&out)]);
+        let told = run_text("qemu-img", &["info", "--output=json", "-f", format, arg(&out)]);
+        assert!(told.contains(&format!("\"format\": \"{format}\"")), "{name}: {told}");
+    }
+}
+
+#[test]
 fn a_partition_can_be_converted() {
     let tiny = Tiny::new();
     let mounted = Mount::new(&[], &tiny.image);

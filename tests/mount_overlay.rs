@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,21 @@ use common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
 
 const MIB: u64 = 1 << 20;
+
+#[test]
+fn an_overlay_is_no_more_open_than_its_image() {
+    for (image, expected) in [(0o600, 0o600), (0o640, 0o640), (0o444, 0o644)] {
+        let tiny = Tiny::new();
+        let copy = tiny.file("copy.img");
+        fs::copy(&tiny.image, &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(image)).unwrap();
+        let overlay = tiny.file("o.qcow2");
+        Mount::new(&["--overlay", overlay.to_str().unwrap()], &copy).unmount();
+        let mode = fs::metadata(&overlay).unwrap().mode() & 0o777;
+        // The umask may take more away, but not from the owner.
+        assert_eq!((mode & !expected, mode & 0o600), (0, 0o600), "{image:o}: {mode:o}");
+    }
+}
 
 #[test]
 fn contents_come_back() {

@@ -10,9 +10,10 @@ use super::printable::in_a_line;
 use crate::disk::temporary_dir;
 use crate::finalize::{
     Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
-    Pending, Reflink, Request, Target, check_room, common_mode, open_live_disk, shares_blocks,
-    with_mount, write_converted, write_delta, write_raw,
+    Pending, Reflink, Request, Target, check_room, open_live_disk, shares_blocks, with_mount,
+    write_converted, write_delta, write_raw,
 };
+use crate::image::common_mode;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};
@@ -68,9 +69,9 @@ struct ResultArgs {
     #[arg(short, long, value_name = "FILE|DIR/")]
     output: PathBuf,
 
-    /// File format
-    #[arg(long, value_enum, default_value_t, conflicts_with = "delta")]
-    format: Format,
+    /// File format [default: what the output's name ends with (.qcow2, .vhd, .vhdx, .vmdk), else raw]
+    #[arg(long, value_enum, conflicts_with = "delta")]
+    format: Option<Format>,
 
     /// Compress (qcow2, vmdk)
     #[arg(long)]
@@ -110,19 +111,26 @@ struct ResultArgs {
     json: bool,
 }
 
+impl ResultArgs {
+    /// The format that was named, or that the output's name stands for.
+    fn format(&self) -> Format {
+        self.format.unwrap_or_else(|| Format::of_name(&self.output))
+    }
+}
+
 /// Write the disks out.
 pub(super) fn run(args: FinalizeArgs) -> Result<()> {
     let mut result = args.result;
     if args.delta.is_some() {
-        result.format = Format::Qcow2;
+        result.format = Some(Format::Qcow2);
     }
     let conversion = Conversion {
-        format: result.format,
+        format: result.format(),
         compress: result.compress,
         options: result.options.clone(),
     };
     conversion.check()?;
-    if result.reflink == Reflink::Always && result.format != Format::Raw {
+    if result.reflink == Reflink::Always && result.format() != Format::Raw {
         return Err(Error::new(
             ErrorKind::Usage,
             "--reflink always goes with --format raw: other formats have blocks of their own",
@@ -225,8 +233,14 @@ fn write_planned(
     }
     let adapt_in = |dir: &Path| {
         let said = match adapt(&plan.adaptation, dir) {
-            Err(e) if must_adapt => return Err(e),
-            // A guest that cannot be edited boots as it is, here as in a mount.
+            // Nobody looks into a file that was written in the night.
+            Err(e) if must_adapt || plan.adaptation.is_ok() => {
+                let what = format!(
+                    "the guest is not adapted to KVM: {e}; --adapt none writes the disk without"
+                );
+                return Err(Error::new(e.kind(), what));
+            }
+            // A guest that cannot be looked into boots as it is, here as in a mount.
             said => said.unwrap_or_else(|e| not_adapted(&e)),
         };
         if !request.quiet {
@@ -234,7 +248,7 @@ fn write_planned(
         }
         Ok(())
     };
-    if result.format != Format::Raw && backing.is_none() {
+    if result.format() != Format::Raw && backing.is_none() {
         return with_mount(files(&plan), |dir| {
             adapt_in(dir)?;
             let one = |output: Output| {
@@ -259,7 +273,7 @@ fn write_planned(
 impl ResultArgs {
     /// Whether each byte of data that goes to `dir` takes room there.
     fn takes_all(&self, dir: Option<&Path>) -> bool {
-        let shares = self.format == Format::Raw
+        let shares = self.format() == Format::Raw
             && self.reflink != Reflink::Never
             && dir.is_some_and(shares_blocks);
         !self.compress && !shares

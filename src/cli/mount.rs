@@ -153,6 +153,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     let files = files(&plan);
     let summary = summary(&plan, args.verbose);
     let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
+    let machine = (plan.memory_mib.unwrap_or(1024), plan.macs.first().cloned());
     // The summary is about the plan; what serves needs only the disk.
     plan.boot = None;
     let shown_at = mountpoint;
@@ -165,7 +166,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
-        let try_it = qemu_line(&shown_at, &status.disks, hardware);
+        let try_it = qemu_line(&target, &status.disks, hardware, &machine);
         // Closed output is no reason to give up a mount that works.
         let said = format!("{summary}{adapted}try it:  {try_it}");
         let _ = writeln!(std::io::stderr(), "{}", printable(&said));
@@ -320,9 +321,14 @@ fn summary(plan: &Plan, verbose: bool) -> String {
 }
 
 /// A command that boots the disks as it is pasted.
-fn qemu_line(dir: &Path, disks: &[StatusDisk], hardware: Hardware) -> String {
+fn qemu_line(
+    dir: &Path,
+    disks: &[StatusDisk],
+    hardware: Hardware,
+    (memory_mib, mac): &(u64, Option<String>),
+) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/=.,_-:+@%".contains(c);
-    let mut out = "qemu-system-x86_64 -machine accel=kvm:tcg -m 1024".to_owned();
+    let mut out = format!("qemu-system-x86_64 -machine accel=kvm:tcg -m {memory_mib}");
     let mut devices = String::new();
     match hardware.bus {
         DiskBus::VirtioScsi => devices.push_str(" -device virtio-scsi-pci,id=scsi"),
@@ -359,5 +365,6 @@ fn qemu_line(dir: &Path, disks: &[StatusDisk], hardware: Hardware) -> String {
             devices.push_str(&format!(" -device {device}{index}"));
         }
     }
-    format!("{out}{devices} -nic user,model={} -nographic", hardware.nic.name())
+    let mac = mac.as_ref().map(|mac| format!(",mac={mac}")).unwrap_or_default();
+    format!("{out}{devices} -nic user,model={}{mac} -nographic", hardware.nic.name())
 }

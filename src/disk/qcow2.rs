@@ -17,7 +17,7 @@ use imago::{
 use parking_lot::{Mutex, RwLock};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,7 +54,16 @@ impl Qcow2Overlay {
     /// # Errors
     /// Those of creating and writing; nothing is left at `path` then.
     pub fn create(path: &Path, len: u64, metadata: &[u8]) -> Result<Self> {
-        let file = File::options().read(true).write(true).create_new(true).open(path);
+        Self::create_with_mode(path, len, metadata, 0o600)
+    }
+
+    /// As [`create`](Self::create), with the permission bits `mode`, less what the umask forbids.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with_mode(path: &Path, len: u64, metadata: &[u8], mode: u32) -> Result<Self> {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).mode(mode).open(path);
         let shown = path.display();
         let file = file.map_err(|e| Error::io(format!("cannot create the overlay {shown}"), e))?;
         let build = || -> Result<Self> {

@@ -36,6 +36,18 @@ pub enum Format {
 }
 
 impl Format {
+    /// The format that a file's name stands for; raw when it stands for none.
+    pub fn of_name(path: &Path) -> Self {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        match extension.to_ascii_lowercase().as_str() {
+            "qcow2" => Self::Qcow2,
+            "vhd" | "vpc" => Self::Vpc,
+            "vhdx" => Self::Vhdx,
+            "vmdk" => Self::Vmdk,
+            _ => Self::Raw,
+        }
+    }
+
     /// What qemu-img calls it.
     pub fn name(self) -> &'static str {
         match self {

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// So many bytes at either end of a device are looked at for something that is worth asking.
@@ -333,12 +333,6 @@ impl Device {
     }
 }
 
-/// Permission bits of a copy of `sources`: what all of them grant, and what their owner needs.
-pub fn common_mode(sources: &[PathBuf]) -> u32 {
-    let modes = sources.iter().filter_map(|path| fs::metadata(path).ok());
-    modes.fold(0o666, |mode, meta| mode & meta.permissions().mode()) | 0o600
-}
-
 /// Whether files in `dir` may share blocks with each other: what a copy takes from beside itself
 /// need not be copied then.
 pub fn shares_blocks(dir: &Path) -> bool {
@@ -456,20 +450,5 @@ mod tests {
             assert_eq!(e.kind(), kind, "{name}: {e}");
         }
         assert!(Target::look(Path::new("/dev/null"), true, 0o600).is_err());
-    }
-
-    #[test]
-    fn a_copy_is_no_more_open_than_its_sources() {
-        let dir = tempfile::tempdir().unwrap();
-        let with = |name: &str, mode| {
-            let path = dir.path().join(name);
-            fs::write(&path, b"").unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            path
-        };
-        let (open, group, closed) = (with("a", 0o644), with("b", 0o440), with("c", 0o400));
-        assert_eq!(common_mode(std::slice::from_ref(&open)), 0o644);
-        assert_eq!(common_mode(&[open.clone(), group]), 0o640);
-        assert_eq!(common_mode(&[open, closed]), 0o600);
     }
 }

@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// First of the bytes that QEMU locks for what it does itself, one byte per permission.
@@ -220,6 +220,13 @@ pub fn unescape_mount_field(field: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Permission bits of a file that will hold what `images` hold: what all of them grant, and what its
+/// owner needs.
+pub fn common_mode(images: &[PathBuf]) -> u32 {
+    let modes = images.iter().filter_map(|path| std::fs::metadata(path).ok());
+    modes.fold(0o666, |mode, meta| mode & meta.permissions().mode()) | 0o600
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,5 +264,20 @@ broken line";
         claim(second.file(), Claim::StableRead).unwrap();
         let writer = fs::File::options().read(true).write(true).open(&path).unwrap();
         assert_eq!(claim(&writer, Claim::Exclusive).unwrap_err().kind(), ErrorKind::Busy);
+    }
+
+    #[test]
+    fn a_copy_is_no_more_open_than_its_sources() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |name: &str, mode| {
+            let path = dir.path().join(name);
+            fs::write(&path, b"").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let (open, group, closed) = (with("a", 0o644), with("b", 0o440), with("c", 0o400));
+        assert_eq!(common_mode(std::slice::from_ref(&open)), 0o644);
+        assert_eq!(common_mode(&[open.clone(), group]), 0o640);
+        assert_eq!(common_mode(&[open, closed]), 0o600);
     }
 }

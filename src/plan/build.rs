@@ -82,6 +82,10 @@ impl PlannedDisk {
 pub struct Plan {
     /// The guest's name.
     pub name: String,
+    /// Memory that its config gives it, in MiB.
+    pub memory_mib: Option<u64>,
+    /// MAC addresses that its config gives it.
+    pub macs: Vec<String>,
     /// Its disks; the firmware boots from the first.
     pub disks: Vec<PlannedDisk>,
     /// What boots; `None` without a boot loader of ours.
@@ -240,6 +244,8 @@ impl Plan {
         let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
         Ok(Self {
             name: spec.name,
+            memory_mib: spec.memory_mib,
+            macs: spec.macs,
             disks: planned,
             boot: summary,
             root,

@@ -12,7 +12,7 @@ use crate::disk::{
     Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source, Stacked,
 };
 use crate::guest::probe::Content;
-use crate::image::Image;
+use crate::image::{Image, common_mode};
 use crate::layout::{
     GPT_LEN, Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN,
     SWAP_PAGE, SwapHeader, TableKind, format_size,
@@ -265,9 +265,13 @@ impl<'a> Prepared<'a> {
             (OverlayChoice::ReadOnly | OverlayChoice::Over { .. }, _) => Ok(None),
             (_, Some(path)) => {
                 let marks = marks(self.source);
+                // What the guest writes is no less secret than what it has.
+                let images = marks.iter().map(|(_, image)| image.image.path().to_path_buf());
+                let mode = common_mode(&images.collect::<Vec<_>>());
                 let marks = marks.iter().map(|(n, image)| ImageMark::new(*n, image)).collect();
                 let remembered = Remembered::new(self.layout.clone(), self.shape, self.ids, marks);
-                let overlay = Qcow2Overlay::create(path, len, &remembered.encode()?)?;
+                let metadata = remembered.encode()?;
+                let overlay = Qcow2Overlay::create_with_mode(path, len, &metadata, mode)?;
                 created.push(CreatedFile(Some(path.clone())));
                 Ok(Some(Box::new(overlay)))
             }

@@ -5,6 +5,7 @@ use super::roots::root_disk;
 use super::source::SourceImage;
 use crate::guest::probe::Content;
 use crate::guest::select::EntrySelector;
+use crate::image::Image;
 use crate::xen::{Access, BootMethod, DiskFormat, DiskSpec, DomainConfig, GuestDiskContent, Vif};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub(super) struct GuestSpec {
     pub(super) root_hint: Option<String>,
     /// MAC addresses that the config gives its network cards.
     pub(super) macs: Vec<String>,
+    /// Memory that the config gives the guest, in MiB.
+    pub(super) memory_mib: Option<u64>,
     /// Whether the first disk is the one that was listed first, not the one with the first letter.
     pub(super) first_listed: bool,
     /// What a user should know.
@@ -139,6 +142,11 @@ impl GuestSpec {
         for (index, path) in options.images.iter().enumerate() {
             let image = SourceImage::open(path, options.force)?;
             image.require_partition(path)?;
+            let same = |p: &PartitionSource| p.image.image.path() == image.image.path();
+            if partitions.iter().any(same) {
+                let what = format!("{} is named twice", path.display());
+                return Err(Error::new(ErrorKind::Usage, what));
+            }
             let number = index as u32 + 1;
             partitions.push(PartitionSource { number, image, read_only: false, listed: index });
         }
@@ -161,6 +169,7 @@ impl GuestSpec {
             }),
             root_hint: None,
             macs: Vec::new(),
+            memory_mib: None,
             first_listed: false,
             notes: Vec::new(),
         })
@@ -201,6 +210,7 @@ impl GuestSpec {
             boot,
             root_hint: config.command_line(),
             macs: config.vifs.iter().filter_map(Vif::mac_string).collect(),
+            memory_mib: config.memory_mib,
             first_listed: matches!(config.boot_method(), BootMethod::GuestConfig { .. }),
             notes,
         })

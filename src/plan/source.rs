@@ -100,6 +100,9 @@ impl SourceImage {
             Content::Swap { .. } => "name the root image first; swap is synthesised (--swap SIZE)",
             Content::Ext { .. } | Content::Xfs { .. } | Content::Btrfs { .. } => return Ok(()),
             _ if told => return Ok(()),
+            _ if path.extension().is_some_and(|e| e == "cfg" || e == "conf" || e == "hvm") => {
+                "is it a domU config? then name it with --config"
+            }
             _ => {
                 "no kernel can be read from that; give one with --kernel and --initrd, or use \
                  --bootloader none"

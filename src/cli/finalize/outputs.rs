@@ -92,7 +92,7 @@ fn path_for(args: &ResultArgs, disk: &Disk, place: usize) -> PathBuf {
     let named_dir = output.as_os_str().as_encoded_bytes().ends_with(b"/");
     if named_dir || output.is_dir() {
         let part = args.partition.map_or(String::new(), |number| format!("-part{number}"));
-        return output.join(format!("{}{part}.{}", disk.stem(), args.format.extension()));
+        return output.join(format!("{}{part}.{}", disk.stem(), args.format().extension()));
     }
     if place == 0 { output.clone() } else { beside(output, disk.stem()) }
 }
