@@ -57,12 +57,6 @@ fn dracut_host_only() {
     boots_from_virtio("dracut");
 }
 
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn initramfs_tools_with_a_list() {
-    boots_from_virtio("list");
-}
-
 /// Neither a shell nor insmod, and in the compression whose end nobody finds.
 #[test]
 #[ignore = "boots QEMU; makes a domU as root"]
