@@ -12,7 +12,8 @@
 mod leaf;
 
 use super::fs::{
-    FileKind, GuestFile, GuestFs, KernelMount, MAX_PATH, Node, ReadAt, Stat, not_a, resolve,
+    FileKind, GuestFile, GuestFs, KernelMount, Node, ReadAt, Stat, check_target_len, resolve_to,
+    target_text,
 };
 use super::guard::quietly;
 use super::metered::{Meter, Metered, PER_LOOK, PER_OPEN};
@@ -56,7 +57,7 @@ impl BtrfsFs {
         let what = "the filesystem";
         let ask = |f: &dyn Fn(Metered) -> lambutter::Result<Btrfs<Metered>>| {
             meter.begin(PER_OPEN);
-            finish(quietly(|| f(metered.clone())), what, &meter)
+            meter.finish(quietly(|| f(metered.clone())), what, convert)
         };
         let mut fs = ask(&|m| Btrfs::open(m, size))?;
         let mut subvolume = None;
@@ -86,7 +87,7 @@ impl BtrfsFs {
         f: impl FnOnce(&mut Btrfs<Metered>) -> lambutter::Result<T>,
     ) -> Result<T> {
         self.meter.begin(allowance);
-        finish(quietly(|| f(&mut self.fs.borrow_mut())), what, &self.meter)
+        self.meter.finish(quietly(|| f(&mut self.fs.borrow_mut())), what, convert)
     }
 
     /// The path within the subvolume that GRUB means with `path`, if it can be another one.
@@ -106,9 +107,10 @@ impl BtrfsFs {
     fn inode(&self, path: &str) -> Result<Inode> {
         self.either(path, |p| self.ask(p, PER_LOOK, |fs| fs.resolve(Path::from(p))))
     }
+}
 
-    /// `lstat` for a path that is known to pass through no symlink.
-    fn node(&self, path: &str) -> Result<Node> {
+impl GuestFs for BtrfsFs {
+    fn node(&self, path: &str, _searched: u64) -> Result<Node> {
         let inode = self.inode(path)?;
         let meta = self.ask(path, PER_LOOK, |fs| fs.metadata(&inode))?;
         // The crate tells no times. The leaf with the inode is what it read last.
@@ -116,18 +118,10 @@ impl BtrfsFs {
         let (mtime_secs, mtime_nanos) = times.modified;
         let len = meta.size;
         let (kind, target) = if meta.is_symlink() {
-            if len == 0 || len > MAX_PATH as u64 {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!("symlink {path} in the guest claims a target of {len} bytes"),
-                ));
-            }
+            check_target_len(path, len)?;
             let target =
                 self.either(path, |p| self.ask(p, PER_LOOK, |fs| fs.read_link(Path::from(p))))?;
-            let target = String::from_utf8(target).map_err(|_| {
-                Error::new(ErrorKind::Unsupported, format!("symlink {path} is not UTF-8"))
-            })?;
-            (FileKind::Symlink, Some(target))
+            (FileKind::Symlink, Some(target_text(path, target)?))
         } else if meta.is_dir() {
             (FileKind::Dir, None)
         } else if meta.is_file() {
@@ -139,25 +133,8 @@ impl BtrfsFs {
         Ok(Node { stat: Stat { kind, len, mtime_secs, mtime_nanos, revision }, target })
     }
 
-    fn resolve(&self, path: &str, follow_last: bool) -> Result<(String, Stat)> {
-        resolve(path, follow_last, &|p, _| self.node(p))
-    }
-}
-
-impl GuestFs for BtrfsFs {
-    fn stat(&self, path: &str) -> Result<Stat> {
-        Ok(self.resolve(path, true)?.1)
-    }
-
-    fn lstat(&self, path: &str) -> Result<Stat> {
-        Ok(self.resolve(path, false)?.1)
-    }
-
     fn read_dir(&self, path: &str) -> Result<Vec<String>> {
-        let (full, stat) = self.resolve(path, true)?;
-        if stat.kind != FileKind::Dir {
-            return Err(not_a(path, "directory"));
-        }
+        let (full, _) = resolve_to(self, path, FileKind::Dir)?;
         let entries =
             self.either(&full, |p| self.ask(p, PER_LOOK, |fs| fs.read_dir(Path::from(p))))?;
         let mut names: Vec<String> =
@@ -166,20 +143,8 @@ impl GuestFs for BtrfsFs {
         Ok(names)
     }
 
-    fn canonicalize(&self, path: &str) -> Result<String> {
-        Ok(self.resolve(path, true)?.0)
-    }
-
-    fn read_link(&self, path: &str) -> Result<String> {
-        let (full, _) = self.resolve(path, false)?;
-        self.node(&full)?.target.ok_or_else(|| not_a(path, "symlink"))
-    }
-
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
-        let (full, stat) = self.resolve(path, true)?;
-        if stat.kind != FileKind::File {
-            return Err(not_a(path, "regular file"));
-        }
+        let (full, stat) = resolve_to(self, path, FileKind::File)?;
         let inode = self.inode(&full)?;
         Ok(Box::new(BtrfsFile { fs: self, inode, len: stat.len, path: full }))
     }
@@ -258,23 +223,6 @@ fn root_subvolume(top: &mut Btrfs<Metered>) -> Option<String> {
         Some(usual) => Some((*usual).to_owned()),
         None if roots.len() == 1 => roots.pop(),
         None => None,
-    }
-}
-
-/// What the crate answered about `what`.
-fn finish<T>(
-    answer: std::result::Result<lambutter::Result<T>, String>,
-    what: &str,
-    meter: &Meter,
-) -> Result<T> {
-    match answer {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) => Err(meter.verdict(what).unwrap_or_else(|| convert(what, &e))),
-        Err(panic) => Err(Error::with_source(
-            ErrorKind::Corrupt,
-            format!("cannot read {what} in the guest"),
-            panic,
-        )),
     }
 }
 

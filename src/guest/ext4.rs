@@ -22,7 +22,7 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
 
 use self::journal::Replay;
 use self::superblock::Superblock;
-use super::fs::{FileKind, GuestFile, GuestFs, MAX_PATH, Node, ReadAt, Stat, not_a, resolve};
+use super::fs::{FileKind, GuestFile, GuestFs, Node, ReadAt, Stat, check_target_len, resolve_to};
 use super::guard::quietly;
 use crate::{Error, ErrorKind, Result};
 
@@ -94,8 +94,9 @@ impl Ext4Fs {
     pub fn label(&self) -> &str {
         &self.label
     }
+}
 
-    /// `lstat` for a path that is known to pass through no symlink.
+impl GuestFs for Ext4Fs {
     fn node(&self, path: &str, searched: u64) -> Result<Node> {
         self.budget.set(self.budget.get().saturating_sub(searched));
         if self.budget.get() == 0 {
@@ -116,12 +117,7 @@ impl Ext4Fs {
             return Err(too_many(path));
         }
         let target = if kind == FileKind::Symlink {
-            if len == 0 || len > MAX_PATH as u64 {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!("symlink {path} in the guest claims a target of {len} bytes"),
-                ));
-            }
+            check_target_len(path, len)?;
             let target = guarded(path, || self.fs.read_link(path))?;
             let target = target.to_str().map_err(|_| {
                 Error::new(ErrorKind::Unsupported, format!("symlink {path} is not UTF-8"))
@@ -135,25 +131,8 @@ impl Ext4Fs {
         Ok(Node { stat: Stat { kind, len, mtime_secs, mtime_nanos, revision: 0 }, target })
     }
 
-    fn resolve(&self, path: &str, follow_last: bool) -> Result<(String, Stat)> {
-        resolve(path, follow_last, &|p, searched| self.node(p, searched))
-    }
-}
-
-impl GuestFs for Ext4Fs {
-    fn stat(&self, path: &str) -> Result<Stat> {
-        Ok(self.resolve(path, true)?.1)
-    }
-
-    fn lstat(&self, path: &str) -> Result<Stat> {
-        Ok(self.resolve(path, false)?.1)
-    }
-
     fn read_dir(&self, path: &str) -> Result<Vec<String>> {
-        let (full, stat) = self.resolve(path, true)?;
-        if stat.kind != FileKind::Dir {
-            return Err(not_a(path, "directory"));
-        }
+        let (full, _) = resolve_to(self, path, FileKind::Dir)?;
         let mut names = guarded(path, || {
             let mut names = Vec::new();
             for entry in self.fs.read_dir(full.as_str())? {
@@ -175,20 +154,8 @@ impl GuestFs for Ext4Fs {
         Ok(names)
     }
 
-    fn canonicalize(&self, path: &str) -> Result<String> {
-        Ok(self.resolve(path, true)?.0)
-    }
-
-    fn read_link(&self, path: &str) -> Result<String> {
-        let (full, _) = self.resolve(path, false)?;
-        self.node(&full, 0)?.target.ok_or_else(|| not_a(path, "symlink"))
-    }
-
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
-        let (full, stat) = self.resolve(path, true)?;
-        if stat.kind != FileKind::File {
-            return Err(not_a(path, "regular file"));
-        }
+        let (full, stat) = resolve_to(self, path, FileKind::File)?;
         let file = guarded(path, || self.fs.open(full.as_str()))?;
         Ok(Box::new(Ext4File { file, len: stat.len, path: full }))
     }

@@ -137,17 +137,29 @@ pub trait GuestFs {
         Ok(data)
     }
 
+    /// What is at a canonical path, all but the last part of which are directories and no symlinks:
+    /// the one thing about paths that each filesystem answers by itself. `searched` is how many bytes
+    /// the directories on that path have together.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn node(&self, path: &str, searched: u64) -> Result<Node>;
+
     /// Kind, length and time of what the path leads to.
     ///
     /// # Errors
     /// See the trait.
-    fn stat(&self, path: &str) -> Result<Stat>;
+    fn stat(&self, path: &str) -> Result<Stat> {
+        Ok(walk(self, path, true)?.1)
+    }
 
     /// Like [`stat`](Self::stat), but a symlink at the end is not followed.
     ///
     /// # Errors
     /// See the trait.
-    fn lstat(&self, path: &str) -> Result<Stat>;
+    fn lstat(&self, path: &str) -> Result<Stat> {
+        Ok(walk(self, path, false)?.1)
+    }
 
     /// The names in a directory, sorted, without `.` and `..`. Names that are not UTF-8 are left
     /// out: nothing that is looked for has one.
@@ -160,15 +172,17 @@ pub trait GuestFs {
     ///
     /// # Errors
     /// See the trait; `Invalid` after 40 symlinks.
-    fn canonicalize(&self, path: &str) -> Result<String>;
+    fn canonicalize(&self, path: &str) -> Result<String> {
+        Ok(walk(self, path, true)?.0)
+    }
 
     /// What the symlink at `path` says, as it stands.
     ///
     /// # Errors
-    /// `Invalid` if it is no symlink; `Unsupported` where this cannot be told.
+    /// `Invalid` if it is no symlink.
     fn read_link(&self, path: &str) -> Result<String> {
-        let what = format!("where {path} in the guest points to cannot be told");
-        Err(Error::new(ErrorKind::Unsupported, what))
+        let (full, _) = walk(self, path, false)?;
+        self.node(&full, 0)?.target.ok_or_else(|| not_a(path, "symlink"))
     }
 
     /// Opens a regular file.
@@ -190,23 +204,51 @@ pub trait GuestFs {
     }
 }
 
-/// What [`resolve`] needs to know of one canonical path.
-pub(crate) struct Node {
-    pub(crate) stat: Stat,
+/// What is at one canonical path.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its kind, length and time.
+    pub stat: Stat,
     /// The symlink's target, if it is one.
-    pub(crate) target: Option<String>,
+    pub target: Option<String>,
 }
 
-/// Resolves `path` to a canonical one with the stat of its end. `lookup` is only asked for children
-/// of directories that hold no symlink in their path, so that it never resolves anything itself; it
-/// is also told how many bytes the directories on that path have together.
+/// The canonical path that `path` leads to, where something of this kind must be.
+pub(crate) fn resolve_to(
+    fs: &(impl GuestFs + ?Sized),
+    path: &str,
+    kind: FileKind,
+) -> Result<(String, Stat)> {
+    let found = walk(fs, path, true)?;
+    match kind {
+        kind if found.1.kind == kind => Ok(found),
+        FileKind::Dir => Err(not_a(path, "directory")),
+        _ => Err(not_a(path, "regular file")),
+    }
+}
+
+/// Checks the length that a symlink claims for its target, before anybody reserves memory for it.
+pub(crate) fn check_target_len(path: &str, len: u64) -> Result<()> {
+    if len == 0 || len > MAX_PATH as u64 {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("symlink {path} in the guest claims a target of {len} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+/// A symlink's target as text.
+pub(crate) fn target_text(path: &str, target: Vec<u8>) -> Result<String> {
+    String::from_utf8(target)
+        .map_err(|_| Error::new(ErrorKind::Unsupported, format!("symlink {path} is not UTF-8")))
+}
+
+/// Resolves `path` to a canonical one with the stat of its end. [`GuestFs::node`] is only asked for
+/// children of directories that hold no symlink in their path.
 ///
 /// Symlinks follow the rules of path_resolution(7); an absolute target starts at the guest's root.
-pub(crate) fn resolve(
-    path: &str,
-    follow_last: bool,
-    lookup: &dyn Fn(&str, u64) -> Result<Node>,
-) -> Result<(String, Stat)> {
+fn walk(fs: &(impl GuestFs + ?Sized), path: &str, follow_last: bool) -> Result<(String, Stat)> {
     if !path.starts_with('/') {
         return Err(Error::new(ErrorKind::Invalid, format!("{path} is not an absolute path")));
     }
@@ -216,7 +258,7 @@ pub(crate) fn resolve(
     let not_found = || Error::new(ErrorKind::NotFound, format!("{path} does not exist"));
     let mut pending: VecDeque<String> = components(path).collect();
     let mut done: Vec<(String, Stat)> = Vec::new();
-    let root = lookup("/", 0)?.stat;
+    let root = fs.node("/", 0)?.stat;
     let (mut hops, mut visited) = (0, 0);
     while let Some(name) = pending.pop_front() {
         visited += 1;
@@ -240,7 +282,7 @@ pub(crate) fn resolve(
             return Err(Error::new(ErrorKind::Invalid, format!("{path} resolves to a long path")));
         }
         let searched = done.iter().fold(root.len, |sum, d| sum.saturating_add(d.1.len));
-        let node = lookup(&full, searched)?;
+        let node = fs.node(&full, searched)?;
         match node.target {
             Some(target) if follow_last || !pending.is_empty() => {
                 hops += 1;

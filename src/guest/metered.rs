@@ -5,7 +5,7 @@
 //! allowance of bytes, and all calls together have another.
 
 use super::fs::ReadAt;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, Result};
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::ops::Range;
@@ -57,6 +57,25 @@ impl Meter {
     /// What `bytes` were read for was asked for and is no search.
     pub(super) fn refund(&self, bytes: u64) {
         self.life.set(self.life.get().saturating_add(bytes).min(PER_LIFE));
+    }
+
+    /// What a crate `answered` about `what`, a panic included; `convert` tells its errors unless they
+    /// are for the image or the limits.
+    pub(super) fn finish<T, E>(
+        &self,
+        answered: std::result::Result<std::result::Result<T, E>, String>,
+        what: &str,
+        convert: impl FnOnce(&str, &E) -> Error,
+    ) -> Result<T> {
+        match answered {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => Err(self.verdict(what).unwrap_or_else(|| convert(what, &e))),
+            Err(panic) => Err(Error::with_source(
+                ErrorKind::Corrupt,
+                format!("cannot read {what} in the guest"),
+                panic,
+            )),
+        }
     }
 
     /// Why reading `what` failed, if it was for the image or the limits.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fs::{FileKind, GuestFile, GuestFs, Node, Stat, not_a, resolve};
+use super::fs::{FileKind, GuestFile, GuestFs, Node, Stat, not_a, resolve_to};
 use crate::{Error, ErrorKind, Result};
 
 enum Item {
@@ -51,8 +51,25 @@ impl MemFs {
         }
         self.items.insert(path.to_owned(), item);
     }
+}
 
-    fn node(&self, path: &str) -> Result<Node> {
+struct MemFile<'a>(&'a [u8]);
+
+impl GuestFile for MemFile<'_> {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
+        let n = buf.len().min(self.0.len() - start);
+        buf[..n].copy_from_slice(&self.0[start..start + n]);
+        Ok(n)
+    }
+}
+
+impl GuestFs for MemFs {
+    fn node(&self, path: &str, _searched: u64) -> Result<Node> {
         let stat = |kind, len: usize| Stat {
             kind,
             len: len as u64,
@@ -73,56 +90,15 @@ impl MemFs {
         }
     }
 
-    fn resolve(&self, path: &str, follow: bool) -> Result<(String, Stat)> {
-        resolve(path, follow, &|p, _| self.node(p))
-    }
-}
-
-struct MemFile<'a>(&'a [u8]);
-
-impl GuestFile for MemFile<'_> {
-    fn len(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
-        let n = buf.len().min(self.0.len() - start);
-        buf[..n].copy_from_slice(&self.0[start..start + n]);
-        Ok(n)
-    }
-}
-
-impl GuestFs for MemFs {
-    fn stat(&self, path: &str) -> Result<Stat> {
-        Ok(self.resolve(path, true)?.1)
-    }
-
-    fn lstat(&self, path: &str) -> Result<Stat> {
-        Ok(self.resolve(path, false)?.1)
-    }
-
     fn read_dir(&self, path: &str) -> Result<Vec<String>> {
-        let (full, stat) = self.resolve(path, true)?;
-        if stat.kind != FileKind::Dir {
-            return Err(not_a(path, "directory"));
-        }
+        let (full, _) = resolve_to(self, path, FileKind::Dir)?;
         let prefix = if full == "/" { full } else { full + "/" };
         let names = self.items.keys().filter_map(|k| k.strip_prefix(&prefix));
         Ok(names.filter(|n| !n.contains('/')).map(str::to_owned).collect())
     }
 
-    fn canonicalize(&self, path: &str) -> Result<String> {
-        Ok(self.resolve(path, true)?.0)
-    }
-
-    fn read_link(&self, path: &str) -> Result<String> {
-        let (full, _) = self.resolve(path, false)?;
-        self.node(&full)?.target.ok_or_else(|| not_a(path, "symlink"))
-    }
-
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
-        match self.items.get(&self.resolve(path, true)?.0) {
+        match self.items.get(&resolve_to(self, path, FileKind::File)?.0) {
             Some(Item::File(data)) => Ok(Box::new(MemFile(data))),
             _ => Err(not_a(path, "regular file")),
         }

@@ -17,7 +17,8 @@ mod superblock;
 pub use self::log::log_is_dirty;
 use self::superblock::Superblock;
 use super::fs::{
-    FileKind, GuestFile, GuestFs, KernelMount, MAX_PATH, Node, ReadAt, Stat, not_a, resolve,
+    FileKind, GuestFile, GuestFs, KernelMount, Node, ReadAt, Stat, check_target_len, resolve_to,
+    target_text,
 };
 use super::guard::quietly;
 use super::metered::{Meter, Metered, PER_LOOK, PER_OPEN};
@@ -66,7 +67,7 @@ impl XfsFs {
         if stale {
             opened = open(superblock.log.clone());
         }
-        let fs = finish(opened, "the filesystem", &meter)?;
+        let fs = meter.finish(opened, "the filesystem", convert)?;
         Ok(Self {
             fs: RefCell::new(fs),
             meter,
@@ -94,11 +95,12 @@ impl XfsFs {
         f: impl FnOnce(&mut Xfs<Metered>) -> std::result::Result<T, lamxfs::Error>,
     ) -> Result<T> {
         self.meter.begin(allowance);
-        finish(quietly(|| f(&mut self.fs.borrow_mut())), what, &self.meter)
+        self.meter.finish(quietly(|| f(&mut self.fs.borrow_mut())), what, convert)
     }
+}
 
-    /// `lstat` for a path that is known to pass through no symlink.
-    fn node(&self, path: &str) -> Result<Node> {
+impl GuestFs for XfsFs {
+    fn node(&self, path: &str, _searched: u64) -> Result<Node> {
         let at = Path::new(path.as_bytes());
         let (inode, meta) = self.ask(path, PER_LOOK, |fs| {
             let inode = fs.resolve(at)?;
@@ -110,17 +112,9 @@ impl XfsFs {
             inode::modified(&self.meter.last_read(), inode.ino).unwrap_or_default();
         let len = meta.size();
         let (kind, target) = if meta.is_symlink() {
-            if len == 0 || len > MAX_PATH as u64 {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!("symlink {path} in the guest claims a target of {len} bytes"),
-                ));
-            }
+            check_target_len(path, len)?;
             let target = self.ask(path, PER_LOOK, |fs| fs.read_link(at))?;
-            let target = String::from_utf8(target).map_err(|_| {
-                Error::new(ErrorKind::Unsupported, format!("symlink {path} is not UTF-8"))
-            })?;
-            (FileKind::Symlink, Some(target))
+            (FileKind::Symlink, Some(target_text(path, target)?))
         } else if meta.is_dir() {
             (FileKind::Dir, None)
         } else if meta.is_file() {
@@ -132,25 +126,8 @@ impl XfsFs {
         Ok(Node { stat, target })
     }
 
-    fn resolve(&self, path: &str, follow_last: bool) -> Result<(String, Stat)> {
-        resolve(path, follow_last, &|p, _| self.node(p))
-    }
-}
-
-impl GuestFs for XfsFs {
-    fn stat(&self, path: &str) -> Result<Stat> {
-        Ok(self.resolve(path, true)?.1)
-    }
-
-    fn lstat(&self, path: &str) -> Result<Stat> {
-        Ok(self.resolve(path, false)?.1)
-    }
-
     fn read_dir(&self, path: &str) -> Result<Vec<String>> {
-        let (full, stat) = self.resolve(path, true)?;
-        if stat.kind != FileKind::Dir {
-            return Err(not_a(path, "directory"));
-        }
+        let (full, _) = resolve_to(self, path, FileKind::Dir)?;
         let entries = self.ask(path, PER_LOOK, |fs| fs.read_dir(Path::new(full.as_bytes())))?;
         let names = entries.into_iter().filter_map(|e| String::from_utf8(e.name).ok());
         let mut names: Vec<String> = names.filter(|n| n != "." && n != "..").collect();
@@ -158,20 +135,8 @@ impl GuestFs for XfsFs {
         Ok(names)
     }
 
-    fn canonicalize(&self, path: &str) -> Result<String> {
-        Ok(self.resolve(path, true)?.0)
-    }
-
-    fn read_link(&self, path: &str) -> Result<String> {
-        let (full, _) = self.resolve(path, false)?;
-        self.node(&full)?.target.ok_or_else(|| not_a(path, "symlink"))
-    }
-
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
-        let (full, stat) = self.resolve(path, true)?;
-        if stat.kind != FileKind::File {
-            return Err(not_a(path, "regular file"));
-        }
+        let (full, stat) = resolve_to(self, path, FileKind::File)?;
         let inode = self.ask(path, PER_LOOK, |fs| fs.resolve(Path::new(full.as_bytes())))?;
         Ok(Box::new(XfsFile { fs: self, inode, len: stat.len, path: full }))
     }
@@ -211,23 +176,6 @@ impl GuestFile for XfsFile<'_> {
         let n = self.fs.ask(&self.path, allowance, |fs| fs.read_file_at(&inode, offset, buf))?;
         self.fs.meter.refund(n as u64);
         Ok(n)
-    }
-}
-
-/// What the crate answered about `what`.
-fn finish<T>(
-    answer: std::result::Result<std::result::Result<T, lamxfs::Error>, String>,
-    what: &str,
-    meter: &Meter,
-) -> Result<T> {
-    match answer {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) => Err(meter.verdict(what).unwrap_or_else(|| convert(what, &e))),
-        Err(panic) => Err(Error::with_source(
-            ErrorKind::Corrupt,
-            format!("cannot read {what} in the guest"),
-            panic,
-        )),
     }
 }
 
