@@ -1,17 +1,15 @@
 //! The boot harness tests itself: the small guest, started by QEMU and not by synthdisk, must come
 //! up. When these fail, a failing boot test says nothing about synthdisk.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::time::Duration;
 
-use common::console::{Bus, Disk, Guest, plain};
-use common::guests::{domu, extract_kernel, mini_guest, mini_guest_with, test_kernel};
-use common::hash::Untouched;
-use common::mount::LoopDev;
-use common::process::{is_root, output, run, run_text};
+use crate::common::console::{Bus, Disk, Guest, plain};
+use crate::common::guests::{domu, extract_kernel, mini_guest, mini_guest_with, test_kernel};
+use crate::common::hash::Untouched;
+use crate::common::mount::LoopDev;
+use crate::common::process::{is_root, output, run, run_text};
 
 const BOOT: Duration = Duration::from_secs(120);
 

@@ -1,11 +1,9 @@
 //! Storing edits in ext2, ext3 and ext4: what tools say of the filesystem afterwards.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::process::{run, run_text};
+use crate::common::process::{run, run_text};
 use synthdisk::adapt::{Access, Change, Content, Edit, apply};
 
 /// A filesystem of `kind` with blocks of `block` bytes, and `/etc/long` of `len` bytes in it.

@@ -2,19 +2,17 @@
 //!
 //! All but one need root, and are skipped without.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::field::{FSTAB, Field, mount};
-use common::foreign::{make_btrfs, make_xfs};
-use common::mount::{LoopDev, Mount};
-use common::process::{SYNTHDISK, command, have, is_root, output, run, run_text, text};
-use common::tiny::{fake_kernel, menu, noise};
+use crate::common::field::{FSTAB, Field, mount};
+use crate::common::foreign::{make_btrfs, make_xfs};
+use crate::common::mount::{LoopDev, Mount};
+use crate::common::process::{SYNTHDISK, command, have, is_root, output, run, run_text, text};
+use crate::common::tiny::{fake_kernel, menu, noise};
 use serde_json::json;
 
 /// Whether the tests can run that only root can.

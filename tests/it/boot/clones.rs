@@ -1,17 +1,15 @@
 //! Two clones of one golden image, running at the same time.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use common::console::{Disk, Guest};
-use common::field::blkid;
-use common::guests::domu;
-use common::hash::Untouched;
-use common::mount::Mount;
-use common::process::{run, run_text};
+use crate::common::console::{Disk, Guest};
+use crate::common::field::blkid;
+use crate::common::guests::domu;
+use crate::common::hash::Untouched;
+use crate::common::mount::Mount;
+use crate::common::process::{run, run_text};
 
 /// About 30 s on an idle machine under TCG; here two share it.
 const BOOT: Duration = Duration::from_secs(600);

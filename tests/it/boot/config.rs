@@ -1,17 +1,15 @@
 //! Real domUs, booted from the configs that xen-tools wrote for them and from such as the field has:
 //! the guest must find what its config promised.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::console::{Disk, Guest};
-use common::field::blkid;
-use common::guests::{domu, extract_kernel, split_domu};
-use common::hash::Untouched;
-use common::mount::Mount;
+use crate::common::console::{Disk, Guest};
+use crate::common::field::blkid;
+use crate::common::guests::{domu, extract_kernel, split_domu};
+use crate::common::hash::Untouched;
+use crate::common::mount::Mount;
 
 /// About 30 s on an idle machine under TCG.
 const BOOT: Duration = Duration::from_secs(300);
@@ -154,7 +152,7 @@ fn a_separate_boot_and_home() {
     guest.run_ok("echo new >/home/new && ls /boot/vmlinuz-* && sync");
     guest.poweroff_and_wait(BOOT);
     let cat = ["-R", "cat /new", &mount.part(4).to_string_lossy()].map(str::to_owned);
-    assert_eq!(common::process::run_text("debugfs", &cat), "new");
+    assert_eq!(crate::common::process::run_text("debugfs", &cat), "new");
     mount.unmount();
     untouched.iter().for_each(Untouched::check);
 }
@@ -182,7 +180,8 @@ fn five_partitions_and_three_disks() {
     let overlays = dir.path().join("overlays");
     let options = ["--overlay-dir", overlays.to_str().expect("UTF-8")];
     let mount = config_mount(&config, &options);
-    let verdict = common::process::run_text("sgdisk", &["-v".as_ref(), mount.disk().as_os_str()]);
+    let verdict =
+        crate::common::process::run_text("sgdisk", &["-v".as_ref(), mount.disk().as_os_str()]);
     assert!(verdict.contains("No problems found"), "{verdict}");
     let mut guest = boot(&mount);
     assert_eq!(mounted(&mut guest, "/"), "/dev/vda3 ext4");
@@ -212,14 +211,14 @@ fn five_partitions_and_three_disks() {
         ("disk-c-part1.raw", "/data"),
     ] {
         let part = mount.dir().join(file);
-        common::process::run("e2fsck", &["-fn".as_ref(), part.as_os_str()]);
+        crate::common::process::run("e2fsck", &["-fn".as_ref(), part.as_os_str()]);
         let part = part.to_string_lossy();
-        assert_eq!(common::process::run_text("debugfs", &["-R", "cat /new", &part]), text);
+        assert_eq!(crate::common::process::run_text("debugfs", &["-R", "cat /new", &part]), text);
     }
     mount.unmount();
     for letter in ["a", "b", "c"] {
         let overlay = overlays.join(format!("split-{letter}.qcow2"));
-        common::process::run("qemu-img", &["check".as_ref(), overlay.as_os_str()]);
+        crate::common::process::run("qemu-img", &["check".as_ref(), overlay.as_os_str()]);
     }
     untouched.iter().for_each(Untouched::check);
 }

@@ -1,15 +1,13 @@
 //! Deltas over a golden image boot without synthdisk.
 
-mod common;
-
 use std::path::Path;
 use std::time::Duration;
 
-use common::console::{Disk, Guest};
-use common::guests::mini_guest;
-use common::hash::{Untouched, sha256};
-use common::mount::Mount;
-use common::process::{SYNTHDISK, run};
+use crate::common::console::{Disk, Guest};
+use crate::common::guests::mini_guest;
+use crate::common::hash::{Untouched, sha256};
+use crate::common::mount::Mount;
+use crate::common::process::{SYNTHDISK, run};
 
 /// Five to ten seconds on an idle machine under TCG.
 const BOOT: Duration = Duration::from_secs(120);

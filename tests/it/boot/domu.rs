@@ -1,15 +1,13 @@
 //! A real domU, made by xen-tools, on a disk that exists nowhere.
 
-mod common;
-
 use std::path::Path;
 use std::time::Duration;
 
-use common::console::{Disk, Guest};
-use common::guests::domu;
-use common::hash::Untouched;
-use common::mount::Mount;
-use common::process::run;
+use crate::common::console::{Disk, Guest};
+use crate::common::guests::domu;
+use crate::common::hash::Untouched;
+use crate::common::mount::Mount;
+use crate::common::process::run;
 
 /// About 25 s on an idle machine under TCG.
 const BOOT: Duration = Duration::from_secs(300);

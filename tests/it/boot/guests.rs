@@ -3,17 +3,15 @@
 //! A guest boots once, and all that we ask of it is asked in that one login. What it said is on
 //! stderr (`--nocapture`); `docs/guests.md` is written from it.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use common::console::{Disk, Guest};
-use common::guests::{BUSY_FILES, Domu, domu_with, write_durably};
-use common::hash::Untouched;
-use common::mount::Mount;
-use common::process::{run, run_text};
+use crate::common::console::{Disk, Guest};
+use crate::common::guests::{BUSY_FILES, Domu, domu_with, write_durably};
+use crate::common::hash::Untouched;
+use crate::common::mount::Mount;
+use crate::common::process::{run, run_text};
 
 /// About 30 s on an idle machine under TCG.
 const BOOT: Duration = Duration::from_secs(300);

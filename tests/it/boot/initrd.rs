@@ -1,15 +1,13 @@
 //! Real domUs whose initrds have no driver for a virtio disk.
 
-mod common;
-
 use std::path::Path;
 use std::time::Duration;
 
-use common::console::{Disk, Guest};
-use common::guests::{Domu, domu_variant};
-use common::hash::Untouched;
-use common::mount::Mount;
-use common::process::{SYNTHDISK, output, run_text, text};
+use crate::common::console::{Disk, Guest};
+use crate::common::guests::{Domu, domu_variant};
+use crate::common::hash::Untouched;
+use crate::common::mount::Mount;
+use crate::common::process::{SYNTHDISK, output, run_text, text};
 
 /// About 50 s on a busy machine under TCG.
 const BOOT: Duration = Duration::from_secs(300);

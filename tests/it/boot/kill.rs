@@ -1,7 +1,5 @@
 //! `kill -9` of the daemon while a guest writes: what the guest was told is stored, is stored.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::process::Output;
 use std::time::Duration;
@@ -9,11 +7,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::console::{Disk, Guest, plain};
-use common::guests::mini_guest;
-use common::hash::{Untouched, sha256};
-use common::mount::Mount;
-use common::process::{output, run, text};
+use crate::common::console::{Disk, Guest, plain};
+use crate::common::guests::mini_guest;
+use crate::common::hash::{Untouched, sha256};
+use crate::common::mount::Mount;
+use crate::common::process::{output, run, text};
 
 const BOOT: Duration = Duration::from_secs(120);
 const SLOTS: u64 = 16;

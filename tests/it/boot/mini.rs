@@ -1,19 +1,17 @@
 //! The small guest on the disk that synthdisk shows: buses, cache modes, memory, ways to choose
 //! what boots.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
 
-use common::console::{Bus, Disk, Guest};
-use common::guests::{extract_kernel, mini_guest, mini_guest_with};
-use common::hash::Untouched;
-use common::mount::{Mount, is_mount_point};
-use common::process::{SYNTHDISK, command, is_root, run, text};
+use crate::common::console::{Bus, Disk, Guest};
+use crate::common::guests::{extract_kernel, mini_guest, mini_guest_with};
+use crate::common::hash::Untouched;
+use crate::common::mount::{Mount, is_mount_point};
+use crate::common::process::{SYNTHDISK, command, is_root, run, text};
 
 /// Five to ten seconds on an idle machine under TCG.
 const BOOT: Duration = Duration::from_secs(120);

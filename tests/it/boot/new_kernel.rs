@@ -1,14 +1,12 @@
 //! A guest that changes what it boots, and reboots under the same mount.
 
-mod common;
-
 use std::time::Duration;
 
-use common::console::{Disk, Guest};
-use common::guests::{mini_guest, mini_guest_with};
-use common::hash::Untouched;
-use common::mount::Mount;
-use common::process::run;
+use crate::common::console::{Disk, Guest};
+use crate::common::guests::{mini_guest, mini_guest_with};
+use crate::common::hash::Untouched;
+use crate::common::mount::Mount;
+use crate::common::process::run;
 
 const BOOT: Duration = Duration::from_secs(120);
 const LONG: Duration = Duration::from_secs(300);

@@ -1,16 +1,14 @@
 //! `synthdisk run` with real guests in QEMU.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::guests::mini_guest;
-use common::hash::Untouched;
-use common::process::{SYNTHDISK, command, run_text, text};
+use crate::common::guests::mini_guest;
+use crate::common::hash::Untouched;
+use crate::common::process::{SYNTHDISK, command, run_text, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;

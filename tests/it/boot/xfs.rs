@@ -1,14 +1,12 @@
 //! Real domUs whose root is XFS or Btrfs: booted by their own kernel, adapted in the overlay.
 
-mod common;
-
 use std::time::Duration;
 
-use common::console::{Disk, Guest};
-use common::guests::{Domu, domu_with};
-use common::hash::Untouched;
-use common::mount::Mount;
-use common::process::run;
+use crate::common::console::{Disk, Guest};
+use crate::common::guests::{Domu, domu_with};
+use crate::common::hash::Untouched;
+use crate::common::mount::Mount;
+use crate::common::process::run;
 
 /// About 25 s on an idle machine under TCG.
 const BOOT: Duration = Duration::from_secs(400);

@@ -1,12 +1,10 @@
 //! The disk for cloud-init: what other programs read from it, and who is told of it.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::field::{Field, blkid, mount};
-use common::process::{run, run_text, synthdisk, text};
+use crate::common::field::{Field, blkid, mount};
+use crate::common::process::{run, run_text, synthdisk, text};
 
 const USER: &str = "#cloud-config\nhostname: web2\n";
 
@@ -33,7 +31,7 @@ fn what_cloud_init_finds() {
     assert_eq!(name, "local-hostname: \"web2\"");
     let listing = run_text("mdir", &["-b", "-i", &disk.to_string_lossy(), "::"]);
     assert!(!listing.contains("network-config"), "{listing}");
-    if common::process::have("fsck.vfat") {
+    if crate::common::process::have("fsck.vfat") {
         run("fsck.vfat", &["-n".as_ref(), disk.as_os_str()]);
     }
     fs::OpenOptions::new().write(true).open(&disk).expect_err("it is read-only");

@@ -1,16 +1,14 @@
 //! Clones of one golden image: each option edits the guest in the overlay, once, and the same options
 //! give the same bytes.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use common::field::{FSTAB, Field, ROOT, blkid, mount};
-use common::mount::Mount;
-use common::process::{run, run_text};
-use common::tiny::{fake_kernel, menu, noise};
+use crate::common::field::{FSTAB, Field, ROOT, blkid, mount};
+use crate::common::mount::Mount;
+use crate::common::process::{run, run_text};
+use crate::common::tiny::{fake_kernel, menu, noise};
 
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
 const KEY: &str =
@@ -73,11 +71,11 @@ fn cat(mount: &Mount, path: &str) -> String {
 }
 
 fn is_there(mount: &Mount, path: &str) -> bool {
-    let said = common::process::output(
+    let said = crate::common::process::output(
         "debugfs",
         &["-R", &format!("stat {path}"), &mount.part(2).to_string_lossy()],
     );
-    common::process::text(&said.stdout).contains("Inode:")
+    crate::common::process::text(&said.stdout).contains("Inode:")
 }
 
 fn is_clean(mount: &Mount) {
@@ -360,8 +358,8 @@ fn other_commands() {
         let uuid = format!("--root-uuid={GIVEN}");
         let mut all = vec!["adapt", "--config", &config, "--hostname=web2", &uuid];
         all.extend(words);
-        let output = common::process::synthdisk(&all);
-        [output.stdout, output.stderr].map(|bytes| common::process::text(&bytes))
+        let output = crate::common::process::synthdisk(&all);
+        [output.stdout, output.stderr].map(|bytes| crate::common::process::text(&bytes))
     };
     let [diff, said] = adapt(&["--dry-run"]);
     assert!(diff.contains("--- a/etc/hostname\n+++ b/etc/hostname\n@@ -1 +1 @@\n-golden\n+web2\n"));

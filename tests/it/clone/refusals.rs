@@ -1,13 +1,11 @@
 //! What cannot be done for a clone is said in a sentence, and leaves nothing behind.
 
-mod common;
-
 use std::fs;
 
-use common::field::{FSTAB, Field, ROOT, mount};
-use common::mount::expect_no_mount;
-use common::process::{command, expect_failure, have};
-use common::tiny::noise;
+use crate::common::field::{FSTAB, Field, ROOT, mount};
+use crate::common::mount::expect_no_mount;
+use crate::common::process::{command, expect_failure, have};
+use crate::common::tiny::noise;
 
 #[test]
 fn wrong_usage() {
@@ -34,7 +32,7 @@ fn wrong_usage() {
         let sentence = expect_failure(&words, 2);
         assert!(sentence.contains(said), "{options:?}: {sentence}");
         assert!(!sentence.contains("secret"), "{sentence}");
-        assert!(!common::mount::is_mount_point(dir.as_ref().as_ref()));
+        assert!(!crate::common::mount::is_mount_point(dir.as_ref().as_ref()));
     }
     // A map edits nothing.
     expect_failure(&["map", "--config", &config, "--hostname=a"], 2);

@@ -1,15 +1,13 @@
 //! What of a domU may be written, and where that is kept.
 
-mod common;
-
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use common::field::{DATA, Field, HOME, mount};
-use common::process::{expect_failure, run, run_text};
-use common::tiny::noise;
+use crate::common::field::{DATA, Field, HOME, mount};
+use crate::common::process::{expect_failure, run, run_text};
+use crate::common::tiny::noise;
 
 const MIB: u64 = 1 << 20;
 
@@ -34,7 +32,7 @@ fn a_read_only_partition_among_others() {
     field.ext4("data.img", DATA, &[]);
     let mounted = field
         .mount("disk = ['root.img,,xvda1,w', 'home.img,,xvda2,r', 'data.img,,xvda3,rw']\n", &[]);
-    let start = common::field::table(&mounted.disk()).1[1].start;
+    let start = crate::common::field::table(&mounted.disk()).1[1].start;
     refuses(&mounted.part(2), MIB);
     // The whole disk may be written, but not there, and not across its borders.
     for offset in [start, start + MIB, start - 2048, start + (16 << 20) - 2048] {
@@ -43,7 +41,7 @@ fn a_read_only_partition_among_others() {
     run("cmp", &[&home, &mounted.part(2)]);
     for (n, offset) in [(1, 8 * MIB), (3, 8 * MIB)] {
         write(&mounted.part(n), offset, b"written").expect("its neighbours may be written");
-        assert_eq!(common::file::bytes_of(mounted.part(n), offset, 7), b"written");
+        assert_eq!(crate::common::file::bytes_of(mounted.part(n), offset, 7), b"written");
     }
     write(&mounted.disk(), start - 4096, &[7; 4096]).expect("up to its border");
     mounted.unmount();
@@ -125,9 +123,9 @@ fn an_overlay_for_each_disk() {
     let before: Vec<_> = names.iter().map(|n| fs::read(format!("{dir}/{n}")).unwrap()).collect();
     let mounted = mount(&config, &options);
     assert!(!mounted.printed().contains("adapted: "), "{}", mounted.printed());
-    assert_eq!(common::file::bytes_of(mounted.part(1), 9 * MIB, 12), b"on the first");
+    assert_eq!(crate::common::file::bytes_of(mounted.part(1), 9 * MIB, 12), b"on the first");
     let b = mounted.dir().join("disk-b-part1.raw");
-    assert_eq!(common::file::bytes_of(&b, 9 * MIB, 13), b"on the second");
+    assert_eq!(crate::common::file::bytes_of(&b, 9 * MIB, 13), b"on the second");
     let info = run_text("debugfs", &["-R", "cat /etc/fstab", &mounted.part(1).to_string_lossy()]);
     assert!(info.contains(&format!("UUID={DATA} /data ext4 x 0 0")), "{info}");
     mounted.unmount();
@@ -145,7 +143,7 @@ fn an_overlay_for_each_disk() {
 
     // Without the directory everything is as it was.
     let mounted = mount(&config, &[]);
-    assert_ne!(common::file::bytes_of(mounted.part(1), 9 * MIB, 12), b"on the first");
+    assert_ne!(crate::common::file::bytes_of(mounted.part(1), 9 * MIB, 12), b"on the first");
     mounted.unmount();
 
     // The overlays belong to their images.
@@ -173,7 +171,7 @@ fn one_overlay_is_not_enough_for_two_disks() {
     write(&mounted.part(1), 9 * MIB, b"kept").unwrap();
     mounted.unmount();
     let mounted = field.mount(text, &["--overlay", &overlay]);
-    assert_eq!(common::file::bytes_of(mounted.part(1), 9 * MIB, 4), b"kept");
+    assert_eq!(crate::common::file::bytes_of(mounted.part(1), 9 * MIB, 4), b"kept");
     mounted.unmount();
     // The directory's place is taken by a file.
     let said = field.refused(text, &["--overlay-dir", &overlay]);

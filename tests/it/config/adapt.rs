@@ -1,14 +1,12 @@
 //! Edits that make the guest at home on KVM: in the overlay, in place, and no more than needed.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::field::{FSTAB, Field, HOME, ROOT, SWAP, mount};
-use common::mount::{LoopDev, Mount};
-use common::process::{is_root, run, run_text};
-use common::tiny::{fake_kernel, menu, noise};
+use crate::common::field::{FSTAB, Field, HOME, ROOT, SWAP, mount};
+use crate::common::mount::{LoopDev, Mount};
+use crate::common::process::{is_root, run, run_text};
+use crate::common::tiny::{fake_kernel, menu, noise};
 
 /// What debugfs answers about the filesystem in `part`.
 fn debugfs(part: &Path, request: &str) -> String {
@@ -240,12 +238,12 @@ fn a_dirty_journal_is_replayed_first() {
         let copied = fs::copy(&live, &image);
         // A child of another test may hold a file of ours for a moment.
         for _ in 0..100 {
-            if common::process::output("umount", &[&dir]).status.success() {
+            if crate::common::process::output("umount", &[&dir]).status.success() {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        assert!(!common::mount::is_mount_point(&dir));
+        assert!(!crate::common::mount::is_mount_point(&dir));
         wrote.expect("writable");
         copied.expect("readable");
     }

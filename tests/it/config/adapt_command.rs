@@ -1,11 +1,9 @@
 //! `synthdisk adapt`: the edits as a diff, and made in an overlay.
 
-mod common;
-
 use std::fs;
 
-use common::field::{FSTAB, Field, ROOT, SWAP, mount};
-use common::process::{expect_failure, output, run, run_text, synthdisk, text};
+use crate::common::field::{FSTAB, Field, ROOT, SWAP, mount};
+use crate::common::process::{expect_failure, output, run, run_text, synthdisk, text};
 
 #[test]
 fn the_diff_is_what_is_done() {
@@ -23,8 +21,10 @@ fn the_diff_is_what_is_done() {
     run("patch", &["-s", "-p1", "-d", &field.arg(""), "-i", &field.arg("diff")]);
     let patched = fs::read_to_string(field.path("etc/fstab")).unwrap();
     let overlay = field.arg("o.qcow2");
-    let adapted =
-        run(common::process::SYNTHDISK, &["adapt", "--overlay", &overlay, "--config", &config]);
+    let adapted = run(
+        crate::common::process::SYNTHDISK,
+        &["adapt", "--overlay", &overlay, "--config", &config],
+    );
     assert!(text(&adapted.stderr).contains("adapted: /etc/fstab: "));
     let mounted = mount(&config, &["--overlay", &overlay]);
     assert!(!mounted.printed().contains("adapted: "));
@@ -52,7 +52,7 @@ fn steps_can_be_chosen() {
     assert_eq!(shown("inittab"), "");
     assert_eq!(shown("none"), "");
     let wrong = output(
-        common::process::SYNTHDISK,
+        crate::common::process::SYNTHDISK,
         &["adapt", "--dry-run", "--adapt", "fstab,nonsense", "--config", &config],
     );
     assert_eq!(wrong.status.code(), Some(2));

@@ -1,13 +1,11 @@
 //! What boots, as the domU config has it: the guest's menu, a separate /boot, files of the dom0.
 
-mod common;
-
 use std::fs;
 
-use common::field::{BOOT, Field, HOME, ROOT, blkid, cmdline, map, mount, table, word};
-use common::hash::sha256;
-use common::process::{SYNTHDISK, text};
-use common::tiny::{KERNEL_LEN, fake_kernel, noise};
+use crate::common::field::{BOOT, Field, HOME, ROOT, blkid, cmdline, map, mount, table, word};
+use crate::common::hash::sha256;
+use crate::common::process::{SYNTHDISK, text};
+use crate::common::tiny::{KERNEL_LEN, fake_kernel, noise};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -18,7 +16,7 @@ fn region(map: &Value, disk: &std::path::Path, kind: &str) -> Vec<u8> {
     let found: Vec<_> = regions.iter().filter(|r| r["kind"] == kind).collect();
     assert_eq!(found.len(), 1, "{kind}: {found:?}");
     let number = |key: &str| found[0][key].as_u64().expect("a number");
-    common::file::bytes_of(disk, number("start"), number("length") as usize)
+    crate::common::file::bytes_of(disk, number("start"), number("length") as usize)
 }
 
 /// A separate /boot, with its paths beginning at `prefix`, beside a root without kernels.
@@ -66,7 +64,7 @@ fn the_menu_on_a_separate_boot() {
         assert_eq!(region(&mapped, &mount.disk(), "kernel"), fake_kernel(3));
         assert_eq!(region(&mapped, &mount.disk(), "initrd"), noise(50_000, 5));
         let fstab = ["-R", "cat /etc/fstab", &mount.part(3).to_string_lossy()].map(str::to_owned);
-        let fstab = common::process::run_text("debugfs", &fstab);
+        let fstab = crate::common::process::run_text("debugfs", &fstab);
         assert_eq!(
             fstab,
             format!("UUID={ROOT} / ext4 defaults 0 1\nUUID={BOOT} /boot ext4 defaults 0 2")
@@ -89,7 +87,7 @@ fn boot_and_root_on_two_disks() {
     }
     let part = mounted.dir().join("disk-b-part3.raw");
     let cat = ["-R", "cat /etc/fstab", &part.to_string_lossy()].map(str::to_owned);
-    let fstab = common::process::run_text("debugfs", &cat);
+    let fstab = crate::common::process::run_text("debugfs", &cat);
     assert!(fstab.starts_with(&format!("UUID={ROOT} / ext4 ")), "{fstab}");
     mounted.unmount();
 }
@@ -267,7 +265,8 @@ fn arguments_of_the_boot_loader() {
     let found = with("bootloader = 'pygrub'\nbootargs = '--entry=1'", &["--entry", "0"]);
     assert!(found.starts_with("First one"), "{found}");
     let config = "bootloader = 'pygrub'\nbootargs = '--entry=7'\ndisk = ['root.img,,xvda1']\n";
-    let said = common::process::output(SYNTHDISK, &["map", "--config", &field.config(config)]);
+    let said =
+        crate::common::process::output(SYNTHDISK, &["map", "--config", &field.config(config)]);
     let (code, said) = (said.status.code(), text(&said.stderr));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no boot entry 7") && said.contains("  1  Second one"), "{said}");

@@ -1,11 +1,9 @@
 //! What is wrong with a config is said in one line that names the line, and nothing is left behind.
 
-mod common;
-
 use std::fs;
 
-use common::field::{DATA, Field, mount};
-use common::process::{expect_failure, run};
+use crate::common::field::{DATA, Field, mount};
+use crate::common::process::{expect_failure, run};
 
 const MIB: u64 = 1 << 20;
 

@@ -1,14 +1,12 @@
 //! Disks made of domU configs: the layouts of the field, against what the tools of the trade say.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::field::{BOOT, DATA, Field, HOME, ROOT, SWAP, blkid, map, mount, table, word};
-use common::mount::{LoopDev, Mount};
-use common::process::{is_root, run, run_text};
-use common::tiny::noise;
+use crate::common::field::{BOOT, DATA, Field, HOME, ROOT, SWAP, blkid, map, mount, table, word};
+use crate::common::mount::{LoopDev, Mount};
+use crate::common::process::{is_root, run, run_text};
+use crate::common::tiny::noise;
 
 const MIB: u64 = 1 << 20;
 const LINUX: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
@@ -51,7 +49,7 @@ fn as_xen_tools_writes_it() {
     mount.unmount();
     let mapped = map(&config, &[]);
     assert_eq!(mapped["name"], "domu");
-    let cmdline = common::field::cmdline(&mapped);
+    let cmdline = crate::common::field::cmdline(&mapped);
     assert_eq!(word(&cmdline, "root="), format!("UUID={ROOT}"));
     assert_eq!(cmdline.matches("root=").count(), 1, "{cmdline}");
 }
@@ -108,7 +106,7 @@ fn bare_filesystem_and_bare_swap() {
     run("e2fsck", &["-fn".as_ref(), mount.part(1).as_os_str()]);
     assert_ne!(blkid(&mount.disk(), "PTUUID"), blkid(&b("disk-b.raw"), "PTUUID"));
     mount.unmount();
-    let plain = common::field::mount(&config, &["--adapt", "none"]);
+    let plain = crate::common::field::mount(&config, &["--adapt", "none"]);
     same(&root, &plain.part(1));
     plain.unmount();
 }
@@ -140,7 +138,7 @@ fn bare_swap_before_the_bare_root() {
     let text = "root = '/dev/xvdb ro'\ndisk = ['swap.img,raw,xvda,rw', 'root.img,raw,xvdb,rw']\n";
     let config = field.config(text);
     let mapped = map(&config, &[]);
-    assert_eq!(word(&common::field::cmdline(&mapped), "root="), format!("UUID={ROOT}"));
+    assert_eq!(word(&crate::common::field::cmdline(&mapped), "root="), format!("UUID={ROOT}"));
     assert_eq!((&mapped["file"], &mapped["vdev"]), (&"disk.raw".into(), &"xvdb".into()));
     let mount = mount(&config, &[]);
     assert_eq!(blkid(&mount.part(1), "UUID"), ROOT);
@@ -170,9 +168,9 @@ fn a_whole_disk_is_passed_through() {
     assert_eq!(shape(&b), [(1, "83".to_owned(), 16 * MIB)]);
     same(&data, &mount.dir().join("disk-b-part1.raw"));
     // Copy-on-write.
-    let disk = common::file::writer(mount.disk());
-    common::file::write_at(&disk, b"written", 3 * MIB);
-    assert_eq!(common::file::bytes_of(mount.disk(), 3 * MIB, 7), b"written");
+    let disk = crate::common::file::writer(mount.disk());
+    crate::common::file::write_at(&disk, b"written", 3 * MIB);
+    assert_eq!(crate::common::file::bytes_of(mount.disk(), 3 * MIB, 7), b"written");
     drop(disk);
     mount.unmount();
 }
@@ -204,8 +202,8 @@ fn five_partitions_make_a_gpt() {
     }
     // The disk's own bytes at the table's places are the partitions'.
     for p in &parts {
-        let shown = common::file::bytes_of(mount.part(p.number), 0, MIB as usize);
-        assert_eq!(common::file::bytes_of(mount.disk(), p.start, MIB as usize), shown);
+        let shown = crate::common::file::bytes_of(mount.part(p.number), 0, MIB as usize);
+        assert_eq!(crate::common::file::bytes_of(mount.disk(), p.start, MIB as usize), shown);
     }
     if is_root() {
         let device = LoopDev::attach_partitions(mount.disk(), false);
@@ -250,8 +248,8 @@ fn more_than_two_tebibytes_make_a_gpt() {
         eprintln!("skipped: this filesystem takes no file of 2 TiB");
         return;
     }
-    common::file::write_at(&file, b"the start", 0);
-    common::file::write_at(&file, b"the end", len - 7);
+    crate::common::file::write_at(&file, b"the start", 0);
+    crate::common::file::write_at(&file, b"the end", len - 7);
     let config = field.config("disk = ['root.img,,xvda1', 'huge.img,,xvda3']\n");
     let mapped = map(&config, &[]);
     assert_eq!(mapped["table"], "gpt");
@@ -259,8 +257,11 @@ fn more_than_two_tebibytes_make_a_gpt() {
     gpt_is_clean(&mount.disk());
     let (_, parts) = table(&mount.disk());
     assert_eq!((parts[1].number, parts[1].len), (3, len));
-    assert_eq!(common::file::bytes_of(mount.disk(), parts[1].start + len - 7, 7), b"the end");
-    assert_eq!(common::file::bytes_of(mount.part(3), 0, 9), b"the start");
+    assert_eq!(
+        crate::common::file::bytes_of(mount.disk(), parts[1].start + len - 7, 7),
+        b"the end"
+    );
+    assert_eq!(crate::common::file::bytes_of(mount.part(3), 0, 9), b"the start");
     mount.unmount();
     let said = field.refused("disk = ['root.img,,xvda1', 'huge.img,,xvda3']\n", &["--table=mbr"]);
     assert!(said.contains("2 TiB"), "{said}");

@@ -1,8 +1,6 @@
 //! The read and write paths against a reference model: a disk that is a plain `Vec<u8>`.
 
-mod common;
-
-use common::model::{LEN, range, table};
+use crate::common::model::{LEN, range, table};
 use proptest::prelude::*;
 use std::path::Path;
 use synthdisk::disk::{Chunk, Disk, Overlay, Qcow2Overlay, RegionTable, Scratch};

@@ -1,10 +1,8 @@
 //! Snapshots of a disk that goes on being written, against what the disk showed at the moment.
 
-mod common;
-
-use common::lanes::{block, last_write};
-use common::model::{IMAGE_START, LEN, range, region, table};
-use common::process::run;
+use crate::common::lanes::{block, last_write};
+use crate::common::model::{IMAGE_START, LEN, range, region, table};
+use crate::common::process::run;
 use proptest::prelude::*;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -271,7 +269,7 @@ fn first_writes_take_no_space() {
 /// Where the overlay and what is saved share a filesystem that runs full, the guest's writes win.
 #[test]
 fn a_full_filesystem_costs_the_snapshot_and_no_write() {
-    if !common::process::is_root() {
+    if !crate::common::process::is_root() {
         eprintln!("skipped: mounting needs root");
         return;
     }

@@ -1,18 +1,16 @@
 //! `synthdisk finalize --delta`: overlays become qcow2 files over a golden image.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use common::field::{Field, mount};
-use common::file::{write_at, writer};
-use common::hash::{Untouched, sha256};
-use common::mount::Mount;
-use common::overlay::Case;
-use common::process::{SYNTHDISK, expect_failure, output, run, run_text, text};
-use common::tiny::{Tiny, fake_kernel, menu, noise};
+use crate::common::field::{Field, mount};
+use crate::common::file::{write_at, writer};
+use crate::common::hash::{Untouched, sha256};
+use crate::common::mount::Mount;
+use crate::common::overlay::Case;
+use crate::common::process::{SYNTHDISK, expect_failure, output, run, run_text, text};
+use crate::common::tiny::{Tiny, fake_kernel, menu, noise};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;

@@ -1,16 +1,14 @@
 //! `synthdisk finalize` to the formats that qemu-img writes.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use common::field::{Field, mount};
-use common::hash::sha256;
-use common::mount::Mount;
-use common::process::{SYNTHDISK, command, expect_failure, output, run, run_text, text};
-use common::tiny::{Tiny, noise};
+use crate::common::field::{Field, mount};
+use crate::common::hash::sha256;
+use crate::common::mount::Mount;
+use crate::common::process::{SYNTHDISK, command, expect_failure, output, run, run_text, text};
+use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
 
 fn arg(path: &Path) -> &str {

@@ -1,17 +1,17 @@
 //! `synthdisk finalize` of a mount that somebody else serves.
 
-mod common;
-
 use std::fs::{self, File};
 use std::path::Path;
 
-use common::field::Field;
-use common::file::{write_at, writer};
-use common::hash::sha256;
-use common::mount::LoopDev;
-use common::overlay::{Case, wait_until};
-use common::process::{SYNTHDISK, command, expect_failure, is_root, output, run, run_text, text};
-use common::tiny::noise;
+use crate::common::field::Field;
+use crate::common::file::{write_at, writer};
+use crate::common::hash::sha256;
+use crate::common::mount::LoopDev;
+use crate::common::overlay::{Case, wait_until};
+use crate::common::process::{
+    SYNTHDISK, command, expect_failure, is_root, output, run, run_text, text,
+};
+use crate::common::tiny::noise;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -129,7 +129,7 @@ fn who_writes_to_it_is_named() {
 fn further_disks_of_a_mount() {
     let field = Field::new();
     field.root("root.img", "");
-    field.ext4("data.img", common::field::DATA, &[("file", b"x")]);
+    field.ext4("data.img", crate::common::field::DATA, &[("file", b"x")]);
     let config = "disk = ['file:root.img,xvda1,w', 'file:data.img,xvdb1,w']\n\
                   root = '/dev/xvda1 ro'\nname = 'two'\n";
     let mounted = field.mount(config, &[]);

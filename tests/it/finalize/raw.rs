@@ -1,18 +1,16 @@
 //! `synthdisk finalize` to raw files: the same bytes as disk.raw, holes and all.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use common::field::{Field, mount};
-use common::file::{bytes_of, write_at, writer};
-use common::hash::{Untouched, sha256};
-use common::mount::Mount;
-use common::overlay::Case;
-use common::process::{SYNTHDISK, expect_failure, output, run, run_text, synthdisk, text};
-use common::tiny::{Tiny, noise};
+use crate::common::field::{Field, mount};
+use crate::common::file::{bytes_of, write_at, writer};
+use crate::common::hash::{Untouched, sha256};
+use crate::common::mount::Mount;
+use crate::common::overlay::Case;
+use crate::common::process::{SYNTHDISK, expect_failure, output, run, run_text, synthdisk, text};
+use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -158,7 +156,7 @@ fn a_partition_is_an_image_again() {
 fn further_disks_go_beside_or_into_a_directory() {
     let field = Field::new();
     field.root("root.img", "");
-    field.ext4("data.img", common::field::DATA, &[("file", b"x")]);
+    field.ext4("data.img", crate::common::field::DATA, &[("file", b"x")]);
     let config = field.config(
         "disk = ['file:root.img,xvda1,w', 'file:data.img,xvdb1,w']\nroot = '/dev/xvda1 ro'\n\
          name = 'two'\n",

@@ -1,17 +1,15 @@
 //! `synthdisk finalize` on filesystems whose files share blocks, in loop-mounted images.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use common::file::{write_at, writer};
-use common::filesystem::Filesystem;
-use common::hash::{Untouched, sha256};
-use common::mount::Mount;
-use common::process::{SYNTHDISK, expect_failure, run, run_text};
-use common::tiny::{Tiny, noise};
+use crate::common::file::{write_at, writer};
+use crate::common::filesystem::Filesystem;
+use crate::common::hash::{Untouched, sha256};
+use crate::common::mount::Mount;
+use crate::common::process::{SYNTHDISK, expect_failure, run, run_text};
+use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;

@@ -1,16 +1,14 @@
 //! `synthdisk finalize --force` of a mount that is being written: a crash-consistent snapshot.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use common::file::{bytes_of, write_at, writer};
-use common::lanes::{block, last_write};
-use common::mount::Mount;
-use common::overlay::Case;
-use common::process::{SYNTHDISK, command, expect_failure, is_root, output, run, text};
+use crate::common::file::{bytes_of, write_at, writer};
+use crate::common::lanes::{block, last_write};
+use crate::common::mount::Mount;
+use crate::common::overlay::Case;
+use crate::common::process::{SYNTHDISK, command, expect_failure, is_root, output, run, text};
 
 const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;

@@ -1,19 +1,19 @@
 //! What `synthdisk finalize` writes to and what it refuses, and that it leaves nothing half done.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use common::file::{bytes_of, write_at, writer};
-use common::filesystem::Filesystem;
-use common::hash::{Untouched, sha256};
-use common::mount::{LoopDev, Mount};
-use common::overlay::{Case, wait_until};
-use common::process::{SYNTHDISK, command, expect_failure, have, is_root, output, run, text};
-use common::tiny::{Tiny, noise};
+use crate::common::file::{bytes_of, write_at, writer};
+use crate::common::filesystem::Filesystem;
+use crate::common::hash::{Untouched, sha256};
+use crate::common::mount::{LoopDev, Mount};
+use crate::common::overlay::{Case, wait_until};
+use crate::common::process::{
+    SYNTHDISK, command, expect_failure, have, is_root, output, run, text,
+};
+use crate::common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -70,7 +70,7 @@ fn a_source_is_never_the_target() {
     fs::hard_link(&tiny.image, &hard).unwrap();
     let winding = tiny.path().join("tree/../root.img");
     let kernel = tiny.file("vmlinuz");
-    fs::write(&kernel, common::tiny::fake_kernel(1)).unwrap();
+    fs::write(&kernel, crate::common::tiny::fake_kernel(1)).unwrap();
     let options = ["--overlay", &case.overlay(), "--force"];
     for target in [&tiny.image, &soft, &hard, &winding, &case.overlay] {
         for format in ["raw", "qcow2"] {

@@ -1,20 +1,20 @@
 //! disk.raw and partN.raw are one disk: what is written through one is what the other shows, the
 //! pages that the kernel keeps included, and the boot gap follows what the guest installs.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::file::{Aligned, DIRECT_ALIGN, bytes_of, direct, read_at, reader, write_at, writer};
-use common::hash::Untouched;
-use common::map::Map;
-use common::mount::{LoopDev, Mount};
-use common::process::{is_root, run, run_text};
-use common::tiny::{INITRD_LEN, KERNEL_LEN, Tiny, UUID, fake_kernel, menu, noise};
+use crate::common::file::{
+    Aligned, DIRECT_ALIGN, bytes_of, direct, read_at, reader, write_at, writer,
+};
+use crate::common::hash::Untouched;
+use crate::common::map::Map;
+use crate::common::mount::{LoopDev, Mount};
+use crate::common::process::{is_root, run, run_text};
+use crate::common::tiny::{INITRD_LEN, KERNEL_LEN, Tiny, UUID, fake_kernel, menu, noise};
 use synthdisk::boot::Params;
 use synthdisk::boot::loader::{CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA};
 
@@ -243,7 +243,7 @@ fn debugfs(part: &Path, requests: &[String]) {
     for request in requests {
         let said = run("debugfs", &["-w", "-R", request, &part.to_string_lossy()]);
         // Its exit code is 0 whatever happens; errors are lines behind the version's.
-        let said = common::process::text(&said.stderr);
+        let said = crate::common::process::text(&said.stderr);
         assert!(said.lines().count() <= 1, "debugfs {request}: {said}");
     }
 }

@@ -1,16 +1,14 @@
 //! Every way in which a mount ends: cleanly, with its overlay safe and no process left.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
-use common::file::{bytes_of, write_at, writer};
-use common::mount::{Mount, is_mount_point};
-use common::overlay::{Case, daemon, wait_until};
-use common::process::{SYNTHDISK, command, is_root, output, run, text};
-use common::tiny::noise;
+use crate::common::file::{bytes_of, write_at, writer};
+use crate::common::mount::{Mount, is_mount_point};
+use crate::common::overlay::{Case, daemon, wait_until};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, text};
+use crate::common::tiny::noise;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

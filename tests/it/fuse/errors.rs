@@ -1,18 +1,18 @@
 //! Bad input: one sentence that says what is wrong, exit code 1 (2 for wrong usage), and nothing
 //! left behind.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::file::{bytes_of, writer};
-use common::hash::Untouched;
-use common::mount::{LoopDev, Mount, expect_no_mount, is_mount_point};
-use common::process::{SYNTHDISK, command, expect_failure, is_root, output, run, run_text, text};
-use common::tiny::{Tiny, fake_kernel, make_ext4, noise};
+use crate::common::file::{bytes_of, writer};
+use crate::common::hash::Untouched;
+use crate::common::mount::{LoopDev, Mount, expect_no_mount, is_mount_point};
+use crate::common::process::{
+    SYNTHDISK, command, expect_failure, is_root, output, run, run_text, text,
+};
+use crate::common::tiny::{Tiny, fake_kernel, make_ext4, noise};
 
 /// The user whom tests that run as root become.
 const NOBODY: u32 = 65534;
@@ -346,7 +346,7 @@ fn mount_helper() {
     let mount = Mount::adopt(&dir);
     assert!(!mount.part(2).exists());
     assert_eq!(bytes_of(mount.disk(), 63 * 512, 4096), bytes_of(&tiny.image, 0, 4096));
-    common::file::write_at(&writer(mount.disk()), b"x", 1000);
+    crate::common::file::write_at(&writer(mount.disk()), b"x", 1000);
     mount.unmount();
     let no = call("bogus_option");
     assert_eq!(no.status.code(), Some(2));

@@ -1,19 +1,17 @@
 //! What programs do to a disk image, done to `disk.raw` and `partN.raw` of a mount.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use common::file::{Aligned, bytes_of, direct, read_at, reader, write_at, writer};
-use common::hash::{Untouched, sha256};
-use common::map::Map;
-use common::mount::Mount;
-use common::process::{command, have, output, run, run_text, text};
-use common::tiny::{Tiny, noise};
+use crate::common::file::{Aligned, bytes_of, direct, read_at, reader, write_at, writer};
+use crate::common::hash::{Untouched, sha256};
+use crate::common::map::Map;
+use crate::common::mount::Mount;
+use crate::common::process::{command, have, output, run, run_text, text};
+use crate::common::tiny::{Tiny, noise};
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::{Whence, lseek64};
 

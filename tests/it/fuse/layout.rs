@@ -1,16 +1,14 @@
 //! The disk that a mount shows, against what the tools of the trade say about it.
 
-mod common;
-
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-use common::file::{bytes_of, reader, writer};
-use common::hash::{Untouched, sha256};
-use common::mount::{LoopDev, Mount, expect_no_mount};
-use common::process::{SYNTHDISK, have, is_root, output, run, run_text, synthdisk, text};
-use common::tiny::{Tiny, UUID, fake_kernel, make_ext4, noise};
+use crate::common::file::{bytes_of, reader, writer};
+use crate::common::hash::{Untouched, sha256};
+use crate::common::mount::{LoopDev, Mount, expect_no_mount};
+use crate::common::process::{SYNTHDISK, have, is_root, output, run, run_text, synthdisk, text};
+use crate::common::tiny::{Tiny, UUID, fake_kernel, make_ext4, noise};
 use serde_json::Value;
 use synthdisk::boot::Params;
 
@@ -182,7 +180,7 @@ fn an_odd_length_is_padded_with_zeros() {
     let tiny = Tiny::new();
     let file = writer(&tiny.image);
     let even = len(&tiny.image);
-    common::file::write_at(&file, &[0xaa; 100], even);
+    crate::common::file::write_at(&file, &[0xaa; 100], even);
     drop(file);
     let untouched = Untouched::remember(&tiny.image);
     let mount = Mount::new(&["--swap", "0"], &tiny.image);
@@ -192,7 +190,7 @@ fn an_odd_length_is_padded_with_zeros() {
     assert_eq!(tail[100..], [0; 412]);
     // The padding can be written like any other byte.
     let whole = writer(mount.disk());
-    common::file::write_at(&whole, &[0x55; 512], 64 * MIB + even);
+    crate::common::file::write_at(&whole, &[0x55; 512], 64 * MIB + even);
     assert_eq!(bytes_of(mount.part(1), even, 512), [0x55; 512]);
     drop(whole);
     mount.unmount();
@@ -277,7 +275,7 @@ fn the_map_says_what_reads_show() {
         let kind = region["kind"].as_str().unwrap();
         let origin = region["origin"].as_str().unwrap();
         kinds.push(kind.to_owned());
-        let bytes = common::file::read_at(&disk, start, len as usize);
+        let bytes = crate::common::file::read_at(&disk, start, len as usize);
         match kind {
             _ if origin == "zeros" => assert!(bytes.iter().all(|b| *b == 0), "{region}"),
             "mbr" => assert_eq!(bytes[510..], [0x55, 0xaa]),
@@ -294,7 +292,7 @@ fn the_map_says_what_reads_show() {
                 assert!(mount.printed().contains(line), "{}", mount.printed());
             }
             "kernel" => assert_eq!(bytes, fake_kernel(1)),
-            "initrd" => assert_eq!(bytes, noise(common::tiny::INITRD_LEN, 101)),
+            "initrd" => assert_eq!(bytes, noise(crate::common::tiny::INITRD_LEN, 101)),
             "partition" => assert_eq!(bytes, fs::read(&tiny.image).unwrap(), "{region}"),
             "swap-header" => assert_eq!(bytes[4086..], *b"SWAPSPACE2"),
             _ => panic!("unknown kind {kind}"),
@@ -366,7 +364,7 @@ fn nearly_two_tebibytes_mount_at_once() {
     assert_eq!(len(mount.part(1)), size);
     assert_eq!(partitions(&mount.disk())[0].1, size / SECTOR);
     let last = writer(mount.part(1));
-    common::file::write_at(&last, b"the very end", size - 12);
+    crate::common::file::write_at(&last, b"the very end", size - 12);
     assert_eq!(bytes_of(mount.disk(), 64 * MIB + size - 12, 12), b"the very end");
     drop(last);
     mount.unmount();

@@ -1,19 +1,17 @@
 //! Persistent and temporary overlays: what they keep, what they refuse, what they survive.
 
-mod common;
-
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::file::{bytes_of, read_at, write_at, writer};
-use common::hash::{Untouched, sha256};
-use common::mount::{LoopDev, Mount, expect_no_mount, has_ended};
-use common::overlay::{Case, daemon, wait_until};
-use common::process::{SYNTHDISK, command, is_root, output, run, run_text, text};
-use common::tiny::{Tiny, noise};
+use crate::common::file::{bytes_of, read_at, write_at, writer};
+use crate::common::hash::{Untouched, sha256};
+use crate::common::mount::{LoopDev, Mount, expect_no_mount, has_ended};
+use crate::common::overlay::{Case, daemon, wait_until};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, run_text, text};
+use crate::common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
 
 const MIB: u64 = 1 << 20;
@@ -182,7 +180,7 @@ fn a_mount_that_fails_leaves_no_new_overlay() {
         &["mount", "--overlay", &overlay, "--entry", "99", &*image, &*missing],
         &["mount", "--overlay", &overlay, "--kernel", &*missing, &*image, "/tmp"],
     ] {
-        common::process::expect_failure(args, 1);
+        crate::common::process::expect_failure(args, 1);
         assert!(!case.overlay.exists(), "{args:?} left an overlay");
     }
     let said = case.refused(&["--kernel", "/dev/null"]);

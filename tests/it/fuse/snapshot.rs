@@ -1,8 +1,6 @@
 //! Snapshots of a live mount: `.snapshot-NAME` shows NAME as it was when it was opened, while
 //! others go on writing.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -11,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::file::{Aligned, bytes_of, direct, read_at, reader, write_at, writer};
-use common::hash::{Untouched, sha256, sha256_of};
-use common::lanes::{block, last_write};
-use common::mount::Mount;
-use common::overlay::{Case, wait_until};
-use common::process::{SYNTHDISK, command, is_root, output, run, text};
-use common::tiny::{Tiny, fake_kernel, menu, noise, open_to_all};
+use crate::common::file::{Aligned, bytes_of, direct, read_at, reader, write_at, writer};
+use crate::common::hash::{Untouched, sha256, sha256_of};
+use crate::common::lanes::{block, last_write};
+use crate::common::mount::Mount;
+use crate::common::overlay::{Case, wait_until};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, text};
+use crate::common::tiny::{Tiny, fake_kernel, menu, noise, open_to_all};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Whence, lseek64};
 
@@ -364,7 +362,7 @@ fn mapped_writes_are_in_it_once_synced() {
     let mount = Mount::new(&["--swap", "8M"], &tiny.image);
     let disk = writer(mount.disk());
     let at = 70 * MIB;
-    let map = common::map::Map::writable(&disk, at, PAGE).unwrap();
+    let map = crate::common::map::Map::writable(&disk, at, PAGE).unwrap();
     for round in 0..50 {
         let bytes = noise(PAGE, round);
         map.write(0, &bytes);

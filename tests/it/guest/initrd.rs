@@ -1,7 +1,5 @@
 //! What is inside an initrd, against archives that cpio(1) and the compressors themselves made.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -9,8 +7,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::guests::{domu, domu_variant};
-use common::process::{command, have, run, run_text};
+use crate::common::guests::{domu, domu_variant};
+use crate::common::process::{command, have, run, run_text};
 use proptest::prelude::*;
 use synthdisk::guest::initrd::{Compression, Entry, Generator, Initrd, SegmentKind, Whole};
 

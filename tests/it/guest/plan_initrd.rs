@@ -1,16 +1,14 @@
 //! Whether and how an extra initrd with drivers is made: tiny guests, real initrds by cpio.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::field::{Field, HOME, ROOT};
-use common::file::bytes_of;
-use common::mount::Mount;
-use common::process::{SYNTHDISK, run, run_text};
-use common::tiny::{Tiny, noise};
+use crate::common::field::{Field, HOME, ROOT};
+use crate::common::file::bytes_of;
+use crate::common::mount::Mount;
+use crate::common::process::{SYNTHDISK, run, run_text};
+use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
 use synthdisk::guest::initrd::{Entry, Initrd, Whole};
 
@@ -308,7 +306,7 @@ fn a_separate_boot() {
     write_initrd(&initrd, &["xen-blkfront"]);
     let menu = "default 0\ntitle T\nroot (hd0,0)\nkernel /vmlinuz-1 root=/dev/xvda2 rdinit=/start \
                 ro -- single\ninitrd /initrd.img-1\n";
-    let kernel = common::tiny::fake_kernel(1);
+    let kernel = crate::common::tiny::fake_kernel(1);
     let initrd = fs::read(initrd).unwrap();
     let boot = [
         ("vmlinuz-1", kernel.as_slice()),
@@ -330,7 +328,7 @@ fn a_separate_boot() {
     field.ext4("root.img", ROOT, &root);
     let config =
         field.config("bootloader = 'pygrub'\ndisk = ['boot.img,,xvda1', 'root.img,,xvda2']\n");
-    let mapped = common::field::map(&config, &[]);
+    let mapped = crate::common::field::map(&config, &[]);
     // The guest's initrd has no /start, so nothing could be gone on with.
     assert_eq!(hardware(&mapped).0, "ahci", "{mapped}");
     let menu = menu.replace("rdinit=/start", "rdinit=/init quiet");
@@ -338,7 +336,7 @@ fn a_separate_boot() {
     field.ext4("boot2.img", HOME, &boot);
     let config =
         field.config("bootloader = 'pygrub'\ndisk = ['boot2.img,,xvda1', 'root.img,,xvda2']\n");
-    let mapped = common::field::map(&config, &[]);
+    let mapped = crate::common::field::map(&config, &[]);
     let names = initrds(&mapped);
     assert!(names[0].ends_with(&format!("/usr/lib/modules/{VERSION} in the guest")), "{names:?}");
     let cmdline = mapped["boot"]["cmdline"].as_str().unwrap();

@@ -4,17 +4,15 @@
 //! Needs `mkfs.xfs` (xfsprogs) and `mkfs.btrfs` (btrfs-progs). What only the kernel can make, such as
 //! fragmented files and journals of guests that crashed, needs root and is skipped without.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use common::foreign::{make_btrfs, make_xfs};
-use common::mount::LoopDev;
-use common::process::{have, is_root, run};
-use common::tiny::{fake_kernel, menu, noise};
+use crate::common::foreign::{make_btrfs, make_xfs};
+use crate::common::mount::LoopDev;
+use crate::common::process::{have, is_root, run};
+use crate::common::tiny::{fake_kernel, menu, noise};
 use synthdisk::ErrorKind;
 use synthdisk::guest::fs::{FileKind, GuestFs, ReadAt};
 use synthdisk::guest::open::open_fs;
@@ -218,7 +216,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         // A child of another test may hold a file of ours for a moment.
         for _ in 0..100 {
-            if common::process::output("umount", &[&self.dir]).status.success() {
+            if crate::common::process::output("umount", &[&self.dir]).status.success() {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(50));

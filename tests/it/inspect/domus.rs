@@ -1,13 +1,11 @@
 //! `synthdisk inspect` on real domUs, field by field, against what other programs say of them.
 
-mod common;
-
 use serde_json::{Value, json};
 
-use common::field::blkid;
-use common::guests::{Domu, domu_variant, domu_with};
-use common::hash::Untouched;
-use common::process::{SYNTHDISK, run, run_text};
+use crate::common::field::blkid;
+use crate::common::guests::{Domu, domu_variant, domu_with};
+use crate::common::hash::Untouched;
+use crate::common::process::{SYNTHDISK, run, run_text};
 
 /// What is known of a domU without looking inside.
 struct Expected {

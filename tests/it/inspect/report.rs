@@ -1,12 +1,10 @@
 //! `synthdisk inspect`: what it says of guests, field by field.
 
-mod common;
-
 use serde_json::{Value, json};
 
-use common::field::{FSTAB, Field, ROOT, SWAP};
-use common::process::{SYNTHDISK, expect_failure, run};
-use common::tiny::{fake_kernel, menu};
+use crate::common::field::{FSTAB, Field, ROOT, SWAP};
+use crate::common::process::{SYNTHDISK, expect_failure, run};
+use crate::common::tiny::{fake_kernel, menu};
 
 fn inspect(args: &[&str]) -> Value {
     let args = [&["inspect", "--json"], args].concat();

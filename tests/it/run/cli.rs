@@ -1,19 +1,15 @@
 //! `synthdisk run` with a QEMU that is a shell script: arguments, and what is left behind however
 //! the command ends. Verdicts are in `run_verdicts.rs`, real guests in `boot_run.rs`.
 
-mod common;
-#[path = "run_scene/scene.rs"]
-mod scene;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::process::{SYNTHDISK, command, expect_failure, text};
+use super::scene::{STAY, Scene, eventually, lives};
+use crate::common::process::{SYNTHDISK, command, expect_failure, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use scene::{STAY, Scene, eventually, lives};
 
 // ---- arguments -------------------------------------------------------------------------------
 

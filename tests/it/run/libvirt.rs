@@ -1,10 +1,8 @@
 //! `synthdisk libvirt-xml`, judged by libvirt's own schema (package libvirt-clients).
 
-mod common;
-
 use std::fs;
 
-use common::process::{SYNTHDISK, expect_failure, run, run_text};
+use crate::common::process::{SYNTHDISK, expect_failure, run, run_text};
 use tempfile::TempDir;
 
 #[test]

@@ -1,16 +1,12 @@
 //! Test boots by `synthdisk run --expect`, with a QEMU that is a shell script.
 
-mod common;
-#[path = "run_scene/scene.rs"]
-mod scene;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::process::{run_text, text};
+use super::scene::{Scene, eventually};
+use crate::common::process::{run_text, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use scene::{Scene, eventually};
 
 /// A console that shows a boot as a terminal would get it, and stays at the prompt.
 const LOGIN: &str = "printf '\\033[2J\\033[0;32mLinux version 6.1\\033[0m\\r\\n'; \

@@ -1,0 +1,2 @@
+mod e2fs;
+mod kernel_driver;

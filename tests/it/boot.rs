@@ -1,0 +1,12 @@
+mod clones;
+mod config;
+mod delta;
+mod domu;
+mod finalize;
+mod guests;
+mod initrd;
+mod kill;
+mod mini;
+mod new_kernel;
+mod run;
+mod xfs;

@@ -1,0 +1,3 @@
+mod cloud_init;
+mod identity;
+mod refusals;

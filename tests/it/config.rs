@@ -1,0 +1,6 @@
+mod access;
+mod adapt;
+mod adapt_command;
+mod boot;
+mod errors;
+mod layouts;

@@ -1,0 +1,7 @@
+mod delta;
+mod formats;
+mod live;
+mod raw;
+mod reflink;
+mod snapshot;
+mod target;

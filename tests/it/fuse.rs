@@ -1,0 +1,7 @@
+mod coherence;
+mod ends;
+mod errors;
+mod files;
+mod layout;
+mod overlay;
+mod snapshot;

@@ -1,0 +1,5 @@
+mod initrd;
+mod plan_initrd;
+mod probe;
+mod pygrub;
+mod xfs;

@@ -1,0 +1,2 @@
+mod domus;
+mod report;

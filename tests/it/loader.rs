@@ -1,0 +1,2 @@
+mod qemu;
+mod source;

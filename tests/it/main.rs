@@ -1,0 +1,16 @@
+//! All integration tests, in one program: a file per subject, a folder per room.
+
+mod adapt;
+mod boot;
+mod clone;
+mod common;
+mod config;
+mod disk;
+mod finalize;
+mod fuse;
+mod guest;
+mod harness_selftest;
+mod inspect;
+mod loader;
+mod run;
+mod xen;

@@ -1,0 +1,4 @@
+mod cli;
+mod libvirt;
+mod scene;
+mod verdicts;
