@@ -3,7 +3,7 @@
 //!
 //! Raw targets are written here, from the region table and the overlay, without a mount; other
 //! formats by the host's qemu-img, which reads a private mount. Calls `disk` and `image` for bytes,
-//! `fuse` for that mount, and `run` for child processes and signals. Which disks there are, `plan`
+//! `fuse` for that mount, and `process` for child processes and signals. Which disks there are, `plan`
 //! has decided before.
 
 mod backing;
@@ -22,7 +22,6 @@ mod reflink;
 mod room;
 mod share;
 mod snapshot;
-mod sweep;
 mod target;
 mod write;
 mod writeback;
@@ -39,6 +38,5 @@ pub use private::with_mount;
 pub use room::check_room;
 pub use share::Reflink;
 pub use snapshot::LiveSnapshot;
-pub use sweep::sweep;
 pub use target::{Device, NewFile, Place, Target, shares_blocks};
 pub use write::{Input, Pending, Request, Written, write_converted, write_raw};

@@ -6,14 +6,12 @@
 mod coherence;
 mod files;
 mod mount;
-mod mounts;
 mod options;
 mod serve;
 mod view;
 
 pub use files::{FileSpec, Status, StatusDisk};
-pub use mount::{Mounted, check_mount_point, unmount};
-pub use mounts::{MountEntry, find_mount};
+pub use mount::{Mounted, check_mount_point};
 pub use options::MountOptions;
-pub use serve::{STATUS_FILE, hold_signals, serve, serve_during};
+pub use serve::{STATUS_FILE, serve, serve_during};
 pub use view::SNAPSHOT_PREFIX;

@@ -9,7 +9,7 @@ mod usage;
 
 pub use mapping::MappedSlice;
 pub use raw::{RawImage, extent_of};
-pub use usage::{Claim, check_unused, claim, common_mode, unescape_mount_field};
+pub use usage::{Claim, check_unused, claim, common_mode};
 
 use std::fmt;
 use std::fs::File;

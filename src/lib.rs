@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod layout;
 pub mod libvirt;
 pub mod plan;
+pub mod process;
 pub mod qemu;
 pub mod run;
 pub mod xen;

@@ -19,11 +19,11 @@ pub use child::run_job;
 
 use super::{Access, Change, Content, Edit};
 use crate::guest::fs::KernelMount;
+use crate::process::ourselves;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// Words behind the program's name that start [`run_job`].
 const SUBCOMMAND: [&str; 2] = ["internal", "edit-mounted"];
@@ -97,11 +97,8 @@ pub(super) fn apply(edits: &[Edit], partition: &Path, mount: &KernelMount) -> Re
         options: mount.options.clone(),
         tasks: edits.iter().map(task).collect(),
     };
-    let mut child = Command::new(std::env::current_exe().map_err(failed)?)
-        .arg0("synthdisk")
+    let mut child = ourselves()?
         .args(SUBCOMMAND)
-        // A daemon's mark would make the child take itself for one.
-        .env_remove("SYNTHDISK_DAEMON")
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

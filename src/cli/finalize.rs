@@ -15,7 +15,7 @@ use crate::finalize::{
 };
 use crate::image::common_mode;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
-use crate::run::Stop;
+use crate::process::Stop;
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use outputs::{Disk, Output, choose};

@@ -7,11 +7,10 @@ use super::identity::IdentityArgs;
 use super::printable::{in_a_line, printable};
 use crate::adapt::Edit;
 use crate::disk::temporary_dir;
-use crate::fuse::{
-    FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
-};
+use crate::fuse::{FileSpec, MountOptions, Status, StatusDisk, check_mount_point, serve};
 use crate::layout::{PartitionKind, TableKind, format_size};
 use crate::plan::{Adaptation, Hardware, OverlayChoice, Plan, PlannedDisk};
+use crate::process::hold_ending_signals;
 use crate::qemu::DiskBus;
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, Parser};
@@ -131,7 +130,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
             std::process::exit(code);
         }
     }
-    hold_signals()?;
+    hold_ending_signals()?;
     start_log(args.log.as_deref())?;
     let shown_source = shown_source(&args.source.config, &args.paths);
     let mut images = args.paths;

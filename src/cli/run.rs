@@ -8,9 +8,10 @@ pub(super) use args::RunArgs;
 use super::args::SourceArgs;
 use crate::fuse::StatusDisk;
 use crate::plan::CIDATA_FILE;
+use crate::process::Stop;
 use crate::qemu::{Accel, Serial, find_qemu, probe};
 use crate::run::machine::{MachineOptions, disks_of, machine};
-use crate::run::{Job, Mode, Stop, Verdict, boot};
+use crate::run::{Job, Mode, Verdict, boot};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use args::AccelChoice;
@@ -67,11 +68,11 @@ pub(super) enum Internal {
 pub(super) fn internal(args: Internal) -> Result<()> {
     match args {
         Internal::Exec { signal, parent, keep_mask, words } => {
-            crate::run::exec(signal, parent, keep_mask, &words)
+            crate::process::exec(signal, parent, keep_mask, &words)
         }
         Internal::EditMounted => crate::adapt::kernel_driver::run_job(),
         Internal::Sweep { mount, temporary } => {
-            crate::finalize::sweep(mount.as_deref(), temporary.as_deref())
+            crate::process::sweep(mount.as_deref(), temporary.as_deref())
         }
         Internal::Keep { dir, terminal, words } => crate::run::keep(&dir, terminal, &words),
     }

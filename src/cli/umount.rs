@@ -1,6 +1,7 @@
 //! `synthdisk umount`.
 
-use crate::fuse::{STATUS_FILE, Status, find_mount, unmount};
+use crate::fuse::{STATUS_FILE, Status};
+use crate::process::{Unmount, find_mount, unmount};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
         )
     })?;
     let daemon = daemon_of(&target);
-    unmount(&entry, args.lazy)?;
+    unmount(&entry, if args.lazy { Unmount::Lazy } else { Unmount::WhenUnused })?;
     let Some(daemon) = daemon.filter(|_| !args.lazy) else { return Ok(()) };
     let started = Instant::now();
     while daemon.lives() {

@@ -4,7 +4,7 @@ use super::contents::{Contents, Runs};
 use super::copy::{cannot_read, check, is_zero};
 use super::progress::Progress;
 use crate::image::extent_of;
-use crate::run::Stop;
+use crate::process::Stop;
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{Whence, lseek64};

@@ -6,15 +6,12 @@
 use super::check::forget;
 use super::progress::Progress;
 use super::qemu_img::qemu_img;
-use super::sweep::Sweeper;
 use super::target::Place;
 use super::writeback;
-use crate::run::Stop;
+use crate::process::{Inherited, Stop, Sweeper};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -206,7 +203,7 @@ pub fn convert(
     DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
     // Its own name: a VMDK repeats it inside.
     let path = dir.join(&place.name);
-    let inherited = inherited(source).map_err(failed)?;
+    let inherited = Inherited::new(source).map_err(failed)?;
     let mut words: Vec<OsString> = ["convert", "-p", "-f", "raw", "-O"].map(Into::into).into();
     words.push(conversion.format.name().into());
     for option in conversion.all_options() {
@@ -223,7 +220,7 @@ pub fn convert(
     if conversion.format == Format::Qcow2 && !conversion.compress && takes_direct(&dir) {
         words.extend(["-t", "none"].map(Into::into));
     }
-    words.extend(["--".into(), path_in_child(&inherited), path.clone().into()]);
+    words.extend(["--".into(), inherited.path().into(), path.clone().into()]);
     let progress = Progress::new(format!("writing {}", options.name), len, options.quiet);
     // Before qemu-img has made the file there is nothing to begin with.
     let told = || {
@@ -250,10 +247,10 @@ pub fn compare(
     format: Format,
     options: &ConvertOptions<'_>,
 ) -> Result<()> {
-    let inherited = inherited(source).map_err(|e| Error::io("cannot read the disk", e))?;
+    let inherited = Inherited::new(source).map_err(|e| Error::io("cannot read the disk", e))?;
     let mut words: Vec<OsString> = ["compare", "-p", "-f", "raw", "-F"].map(Into::into).into();
     words.push(format.name().into());
-    words.extend(["--".into(), path_in_child(&inherited), path.into()]);
+    words.extend(["--".into(), inherited.path().into(), path.into()]);
     let progress = Progress::new(format!("verifying {}", options.name), len, options.quiet);
     qemu_img(&words, &progress, len, options.name, options.stop, || ())
 }
@@ -266,16 +263,6 @@ fn takes_direct(dir: &Path) -> bool {
     // Some filesystems make the file and then cannot open it like that.
     let _ = fs::remove_file(&path);
     opened.is_ok()
-}
-
-/// The same open file, with a descriptor that a child inherits.
-fn inherited(file: &File) -> io::Result<OwnedFd> {
-    // Unlike `try_clone`, this does not mark it as closed in children.
-    Ok(nix::unistd::dup(file)?)
-}
-
-fn path_in_child(inherited: &OwnedFd) -> OsString {
-    format!("/proc/self/fd/{}", inherited.as_raw_fd()).into()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::room::no_room;
 use super::share::{Reflink, share};
 use super::writeback;
 use crate::layout::format_size;
-use crate::run::Stop;
+use crate::process::Stop;
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{FallocateFlags, fallocate};
 use parking_lot::Mutex;

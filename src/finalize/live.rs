@@ -1,7 +1,8 @@
 //! The disks of a live mount.
 
-use crate::fuse::{STATUS_FILE, Status, StatusDisk, find_mount};
+use crate::fuse::{STATUS_FILE, Status, StatusDisk};
 use crate::image::{RawImage, check_unused};
+use crate::process::find_mount;
 use crate::{Error, ErrorKind, Result};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

@@ -1,12 +1,9 @@
 //! A mount that only this process uses, and only for a while: for programs that want a file.
 
-use super::sweep::Sweeper;
-use super::target::unique;
 use crate::fuse::{FileSpec, Status, serve_during};
+use crate::process::{Sweeper, make_private_dir, private_dir_name};
 use crate::{Error, Result};
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Show `files` in a new directory that only this user can enter, for as long as `work` takes.
 /// Mount and directory are gone afterwards, also when this process is killed.
@@ -14,12 +11,9 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Those of mounting, and those of `work`.
 pub fn with_mount<T>(files: Vec<FileSpec>, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let dir = new_dir();
+    let dir = private_dir_name("finalize");
     let _sweeper = Sweeper::start(Some(&dir), None)?;
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&dir)
-        .map_err(|e| Error::io(format!("cannot make the directory {}", dir.display()), e))?;
+    make_private_dir(&dir)?;
     let status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
@@ -36,13 +30,4 @@ pub fn with_mount<T>(files: Vec<FileSpec>, work: impl FnOnce(&Path) -> Result<T>
         Ok(())
     })?;
     result.ok_or_else(|| Error::new(crate::ErrorKind::Io, "the private mount did no work"))
-}
-
-/// A name that nobody has, where short-lived things of this user belong.
-fn new_dir() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let parent =
-        runtime.filter(|dir| dir.is_absolute() && dir.is_dir()).unwrap_or_else(|| "/tmp".into());
-    let parent = parent.canonicalize().unwrap_or(parent);
-    parent.join(format!("synthdisk-finalize-{}-{:016x}", std::process::id(), unique()))
 }

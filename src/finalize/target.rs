@@ -1,8 +1,8 @@
 //! Where a disk is written to: a file that appears under its name only when it is complete, or a
 //! block device.
 
-use super::sweep::Sweeper;
 use crate::layout::format_size;
+use crate::process::Sweeper;
 use crate::{Error, ErrorKind, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, renameat2};

@@ -6,7 +6,7 @@ use super::convert::{Conversion, ConvertOptions, Converted, Format, compare, con
 use super::copy::{Copied, CopyOptions, to_device, to_file};
 use super::share::Reflink;
 use super::target::{Device, NewFile, Target, allocated};
-use crate::run::Stop;
+use crate::process::Stop;
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::path::PathBuf;

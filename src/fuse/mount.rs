@@ -3,12 +3,12 @@
 //! Done here and not by `fuser`, whose teardown may unmount somebody else's filesystem after the
 //! mount was ended from outside. Sources: kernel Documentation/filesystems/fuse, fusermount3(1).
 
-use super::mounts::{MountEntry, find_mount};
 use super::options::MountOptions;
+use crate::process::{MountEntry, find_mount};
 use crate::{Error, ErrorKind, Result};
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::mount::{MntFlags, mount, umount2};
+use nix::mount::mount;
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
@@ -179,50 +179,4 @@ fn receive_fd(socket: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
         }
     }
     Ok(None)
-}
-
-/// Unmount what shows at `entry`'s place, if it still is that very mount. With `lazy`, also when
-/// files in it are open.
-///
-/// # Errors
-/// [`ErrorKind::Busy`] while files in it are open, else the kernel's or fusermount3's.
-pub fn unmount(entry: &MountEntry, lazy: bool) -> Result<()> {
-    if find_mount(&entry.target).is_none_or(|now| now.id != entry.id) {
-        return Ok(());
-    }
-    let shown = entry.target.display();
-    let busy = || {
-        Error::new(
-            ErrorKind::Busy,
-            format!(
-                "{shown} is in use; end the programs that have its files open (`fuser -vm {shown}` lists them)"
-            ),
-        )
-    };
-    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-    match umount2(&entry.target, flags | MntFlags::UMOUNT_NOFOLLOW) {
-        Ok(()) => return Ok(()),
-        Err(Errno::EPERM) => {}
-        Err(Errno::EBUSY) => return Err(busy()),
-        Err(e) => return Err(Error::io(format!("cannot unmount {shown}"), e.into())),
-    }
-    let mut command = Command::new("fusermount3");
-    command.arg("-u");
-    if lazy {
-        command.arg("-z");
-    }
-    let output = command
-        .arg("--")
-        .arg(&entry.target)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| Error::io("cannot start fusermount3 (package fuse3)", e))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("busy") {
-        return Err(busy());
-    }
-    Err(Error::new(ErrorKind::Io, format!("cannot unmount {shown}: {}", said.trim())))
 }

@@ -2,13 +2,15 @@
 
 use super::coherence::Invalidator;
 use super::files::{FileSpec, Status};
-use super::mount::{Mounted, unmount};
-use super::mounts::{MountEntry, find_mount};
+use super::mount::Mounted;
 use super::options::MountOptions;
 use super::view::View;
+use crate::process::{
+    MountEntry, Unmount, ending_signals, find_mount, hold_ending_signals, unmount,
+};
 use crate::{Error, Result};
 use fuser::{Config, Session, SessionACL};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,26 +21,11 @@ pub const STATUS_FILE: &str = ".synthdisk.json";
 /// How long after a signal programs may go on with files that they have open.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The signals that end a mount.
-fn ending_signals() -> SigSet {
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
-}
-
-/// Hold back the signals that end a mount until [`serve`] waits for them. To be called before the
-/// process starts any thread: one that has them unblocked would die of them, and the process with
-/// it.
-///
-/// # Errors
-/// That of the system call.
-pub fn hold_signals() -> Result<()> {
-    ending_signals().thread_block().map_err(|e| Error::io("cannot block signals", e.into()))
-}
-
 /// Mount `files` on `target` and serve them until the mount is ended, from outside or by SIGTERM,
 /// SIGINT or SIGHUP. `ready` is called once the files can be used. All disks are flushed at the
 /// end.
 ///
-/// Threads that the process has already must have been started after [`hold_signals`].
+/// Threads that the process has already must have been started after [`hold_ending_signals`].
 ///
 /// # Errors
 /// When mounting fails, when the connection to the kernel breaks, and when the last flush fails.
@@ -50,7 +37,7 @@ pub fn serve(
     options: &MountOptions,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    hold_signals()?;
+    hold_ending_signals()?;
     serve_until(files, status, source, target, options, true, ready)
 }
 
@@ -68,7 +55,7 @@ pub fn serve_during(
     serve_until(files, status, source, target, &MountOptions::default(), false, || {
         work()?;
         // Lazily: what a child of `work` still has open must not keep the rest from ending.
-        find_mount(target).map_or(Ok(()), |entry| unmount(&entry, true))
+        find_mount(target).map_or(Ok(()), |entry| unmount(&entry, Unmount::Lazy))
     })
 }
 
@@ -92,7 +79,7 @@ fn serve_until(
     let mounted = Mounted::new(source, target, options)?;
     let entry = mounted.entry();
     let undo = |e: Error| {
-        let _ = unmount(&entry, true);
+        let _ = unmount(&entry, Unmount::Lazy);
         e
     };
     let mut config = Config::default();
@@ -117,7 +104,7 @@ fn serve_until(
     let flushed = flush();
     invalidator.join();
     // A connection that broke leaves a dead mount behind; one that ended leaves none.
-    let _ = unmount(&entry, true);
+    let _ = unmount(&entry, Unmount::Lazy);
     served.map_err(|e| Error::io("the connection to the kernel broke", e))?;
     flushed.map_err(|e| Error::io("the last writes could not be brought to storage", e))
 }
@@ -132,7 +119,7 @@ fn watch_signals(
         if signals.wait().is_err() {
             return;
         }
-        if let Err(e) = unmount(&entry, true) {
+        if let Err(e) = unmount(&entry, Unmount::Lazy) {
             tracing::error!("{e}");
         }
         // The session ends by itself when the last file is closed; this thread then ends with it.

@@ -1,12 +1,11 @@
 //! One guest from its mount to its end.
 
-use super::child;
 use super::console::{Finding, Watch};
 use super::machine::{MachineOptions, machine};
-use super::private::{PrivateMount, disks, poll_until};
+use super::private::{PrivateMount, disks};
 use super::report::{GuestReport, Verdict};
-use super::stop::Stop;
 use super::terminal::Terminal;
+use crate::process::{self, Stop, bound_to_us, poll_until};
 use crate::qemu::{Accel, Serial};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -142,7 +141,7 @@ impl Qemu {
     fn start(job: &Job, args: &[OsString], watched: bool) -> Result<Self> {
         let stdio = || if watched { Stdio::piped() } else { Stdio::inherit() };
         let started = Instant::now();
-        let mut child = child::bound(job.qemu.as_os_str(), Signal::SIGKILL)?
+        let mut child = bound_to_us(job.qemu.as_os_str(), Signal::SIGKILL)?
             .args(args)
             .stdin(stdio())
             .stdout(stdio())
@@ -197,7 +196,7 @@ impl Qemu {
         self.console = None;
         self.errors = None;
         if matches!(self.child.try_wait(), Ok(None)) {
-            child::end(&mut self.child, PATIENCE);
+            process::end(&mut self.child, PATIENCE);
         }
         self.input = None;
     }

@@ -4,17 +4,16 @@
 //! can't remove the directory that it is mounted on. Its standard input is the lifeline, a pipe
 //! that `run` holds and never writes to but at an orderly end; its standard output says "ready".
 
-use super::child;
 use super::terminal::Terminal;
-use crate::fuse::{find_mount, unmount};
+use crate::process::{
+    self, Unmount, bound_to_us, find_mount, hold_ending_signals, make_private_dir, unmount,
+};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use std::ffi::OsString;
-use std::fs::DirBuilder;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
@@ -29,17 +28,13 @@ pub fn keep(dir: &Path, terminal: bool, words: &[OsString]) -> Result<()> {
     // Signals meant for `run` by a terminal or a service manager end this process by the lifeline,
     // in good order.
     let _ = nix::unistd::setsid(); // fails only for a leader of a group, who has no need of it
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block().map_err(|e| Error::io("cannot block signals", e.into()))?;
+    hold_ending_signals()?;
 
-    DirBuilder::new()
-        .mode(0o700)
-        .create(dir)
-        .map_err(|e| Error::io(format!("cannot make the directory {}", dir.display()), e))?;
+    make_private_dir(dir)?;
     let result = serve(dir, words);
     // A mount whose daemon was killed is still there, and dead.
     if let Some(entry) = find_mount(dir) {
-        let _ = unmount(&entry, true);
+        let _ = unmount(&entry, Unmount::Lazy);
     }
     let removed = std::fs::remove_dir(dir);
     let orderly = result?;
@@ -55,7 +50,7 @@ pub fn keep(dir: &Path, terminal: bool, words: &[OsString]) -> Result<()> {
 fn serve(dir: &Path, words: &[OsString]) -> Result<bool> {
     let program =
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
-    let mut mount = child::bound(program.as_os_str(), Signal::SIGTERM)?
+    let mut mount = bound_to_us(program.as_os_str(), Signal::SIGTERM)?
         .args(["mount", "--foreground"])
         .args(words)
         .arg(dir)
@@ -116,10 +111,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 fn end(mount: &mut Child, ready: bool) -> Result<()> {
     let failed = |e| Error::io("cannot wait for the mount", e);
     let status = if ready {
-        child::signal(mount, Signal::SIGTERM);
+        process::send(mount, Signal::SIGTERM);
         mount.wait().map_err(failed)?
     } else {
-        match child::end(mount, PATIENCE) {
+        match process::end(mount, PATIENCE) {
             Some(status) => status,
             None => mount.wait().map_err(failed)?,
         }

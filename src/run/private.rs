@@ -1,17 +1,15 @@
 //! A mount in a private directory, from the side of `run`.
 
-use super::child;
-use super::stop::Stop;
-use crate::fuse::{STATUS_FILE, Status, StatusDisk, find_mount, unmount};
+use crate::fuse::{STATUS_FILE, Status, StatusDisk};
+use crate::process::{Stop, Unmount, find_mount, ourselves, poll_until, private_dir_name, unmount};
 use crate::{Error, ErrorKind, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Mount with `words`, as `synthdisk mount` takes them without a mount point, and unmount at once.
 /// Returns what the mount said.
@@ -40,8 +38,8 @@ impl PrivateMount {
     /// Starts `synthdisk mount WORDS DIR` on a new directory. `terminal`: QEMU will have the
     /// terminal, so the keeper must be able to give it back.
     pub(super) fn start(words: &[OsString], terminal: bool) -> Result<Self> {
-        let dir = new_dir();
-        let mut command = child::ourselves()?;
+        let dir = private_dir_name("run");
+        let mut command = ourselves()?;
         command.args(["internal", "keep"]);
         if terminal {
             command.arg("--terminal");
@@ -155,7 +153,7 @@ impl PrivateMount {
         let status = self.keeper.wait();
         // The keeper was killed, then.
         if let Some(entry) = find_mount(&self.dir) {
-            let _ = unmount(&entry, true);
+            let _ = unmount(&entry, Unmount::Lazy);
         }
         let _ = std::fs::remove_dir(&self.dir);
         match status {
@@ -195,38 +193,4 @@ pub(super) fn disks(status: &Status) -> Vec<StatusDisk> {
         cdrom: false,
         read_only: status.read_only,
     }]
-}
-
-/// Waits until one of `fds` is ready or `deadline` is over, and tells which are.
-pub(super) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<Vec<bool>> {
-    loop {
-        let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
-            // Rounded up, so that the deadline is over when nothing came.
-            Some(left) => {
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            }
-            None => PollTimeout::NONE,
-        };
-        match poll(fds, timeout) {
-            Err(nix::Error::EINTR) => {}
-            Err(e) => return Err(Error::io("cannot wait for the guest", e.into())),
-            Ok(_) => return Ok(fds.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
-        }
-    }
-}
-
-/// A name that nobody has, where short-lived things of this user belong.
-fn new_dir() -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let nonzero = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let parent = nonzero("XDG_RUNTIME_DIR")
-        .filter(|dir| dir.is_absolute() && dir.is_dir())
-        .unwrap_or_else(|| "/tmp".into());
-    let parent = parent.canonicalize().unwrap_or(parent);
-    // Only has to be new: making the directory fails if it is there.
-    let nanos = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    parent.join(format!("synthdisk-run-{}-{count}-{nanos:08x}", std::process::id()))
 }

@@ -2,9 +2,9 @@
 
 use super::root::Root;
 use super::{Action, Job, Source};
+use crate::process::{enter_private_mounts, find_mount, find_tool};
 use crate::{Error, ErrorKind, Result};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MntFlags, umount2};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Cursor;
@@ -32,11 +32,7 @@ pub fn run_job() -> Result<()> {
         };
         sources.push(file);
     }
-    let failed = |e: nix::Error| Error::io("cannot make a mount namespace", e.into());
-    unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>).map_err(failed)?;
-
+    enter_private_mounts()?;
     // Only this process and its children see what this directory has become.
     let dir = std::env::temp_dir();
     mount_loop(&partition, &dir, &fs_type, &options)?;
@@ -75,9 +71,7 @@ fn mount_loop(partition: &Path, dir: &Path, fs_type: &str, options: &str) -> Res
         all = format!("{all},{options}");
     }
     // A service's PATH may leave out where it is.
-    let places = ["/usr/bin/mount", "/bin/mount", "/sbin/mount"];
-    let program = places.iter().map(PathBuf::from).find(|p| p.exists());
-    let output = Command::new(program.unwrap_or_else(|| "mount".into()))
+    let output = Command::new(find_tool("mount", &["/usr/bin", "/bin", "/sbin"]))
         .args(["-n", "-t", fs_type, "-o", &all])
         .args([partition, dir])
         .stdin(Stdio::null())
@@ -98,13 +92,8 @@ fn mount_loop(partition: &Path, dir: &Path, fs_type: &str, options: &str) -> Res
 /// by UUID, and the host may have the image itself mounted, which must not be written to.
 fn check_backing(partition: &Path, dir: &Path) -> Result<()> {
     let failed = |e| Error::io("cannot find out what was mounted", e);
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
-    let dir = dir.canonicalize().map_err(failed)?.display().to_string();
-    let dir = dir.replace('\\', "\\134").replace(' ', "\\040");
-    // The last of those mounted there is on top (proc_pid_mountinfo(5)).
-    let line = mounts.lines().rev().find(|l| l.split(' ').nth(4).is_some_and(|at| dir == at));
-    let source = line.and_then(|l| l.split_once(" - ")?.1.split(' ').nth(1));
-    let device = source.and_then(|s| s.strip_prefix("/dev/")).unwrap_or_default();
+    let source = find_mount(&dir.canonicalize().map_err(failed)?).map(|m| m.source);
+    let device = source.as_deref().and_then(|s| s.strip_prefix("/dev/")).unwrap_or_default();
     let backing = std::fs::read(format!("/sys/block/{device}/loop/backing_file"));
     let backing = backing.map(|b| PathBuf::from(OsString::from_vec(b.trim_ascii_end().to_vec())));
     if backing.is_ok_and(|path| path == partition) {

@@ -1,7 +1,8 @@
 //! Test boots: one after another or several at a time, and what came of them.
 
 use super::RunArgs;
-use crate::run::{Expectation, GuestReport, Job, Mode, Stop, Verdict, boot, report};
+use crate::process::Stop;
+use crate::run::{Expectation, GuestReport, Job, Mode, Verdict, boot, report};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use regex::Regex;

@@ -1,18 +1,20 @@
-//! Cleaning up behind a `finalize` that is killed.
+//! Cleaning up after a process that is killed.
 //!
-//! A process that is killed can remove neither a mount nor a temporary file. The sweeper can: a
-//! process of its own, whose standard input is a pipe that only `finalize` holds. When that breaks,
-//! or is closed at an orderly end, it takes away what it was told of.
+//! A process that is killed can remove neither a mount nor a temporary file. The sweeper can: it is a
+//! process of its own, and its standard input is a pipe that only its parent holds. When the pipe
+//! breaks, or is closed at an orderly end, the sweeper removes what it was told of.
 
-use crate::fuse::{find_mount, unmount};
-use crate::run::ourselves;
+use super::child::ourselves;
+use super::mounts::find_mount;
+use super::signals::hold_ending_signals;
+use super::unmount::{Unmount, unmount};
 use crate::{Error, Result};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-/// The sweeper's other end. What it was told of is gone once this was dropped.
+/// The parent's end of the sweeper. What it was told of is gone once this was dropped.
 #[derive(Debug)]
 pub struct Sweeper {
     child: Child,
@@ -21,8 +23,8 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// To take away a mount and its directory, and a temporary file or directory; none need exist
-    /// yet, or ever.
+    /// Start one that removes a mount and its directory, and a temporary file or directory; none
+    /// need exist yet, or ever.
     ///
     /// # Errors
     /// That of starting a process.
@@ -38,7 +40,7 @@ impl Sweeper {
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // Whoever reads what `finalize` says must not have to wait for this process.
+            // Whoever reads the parent's messages must not have to wait for this process.
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| Error::io("cannot start the process that cleans up", e))?;
@@ -55,28 +57,28 @@ impl Drop for Sweeper {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
         // It may have been killed itself.
-        take_away(self.mount.as_deref(), self.temporary.as_deref());
+        remove(self.mount.as_deref(), self.temporary.as_deref());
     }
 }
 
 /// The sweeper's own process: wait for the end of standard input, then clean up.
 ///
 /// # Errors
-/// None that anybody could be told of.
+/// That of blocking signals.
 pub fn sweep(mount: Option<&Path>, temporary: Option<&Path>) -> Result<()> {
     // Signals that a terminal sends are not for this process.
     let _ = nix::unistd::setsid();
-    crate::fuse::hold_signals()?;
+    hold_ending_signals()?;
     // Nothing is ever written to it: this returns at its end, or when it cannot be read at all.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    take_away(mount, temporary);
+    remove(mount, temporary);
     Ok(())
 }
 
-fn take_away(mount: Option<&Path>, temporary: Option<&Path>) {
+fn remove(mount: Option<&Path>, temporary: Option<&Path>) {
     if let Some(dir) = mount {
         if let Some(entry) = find_mount(dir) {
-            let _ = unmount(&entry, true);
+            let _ = unmount(&entry, Unmount::Lazy);
         }
         let _ = std::fs::remove_dir(dir);
     }
