@@ -4,7 +4,6 @@
 //! owns and which may call which. Arrows point down only.
 
 pub mod adapt;
-pub mod boot;
 pub mod cli;
 pub mod disk;
 pub mod error;
@@ -15,6 +14,7 @@ pub mod image;
 pub mod inspect;
 pub mod layout;
 pub mod libvirt;
+pub mod loader;
 pub mod plan;
 pub mod qemu;
 pub mod run;
