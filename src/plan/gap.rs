@@ -4,7 +4,7 @@ use super::guest::GuestWish;
 use super::payload::{BootSummary, Candidate, Payload, PayloadFile, from_guest};
 use super::roots::CmdlineRules;
 use crate::disk::{BootPlanner, DiskBytes, Region, RegionKind, Source};
-use crate::guest::fs::ReadAt;
+use crate::fs::ReadAt;
 use crate::layout::{Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
 use crate::loader::direct::Params;
 use crate::loader::direct::{

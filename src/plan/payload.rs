@@ -7,7 +7,7 @@ use super::hardware::Hardware;
 use super::roots::CmdlineRules;
 use crate::adapt::DRIVERS;
 use crate::disk::Source;
-use crate::guest::fs::ReadAt;
+use crate::fs::ReadAt;
 use crate::image::{Image, RawImage};
 use crate::loader::KernelKind;
 use crate::loader::direct::CMDLINE_MAX;
