@@ -1,17 +1,23 @@
-//! The FUSE face: mounts, serves `disk.raw` and `partN.raw`, unmounts.
+//! Exporting by FUSE: mounts that show `disk.raw` and `partN.raw`.
 //!
-//! A thin adapter over `disk`: nothing here decides what a byte of the disk is. Everything that
-//! knows the `fuser` crate is in this room.
+//! ```text
+//! kernel ◀──▶ adapter (fuser) ──▶ disk_fs (returns Result) ──▶ export, disk
+//! ```
+//!
+//! `serve` makes a mount that everybody sees, `private` one that only this process reaches; both by
+//! `mount`. Nothing here decides what a byte of a disk is.
 
-mod coherence;
-mod files;
+mod adapter;
+mod disk_fs;
+mod invalidator;
 mod mount;
 mod options;
+mod private;
 mod serve;
-mod view;
+mod served;
 
-pub use files::{FileSpec, Status, StatusDisk};
-pub use mount::{Mounted, check_mount_point};
+pub use mount::{FS_TYPE, MountPoint};
 pub use options::MountOptions;
-pub use serve::{STATUS_FILE, serve, serve_during};
-pub use view::SNAPSHOT_PREFIX;
+pub use private::{PrivateView, with_private_view};
+pub use serve::FuseMount;
+pub use served::ServedMount;

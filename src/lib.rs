@@ -8,6 +8,7 @@ pub mod bootmenu;
 pub mod cli;
 pub mod disk;
 pub mod error;
+pub mod export;
 pub mod finalize;
 pub mod fs;
 pub mod fuse;

@@ -7,6 +7,7 @@ mod child;
 mod inherit;
 mod mounts;
 mod namespace;
+mod other;
 mod private_dir;
 mod signals;
 mod sweep;
@@ -16,8 +17,9 @@ mod wait;
 
 pub use child::{bound_to_us, end, exec, ourselves, send};
 pub use inherit::Inherited;
-pub use mounts::{MountEntry, find_mount, mount_table};
+pub use mounts::{MountEntry, mount_table};
 pub use namespace::enter_private_mounts;
+pub use other::OtherProcess;
 pub use private_dir::{make_private_dir, private_dir_name};
 pub use signals::{Stop, ending_signals, hold_ending_signals};
 pub use sweep::{Sweeper, sweep};

@@ -1,7 +1,7 @@
 //! `synthdisk umount`.
 
-use crate::fuse::{STATUS_FILE, Status};
-use crate::process::{Unmount, find_mount, unmount};
+use crate::fuse::{FS_TYPE, ServedMount};
+use crate::process::{MountEntry, OtherProcess, Unmount, unmount};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -24,26 +24,20 @@ pub(super) struct UmountArgs {
 /// Unmount, and wait until the daemon has ended, so that an overlay can be used again at once.
 pub(super) fn run(args: &UmountArgs) -> Result<()> {
     let target = absolute(&args.mountpoint)?;
-    let entry = find_mount(&target).filter(|m| m.fs_type == "fuse.synthdisk").ok_or_else(|| {
+    let entry = MountEntry::at(&target).filter(|m| m.fs_type == FS_TYPE).ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
             format!("{} is not a synthdisk mount", args.mountpoint.display()),
         )
     })?;
-    let daemon = daemon_of(&target);
+    let server = server_of(&target);
     unmount(&entry, if args.lazy { Unmount::Lazy } else { Unmount::WhenUnused })?;
-    let Some(daemon) = daemon.filter(|_| !args.lazy) else { return Ok(()) };
-    let started = Instant::now();
-    while daemon.lives() {
-        if started.elapsed() > PATIENCE {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("unmounted, but process {} still writes to the overlay", daemon.pid),
-            ));
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    let Some((pid, process)) = server.filter(|_| !args.lazy) else { return Ok(()) };
+    if process.ended_by(Instant::now() + PATIENCE)? {
+        return Ok(());
     }
-    Ok(())
+    let what = format!("unmounted, but process {pid} still writes to the overlay");
+    Err(Error::new(ErrorKind::Busy, what))
 }
 
 /// The mount point's absolute path, without asking the mount itself, whose daemon may be dead.
@@ -60,35 +54,10 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A process, told apart from a later one with the same number by its start time.
-struct Daemon {
-    pid: u32,
-    started: String,
-}
-
-impl Daemon {
-    fn lives(&self) -> bool {
-        start_time(self.pid).is_some_and(|started| started == self.started)
-    }
-}
-
-fn daemon_of(target: &Path) -> Option<Daemon> {
-    let status = std::fs::read(target.join(STATUS_FILE)).ok()?;
-    let status: Status = serde_json::from_slice(&status).ok()?;
-    Some(Daemon { pid: status.pid, started: start_time(status.pid)? })
-}
-
-/// Field 22 of /proc/PID/stat (proc(5)), of a process that has not ended. The name in field 2 may
-/// hold anything but ends at the last parenthesis.
-fn start_time(pid: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let first_thread_ended = fields.next()? == "Z";
-    // Files are closed, and locks let go, when the last thread has ended, and that need not be the
-    // first one.
-    if first_thread_ended && std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.count() <= 1 {
-        return None;
-    }
-    fields.nth(18).map(str::to_owned)
+/// The process that serves the mount on `target`. That of another user is not waited for: its mount
+/// could name any process.
+fn server_of(target: &Path) -> Option<(u32, OtherProcess)> {
+    let mount = ServedMount::at(target).ok()??;
+    let pid = mount.status().ok()?.pid;
+    Some((pid, OtherProcess::of_user(pid, mount.entry().user()?)?))
 }

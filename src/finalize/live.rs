@@ -1,8 +1,8 @@
 //! The disks of a live mount.
 
-use crate::fuse::{STATUS_FILE, Status, StatusDisk};
+use crate::export::Status;
+use crate::fuse::ServedMount;
 use crate::image::{RawImage, check_unused};
-use crate::process::find_mount;
 use crate::{Error, ErrorKind, Result};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -21,40 +21,10 @@ impl LiveMount {
     /// The mount on `path`; `None` if that is no synthdisk mount.
     ///
     /// # Errors
-    /// When it is one that does not answer.
+    /// When it is one that does not answer, or another user's.
     pub fn at(path: &Path) -> Result<Option<Self>> {
-        let shown = path.display();
-        let dir = match path.canonicalize() {
-            Ok(dir) => dir,
-            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-                let what = format!(
-                    "{shown} is a mount whose program has died; end it (synthdisk umount {shown})"
-                );
-                return Err(Error::new(ErrorKind::Invalid, what));
-            }
-            Err(_) => return Ok(None),
-        };
-        if find_mount(&dir).is_none_or(|m| m.fs_type != "fuse.synthdisk") {
-            return Ok(None);
-        }
-        let failed = |e| Error::io(format!("cannot ask the mount on {shown} for its disks"), e);
-        let text = fs::read(dir.join(STATUS_FILE)).map_err(failed)?;
-        let status = serde_json::from_slice(&text).map_err(|e| failed(e.into()))?;
-        Ok(Some(Self { dir, status }))
-    }
-
-    /// Its disks, first the one that the firmware boots from.
-    pub fn disks(&self) -> Vec<StatusDisk> {
-        if !self.status.disks.is_empty() {
-            return self.status.disks.clone();
-        }
-        // A mount of an older version shows one disk and does not list it.
-        vec![StatusDisk {
-            file: "disk.raw".into(),
-            vdev: "xvda".into(),
-            cdrom: false,
-            read_only: self.status.read_only,
-        }]
+        let Some(mount) = ServedMount::at(path)? else { return Ok(None) };
+        Ok(Some(Self { dir: mount.dir(), status: mount.status()? }))
     }
 
     /// Who has `file` of the mount, or a partition of that disk, open for writing, as far as that

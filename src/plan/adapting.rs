@@ -2,13 +2,14 @@
 
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
-use crate::Result;
+use crate::{Error, Result};
 use crate::adapt::{Device, Devices, Edit, apply, check_room, propose, set_uuid};
 use crate::fs::ReadAt;
 use crate::fs::open::open_fs;
 use crate::fs::probe::{HEAD_LEN, probe};
 use crate::layout::PartitionKind;
-use std::path::Path;
+use crate::process::Inherited;
+use std::fs::File;
 
 /// Edits of the guest's root filesystem.
 #[derive(Clone, Debug)]
@@ -22,12 +23,15 @@ pub struct Adaptation {
 }
 
 impl Adaptation {
-    /// Make the edits in a mount on `dir`.
+    /// Make the edits in `partition`, the file of that name in a view of the disks. Tools that edit
+    /// it get the open file, not a name.
     ///
     /// # Errors
     /// Those of [`apply`], [`check_room`] and [`set_uuid`]; nothing was changed if there is no room.
-    pub fn apply(&self, dir: &Path) -> Result<()> {
-        let partition = dir.join(&self.file);
+    pub fn apply(&self, partition: &File) -> Result<()> {
+        let inherited = Inherited::new(partition)
+            .map_err(|e| Error::io("cannot hand the guest's partition to the tools", e))?;
+        let partition = inherited.path();
         check_room(&self.edits, &partition)?;
         if let Some(uuid) = &self.uuid {
             set_uuid(&partition, uuid)?;

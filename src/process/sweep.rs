@@ -5,7 +5,7 @@
 //! breaks, or is closed at an orderly end, the sweeper removes what it was told of.
 
 use super::child::ourselves;
-use super::mounts::find_mount;
+use super::mounts::MountEntry;
 use super::signals::hold_ending_signals;
 use super::unmount::{Unmount, unmount};
 use crate::{Error, Result};
@@ -77,7 +77,7 @@ pub fn sweep(mount: Option<&Path>, temporary: Option<&Path>) -> Result<()> {
 
 fn remove(mount: Option<&Path>, temporary: Option<&Path>) {
     if let Some(dir) = mount {
-        if let Some(entry) = find_mount(dir) {
+        if let Some(entry) = MountEntry::at(dir) {
             let _ = unmount(&entry, Unmount::Lazy);
         }
         let _ = std::fs::remove_dir(dir);

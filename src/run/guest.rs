@@ -2,7 +2,7 @@
 
 use super::console::{Finding, Watch};
 use super::machine::{MachineOptions, machine};
-use super::private::{PrivateMount, disks};
+use super::private::PrivateMount;
 use super::report::{GuestReport, Verdict};
 use super::terminal::Terminal;
 use crate::process::{self, Stop, bound_to_us, poll_until};
@@ -80,7 +80,6 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let said = mount.wait_ready(stop, limit)?;
     tell(&said, job, matches!(mode, Mode::Terminal));
     let status = mount.status()?;
-    let disks = disks(&status);
     let needs = job.machine.with_needs(status.bus.as_deref(), status.nic.as_deref());
     let log = match (mode, &job.log) {
         (Mode::Watch(_), Some(path)) => Some(File::create(path).map_err(|e| {
@@ -93,7 +92,7 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
         (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),
         (Mode::Terminal, None) => Serial::Stdio,
     };
-    let place = (mount.dir(), disks.as_slice());
+    let place = (mount.dir(), status.disks.as_slice());
     let spec = machine(&job.name, job.domain.as_ref(), &needs, place, job.accel, serial)?;
     let mut qemu = Qemu::start(job, &spec.args(), matches!(mode, Mode::Watch(_)))?;
     let result = match mode {

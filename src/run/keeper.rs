@@ -6,7 +6,7 @@
 
 use super::terminal::Terminal;
 use crate::process::{
-    self, Unmount, bound_to_us, find_mount, hold_ending_signals, make_private_dir, unmount,
+    self, Unmount, bound_to_us, MountEntry, hold_ending_signals, make_private_dir, unmount,
 };
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,7 +33,7 @@ pub fn keep(dir: &Path, terminal: bool, words: &[OsString]) -> Result<()> {
     make_private_dir(dir)?;
     let result = serve(dir, words);
     // A mount whose daemon was killed is still there, and dead.
-    if let Some(entry) = find_mount(dir) {
+    if let Some(entry) = MountEntry::at(dir) {
         let _ = unmount(&entry, Unmount::Lazy);
     }
     let removed = std::fs::remove_dir(dir);

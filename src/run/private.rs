@@ -1,7 +1,8 @@
 //! A mount in a private directory, from the side of `run`.
 
-use crate::fuse::{STATUS_FILE, Status, StatusDisk};
-use crate::process::{Stop, Unmount, find_mount, ourselves, poll_until, private_dir_name, unmount};
+use crate::export::Status;
+use crate::fuse::ServedMount;
+use crate::process::{Stop, Unmount, MountEntry, ourselves, poll_until, private_dir_name, unmount};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
 use std::ffi::OsString;
@@ -109,9 +110,8 @@ impl PrivateMount {
     /// # Errors
     /// That of reading it.
     pub(super) fn status(&self) -> Result<Status> {
-        let failed = |e| Error::io("cannot ask the mount for its disks", e);
-        let text = std::fs::read(self.dir.join(STATUS_FILE)).map_err(failed)?;
-        serde_json::from_slice(&text).map_err(|e| failed(e.into()))
+        let mount = ServedMount::at(&self.dir)?;
+        mount.ok_or_else(|| Error::new(ErrorKind::Io, "the mount has ended"))?.status()
     }
 
     /// Becomes readable when the keeper ends, which it doesn't before its mount does.
@@ -152,7 +152,7 @@ impl PrivateMount {
         }
         let status = self.keeper.wait();
         // The keeper was killed, then.
-        if let Some(entry) = find_mount(&self.dir) {
+        if let Some(entry) = MountEntry::at(&self.dir) {
             let _ = unmount(&entry, Unmount::Lazy);
         }
         let _ = std::fs::remove_dir(&self.dir);
@@ -180,17 +180,4 @@ impl Drop for PrivateMount {
     fn drop(&mut self) {
         let _ = self.take_down();
     }
-}
-
-/// The disks of a mount that does not list them: one.
-pub(super) fn disks(status: &Status) -> Vec<StatusDisk> {
-    if !status.disks.is_empty() {
-        return status.disks.clone();
-    }
-    vec![StatusDisk {
-        file: "disk.raw".into(),
-        vdev: "xvda".into(),
-        cdrom: false,
-        read_only: status.read_only,
-    }]
 }

@@ -2,7 +2,7 @@
 
 use super::root::Root;
 use super::{Action, Job, Source};
-use crate::process::{enter_private_mounts, find_mount, find_tool};
+use crate::process::{enter_private_mounts, MountEntry, find_tool};
 use crate::{Error, ErrorKind, Result};
 use nix::mount::{MntFlags, umount2};
 use std::ffi::OsString;
@@ -92,7 +92,7 @@ fn mount_loop(partition: &Path, dir: &Path, fs_type: &str, options: &str) -> Res
 /// by UUID, and the host may have the image itself mounted, which must not be written to.
 fn check_backing(partition: &Path, dir: &Path) -> Result<()> {
     let failed = |e| Error::io("cannot find out what was mounted", e);
-    let source = find_mount(&dir.canonicalize().map_err(failed)?).map(|m| m.source);
+    let source = MountEntry::at(&dir.canonicalize().map_err(failed)?).map(|m| m.source);
     let device = source.as_deref().and_then(|s| s.strip_prefix("/dev/")).unwrap_or_default();
     let backing = std::fs::read(format!("/sys/block/{device}/loop/backing_file"));
     let backing = backing.map(|b| PathBuf::from(OsString::from_vec(b.trim_ascii_end().to_vec())));
