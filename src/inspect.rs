@@ -13,7 +13,7 @@ pub use kernels::{InitrdReport, KernelFormat, KernelReport};
 pub use partitions::{DiskReport, Journal, PartitionReport};
 pub use verdict::{Answer, Verdict};
 
-use crate::adapt::Edit;
+use crate::edit::Edit;
 use crate::guest::about::{
     self, CloudInit, Distribution, FstabEntry, Gettys, Init, Interfaces, RootAccount, Tool,
 };

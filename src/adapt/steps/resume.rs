@@ -7,9 +7,9 @@
 use super::Step;
 use super::lines::{assigned, edit_lines};
 use crate::Result;
-use crate::adapt::MAX_FILE;
 use crate::adapt::devices::{Devices, Meaning};
-use crate::adapt::draft::Draft;
+use crate::edit::Draft;
+use crate::edit::MAX_FILE;
 use crate::guest::device::MachineDevice;
 use crate::guest::fs::GuestFs;
 
@@ -25,8 +25,7 @@ pub(super) const STEP: Step = Step {
 const INITRAMFS_TOOLS: &str = "/etc/initramfs-tools";
 const USWSUSP: [&str; 2] = ["/etc/uswsusp.conf", "/etc/suspend.conf"];
 
-fn draft(draft: &mut Draft) -> Result<()> {
-    let devices = draft.devices();
+fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     let mut files = draft.paths(&format!("{INITRAMFS_TOOLS}/conf.d"));
     files.push(format!("{INITRAMFS_TOOLS}/initramfs.conf"));
     for file in files {
