@@ -18,7 +18,7 @@ pub use steps::{STEPS, Step};
 
 use crate::Result;
 use crate::edit::{Draft, Edit};
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 
 /// The edits that the guest with this root filesystem needs, as far as `selection` wants them, in
 /// the order in which they are to be made.
@@ -47,7 +47,7 @@ pub fn draft_steps(draft: &mut Draft, devices: &Devices, selection: &Selection) 
 mod tests {
     use super::steps::test::applied;
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn steps_propose_nothing_twice() {

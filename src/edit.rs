@@ -2,7 +2,7 @@
 //!
 //! A [`Draft`] shows the filesystem as it would be after the edits so far, so that whoever drafts the
 //! next one sees the earlier ones. [`apply`] stores a finished draft through a partition file of ours,
-//! so that the edits land in the overlay like any other write. Calls `guest`.
+//! so that the edits land in the overlay like any other write. Calls `fs`.
 
 mod draft;
 mod e2fs;

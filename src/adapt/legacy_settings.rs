@@ -1,7 +1,7 @@
 //! Settings from a guest's time under Xen that only the kernel's command line can override.
 
 use super::steps::{network, resume};
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 
 /// Settings of the guest that its command line on KVM must answer.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

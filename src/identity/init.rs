@@ -45,7 +45,7 @@ pub(super) fn run_level(draft: &Draft, level: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn whose_init_it_is() {

@@ -40,7 +40,7 @@ pub(super) fn on_root(draft: &Draft, path: &str, option: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn what_is_hidden() {

@@ -15,11 +15,11 @@ use super::hardware::{Hardware, card, other_bus};
 use super::payload::PayloadFile;
 use crate::boot::insmod::{Bits, program};
 use crate::disk::Source;
+use crate::fs::open::open_fs;
+use crate::fs::probe::{Content, HEAD_LEN, probe};
+use crate::fs::{GuestFile, GuestFs, ReadAt};
 use crate::guest::drivers::{KernelDrivers, Modules};
-use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
-use crate::guest::initrd::{Compression, Initrd, made_for_any_machine};
-use crate::guest::open::open_fs;
-use crate::guest::probe::{Content, HEAD_LEN, probe};
+use crate::initrd::{Compression, Initrd, made_for_any_machine};
 use crate::layout::Ids;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
@@ -228,7 +228,7 @@ fn build(
     let (mut loaded, mut names) = (Vec::new(), Vec::new());
     let mut total = 0;
     for path in paths {
-        let name = crate::guest::initrd::module_name(&path).unwrap_or_default();
+        let name = crate::initrd::module_name(&path).unwrap_or_default();
         if names.contains(&name) {
             continue;
         }

@@ -8,7 +8,7 @@ use crate::boot::loader::{
     CMDLINE_LBA, CMDLINE_MAX, KERNEL_LBA, PARAMS_LBA, STAGE1, STAGE2, STAGE2_BYTES, STAGE2_LBA,
 };
 use crate::disk::{BootPlanner, DiskBytes, Region, RegionKind, Source};
-use crate::guest::fs::ReadAt;
+use crate::fs::ReadAt;
 use crate::layout::{Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;

@@ -10,7 +10,7 @@ use crate::boot::KernelKind;
 use crate::boot::linux::{HEAD_BYTES, SetupHeader};
 use crate::boot::loader::CMDLINE_MAX;
 use crate::disk::Source;
-use crate::guest::fs::ReadAt;
+use crate::fs::ReadAt;
 use crate::image::{Image, RawImage};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};

@@ -63,8 +63,8 @@ fn disable(draft: &mut Draft, path: &str, what: &str) {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{applied, raw_edits};
-    use crate::guest::fs::GuestFs;
-    use crate::guest::tree::MemFs;
+    use crate::fs::GuestFs;
+    use crate::fs::MemFs;
 
     fn unit(fs: MemFs, name: &str, what: &str) -> MemFs {
         let path = format!("{UNITS}/{name}");

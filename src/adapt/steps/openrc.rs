@@ -42,7 +42,7 @@ fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{edits, is_settled};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn the_service_moves() {

@@ -8,10 +8,9 @@ use super::Step;
 use super::lines::{assigned, edit_lines};
 use crate::Result;
 use crate::adapt::devices::{Devices, Meaning};
-use crate::edit::Draft;
-use crate::edit::MAX_FILE;
+use crate::edit::{Draft, MAX_FILE};
+use crate::fs::GuestFs;
 use crate::guest::device::MachineDevice;
-use crate::guest::fs::GuestFs;
 
 /// Name of the step.
 pub const RESUME: &str = "resume";
@@ -82,7 +81,7 @@ fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn what_the_initrd_was_told() {

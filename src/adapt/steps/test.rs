@@ -4,7 +4,7 @@ use super::Step;
 use crate::adapt::Devices;
 use crate::edit::Draft;
 use crate::edit::{Change, Content, Edit};
-use crate::guest::tree::MemFs;
+use crate::fs::MemFs;
 
 /// The edits of one step.
 pub fn raw_edits(fs: &MemFs, step: &Step, devices: &Devices) -> Vec<Edit> {
