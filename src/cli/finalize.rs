@@ -5,14 +5,16 @@ mod print;
 
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
-use super::mount::{adapt, files, not_adapted};
+use super::mount::{adapt, not_adapted};
 use super::printable::in_a_line;
 use crate::disk::temporary_dir;
 use crate::finalize::{
     Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
-    Pending, Reflink, Request, Target, check_room, open_live_disk, shares_blocks, with_mount,
+    Pending, Reflink, Request, Target, check_room, open_live_disk, shares_blocks,
     write_converted, write_delta, write_raw,
 };
+use crate::export::ExportSet;
+use crate::fuse::with_private_view;
 use crate::image::common_mode;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::process::Stop;
@@ -231,37 +233,31 @@ fn write_planned(
     if !request.quiet {
         plan.notes.iter().for_each(|note| eprintln!("note:    {}", in_a_line(note)));
     }
-    let adapt_in = |dir: &Path| {
-        let said = match adapt(&plan.adaptation, dir) {
-            // Nobody looks into a file that was written in the night.
-            Err(e) if must_adapt || plan.adaptation.is_ok() => {
-                let what = format!(
-                    "the guest is not adapted to KVM: {e}; --adapt none writes the disk without"
-                );
-                return Err(Error::new(e.kind(), what));
-            }
-            // A guest that cannot be looked into boots as it is, here as in a mount.
-            said => said.unwrap_or_else(|e| not_adapted(&e)),
-        };
-        if !request.quiet {
-            eprint!("{said}");
+    let set = ExportSet::of_plan(&plan);
+    let said = match adapt(&plan.adaptation, &set) {
+        // Nobody looks into a file that was written in the night.
+        Err(e) if must_adapt || plan.adaptation.is_ok() => {
+            let what = format!(
+                "the guest is not adapted to KVM: {e}; --adapt none writes the disk without"
+            );
+            return Err(Error::new(e.kind(), what));
         }
-        Ok(())
+        // A guest that cannot be looked into boots as it is, here as in a mount.
+        said => said.unwrap_or_else(|e| not_adapted(&e)),
     };
+    if !request.quiet {
+        eprint!("{said}");
+    }
     if result.format() != Format::Raw && backing.is_none() {
-        return with_mount(files(&plan), |dir| {
-            adapt_in(dir)?;
+        let names: Vec<_> = set.files.iter().map(|file| file.name.clone()).collect();
+        return with_private_view(ExportSet::private(set.files), |view| {
             let one = |output: Output| {
-                let file = output.file(dir, result.partition)?;
-                let source =
-                    File::open(dir.join(file)).map_err(|e| Error::io("cannot read the disk", e))?;
-                write_converted(&source, output.target, true, request)
+                let exists = |name: &str| names.iter().any(|n| n == name);
+                let file = output.file(result.partition, exists)?;
+                write_converted(&view.open(&file)?, output.target, true, request)
             };
             outputs.into_iter().map(one).collect()
         });
-    }
-    if !matches!(plan.adaptation, Ok(None)) {
-        with_mount(files(&plan), adapt_in)?;
     }
     let one = |(range, output): (DiskRange, Output)| match &backing {
         Some(backing) => write_delta(&range, backing, output.target, request),
@@ -294,7 +290,7 @@ fn write_live(
     let status = &live.status;
     let mode = common_mode(&status.images);
     let disks: Vec<_> =
-        live.disks().into_iter().map(|d| Disk::new(d.file, d.vdev, d.cdrom)).collect();
+        status.disks.iter().map(|d| Disk::new(d.file.clone(), d.vdev.clone(), d.cdrom)).collect();
     let mut sources = status.images.clone();
     sources.extend(status.overlays.iter().cloned());
     sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
@@ -302,7 +298,7 @@ fn write_live(
     // All of them are taken before the first is read, so that they show almost the same moment.
     let mut sources = Vec::new();
     for output in outputs {
-        let file = output.file(&live.dir, result.partition)?;
+        let file = output.file(result.partition, |name| live.dir.join(name).exists())?;
         let shown = live.dir.join(&file);
         let shown = shown.display();
         let source = match live.writer(&disks[output.index].file)? {
@@ -380,11 +376,11 @@ fn disk_of(planned: &PlannedDisk) -> Disk {
 }
 
 impl Output {
-    /// The name of what is written in the mount on `dir`.
-    fn file(&self, dir: &Path, partition: Option<u32>) -> Result<String> {
+    /// The name of what is written in a view of the disks, of whose files `exists` knows.
+    fn file(&self, partition: Option<u32>, exists: impl Fn(&str) -> bool) -> Result<String> {
         let Some(number) = partition else { return Ok(self.disk.clone()) };
         let file = partition_file_name(&self.disk, number);
-        if dir.join(&file).exists() { Ok(file) } else { Err(no_partition(&self.disk, number)) }
+        if exists(&file) { Ok(file) } else { Err(no_partition(&self.disk, number)) }
     }
 }
 

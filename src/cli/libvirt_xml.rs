@@ -1,6 +1,6 @@
 //! `synthdisk libvirt-xml`.
 
-use crate::fuse::{STATUS_FILE, Status};
+use crate::fuse::ServedMount;
 use crate::libvirt::domain_xml;
 use crate::run::machine::disks_of;
 use crate::xen::DomainConfig;
@@ -34,8 +34,7 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         None => PathBuf::from("/run/synthdisk").join(name.replace('/', "_")),
     };
     // A mount that is there already knows its disks best.
-    let status = std::fs::read(dir.join(STATUS_FILE)).ok();
-    let status: Option<Status> = status.and_then(|text| serde_json::from_slice(&text).ok());
+    let status = ServedMount::at(&dir)?.map(|mount| mount.status()).transpose()?;
     let disks = match status {
         Some(status) if !status.disks.is_empty() => status.disks,
         _ => {

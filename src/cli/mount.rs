@@ -5,11 +5,12 @@ use super::detach::{self, Role};
 use super::helper;
 use super::identity::IdentityArgs;
 use super::printable::{in_a_line, printable};
-use crate::adapt::Edit;
 use crate::disk::temporary_dir;
-use crate::fuse::{FileSpec, MountOptions, Status, StatusDisk, check_mount_point, serve};
+use crate::edit::Edit;
+use crate::export::{Export, ExportSet, StatusDisk};
+use crate::fuse::{FuseMount, MountOptions, MountPoint, with_private_view};
 use crate::layout::{PartitionKind, TableKind, format_size};
-use crate::plan::{Adaptation, Hardware, OverlayChoice, Plan, PlannedDisk};
+use crate::plan::{Adaptation, Hardware, OverlayChoice, Plan};
 use crate::process::hold_ending_signals;
 use crate::qemu::DiskBus;
 use crate::{Error, ErrorKind, Result};
@@ -140,7 +141,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     source.identity = args.identity.read()?;
     // That the guest is who it should be is no detail.
     let must_adapt = args.must_adapt || !source.identity.is_empty();
-    let target = check_mount_point(&mountpoint)?;
+    let target = MountPoint::open(&mountpoint)?;
     let overlay = match (args.overlay, args.overlay_dir) {
         (Some(path), _) => OverlayChoice::File(path),
         (None, Some(dir)) => OverlayChoice::Dir(dir),
@@ -148,24 +149,28 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         (None, None) => OverlayChoice::Temporary(temporary_dir()),
     };
     let mut plan = Plan::build(&source, &overlay)?;
-    let status = status(&plan, options.read_only);
-    let files = files(&plan);
+    let mut set = ExportSet::of_plan(&plan);
+    if let Some(status) = &mut set.status {
+        status.read_only = options.read_only;
+    }
     let summary = summary(&plan, args.verbose);
     let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
     let machine = (plan.memory_mib.unwrap_or(1024), plan.macs.first().cloned());
     // The summary is about the plan; what serves needs only the disk.
     plan.boot = None;
+    let adapted = match adapt(&plan.adaptation, &set) {
+        Err(e) if must_adapt => return Err(e),
+        Err(e) => not_adapted(&e),
+        Ok(said) => said,
+    };
+    let disks = set.status.as_ref().map(|status| status.disks.clone()).unwrap_or_default();
     let shown_at = mountpoint;
-    serve(files, &status, &shown_source, &target, &options, || {
-        let adapted = match adapt(&plan.adaptation, &target) {
-            Err(e) if must_adapt => return Err(e),
-            Err(e) => not_adapted(&e),
-            Ok(said) => said,
-        };
+    let directory = target.path().to_path_buf();
+    FuseMount { target, source: shown_source, options }.serve(set, || {
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
-        let try_it = qemu_line(&target, &status.disks, hardware, &machine);
+        let try_it = qemu_line(&directory, &disks, hardware, &machine);
         // Closed output is no reason to give up a mount that works.
         let said = format!("{summary}{adapted}try it:  {try_it}");
         let _ = writeln!(std::io::stderr(), "{}", printable(&said));
@@ -196,39 +201,21 @@ fn start_log(path: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// What the mount will say of itself.
-fn status(plan: &Plan, read_only: bool) -> Status {
-    let disk = |d: &PlannedDisk| StatusDisk {
-        file: d.file.clone(),
-        vdev: d.vdev.clone(),
-        cdrom: d.cdrom,
-        read_only: d.disk.is_read_only(),
-    };
-    Status {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        images: plan.images.clone(),
-        overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
-        read_only,
-        disks: plan.disks.iter().map(disk).collect(),
-        bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
-        nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
-    }
-}
-
 /// What to say of a guest that could not be edited.
 pub(super) fn not_adapted(e: &Error) -> String {
     format!("note:    the guest is not adapted to KVM: {e}\n")
 }
 
-/// Edit the guest through the mount; returns what to say about it.
-pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<String> {
+/// Edit the guest in a private view of its disks; returns what to say about it.
+pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, set: &ExportSet) -> Result<String> {
     let adaptation = match adaptation {
         Ok(Some(adaptation)) => adaptation,
         Ok(None) => return Ok(String::new()),
         Err(e) => return Err(Error::new(e.kind(), e.to_string())),
     };
-    adaptation.apply(mountpoint)?;
+    with_private_view(ExportSet::private(set.files.clone()), |view| {
+        adaptation.apply(&view.open_writable(&adaptation.file)?)
+    })?;
     let mut said: String = adaptation
         .uuid
         .iter()
@@ -244,21 +231,6 @@ pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) 
 
 /// Edits that are named one by one, at most: a directory that is copied in may have thousands.
 const MOST_NAMED: usize = 100;
-
-/// Each disk as a whole, then its partitions by their numbers.
-pub(super) fn files(plan: &Plan) -> Vec<FileSpec> {
-    let mut files = Vec::new();
-    for planned in &plan.disks {
-        let mut add = |name: String, start, len| {
-            files.push(FileSpec { name, disk: Arc::clone(&planned.disk), start, len });
-        };
-        add(planned.file.clone(), 0, planned.disk.len());
-        for p in planned.layout.iter().flat_map(|l| &l.partitions) {
-            add(planned.partition_file(p.number), p.start, p.len);
-        }
-    }
-    files
-}
 
 /// What was made, for a person.
 fn summary(plan: &Plan, verbose: bool) -> String {

@@ -2,13 +2,14 @@
 
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
-use crate::{Error, Result};
-use crate::adapt::{Device, Devices, Edit, apply, check_room, propose, set_uuid};
+use crate::adapt::{Device, Devices, propose};
+use crate::edit::{Edit, apply, check_room, set_uuid};
 use crate::fs::ReadAt;
 use crate::fs::open::open_fs;
 use crate::fs::probe::{HEAD_LEN, probe};
 use crate::layout::PartitionKind;
 use crate::process::Inherited;
+use crate::{Error, Result};
 use std::fs::File;
 
 /// Edits of the guest's root filesystem.
