@@ -4,7 +4,7 @@
 //! Takes plain values and gives text; calls no room but `xen`, `fuse` (a mount's list of disks) and
 //! `run` (what a config says of a machine).
 
-use crate::fuse::StatusDisk;
+use crate::export::StatusDisk;
 use crate::run::machine::{DEFAULT_MEMORY_MIB, plain_uuid};
 use crate::run::report::escape;
 use crate::xen::DomainConfig;

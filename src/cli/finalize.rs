@@ -8,12 +8,12 @@ use super::identity::IdentityArgs;
 use super::mount::{adapt, not_adapted};
 use super::printable::in_a_line;
 use crate::disk::temporary_dir;
+use crate::export::ExportSet;
 use crate::finalize::{
     Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
-    Pending, Reflink, Request, Target, check_room, open_live_disk, shares_blocks,
-    write_converted, write_delta, write_raw,
+    Pending, Reflink, Request, Target, check_room, open_live_disk, shares_blocks, write_converted,
+    write_delta, write_raw,
 };
-use crate::export::ExportSet;
 use crate::fuse::with_private_view;
 use crate::image::common_mode;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};

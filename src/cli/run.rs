@@ -6,7 +6,7 @@ mod batch;
 pub(super) use args::RunArgs;
 
 use super::args::SourceArgs;
-use crate::fuse::StatusDisk;
+use crate::export::StatusDisk;
 use crate::plan::CIDATA_FILE;
 use crate::process::Stop;
 use crate::qemu::{Accel, Serial, find_qemu, probe};

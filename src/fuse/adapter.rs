@@ -46,7 +46,8 @@ impl Serving {
     /// # Errors
     /// When the kernel refuses, and those of starting threads.
     pub(super) fn start(fs: DiskFs, device: OwnedFd) -> Result<Self> {
-        let invalidator = Invalidator::start().map_err(|e| Error::io("cannot start a thread", e))?;
+        let invalidator =
+            Invalidator::start().map_err(|e| Error::io("cannot start a thread", e))?;
         let mut config = Config::default();
         // One thread more than processors keeps them busy while one waits for storage.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
@@ -56,8 +57,7 @@ impl Serving {
         // The kernel decides who may come in, by the options of the mount.
         let session = Session::from_fd(adapter, device, SessionACL::All, config)
             .map_err(|e| Error::io("the kernel refused the FUSE session", e))?;
-        let session =
-            session.spawn().map_err(|e| Error::io("cannot serve the FUSE session", e))?;
+        let session = session.spawn().map_err(|e| Error::io("cannot serve the FUSE session", e))?;
         let notifier = session.notifier();
         // ENOENT (nothing cached) is no error for the library.
         invalidator.connect(Box::new(move |pages| {

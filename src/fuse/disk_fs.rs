@@ -311,13 +311,7 @@ impl DiskFs {
     }
 
     /// Write `data` at `offset`. As on a block device, what still fits is written.
-    pub(super) fn write(
-        &self,
-        ino: u64,
-        path: WritePath,
-        offset: u64,
-        data: &[u8],
-    ) -> Changed {
+    pub(super) fn write(&self, ino: u64, path: WritePath, offset: u64, data: &[u8]) -> Changed {
         let Some(Node::File(file, _)) = self.node(ino) else { return Errno::EBADF.into() };
         let len = file.clip(offset, data.len() as u64);
         if len == 0 && !data.is_empty() {
@@ -387,10 +381,7 @@ impl DiskFs {
     }
 
     /// The entries of a directory.
-    pub(super) fn entries(
-        &self,
-        ino: u64,
-    ) -> FsResult<impl Iterator<Item = (u64, Kind, &str)>> {
+    pub(super) fn entries(&self, ino: u64) -> FsResult<impl Iterator<Item = (u64, Kind, &str)>> {
         if ino != ROOT {
             return Err(Errno::ENOTDIR);
         }

@@ -82,7 +82,8 @@ impl MountPoint {
             ));
         }
         let found = std::fs::read_link(fd_path(&fd));
-        let path = found.map_err(|e| Error::io(format!("cannot use the mount point {shown}"), e))?;
+        let path =
+            found.map_err(|e| Error::io(format!("cannot use the mount point {shown}"), e))?;
         Ok(Self { fd, path })
     }
 
@@ -136,7 +137,7 @@ impl Detached {
             other => other.map_err(failed)?,
         };
         let device = open_device()?;
-        let mut set = |key: &str, value: &str| fsconfig_set_string(&context, key, value);
+        let set = |key: &str, value: &str| fsconfig_set_string(&context, key, value);
         let number = |id: u32| id.to_string();
         set("source", source).map_err(failed)?;
         set("subtype", "synthdisk").map_err(failed)?;
@@ -163,8 +164,10 @@ impl Detached {
     /// # Errors
     /// The kernel's.
     pub(super) fn attach(self, target: &MountPoint) -> Result<MountEntry> {
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(&self.0, "", &target.fd, "", flags).map_err(|e| cannot_mount(target, e.into()))?;
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&self.0, "", &target.fd, "", flags)
+            .map_err(|e| cannot_mount(target, e.into()))?;
         MountEntry::of(&self.0).ok_or_else(|| {
             let what = format!("the mount on {} has disappeared", target.path.display());
             Error::new(ErrorKind::Io, what)

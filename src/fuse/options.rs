@@ -61,8 +61,23 @@ impl MountOptions {
             "noexec" => self.flags.0.insert(MsFlags::MS_NOEXEC),
             "noatime" => self.flags.0.insert(MsFlags::MS_NOATIME),
             // What mount(8) and systemd tell each other, and what is so in any case.
-            "default_permissions" | "exec" | "atime" | "relatime" | "async" | "auto" | "noauto" | "nofail" | "defaults"
-            | "user" | "users" | "nouser" | "owner" | "group" | "_netdev" | "dirsync" | "sync"
+            "default_permissions"
+            | "exec"
+            | "atime"
+            | "relatime"
+            | "async"
+            | "auto"
+            | "noauto"
+            | "nofail"
+            | "defaults"
+            | "user"
+            | "users"
+            | "nouser"
+            | "owner"
+            | "group"
+            | "_netdev"
+            | "dirsync"
+            | "sync"
             | "nonempty" => {}
             _ if name.starts_with("x-") || name.starts_with("comment") => {}
             _ => return Ok(false),

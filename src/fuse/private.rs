@@ -55,7 +55,8 @@ pub fn with_private_view<T>(
 ) -> Result<T> {
     let options = MountOptions::default();
     let disks = set.clone();
-    let fs = DiskFs::new(set, &options).map_err(|e| Error::io("cannot describe the disks", e.into()))?;
+    let fs =
+        DiskFs::new(set, &options).map_err(|e| Error::io("cannot describe the disks", e.into()))?;
     let source = "synthdisk";
     let (serving, root) = match Detached::new(source, &options)? {
         Some(Mounted { device, mount }) => (Serving::start(fs, device)?, mount.into_root()),
@@ -78,7 +79,8 @@ pub fn with_private_view<T>(
 fn detach(fs: DiskFs, source: &str, options: &MountOptions) -> Result<(Serving, OwnedFd)> {
     let dir = private_dir_name("view");
     make_private_dir(&dir)?;
-    let mounted = MountPoint::open(&dir).and_then(|target| mount_attached(source, &target, options));
+    let mounted =
+        MountPoint::open(&dir).and_then(|target| mount_attached(source, &target, options));
     let detached = mounted.and_then(|Mounted { device, mount: entry }| {
         let root = open_root(&entry);
         let serving = Serving::start(fs, device);

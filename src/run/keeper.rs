@@ -6,7 +6,7 @@
 
 use super::terminal::Terminal;
 use crate::process::{
-    self, Unmount, bound_to_us, MountEntry, hold_ending_signals, make_private_dir, unmount,
+    self, MountEntry, Unmount, bound_to_us, hold_ending_signals, make_private_dir, unmount,
 };
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -1,6 +1,6 @@
 //! From a domU config and options to a machine.
 
-use crate::fuse::StatusDisk;
+use crate::export::StatusDisk;
 use crate::plan::CIDATA_FILE;
 use crate::qemu::{Accel, DiskBus, DriveSpec, MachineSpec, Nic, NicBackend, NicModel, Serial};
 use crate::xen::DomainConfig;

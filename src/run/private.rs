@@ -2,7 +2,7 @@
 
 use crate::export::Status;
 use crate::fuse::ServedMount;
-use crate::process::{Stop, Unmount, MountEntry, ourselves, poll_until, private_dir_name, unmount};
+use crate::process::{MountEntry, Stop, Unmount, ourselves, poll_until, private_dir_name, unmount};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
 use std::ffi::OsString;

@@ -3,7 +3,7 @@
 use super::loop_device::LoopDevice;
 use super::root::Root;
 use super::{Action, Job, Source};
-use crate::process::{enter_private_mounts, MountEntry, find_tool};
+use crate::process::{MountEntry, enter_private_mounts, find_tool};
 use crate::{Error, ErrorKind, Result};
 use nix::mount::{MntFlags, umount2};
 use std::fs::File;

@@ -1,7 +1,7 @@
 //! What a mount answers, without one.
 
 use super::*;
-use crate::disk::{Disk, Region, RegionKind, RegionTable, ScratchOverlay, Source};
+use crate::disk::{Disk, Region, RegionKind, RegionTable, Scratch, Source};
 use crate::export::{ImageAccess, Status};
 
 const DISK: u64 = 64 << 10;
@@ -16,7 +16,7 @@ fn disk(writable: bool) -> Arc<Disk> {
         source: Source::Zeros,
     }]);
     let dir = std::env::temp_dir();
-    let overlay = writable.then(|| Box::new(ScratchOverlay::create(&dir, DISK).unwrap()) as _);
+    let overlay = writable.then(|| Box::new(Scratch::new(&dir, DISK).unwrap()) as _);
     Arc::new(Disk::new(table.unwrap(), overlay))
 }
 
