@@ -5,6 +5,7 @@
 
 pub mod adapt;
 pub mod boot;
+pub mod bytes;
 pub mod cli;
 pub mod disk;
 pub mod error;
