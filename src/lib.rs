@@ -5,14 +5,17 @@
 
 pub mod adapt;
 pub mod boot;
+pub mod bootmenu;
 pub mod bytes;
 pub mod cli;
 pub mod disk;
 pub mod error;
 pub mod finalize;
+pub mod fs;
 pub mod fuse;
 pub mod guest;
 pub mod image;
+pub mod initrd;
 pub mod inspect;
 pub mod layout;
 pub mod libvirt;

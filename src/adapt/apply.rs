@@ -2,9 +2,9 @@
 
 use super::{Change, Content as NewContent, Edit, e2fs, kernel_driver};
 use crate::bytes::ReadAt;
-use crate::guest::fs::KernelMount;
-use crate::guest::open::open_fs;
-use crate::guest::probe::{Content, HEAD_LEN, probe};
+use crate::fs::KernelMount;
+use crate::fs::open::open_fs;
+use crate::fs::probe::{Content, HEAD_LEN, probe};
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};

@@ -2,7 +2,7 @@
 
 use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Base, RegionKind, RegionTable, Source};
-use crate::guest::probe::{probe, uuid_text};
+use crate::fs::probe::{probe, uuid_text};
 use crate::image::{Claim, claim, extent_of};
 use crate::layout::format_size;
 use crate::{Error, ErrorKind, Result};

@@ -2,10 +2,10 @@
 
 use crate::boot::KernelKind;
 use crate::boot::linux::HEAD_BYTES;
+use crate::fs::GuestFs;
 use crate::guest::drivers::KernelDrivers;
-use crate::guest::fs::GuestFs;
-use crate::guest::initrd::Initrd;
 use crate::guest::select::{Boot, Installed, installed};
+use crate::initrd::Initrd;
 use crate::{Error, ErrorKind, Result};
 use serde::Serialize;
 

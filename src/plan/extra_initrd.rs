@@ -16,11 +16,11 @@ use super::payload::PayloadFile;
 use crate::boot::insmod::{Bits, program};
 use crate::bytes::ReadAt;
 use crate::disk::Source;
+use crate::fs::open::open_fs;
+use crate::fs::probe::{Content, HEAD_LEN, probe};
+use crate::fs::{GuestFile, GuestFs};
 use crate::guest::drivers::{KernelDrivers, Modules};
-use crate::guest::fs::{GuestFile, GuestFs};
-use crate::guest::initrd::{Compression, Initrd, made_for_any_machine};
-use crate::guest::open::open_fs;
-use crate::guest::probe::{Content, HEAD_LEN, probe};
+use crate::initrd::{Compression, Initrd, made_for_any_machine};
 use crate::layout::Ids;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
@@ -229,7 +229,7 @@ fn build(
     let (mut loaded, mut names) = (Vec::new(), Vec::new());
     let mut total = 0;
     for path in paths {
-        let name = crate::guest::initrd::module_name(&path).unwrap_or_default();
+        let name = crate::initrd::module_name(&path).unwrap_or_default();
         if names.contains(&name) {
             continue;
         }

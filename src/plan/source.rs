@@ -2,7 +2,7 @@
 
 use super::options::{Bootloader, SourceOptions};
 use crate::bytes::ReadAt;
-use crate::guest::probe::{self, Content};
+use crate::fs::probe::{self, Content};
 use crate::image::{Claim, RawImage, check_unused, claim};
 use crate::layout::Ids;
 use crate::{Error, ErrorKind, Result};

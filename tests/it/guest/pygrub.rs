@@ -12,8 +12,8 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 use synthdisk::ErrorKind;
 use synthdisk::bytes::ReadAt;
-use synthdisk::guest::ext4::Ext4Fs;
-use synthdisk::guest::fs::GuestFs;
+use synthdisk::fs::GuestFs;
+use synthdisk::fs::ext4::Ext4Fs;
 use synthdisk::guest::select::{Boot, EntrySelector, choose};
 
 struct FileReader(fs::File, u64);

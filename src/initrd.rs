@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::fs::GuestFile;
-use super::guard::quietly;
 use crate::bytes::ReadAt;
+use crate::fs::GuestFile;
+use crate::fs::guard::quietly;
 use crate::{Error, Result};
 use archive::{End, Unpacked, archive, members};
 use compression::Decoder;

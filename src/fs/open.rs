@@ -2,7 +2,7 @@
 
 use super::btrfs::BtrfsFs;
 use super::ext4::Ext4Fs;
-use super::fs::GuestFs;
+use super::guest_fs::GuestFs;
 use super::probe::{Content, HEAD_LEN, probe};
 use super::xfs::XfsFs;
 use crate::bytes::ReadAt;
