@@ -4,7 +4,6 @@
 //! owns and which may call which. Arrows point down only.
 
 pub mod adapt;
-pub mod boot;
 pub mod bootmenu;
 pub mod bytes;
 pub mod cli;
@@ -19,6 +18,7 @@ pub mod initrd;
 pub mod inspect;
 pub mod layout;
 pub mod libvirt;
+pub mod loader;
 pub mod plan;
 pub mod qemu;
 pub mod run;

@@ -2,7 +2,7 @@
 //! more initrd in the boot gap.
 //!
 //! The extra initrd lies in front of the guest's. It holds the modules and a small program
-//! ([`insmod`](mod@crate::boot::insmod)) that `rdinit=` on the command line starts first; the program
+//! ([`insmod`](mod@insmod)) that `rdinit=` on the command line starts first; the program
 //! loads the modules and becomes the guest's own `/init`. So it does not matter who made the guest's
 //! initrd and what is in it. In front, because Linux can't tell where data that lz4 packed end.
 //!
@@ -10,10 +10,10 @@
 //! are not part of the kernel, and the guest is not set up to make initrds for any machine.
 
 mod cpio;
+mod insmod;
 
 use super::hardware::{Hardware, card, other_bus};
 use super::payload::PayloadFile;
-use crate::boot::insmod::{Bits, program};
 use crate::bytes::ReadAt;
 use crate::disk::Source;
 use crate::fs::open::open_fs;
@@ -25,6 +25,7 @@ use crate::layout::Ids;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
+use insmod::{Bits, program};
 
 /// Where the extra initrd's files lie. The guest's initrd has no such directory.
 const DIR: &str = "synthdisk";
