@@ -3,8 +3,9 @@
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::Result;
-use crate::adapt::{Device, Devices, Edit, apply, check_room, propose, set_uuid};
+use crate::adapt::{Device, Devices, propose};
 use crate::bytes::ReadAt;
+use crate::edit::{Edit, apply, check_room, set_uuid};
 use crate::fs::open::open_fs;
 use crate::fs::probe::{HEAD_LEN, probe};
 use crate::layout::PartitionKind;
