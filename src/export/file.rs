@@ -1,7 +1,7 @@
 //! A file that is exported: a range of a disk.
 
+use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Chunk, Disk};
-use crate::image::Extent;
 use std::io;
 use std::sync::Arc;
 

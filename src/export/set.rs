@@ -3,6 +3,7 @@
 use super::file::ExportedFile;
 use super::status::{Status, StatusDisk};
 use crate::Result;
+use crate::bytes::ReadAt;
 use crate::plan::{Plan, PlannedDisk};
 use std::io;
 use std::os::unix::fs::MetadataExt;

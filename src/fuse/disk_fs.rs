@@ -8,6 +8,7 @@ mod snapshots;
 mod tests;
 
 use super::options::MountOptions;
+use crate::bytes::Extents;
 use crate::disk::Chunk;
 use crate::export::{
     CacheState, ExportSet, ExportedFile, SNAPSHOT_PREFIX, STATUS_FILE, StalePages, WritePath,
