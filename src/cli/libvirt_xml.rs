@@ -1,8 +1,12 @@
 //! `synthdisk libvirt-xml`.
 
+use super::mount::status_disks;
+use crate::disk::temporary_dir;
 use crate::fuse::{STATUS_FILE, Status};
 use crate::libvirt::domain_xml;
-use crate::run::machine::disks_of;
+use crate::plan::{OverlayChoice, Plan, SourceOptions};
+use crate::qemu::{DiskBus, NicModel};
+use crate::run::machine::{GuestDisks, MachineOptions, Net, check_buses, describe};
 use crate::xen::DomainConfig;
 use crate::{Error, Result};
 use clap::Args;
@@ -36,9 +40,13 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
     // A mount that is there already knows its disks best.
     let status = std::fs::read(dir.join(STATUS_FILE)).ok();
     let status: Option<Status> = status.and_then(|text| serde_json::from_slice(&text).ok());
-    let disks = match status {
-        Some(status) if !status.disks.is_empty() => status.disks,
-        _ => {
+    let (disks, bus, nic) = match status.filter(|status| !status.disks.is_empty()) {
+        Some(status) => (
+            status.disks,
+            status.bus.as_deref().and_then(DiskBus::from_name).unwrap_or_default(),
+            status.nic.as_deref().and_then(NicModel::from_name).unwrap_or_default(),
+        ),
+        None => {
             eprintln!(
                 "note:    the disks are expected in {}; before the guest starts, run: synthdisk \
                  mount -o allow_other --config {} {}",
@@ -46,10 +54,18 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
                 args.config.display(),
                 dir.display()
             );
-            disks_of(&domain)?
+            let source =
+                SourceOptions { config: Some(args.config.clone()), ..SourceOptions::default() };
+            let plan = Plan::build(&source, &OverlayChoice::Temporary(temporary_dir()))?;
+            let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
+            (status_disks(&plan), hardware.bus, hardware.nic)
         }
     };
-    let xml = domain_xml(&name, &domain, &dir, &disks)?;
+    let guest = GuestDisks { dir: &dir, disks: &disks, bus, nic };
+    let options = MachineOptions { net: Net::Bridge, ..MachineOptions::default() };
+    let machine = describe(&name, Some(&domain), guest, &options);
+    check_buses(&machine)?;
+    let xml = domain_xml(&machine)?;
     std::io::stdout()
         .write_all(xml.as_bytes())
         .map_err(|e| Error::io("cannot print the definition", e))
