@@ -193,5 +193,4 @@ fn uuid(machine: &Machine) -> String {
 }
 
 #[cfg(test)]
-#[path = "libvirt_tests.rs"]
 mod tests;
