@@ -4,14 +4,14 @@ use super::mount::status_disks;
 use crate::disk::temporary_dir;
 use crate::fuse::{STATUS_FILE, Status};
 use crate::libvirt::domain_xml;
-use crate::plan::{OverlayChoice, Plan, SourceOptions};
+use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
 use crate::qemu::{DiskBus, NicModel};
 use crate::run::machine::{GuestDisks, MachineOptions, Net, check_buses, describe};
 use crate::xen::DomainConfig;
 use crate::{Error, Result};
 use clap::Args;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `libvirt-xml`.
 #[derive(Debug, Args)]
@@ -54,9 +54,7 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
                 args.config.display(),
                 dir.display()
             );
-            let source =
-                SourceOptions { config: Some(args.config.clone()), ..SourceOptions::default() };
-            let plan = Plan::build(&source, &OverlayChoice::Temporary(temporary_dir()))?;
+            let plan = planned(&args.config)?;
             let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
             (status_disks(&plan), hardware.bus, hardware.nic)
         }
@@ -69,4 +67,16 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
     std::io::stdout()
         .write_all(xml.as_bytes())
         .map_err(|e| Error::io("cannot print the definition", e))
+}
+
+/// The plan that a mount of the config makes. A guest without a kernel still has disks.
+fn planned(config: &Path) -> Result<Plan> {
+    let mut source = SourceOptions { config: Some(config.into()), ..SourceOptions::default() };
+    let overlay = OverlayChoice::Temporary(temporary_dir());
+    Plan::build(&source, &overlay).or_else(|e| {
+        source.bootloader = Some(Bootloader::None);
+        let plan = Plan::build(&source, &overlay)?;
+        eprintln!("note:    nothing is known of the devices that the guest needs: {e}");
+        Ok(plan)
+    })
 }
