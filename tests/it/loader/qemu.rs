@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::common::slots::Slot;
-use synthdisk::boot::Params;
-use synthdisk::boot::loader::{
+use synthdisk::loader::direct::Params;
+use synthdisk::loader::direct::{
     CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA, SECTOR, STAGE1, STAGE2, STAGE2_LBA,
 };
 
