@@ -154,6 +154,9 @@ fn further_disks_of_a_mount() {
 #[test]
 fn a_directory_that_is_no_mount() {
     let case = Case::new();
-    let said = expect_failure(&["finalize", arg(case.tiny.path()), "-o", arg(&new)], 1);
+    let said = expect_failure(
+        &["finalize", arg(case.tiny.path()), "-o", arg(&case.tiny.file("new.raw"))],
+        1,
+    );
     assert!(said.contains("is a directory"), "{said}");
 }
