@@ -36,7 +36,7 @@ impl Filesystem {
     /// A filesystem in memory.
     pub fn tmpfs(len: u64) -> Option<Self> {
         if !is_root() {
-            skip(&format!("tmpfs: this needs root"));
+            skip("tmpfs: this needs root");
             return None;
         }
         let mut this = Self::empty();
