@@ -11,7 +11,7 @@ mod status;
 
 pub use coherence::{CacheState, StalePages, Wait, WritePath, answers_first, stale_pages};
 pub use file::{ExportedFile, Range};
-pub use set::{Export, ExportSet, ImageAccess};
+pub use set::{Export, ExportSet, ImageAccess, status_disks};
 pub use status::{STATUS_FILE, Status, StatusDisk};
 
 /// What the names of snapshot files begin with: opening `.snapshot-disk.raw` takes a snapshot of

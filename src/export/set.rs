@@ -47,19 +47,13 @@ impl ExportSet {
                 add(planned.partition_file(p.number), p.start, p.len);
             }
         }
-        let disk = |d: &PlannedDisk| StatusDisk {
-            file: d.file.clone(),
-            vdev: d.vdev.clone(),
-            cdrom: d.cdrom,
-            read_only: d.disk.is_read_only(),
-        };
         let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             images: plan.images.clone(),
             overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
             read_only: false,
-            disks: plan.disks.iter().map(disk).collect(),
+            disks: status_disks(plan),
             bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
             nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
         };
@@ -78,6 +72,17 @@ impl ExportSet {
     pub fn flush(&self) -> io::Result<()> {
         self.files.iter().filter(|f| f.is_whole()).try_for_each(|f| f.disk.flush())
     }
+}
+
+/// The disks of `plan`, as a status lists them.
+pub fn status_disks(plan: &Plan) -> Vec<StatusDisk> {
+    let disk = |d: &PlannedDisk| StatusDisk {
+        file: d.file.clone(),
+        vdev: d.vdev.clone(),
+        cdrom: d.cdrom,
+        read_only: d.disk.is_read_only(),
+    };
+    plan.disks.iter().map(disk).collect()
 }
 
 /// What all images have in common in their owner, group and mode.

@@ -1,12 +1,12 @@
 //! One guest from its mount to its end.
 
 use super::console::{Finding, Watch};
-use super::machine::{MachineOptions, machine};
+use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
 use super::private::PrivateMount;
 use super::report::{GuestReport, Verdict};
 use super::terminal::Terminal;
 use crate::process::{self, Stop, bound_to_us, poll_until};
-use crate::qemu::{Accel, Serial};
+use crate::qemu::{Accel, DiskBus, Launch, NicModel, Serial};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
@@ -42,6 +42,8 @@ pub struct Job {
     pub accel: Accel,
     /// What was said about the machine.
     pub machine: MachineOptions,
+    /// Arguments for QEMU, appended verbatim.
+    pub extra_args: Vec<OsString>,
     /// File that keeps the serial console.
     pub log: Option<PathBuf>,
     /// Tell more on standard error: about the disk, and what the watched console prints.
@@ -80,7 +82,14 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let said = mount.wait_ready(stop, limit)?;
     tell(&said, job, matches!(mode, Mode::Terminal));
     let status = mount.status()?;
-    let needs = job.machine.with_needs(status.bus.as_deref(), status.nic.as_deref());
+    let guest = GuestDisks {
+        dir: mount.dir(),
+        disks: &status.disks,
+        bus: status.bus.as_deref().and_then(DiskBus::from_name).unwrap_or_default(),
+        nic: status.nic.as_deref().and_then(NicModel::from_name).unwrap_or_default(),
+    };
+    let machine = describe(&job.name, job.domain.as_ref(), guest, &job.machine);
+    check_buses(&machine)?;
     let log = match (mode, &job.log) {
         (Mode::Watch(_), Some(path)) => Some(File::create(path).map_err(|e| {
             Error::io(format!("cannot write the console to {}", path.display()), e)
@@ -92,9 +101,8 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
         (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),
         (Mode::Terminal, None) => Serial::Stdio,
     };
-    let place = (mount.dir(), status.disks.as_slice());
-    let spec = machine(&job.name, job.domain.as_ref(), &needs, place, job.accel, serial)?;
-    let mut qemu = Qemu::start(job, &spec.args(), matches!(mode, Mode::Watch(_)))?;
+    let launch = Launch { accel: job.accel, serial, extra_args: job.extra_args.clone() };
+    let mut qemu = Qemu::start(job, &machine.args(&launch), matches!(mode, Mode::Watch(_)))?;
     let result = match mode {
         Mode::Terminal => attend(job, &mut qemu, &mut mount, stop),
         Mode::Watch(expected) => watch(job, expected, &mut qemu, &mut mount, stop, log),
