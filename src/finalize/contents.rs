@@ -35,7 +35,7 @@ pub trait Contents: Sync {
     ///
     /// # Errors
     /// Those of looking.
-    fn lender_at(&self, offset: u64) -> io::Result<(Lender<'_>, u64)>;
+    fn reflink_source_at(&self, offset: u64) -> io::Result<(ReflinkSource<'_>, u64)>;
 }
 
 /// The runs of data and holes of something, for who goes through it from its beginning to its end in
@@ -67,7 +67,7 @@ impl<F: Fn(u64) -> Result<Extent>> Runs<F> {
 
 /// A file that may share its blocks with a copy.
 #[derive(Debug)]
-pub enum Lender<'a> {
+pub enum ReflinkSource<'a> {
     /// None: the bytes are zeros.
     Zeros,
     /// None: the bytes must be copied.
@@ -116,15 +116,15 @@ impl Contents for DiskRange {
         self.disk.read_at(buf, self.start + offset)
     }
 
-    fn lender_at(&self, offset: u64) -> io::Result<(Lender<'_>, u64)> {
+    fn reflink_source_at(&self, offset: u64) -> io::Result<(ReflinkSource<'_>, u64)> {
         let (stored, end) = self.disk.stored_at(self.start + offset)?;
-        let lender = match stored {
-            Stored::Zeros => Lender::Zeros,
-            Stored::Made => Lender::None,
-            Stored::Overlay(file, at) => Lender::File(file, at),
-            Stored::Image(image, at) => Lender::Image(image, at),
+        let source = match stored {
+            Stored::Zeros => ReflinkSource::Zeros,
+            Stored::Made => ReflinkSource::None,
+            Stored::Overlay(file, at) => ReflinkSource::File(file, at),
+            Stored::Image(image, at) => ReflinkSource::Image(image, at),
         };
-        Ok((lender, self.end(end)))
+        Ok((source, self.end(end)))
     }
 }
 
@@ -164,8 +164,8 @@ impl Contents for OpenFile {
         self.file.read_exact_at(buf, offset)
     }
 
-    fn lender_at(&self, _offset: u64) -> io::Result<(Lender<'_>, u64)> {
+    fn reflink_source_at(&self, _offset: u64) -> io::Result<(ReflinkSource<'_>, u64)> {
         // Not the mount's file itself, whose filesystem has no blocks.
-        Ok((Lender::None, self.len))
+        Ok((ReflinkSource::None, self.len))
     }
 }

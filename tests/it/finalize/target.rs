@@ -129,7 +129,7 @@ fn a_block_device_is_written_whole() {
     assert!(fs::metadata(path).unwrap().file_type().is_block_device());
     let options = ["--swap", "8M", "--verify"];
     let said = refused(&tiny.image, path, &options);
-    assert!(said.contains("holds something") && said.contains("--force"), "{said}");
+    assert!(said.contains("holds data") && said.contains("--force"), "{said}");
     finalize(&tiny.image, path, &[&options[..], &["--force"]].concat());
     run("cmp", &["-n", &len.to_string(), arg(&mounted.disk()), arg(path)]);
     let said = refused(&tiny.image, path, &["--force", "--format", "qcow2"]);
