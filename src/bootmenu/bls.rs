@@ -1,0 +1,131 @@
+//! Boot Loader Specification entries, type 1: one `*.conf` per kernel.
+//!
+//! Source: uapi-group.org, "The Boot Loader Specification"; for order and variables the `blscfg`
+//! command of Fedora's GRUB.
+
+use std::cmp::Ordering;
+
+use super::{Entry, MAX_ENTRIES, bounded, first_word, read_optional, strip_device};
+use crate::Result;
+use crate::bootmenu::version::rpm_cmp;
+use crate::fs::GuestFs;
+
+/// Largest single entry file that is read on, in bytes.
+const MAX_ENTRY_FILE: usize = 64 << 10;
+
+/// Reads all entries of a directory, newest first. `variable` gives the value of a GRUB variable
+/// (`$kernelopts`) used in them. An entry's `id` is its file's name without `.conf`.
+///
+/// # Errors
+/// Those of reading the directory and the files.
+pub fn read_entries(
+    fs: &dyn GuestFs,
+    dir: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Entry>> {
+    let mut names: Vec<String> = fs.read_dir(dir)?;
+    names.retain(|n| n.ends_with(".conf") && !n.starts_with('.'));
+    names.sort_by(|a, b| compare_names(b, a));
+    names.truncate(MAX_ENTRIES);
+    let mut entries = Vec::new();
+    for name in names {
+        let Some(text) = read_optional(fs, &format!("{dir}/{name}"))? else { continue };
+        if text.len() > MAX_ENTRY_FILE {
+            continue;
+        }
+        let mut entry = parse_entry(&text, variable);
+        let id = name.strip_suffix(".conf").unwrap_or(&name);
+        if entry.title.is_empty() {
+            entry.title = id.to_owned();
+        }
+        entry.id = Some(id.to_owned());
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// Order of two file names, as GRUB's `bls_cmp`: `name-version-release` part by part.
+fn compare_names(a: &str, b: &str) -> Ordering {
+    fn parts(name: &str) -> [&str; 3] {
+        let mut it = name.strip_suffix(".conf").unwrap_or(name).rsplitn(3, '-');
+        let (release, version) = (it.next().unwrap_or(""), it.next().unwrap_or(""));
+        [it.next().unwrap_or(""), version, release]
+    }
+    let (a, b) = (parts(a), parts(b));
+    (0..3).map(|i| rpm_cmp(a[i], b[i])).find(|o| *o != Ordering::Equal).unwrap_or(Ordering::Equal)
+}
+
+fn parse_entry(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Entry {
+    let mut entry = Entry::default();
+    let mut options: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let (key, value) = first_word(line);
+        match key {
+            "title" => entry.title = value.to_owned(),
+            "linux" => entry.kernel = strip_device(value).to_owned(),
+            "initrd" => {
+                let value = expand(value, variable);
+                entry.initrds.extend(value.split_whitespace().map(|p| strip_device(p).to_owned()));
+            }
+            "options" => options.push(expand(value, variable)),
+            _ => {}
+        }
+    }
+    let words: Vec<&str> = options.iter().flat_map(|o| o.split_whitespace()).collect();
+    entry.cmdline = bounded(words.join(" "));
+    entry
+}
+
+/// Puts values in place of `$name` and `${name}`; unknown ones vanish.
+fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let braced = rest.starts_with('{');
+        rest = rest.strip_prefix('{').unwrap_or(rest);
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        if out.len() < MAX_ENTRY_FILE {
+            out.push_str(&variable(&rest[..end]).unwrap_or_default());
+        }
+        rest = &rest[end..];
+        if braced {
+            rest = rest.strip_prefix('}').unwrap_or(rest);
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::MemFs;
+
+    #[test]
+    fn entries_of_rhel_8() {
+        let id = "f00d";
+        let entry = |v: &str| {
+            format!(
+                "title RHEL ({v})\nversion {v}\nlinux /vmlinuz-{v}\n\
+                 initrd /initramfs-{v}.img $tuned_initrd\noptions $kernelopts ${{tuned_params}}\n\
+                 options quiet\n# c\nid x\n"
+            )
+        };
+        let mut fs = MemFs::new().file("/boot/loader/entries/README", "");
+        for v in ["4.18.0-80.el8.x86_64", "4.18.0-193.1.2.el8.x86_64", "0-rescue"] {
+            fs = fs.file(&format!("/boot/loader/entries/{id}-{v}.conf"), entry(v));
+        }
+        let vars = |name: &str| (name == "kernelopts").then(|| "root=UUID=1 ro".to_owned());
+        let entries = read_entries(&fs, "/boot/loader/entries", &vars).unwrap();
+        let titles: Vec<_> = entries.iter().map(|e| e.title.as_str()).collect();
+        assert_eq!(
+            titles,
+            ["RHEL (4.18.0-193.1.2.el8.x86_64)", "RHEL (4.18.0-80.el8.x86_64)", "RHEL (0-rescue)"]
+        );
+        assert_eq!(entries[0].cmdline, "root=UUID=1 ro quiet");
+        assert_eq!(entries[0].initrds, ["/initramfs-4.18.0-193.1.2.el8.x86_64.img"]);
+        assert_eq!(entries[0].id.as_deref(), Some("f00d-4.18.0-193.1.2.el8.x86_64"));
+    }
+}

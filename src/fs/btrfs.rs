@@ -1,0 +1,255 @@
+//! Btrfs on one device through the `lambutter` crate: safe code, which reads the single, DUP and
+//! RAID1 profiles, subvolumes, and extents compressed with zlib, LZO and zstd.
+//!
+//! What is shown is the subvolume that holds the guest's root: the default one, or, where that has
+//! no `/etc`, the one at the top level that does (`@`, `@rootfs`, `root`, …). GRUB counts paths from
+//! the top level, so `/@/boot/vmlinuz` is found in `@` as well.
+//!
+//! The log of what was fsynced after the last transaction is not replayed; without it the
+//! filesystem is as it was at that transaction, at most some 30 s before. As for XFS, what a look
+//! may cost is limited (`metered`) and a panic becomes a `Corrupt` error.
+
+mod leaf;
+
+use super::guard::quietly;
+use super::guest_fs::{
+    FileKind, GuestFile, GuestFs, KernelMount, Node, ReadAt, Stat, check_target_len, resolve_to,
+    target_text,
+};
+use super::metered::{Meter, Metered, PER_LOOK, PER_OPEN};
+use crate::{Error, ErrorKind, Result};
+use lambutter::{Btrfs, Inode, Path, SuperblockReason};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Where the superblock starts, in bytes.
+const SUPERBLOCK: u64 = 64 << 10;
+/// The subvolume that has no parent (kernel: `BTRFS_FS_TREE_OBJECTID`).
+const TOP_LEVEL: u64 = 5;
+/// What installers call the subvolume of the root filesystem: Debian, Ubuntu and Arch, Fedora.
+const ROOT_NAMES: [&str; 4] = ["@rootfs", "@", "root", "@root"];
+
+/// A Btrfs filesystem, seen from the guest's root subvolume. Not `Send`: make it in the thread that
+/// uses it. What lies under it must not change while it lives; look again with a new one. After some
+/// gigabytes of searching it gives up (`TooLarge`).
+pub struct BtrfsFs {
+    fs: RefCell<Btrfs<Metered>>,
+    meter: Rc<Meter>,
+    /// Name of the subvolume that is shown, if it is not the default one.
+    subvolume: Option<String>,
+    /// Whether there is a log that was not replayed.
+    stale: bool,
+}
+
+impl BtrfsFs {
+    /// Opens the filesystem that starts at byte 0 of `reader`.
+    ///
+    /// # Errors
+    /// `Unsupported` for features, profiles and checksums that can't be read and for filesystems of
+    /// several devices; `Corrupt` when it is no Btrfs or a broken one; `Io` from `reader`.
+    pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
+        let reader: Arc<dyn ReadAt> = Arc::new(reader);
+        let stale = log_root(&*reader)? != 0;
+        let meter = Meter::new();
+        let size = reader.size();
+        let metered = Metered { reader, meter: Rc::clone(&meter), blank: 0..0 };
+        let what = "the filesystem";
+        let ask = |f: &dyn Fn(Metered) -> lambutter::Result<Btrfs<Metered>>| {
+            meter.begin(PER_OPEN);
+            meter.finish(quietly(|| f(metered.clone())), what, convert)
+        };
+        let mut fs = ask(&|m| Btrfs::open(m, size))?;
+        let mut subvolume = None;
+        meter.begin(PER_LOOK);
+        if !quietly(|| has_etc(&mut fs, "")).unwrap_or(false) {
+            let mut top = ask(&|m| Btrfs::open_subvol_id(m, size, TOP_LEVEL))?;
+            meter.begin(PER_LOOK);
+            subvolume = quietly(|| root_subvolume(&mut top)).unwrap_or(None);
+        }
+        if let Some(name) = &subvolume {
+            let path = format!("/{name}");
+            fs = ask(&|m| Btrfs::open_subvol_path(m, size, Path::from(path.as_str())))?;
+        }
+        Ok(Self { fs: RefCell::new(fs), meter, subvolume, stale })
+    }
+
+    /// Name of the subvolume at the top level that is shown, if it is not the default one.
+    pub fn subvolume(&self) -> Option<&str> {
+        self.subvolume.as_deref()
+    }
+
+    /// Asks the crate about `what`, which may read so many bytes.
+    fn ask<T>(
+        &self,
+        what: &str,
+        allowance: u64,
+        f: impl FnOnce(&mut Btrfs<Metered>) -> lambutter::Result<T>,
+    ) -> Result<T> {
+        self.meter.begin(allowance);
+        self.meter.finish(quietly(|| f(&mut self.fs.borrow_mut())), what, convert)
+    }
+
+    /// The path within the subvolume that GRUB means with `path`, if it can be another one.
+    fn below_top<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let rest = path.strip_prefix('/')?.strip_prefix(self.subvolume.as_deref()?)?;
+        if rest.is_empty() { Some("/") } else { rest.starts_with('/').then_some(rest) }
+    }
+
+    /// Calls `f` with `path`, and if there is no such thing with what GRUB means by it.
+    fn either<T>(&self, path: &str, f: impl Fn(&str) -> Result<T>) -> Result<T> {
+        match (f(path), self.below_top(path)) {
+            (Err(e), Some(path)) if e.kind() == ErrorKind::NotFound => f(path).map_err(|_| e),
+            (result, _) => result,
+        }
+    }
+
+    fn inode(&self, path: &str) -> Result<Inode> {
+        self.either(path, |p| self.ask(p, PER_LOOK, |fs| fs.resolve(Path::from(p))))
+    }
+}
+
+impl GuestFs for BtrfsFs {
+    fn node(&self, path: &str, _searched: u64) -> Result<Node> {
+        let inode = self.inode(path)?;
+        let meta = self.ask(path, PER_LOOK, |fs| fs.metadata(&inode))?;
+        // The crate tells no times. The leaf with the inode is what it read last.
+        let times = leaf::times(&self.meter.last_read(), inode.objectid()).unwrap_or_default();
+        let (mtime_secs, mtime_nanos) = times.modified;
+        let len = meta.size;
+        let (kind, target) = if meta.is_symlink() {
+            check_target_len(path, len)?;
+            let target =
+                self.either(path, |p| self.ask(p, PER_LOOK, |fs| fs.read_link(Path::from(p))))?;
+            (FileKind::Symlink, Some(target_text(path, target)?))
+        } else if meta.is_dir() {
+            (FileKind::Dir, None)
+        } else if meta.is_file() {
+            (FileKind::File, None)
+        } else {
+            (FileKind::Other, None)
+        };
+        let revision = times.transaction;
+        Ok(Node { stat: Stat { kind, len, mtime_secs, mtime_nanos, revision }, target })
+    }
+
+    fn read_dir(&self, path: &str) -> Result<Vec<String>> {
+        let (full, _) = resolve_to(self, path, FileKind::Dir)?;
+        let entries =
+            self.either(&full, |p| self.ask(p, PER_LOOK, |fs| fs.read_dir(Path::from(p))))?;
+        let mut names: Vec<String> =
+            entries.into_iter().filter_map(|e| String::from_utf8(e.name).ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
+        let (full, stat) = resolve_to(self, path, FileKind::File)?;
+        let inode = self.inode(&full)?;
+        Ok(Box::new(BtrfsFile { fs: self, inode, len: stat.len, path: full }))
+    }
+
+    fn kernel_mount(&self) -> Option<KernelMount> {
+        // No comma gets in: the name is one that was looked for, or has none.
+        let options = self.subvolume.as_ref().map(|name| format!("subvol=/{name}"));
+        Some(KernelMount { fs_type: "btrfs", options: options.unwrap_or_default() })
+    }
+
+    fn caveat(&self) -> Option<String> {
+        self.stale.then(|| {
+            "the guest was not shut down and only Linux can replay its Btrfs log, so what was read \
+             in it may be some seconds older than what it last wrote"
+                .into()
+        })
+    }
+}
+
+struct BtrfsFile<'a> {
+    fs: &'a BtrfsFs,
+    inode: Inode,
+    len: u64,
+    path: String,
+}
+
+impl GuestFile for BtrfsFile<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        if offset >= self.len {
+            return Ok(0);
+        }
+        let inode = self.inode;
+        let allowance = PER_LOOK.saturating_add(buf.len() as u64);
+        let n = self.fs.ask(&self.path, allowance, |fs| fs.read_file_at(&inode, offset, buf))?;
+        self.fs.meter.refund(n as u64);
+        Ok(n)
+    }
+}
+
+/// Where the log of fsynced changes starts; 0 if there is none.
+fn log_root(reader: &dyn ReadAt) -> Result<u64> {
+    if reader.size() < SUPERBLOCK + 4096 {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "the image is too small to hold a Btrfs filesystem",
+        ));
+    }
+    let mut raw = [0; 8];
+    reader
+        .read_at(SUPERBLOCK + 96, &mut raw)
+        .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
+    Ok(u64::from_le_bytes(raw))
+}
+
+fn has_etc(fs: &mut Btrfs<Metered>, below: &str) -> bool {
+    fs.resolve(Path::from(format!("{below}/etc").as_str())).is_ok()
+}
+
+/// The subvolume at the top level that holds a root filesystem: one of the usual names, or the only
+/// one that does.
+fn root_subvolume(top: &mut Btrfs<Metered>) -> Option<String> {
+    let entries = top.read_dir(Path::from("/")).ok()?;
+    let own = top.subvolume();
+    let names = entries
+        .into_iter()
+        .filter(|e| e.inode.subvolume() != own)
+        .filter_map(|e| String::from_utf8(e.name).ok())
+        .filter(|name| !name.contains(','));
+    let mut roots: Vec<String> = names.filter(|name| has_etc(top, &format!("/{name}"))).collect();
+    let usual = ROOT_NAMES.iter().find(|usual| roots.iter().any(|name| name == *usual));
+    match usual {
+        Some(usual) => Some((*usual).to_owned()),
+        None if roots.len() == 1 => roots.pop(),
+        None => None,
+    }
+}
+
+fn convert(what: &str, e: &lambutter::Error) -> Error {
+    use lambutter::Error as E;
+    let message = |kind, text: &str| Error::new(kind, format!("{what} in the guest {text}"));
+    let unsupported = |text: &str| message(ErrorKind::Unsupported, text);
+    match e {
+        E::NotFound => Error::new(ErrorKind::NotFound, format!("{what} does not exist")),
+        E::NotARegularFile => message(ErrorKind::Invalid, "is not a regular file"),
+        E::NotASymlink => message(ErrorKind::Invalid, "is not a symlink"),
+        E::UnsupportedProfile("prof_other_device") => {
+            unsupported("cannot be read: its Btrfs is spread over several devices")
+        }
+        E::UnsupportedFeature(feature) | E::UnsupportedProfile(feature) => {
+            unsupported(&format!("cannot be read: Btrfs with {feature}"))
+        }
+        E::UnsupportedChecksum(_) | E::BadSuperblock(SuperblockReason::UnsupportedCsumType) => {
+            unsupported("cannot be read: Btrfs with checksums other than CRC32C")
+        }
+        E::BadSuperblock(SuperblockReason::UnsupportedIncompat) => {
+            unsupported("cannot be read: Btrfs with a feature that is not known")
+        }
+        other => Error::with_source(
+            ErrorKind::Corrupt,
+            format!("cannot read {what} in the guest: damaged Btrfs"),
+            other.to_string(),
+        ),
+    }
+}

@@ -1,0 +1,380 @@
+//! ext2/3/4 through the `ext4-view` crate, hardened against hostile images.
+//!
+//! The crate is safe code, but trusts some numbers: it reserves memory for as many block groups and
+//! as long a symlink as the image claims, walks extent trees whose nodes all point at each other's
+//! children, and panics on some broken directory hashes. Therefore
+//! * the superblock is checked before the crate sees it (`superblock`),
+//! * symlinks are resolved here, one component at a time, after a look at their length,
+//! * directories beyond [`MAX_DIR_BYTES`] are refused,
+//! * a dirty journal is replayed here (`journal`),
+//! * interior extent nodes deeper than any sane file has are made unreadable (`Adapter`),
+//! * a panic becomes a `Corrupt` error.
+
+mod crc;
+pub mod inode;
+mod journal;
+pub mod room;
+mod superblock;
+
+use std::cell::Cell;
+
+use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
+
+use self::journal::Replay;
+use self::superblock::Superblock;
+use super::guard::quietly;
+use super::guest_fs::{
+    FileKind, GuestFile, GuestFs, Node, ReadAt, Stat, check_target_len, resolve_to,
+};
+use crate::{Error, ErrorKind, Result};
+
+/// Largest directory that is read, in bytes of its blocks: some 400,000 names.
+pub const MAX_DIR_BYTES: u64 = 16 << 20;
+/// Bytes of directories that one [`Ext4Fs`] searches in its life: a million lookups in usual ones, a
+/// few seconds in hostile ones.
+const SEARCH_BUDGET: u64 = 8 << 30;
+/// Most names that one directory may have.
+const MAX_DIR_ENTRIES: usize = 500_000;
+
+/// An ext2, ext3 or ext4 filesystem. Not `Send`: make it in the thread that uses it. What lies
+/// under it must not change while it lives; look again with a new one. It is made for a look around,
+/// not for long life: after some gigabytes of searched directories it gives up (`TooLarge`).
+pub struct Ext4Fs {
+    fs: Ext4,
+    uuid: [u8; 16],
+    label: String,
+    /// Bytes of directories that may still be searched, so that a hostile guest with huge
+    /// directories and a long menu can't keep us busy for hours.
+    budget: Cell<u64>,
+}
+
+impl Ext4Fs {
+    /// Opens the filesystem that starts at byte 0 of `reader`. A dirty journal is replayed in
+    /// memory.
+    ///
+    /// # Errors
+    /// `Unsupported` names the filesystem features that can't be read; `Corrupt` when it is no
+    /// ext2/3/4 or a broken one, or longer than the image; `Io` from `reader`.
+    pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
+        let mut sb = Superblock::read(&reader)?;
+        let needs_recovery = sb.needs_recovery;
+        let replay = if needs_recovery { journal::load(&reader, &sb)? } else { Replay::new() };
+        let adapter = Adapter {
+            reader: Box::new(reader),
+            replay,
+            needs_recovery,
+            block_size: sb.block_size as usize,
+            blocks_count: sb.blocks_count,
+            window: Vec::new(),
+            window_start: 0,
+        };
+        if needs_recovery {
+            // The journal may hold another superblock, which is as little to be trusted.
+            let (mut raw, size) = ([0; superblock::LEN], adapter.reader.size());
+            adapter
+                .fill(superblock::OFFSET, &mut raw)
+                .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
+            let new = Superblock::parse(&raw, size)?;
+            if new.block_size != sb.block_size {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "the filesystem's journal changes its block size",
+                ));
+            }
+            sb = new;
+        }
+        let fs = guarded("the filesystem", || Ext4::load(Box::new(adapter)))?;
+        Ok(Self { uuid: sb.uuid, label: sb.label, fs, budget: Cell::new(SEARCH_BUDGET) })
+    }
+
+    /// The filesystem's UUID, as its 16 bytes.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.uuid
+    }
+
+    /// The volume label, empty if it has none.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+}
+
+impl GuestFs for Ext4Fs {
+    fn node(&self, path: &str, searched: u64) -> Result<Node> {
+        self.budget.set(self.budget.get().saturating_sub(searched));
+        if self.budget.get() == 0 {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                "the guest's directories are too large to look for a kernel in them",
+            ));
+        }
+        let meta = guarded(path, || self.fs.symlink_metadata(path))?;
+        let kind = match meta.file_type() {
+            FileType::Regular => FileKind::File,
+            FileType::Directory => FileKind::Dir,
+            FileType::Symlink => FileKind::Symlink,
+            _ => FileKind::Other,
+        };
+        let len = meta.len();
+        if kind == FileKind::Dir && len > MAX_DIR_BYTES {
+            return Err(too_many(path));
+        }
+        let target = if kind == FileKind::Symlink {
+            check_target_len(path, len)?;
+            let target = guarded(path, || self.fs.read_link(path))?;
+            let target = target.to_str().map_err(|_| {
+                Error::new(ErrorKind::Unsupported, format!("symlink {path} is not UTF-8"))
+            })?;
+            Some(target.to_owned())
+        } else {
+            None
+        };
+        let mtime = meta.modified();
+        let (mtime_secs, mtime_nanos) = (mtime.seconds(), mtime.nanoseconds());
+        Ok(Node { stat: Stat { kind, len, mtime_secs, mtime_nanos, revision: 0 }, target })
+    }
+
+    fn read_dir(&self, path: &str) -> Result<Vec<String>> {
+        let (full, _) = resolve_to(self, path, FileKind::Dir)?;
+        let mut names = guarded(path, || {
+            let mut names = Vec::new();
+            for entry in self.fs.read_dir(full.as_str())? {
+                let entry = entry?;
+                match entry.file_name().as_str() {
+                    Ok("." | "..") | Err(_) => {}
+                    Ok(name) => names.push(name.to_owned()),
+                }
+                if names.len() > MAX_DIR_ENTRIES {
+                    break;
+                }
+            }
+            Ok(names)
+        })?;
+        if names.len() > MAX_DIR_ENTRIES {
+            return Err(too_many(path));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
+        let (full, stat) = resolve_to(self, path, FileKind::File)?;
+        let file = guarded(path, || self.fs.open(full.as_str()))?;
+        Ok(Box::new(Ext4File { file, len: stat.len, path: full }))
+    }
+}
+
+struct Ext4File {
+    file: ext4_view::File,
+    len: u64,
+    path: String,
+}
+
+impl GuestFile for Ext4File {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        if offset >= self.len {
+            return Ok(0);
+        }
+        let file = &mut self.file;
+        guarded(&self.path, || {
+            if file.position() != offset {
+                file.seek_to(offset)?;
+            }
+            let mut done = 0;
+            while done < buf.len() {
+                match file.read_bytes(&mut buf[done..])? {
+                    0 => break,
+                    n => done += n,
+                }
+            }
+            Ok(done)
+        })
+    }
+}
+
+/// Gives `ext4-view` the bytes of the image.
+struct Adapter {
+    reader: Box<dyn ReadAt>,
+    /// What the journal has newer.
+    replay: Replay,
+    needs_recovery: bool,
+    block_size: usize,
+    blocks_count: u64,
+    /// Read-ahead for the block group descriptors, which the crate reads one by one.
+    window: Vec<u8>,
+    window_start: u64,
+}
+
+const WINDOW: u64 = 64 << 10;
+
+impl Adapter {
+    /// Reads bytes of the filesystem as they are after recovery.
+    fn fill(&self, start: u64, dst: &mut [u8]) -> std::io::Result<()> {
+        self.reader.read_at(start, dst)?;
+        let size = self.block_size as u64;
+        let end = start.saturating_add(dst.len() as u64);
+        for (block, newer) in self.replay.range(start / size..end.div_ceil(size)) {
+            let mut data = vec![0; self.block_size];
+            self.reader.read_at(newer.block * size, &mut data)?;
+            if newer.escaped {
+                data[..4].copy_from_slice(&journal::ESCAPED);
+            }
+            overlay(start, dst, block * size, &data);
+        }
+        let sb = superblock::OFFSET;
+        if self.needs_recovery && start <= sb && end >= sb + superblock::LEN as u64 {
+            // In range: just compared.
+            let at = (sb - start) as usize;
+            superblock::mark_recovered(&mut dst[at..at + superblock::LEN]);
+        }
+        Ok(())
+    }
+
+    fn read_small(&mut self, start: u64, dst: &mut [u8]) -> std::io::Result<()> {
+        let end = start.saturating_add(dst.len() as u64);
+        if start < self.window_start || end > self.window_start + self.window.len() as u64 {
+            let len = WINDOW.min(self.reader.size().saturating_sub(start)) as usize;
+            if len < dst.len() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut window = vec![0; len];
+            self.fill(start, &mut window)?;
+            (self.window, self.window_start) = (window, start);
+        }
+        // In range: the window was just made to hold `start..end`.
+        let at = (start - self.window_start) as usize;
+        dst.copy_from_slice(&self.window[at..at + dst.len()]);
+        Ok(())
+    }
+
+    /// Whether a block is an extent tree node that stands on two more levels of nodes.
+    ///
+    /// A file with such a node has millions of extents if it is honest, and is no kernel, config or
+    /// directory; in a hostile image, nodes that share children make a walk of 340^5 steps. The
+    /// check is strict enough (90 bits of a block must fit) not to hit file data.
+    fn is_deep_extent_node(&self, block: &[u8]) -> bool {
+        let u16_at = |at| u16::from_le_bytes([block[at], block[at + 1]]);
+        let u32_at = |at| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
+        let (magic, entries, max, depth) = (u16_at(0), u16_at(2), u16_at(4), u16_at(6));
+        magic == 0xf30a
+            && (2..=5).contains(&depth)
+            && entries <= max
+            && (usize::from(max) + 1) * 12 <= block.len()
+            && u64::from(u32_at(16)) | u64::from(u16_at(20)) << 32 < self.blocks_count
+    }
+}
+
+impl Ext4Read for Adapter {
+    fn read(
+        &mut self,
+        start: u64,
+        dst: &mut [u8],
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if dst.len() < self.block_size {
+            self.read_small(start, dst)?;
+            return Ok(());
+        }
+        self.fill(start, dst)?;
+        for block in dst.chunks_mut(self.block_size) {
+            if block.len() == self.block_size && self.is_deep_extent_node(block) {
+                block[0] = 0;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies what `data` at `data_start` has of the range that `dst` at `start` is.
+fn overlay(start: u64, dst: &mut [u8], data_start: u64, data: &[u8]) {
+    let from = start.max(data_start);
+    let to = (start + dst.len() as u64).min(data_start + data.len() as u64);
+    if from < to {
+        // Both ranges hold `from..to`, so the differences are within their lengths.
+        let (d, s, n) = (from - start, from - data_start, (to - from) as usize);
+        dst[d as usize..d as usize + n].copy_from_slice(&data[s as usize..s as usize + n]);
+    }
+}
+
+fn too_many(path: &str) -> Error {
+    Error::new(ErrorKind::TooLarge, format!("directory {path} in the guest has too many entries"))
+}
+
+/// Calls into `ext4-view`; its errors and panics become ours. `what` is the path or thing that was
+/// looked at.
+fn guarded<T>(what: &str, f: impl FnOnce() -> std::result::Result<T, Ext4Error>) -> Result<T> {
+    match quietly(f) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) => Err(convert(what, e)),
+        Err(panic) => Err(Error::with_source(
+            ErrorKind::Corrupt,
+            format!("cannot read {what} in the guest"),
+            panic,
+        )),
+    }
+}
+
+fn convert(what: &str, e: Ext4Error) -> Error {
+    let message = |kind, text: &str| Error::new(kind, format!("{what} in the guest {text}"));
+    match e {
+        Ext4Error::NotFound | Ext4Error::NotADirectory => {
+            Error::new(ErrorKind::NotFound, format!("{what} does not exist"))
+        }
+        Ext4Error::Io(e) => Error::with_source(
+            ErrorKind::Io,
+            format!("cannot read {what} in the guest: reading the image failed"),
+            e,
+        ),
+        Ext4Error::IsADirectory => message(ErrorKind::Invalid, "is a directory"),
+        Ext4Error::IsASpecialFile => message(ErrorKind::Invalid, "is not a regular file"),
+        Ext4Error::Encrypted => message(ErrorKind::Unsupported, "is encrypted"),
+        Ext4Error::Incompatible(i) => Error::new(
+            ErrorKind::Unsupported,
+            format!("cannot read {what} in the guest: ext4 with {i}"),
+        ),
+        Ext4Error::Corrupt(c) => Error::new(
+            ErrorKind::Corrupt,
+            format!("cannot read {what} in the guest: damaged ext4: {c}"),
+        ),
+        other => message(ErrorKind::Invalid, &format!("cannot be read: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_become_errors() {
+        let e = guarded::<()>("/x", || panic!("index out of bounds")).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Corrupt);
+        assert!(e.to_string().contains("index out of bounds"), "{e}");
+    }
+
+    #[test]
+    fn only_deep_nodes_are_hidden() {
+        let adapter = |_| Adapter {
+            reader: Box::new(Vec::new()),
+            replay: Replay::new(),
+            needs_recovery: false,
+            block_size: 1024,
+            blocks_count: 1000,
+            window: Vec::new(),
+            window_start: 0,
+        };
+        let node = |depth: u8, leaf: u8| {
+            let mut b = vec![0u8; 1024];
+            b[..8].copy_from_slice(&[0x0a, 0xf3, 3, 0, 84, 0, depth, 0]);
+            b[16] = leaf;
+            b
+        };
+        for (depth, want) in [(0, false), (1, false), (2, true), (5, true), (6, false)] {
+            assert_eq!(adapter(()).is_deep_extent_node(&node(depth, 9)), want, "{depth}");
+        }
+        let mut far = node(3, 9);
+        far[19] = 1;
+        assert!(!adapter(()).is_deep_extent_node(&far));
+    }
+}

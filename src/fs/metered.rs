@@ -1,0 +1,212 @@
+//! The bytes of an image for a reader that sets itself no limits.
+//!
+//! In a hostile image, trees may share their branches and directories may be as large as the image.
+//! What such a thing costs is what must be read for it, so that is what is limited: each call has an
+//! allowance of bytes, and all calls together have another.
+
+use super::guest_fs::ReadAt;
+use crate::{Error, ErrorKind, Result};
+use std::cell::{Cell, Ref, RefCell};
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes that one look at a path may read beside what it returns: a directory of some 400,000 names.
+pub(super) const PER_LOOK: u64 = 64 << 20;
+/// Bytes that opening a filesystem may read: twice the largest journal that is replayed, and more.
+pub(super) const PER_OPEN: u64 = 512 << 20;
+/// The largest node of a tree.
+const NODE: usize = 64 << 10;
+/// Bytes that all looks together may read: a few seconds' worth.
+const PER_LIFE: u64 = 8 << 30;
+
+/// What was read, and what went wrong with it.
+pub(super) struct Meter {
+    left: Cell<u64>,
+    life: Cell<u64>,
+    over: Cell<bool>,
+    error: RefCell<Option<io::Error>>,
+    last: RefCell<Vec<u8>>,
+}
+
+impl Meter {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            left: Cell::new(0),
+            life: Cell::new(PER_LIFE),
+            over: Cell::new(false),
+            error: RefCell::new(None),
+            last: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// A call begins that may read `bytes`.
+    pub(super) fn begin(&self, bytes: u64) {
+        self.left.set(bytes);
+        self.over.set(false);
+        *self.error.borrow_mut() = None;
+    }
+
+    /// What the last read gave, if it was of no more than a node of a tree. The readers keep to
+    /// themselves some of what they read.
+    pub(super) fn last_read(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.last.borrow(), Vec::as_slice)
+    }
+
+    /// What `bytes` were read for was asked for and is no search.
+    pub(super) fn refund(&self, bytes: u64) {
+        self.life.set(self.life.get().saturating_add(bytes).min(PER_LIFE));
+    }
+
+    /// What a crate `answered` about `what`, a panic included; `convert` tells its errors unless they
+    /// are for the image or the limits.
+    pub(super) fn finish<T, E>(
+        &self,
+        answered: std::result::Result<std::result::Result<T, E>, String>,
+        what: &str,
+        convert: impl FnOnce(&str, &E) -> Error,
+    ) -> Result<T> {
+        match answered {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => Err(self.verdict(what).unwrap_or_else(|| convert(what, &e))),
+            Err(panic) => Err(Error::with_source(
+                ErrorKind::Corrupt,
+                format!("cannot read {what} in the guest"),
+                panic,
+            )),
+        }
+    }
+
+    /// Why reading `what` failed, if it was for the image or the limits.
+    pub(super) fn verdict(&self, what: &str) -> Option<Error> {
+        if self.over.get() {
+            return Some(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "looking for {what} in the guest takes too much reading: its directories are \
+                     too large, or its filesystem is damaged"
+                ),
+            ));
+        }
+        let error = self.error.borrow_mut().take()?;
+        let message = format!("cannot read {what} in the guest: reading the image failed");
+        Some(Error::with_source(ErrorKind::Io, message, error))
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let rest = self.left.get().checked_sub(bytes).zip(self.life.get().checked_sub(bytes));
+        let Some((left, life)) = rest else {
+            self.over.set(true);
+            return false;
+        };
+        self.left.set(left);
+        self.life.set(life);
+        true
+    }
+}
+
+/// A read failed; the [`Meter`] knows why.
+#[derive(Debug)]
+pub(super) struct Failed;
+
+/// An image under a [`Meter`].
+#[derive(Clone)]
+pub(super) struct Metered {
+    pub(super) reader: Arc<dyn ReadAt>,
+    pub(super) meter: Rc<Meter>,
+    /// Bytes of the image that are shown as zeros.
+    pub(super) blank: Range<u64>,
+}
+
+impl Metered {
+    fn fill(&self, start: u64, buf: &mut [u8]) -> std::result::Result<(), Failed> {
+        let len = buf.len() as u64;
+        if !self.meter.take(len) {
+            return Err(Failed);
+        }
+        let inside = start.checked_add(len).is_some_and(|end| end <= self.reader.size());
+        let read = match inside {
+            true => self.reader.read_at(start, buf),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        if let Err(e) = read {
+            *self.meter.error.borrow_mut() = Some(e);
+            return Err(Failed);
+        }
+        let from = self.blank.start.clamp(start, start + len) - start;
+        let to = self.blank.end.clamp(start, start + len) - start;
+        // Both are at most `len`; an empty range is at the same place twice.
+        buf[from as usize..to as usize].fill(0);
+        if buf.len() <= NODE {
+            let mut last = self.meter.last.borrow_mut();
+            last.clear();
+            last.extend_from_slice(buf);
+        }
+        Ok(())
+    }
+}
+
+impl lamxfs::BlockRead for Metered {
+    type Error = Failed;
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::result::Result<(), Failed> {
+        self.fill(offset, buf)
+    }
+}
+
+impl lambutter::BlockRead for Metered {
+    type Error = Failed;
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::result::Result<(), Failed> {
+        self.fill(offset, buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metered(blank: Range<u64>) -> Metered {
+        let image: Vec<u8> = (1..=100).collect();
+        Metered { reader: Arc::new(image), meter: Meter::new(), blank }
+    }
+
+    #[test]
+    fn an_allowance_ends() {
+        let m = metered(0..0);
+        m.meter.begin(10);
+        let mut buf = [0; 6];
+        assert!(m.fill(0, &mut buf).is_ok());
+        assert!(m.meter.verdict("x").is_none());
+        assert!(m.fill(0, &mut buf).is_err());
+        assert_eq!(m.meter.verdict("x").map(|e| e.kind()), Some(ErrorKind::TooLarge));
+        m.meter.begin(10);
+        assert!(m.fill(94, &mut buf).is_ok());
+        assert_eq!(buf, [95, 96, 97, 98, 99, 100]);
+        assert_eq!(*m.meter.last_read(), buf);
+        m.meter.begin(10);
+        assert!(m.fill(95, &mut buf).is_err());
+        assert_eq!(m.meter.verdict("x").map(|e| e.kind()), Some(ErrorKind::Io));
+        m.meter.begin(10);
+        assert!(m.fill(u64::MAX - 2, &mut buf).is_err());
+    }
+
+    #[test]
+    fn blanks_are_zeros_and_nothing_else_is() {
+        for (blank, want) in [
+            (0..0, [11, 12, 13, 14]),
+            (0..100, [0, 0, 0, 0]),
+            (11..13, [11, 0, 0, 14]),
+            (12..40, [11, 12, 0, 0]),
+            (3..11, [0, 12, 13, 14]),
+            (14..40, [11, 12, 13, 14]),
+        ] {
+            let m = metered(blank.clone());
+            m.meter.begin(100);
+            let mut buf = [0; 4];
+            assert!(m.fill(10, &mut buf).is_ok());
+            assert_eq!(buf, want, "{blank:?}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Whatever filesystem an image holds, behind one trait.
+
+use super::btrfs::BtrfsFs;
+use super::ext4::Ext4Fs;
+use super::guest_fs::{GuestFs, ReadAt};
+use super::probe::{Content, HEAD_LEN, probe};
+use super::xfs::XfsFs;
+use crate::{Error, Result};
+
+/// Opens the filesystem that starts at byte 0 of `reader`: ext2/3/4, XFS or Btrfs.
+///
+/// The result is not `Send`: open it in the thread that uses it. What lies under it must not change
+/// while it lives.
+///
+/// # Errors
+/// `Unsupported` names features that can't be read; `Corrupt` when it is none of these filesystems,
+/// a broken one, or longer than the image; `Io` from `reader`.
+pub fn open_fs(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
+    let size = reader.size();
+    // HEAD_LEN fits.
+    let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
+    reader
+        .read_at(0, &mut head)
+        .map_err(|e| Error::io("cannot read the start of the guest's filesystem", e))?;
+    Ok(match probe(&head, size) {
+        Content::Xfs { .. } => Box::new(XfsFs::open(reader)?),
+        Content::Btrfs { .. } => Box::new(BtrfsFs::open(reader)?),
+        // Its superblock says what is wrong with anything else.
+        _ => Box::new(Ext4Fs::open(reader)?),
+    })
+}

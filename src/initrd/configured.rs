@@ -1,0 +1,123 @@
+//! Whether a guest's configuration says that its initrd has drivers for any machine, which is
+//! sooner asked than the initrd itself.
+//!
+//! Source: initramfs.conf(5) and mkinitramfs(8); dracut.conf(5).
+
+use crate::fs::{FileKind, GuestFs};
+
+/// Configuration files have less than this many bytes.
+const MAX_CONFIG: usize = 64 << 10;
+/// Most files that a directory of configuration may have before it is not looked at.
+const MAX_FILES: usize = 100;
+
+/// Whether an initrd that was made at `made` (seconds since 1970) holds the drivers of all common
+/// disks, for all that the guest's configuration says. In doubt, it does not.
+pub fn made_for_any_machine(fs: &dyn GuestFs, made: i64) -> bool {
+    let has = |paths: &[&str]| paths.iter().any(|p| fs.stat(p).is_ok());
+    let initramfs_tools = has(&["/usr/sbin/mkinitramfs"]);
+    let dracut = has(&["/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut"]);
+    match (initramfs_tools, dracut) {
+        (true, false) => {
+            let dirs = ["/usr/share/initramfs-tools/conf.d", "/etc/initramfs-tools/conf.d"];
+            let files = files(fs, "/etc/initramfs-tools/initramfs.conf", &dirs, "", made);
+            files.is_some_and(|files| last_value(&files, "MODULES").as_deref() == Some("most"))
+        }
+        (false, true) => {
+            let dirs = ["/usr/lib/dracut/dracut.conf.d", "/etc/dracut.conf.d"];
+            let files = files(fs, "/etc/dracut.conf", &dirs, ".conf", made);
+            files.is_some_and(|files| {
+                let limits = |line: &&str| {
+                    ["omit_", "drivers=", "dracutmodules="].iter().any(|w| line.contains(w))
+                };
+                !files.iter().any(|text| lines(text).any(|line| limits(&line)))
+                    && last_value(&files, "hostonly").as_deref() == Some("no")
+            })
+        }
+        _ => false,
+    }
+}
+
+/// The texts of `main` and of the files in `dirs` that end with `ending`, in the order in which they
+/// take effect; `None` when one was changed after `made`, or cannot be read.
+fn files(
+    fs: &dyn GuestFs,
+    main: &str,
+    dirs: &[&str],
+    ending: &str,
+    made: i64,
+) -> Option<Vec<String>> {
+    let mut paths = Vec::new();
+    if fs.stat(main).is_ok() {
+        paths.push(main.to_owned());
+    }
+    for dir in dirs {
+        let Ok(names) = fs.read_dir(dir) else { continue };
+        if names.len() > MAX_FILES || fs.stat(dir).ok()?.mtime_secs > made {
+            return None;
+        }
+        let names = names.iter().filter(|n| n.ends_with(ending));
+        paths.extend(names.map(|name| format!("{dir}/{name}")));
+    }
+    let mut out = Vec::new();
+    for path in paths {
+        let stat = fs.stat(&path).ok()?;
+        if stat.kind != FileKind::File {
+            continue;
+        }
+        if stat.mtime_secs > made {
+            return None;
+        }
+        out.push(String::from_utf8_lossy(&fs.read(&path, MAX_CONFIG).ok()?).into_owned());
+    }
+    Some(out)
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.starts_with('#'))
+}
+
+/// The value of the last `key=value`, a shell's assignment, without quotes.
+fn last_value(files: &[String], key: &str) -> Option<String> {
+    let value = |line: &str| {
+        let value = line.strip_prefix(key)?.strip_prefix('=')?.split('#').next()?.trim();
+        Some(value.trim_matches(['"', '\'']).to_owned())
+    };
+    files.iter().flat_map(|text| lines(text)).filter_map(value).last()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::MemFs;
+
+    #[test]
+    fn initramfs_tools() {
+        let conf = "/etc/initramfs-tools/initramfs.conf";
+        let guest = |text: &str| MemFs::new().file("/usr/sbin/mkinitramfs", "").file(conf, text);
+        assert!(made_for_any_machine(&guest("# MODULES=dep\nMODULES=most\n"), 1));
+        assert!(!made_for_any_machine(&guest("MODULES=dep\n"), 1));
+        assert!(!made_for_any_machine(&guest(""), 1));
+        let dir = "/etc/initramfs-tools/conf.d/mine";
+        assert!(!made_for_any_machine(&guest("MODULES=most").file(dir, "MODULES=\"list\""), 1));
+        assert!(made_for_any_machine(&guest("MODULES=list").file(dir, "MODULES=most # all"), 1));
+        // The configuration is younger than what was made by it.
+        assert!(!made_for_any_machine(&guest("MODULES=most"), -1));
+        let both = guest("MODULES=most").file("/usr/bin/dracut", "");
+        assert!(!made_for_any_machine(&both, 1));
+    }
+
+    #[test]
+    fn dracut() {
+        let guest = || MemFs::new().file("/usr/bin/dracut", "");
+        assert!(!made_for_any_machine(&guest(), 1));
+        let dist = "/usr/lib/dracut/dracut.conf.d/01-dist.conf";
+        let own = "/etc/dracut.conf.d/own.conf";
+        assert!(!made_for_any_machine(&guest().file(dist, "hostonly=\"yes\"\n"), 1));
+        let generic = || guest().file(dist, "hostonly=\"yes\"\n").file(own, "hostonly=no\n");
+        assert!(made_for_any_machine(&generic(), 1));
+        let omits = generic().file("/etc/dracut.conf", "omit_drivers+=\" virtio_blk \"");
+        assert!(!made_for_any_machine(&omits, 1));
+        let comment = generic().file("/etc/dracut.conf", "#omit_drivers+=\" x \"");
+        assert!(made_for_any_machine(&comment, 1));
+    }
+}

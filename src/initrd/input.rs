@@ -1,0 +1,107 @@
+//! An initrd's bytes as a buffered reader that knows where it is and can jump.
+
+use std::io::{self, BufRead, Read};
+
+use crate::Error;
+use crate::fs::GuestFile;
+
+/// Bytes read from the guest at once.
+const CHUNK: usize = 256 << 10;
+
+/// Reads a file of the guest from front to back.
+pub(super) struct Input<'a> {
+    file: &'a mut dyn GuestFile,
+    len: u64,
+    buffer: Vec<u8>,
+    /// Where in the file the buffer starts.
+    start: u64,
+    /// How much of the buffer is used up.
+    at: usize,
+    /// What reading the guest gave, which a decoder would hide in an error of its own.
+    failed: Option<Error>,
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn new(file: &'a mut dyn GuestFile) -> Self {
+        let len = file.len();
+        Self { file, len, buffer: Vec::new(), start: 0, at: 0, failed: None }
+    }
+
+    /// Offset in bytes of what is read next.
+    pub(super) fn position(&self) -> u64 {
+        self.start + self.at as u64
+    }
+
+    /// Bytes of the file that were not read yet.
+    pub(super) fn left(&self) -> u64 {
+        self.len.saturating_sub(self.position())
+    }
+
+    /// Goes on reading at `position`.
+    pub(super) fn seek(&mut self, position: u64) {
+        match position.checked_sub(self.start) {
+            Some(at) if at <= self.buffer.len() as u64 => self.at = at as usize,
+            _ => {
+                self.start = position;
+                self.at = 0;
+                self.buffer.clear();
+            }
+        }
+    }
+
+    /// The next bytes, at least two of them unless the file ends first.
+    pub(super) fn peek(&mut self) -> io::Result<&[u8]> {
+        if self.buffer.len() - self.at < 2 {
+            let position = self.position();
+            self.start = position;
+            self.at = 0;
+            self.buffer.clear();
+        }
+        self.fill_buf()
+    }
+
+    /// The error that reading the guest gave, if it did.
+    pub(super) fn take_error(&mut self) -> Option<Error> {
+        self.failed.take()
+    }
+}
+
+impl BufRead for Input<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.buffer.len() && self.left() > 0 {
+            self.start = self.position();
+            self.at = 0;
+            self.buffer.resize(CHUNK.min(usize::try_from(self.left()).unwrap_or(CHUNK)), 0);
+            let mut done = 0;
+            while done < self.buffer.len() {
+                let offset = self.start + done as u64;
+                match self.file.read_at(offset, &mut self.buffer[done..]) {
+                    Ok(0) => break,
+                    Ok(n) => done += n,
+                    Err(e) => {
+                        let seen = io::Error::other(e.to_string());
+                        self.failed = Some(e);
+                        self.buffer.clear();
+                        return Err(seen);
+                    }
+                }
+            }
+            self.buffer.truncate(done);
+        }
+        Ok(&self.buffer[self.at..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at = (self.at + n).min(self.buffer.len());
+    }
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let there = self.fill_buf()?;
+        let n = there.len().min(buf.len());
+        buf[..n].copy_from_slice(&there[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
