@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::common::field::{Field, mount};
 use crate::common::hash::sha256;
 use crate::common::mount::Mount;
+use crate::common::overlay::Case;
 use crate::common::process::{SYNTHDISK, command, expect_failure, output, run, run_text, text};
 use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
@@ -147,6 +148,40 @@ fn a_result_is_no_more_open_than_the_image() {
         run(SYNTHDISK, &["finalize", "--format", format, arg(&tiny.image), "-o", arg(&out)]);
         let mode = fs::metadata(&out).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{format}: {mode:o}");
+    }
+}
+
+#[test]
+fn a_result_is_no_more_open_than_its_least_open_source() {
+    let case = Case::new();
+    case.mount().unmount();
+    let tiny = &case.tiny;
+    let kernel = tiny.file("vmlinuz");
+    fs::write(&kernel, crate::common::tiny::fake_kernel(1)).unwrap();
+    let overlay = ["--overlay", &case.overlay()];
+    let with_kernel = ["--kernel", arg(&kernel), "--append", "root=/dev/xvda1"];
+    for (image, overlay_mode, kernel_mode, options, expected) in [
+        (0o644, 0o600, 0o600, &[][..], 0o644),
+        (0o640, 0o644, 0o600, &[][..], 0o640),
+        (0o644, 0o600, 0o644, &overlay[..], 0o600),
+        (0o644, 0o644, 0o600, &with_kernel[..], 0o600),
+        (0o644, 0o644, 0o644, &with_kernel[..], 0o644),
+    ] {
+        for (path, mode) in
+            [(&tiny.image, image), (&case.overlay, overlay_mode), (&kernel, kernel_mode)]
+        {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        for format in ["raw", "qcow2"] {
+            // One that was open to all is replaced.
+            let out = tiny.file("open");
+            fs::write(&out, b"").unwrap();
+            fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
+            let args = ["finalize", "-q", "--force", "--format", format, arg(&tiny.image), "-o"];
+            run(SYNTHDISK, &[&args[..], &[arg(&out)], options].concat());
+            let mode = fs::metadata(&out).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, expected, "{format}, {options:?}: {mode:o}, not {expected:o}");
+        }
     }
 }
 
