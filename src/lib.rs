@@ -59,4 +59,33 @@ mod tests {
         let listed = items.map(|item| format!("src/{}", item.split('`').next().unwrap())).collect();
         assert_eq!(files, listed, "the files, and the list in docs/ARCHITECTURE.md");
     }
+
+    #[test]
+    fn messages_that_troubleshooting_quotes_exist() {
+        let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut code = String::new();
+        for path in sources(&home.join("src")) {
+            for line in std::fs::read_to_string(path).unwrap().lines() {
+                // A string that goes on in the next line ends with a backslash.
+                match line.strip_suffix('\\') {
+                    Some(text) => code.push_str(text.trim_start()),
+                    None => code.extend([line.trim_start(), "\n"]),
+                }
+            }
+        }
+        code.push_str(&std::fs::read_to_string(home.join("src/loader/direct/loader.S")).unwrap());
+        let doc = std::fs::read_to_string(home.join("docs/TROUBLESHOOTING.md")).unwrap();
+        let quotes: Vec<&str> = doc.lines().filter_map(|line| line.strip_prefix("> ")).collect();
+        assert!(quotes.len() > 30, "{}", quotes.len());
+        for quote in quotes {
+            let pieces: Vec<&str> = quote.split('…').filter(|p| p.len() > 6).collect();
+            assert!(!pieces.is_empty(), "nothing to look for in: {quote}");
+            for piece in pieces {
+                assert!(
+                    code.contains(piece),
+                    "docs/TROUBLESHOOTING.md quotes a message that no code has: {quote}"
+                );
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Real domUs of several releases, filesystems and init systems: what each says after it booted.
 //!
 //! A guest boots once, and all that we ask of it is asked in that one login. What it said is on
-//! stderr (`--nocapture`); `docs/guests.md` is written from it.
+//! stderr (`--nocapture`); `docs/RESULTS.md` is written from it.
 
 use std::fs;
 use std::path::Path;
