@@ -5,13 +5,16 @@
 
 pub mod adapt;
 pub mod bootmenu;
+pub mod bytes;
 pub mod cli;
 pub mod disk;
+pub mod edit;
 pub mod error;
 pub mod finalize;
 pub mod fs;
 pub mod fuse;
 pub mod guest;
+pub mod identity;
 pub mod image;
 pub mod initrd;
 pub mod inspect;

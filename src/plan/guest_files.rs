@@ -7,16 +7,17 @@
 use super::extra_initrd::{self, Look};
 use super::guest::GuestWish;
 use super::payload::{PayloadFile, kernel_version};
-use crate::adapt::{Habits, habits};
-use crate::disk::{RegionFile, Source};
+use crate::adapt::LegacySettings;
+use crate::bytes::ReadAt;
+use crate::disk::Source;
 use crate::fs::open::open_fs;
-use crate::fs::{GuestFile, GuestFs, ReadAt};
+use crate::fs::{GuestFile, GuestFs};
 use crate::guest::select::{Boot, BootSource, choose};
 use crate::loader::linux::HEAD_BYTES;
 use crate::{Error, ErrorKind, Result};
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::fmt;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, mpsc};
@@ -36,7 +37,7 @@ pub(super) struct Opened {
     /// Whether this is a root filesystem, and not a separate /boot.
     pub(super) is_root: bool,
     /// What of its configuration the command line must answer.
-    pub(super) habits: Habits,
+    pub(super) habits: LegacySettings,
     /// What it tells of the kernel's drivers, if it has modules for it.
     pub(super) drivers: Option<Look>,
     /// When the oldest initrd was made, in seconds since 1970.
@@ -81,22 +82,16 @@ struct ThroughFile {
     reader: Arc<Reader>,
     index: usize,
     len: u64,
-    path: String,
 }
 
-impl fmt::Debug for ThroughFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThroughFile").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-impl RegionFile for ThroughFile {
+impl ReadAt for ThroughFile {
     fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
             if offset >= self.len {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let block = self.reader.block(self.index, offset / BLOCK, self.len)?;
+            let block = block.as_slice();
             let within = (offset % BLOCK) as usize;
             let n = block.len().saturating_sub(within).min(buf.len());
             if n == 0 {
@@ -107,6 +102,10 @@ impl RegionFile for ThroughFile {
             offset += n as u64;
         }
         Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.len
     }
 }
 
@@ -158,12 +157,7 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
             origin: format!("{path} in the guest"),
             len,
             identity,
-            source: Source::File(Arc::new(ThroughFile {
-                reader: Arc::clone(&reader),
-                index,
-                len,
-                path,
-            })),
+            source: Source::File(Arc::new(ThroughFile { reader: Arc::clone(&reader), index, len })),
         })
         .collect();
     let Found { boot, kernel_head, is_root, habits, drivers, made, .. } = found;
@@ -181,7 +175,7 @@ struct Found {
     kernel_head: Vec<u8>,
     files: Vec<FoundFile>,
     is_root: bool,
-    habits: Habits,
+    habits: LegacySettings,
     drivers: Option<Look>,
     made: Option<i64>,
 }
@@ -220,7 +214,7 @@ fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'
         open.push(file);
     }
     let is_root = fs.stat("/etc").is_ok();
-    let habits = habits(fs);
+    let habits = LegacySettings::of(fs);
     let drivers = extra_initrd::look(fs, kernel_version(&kernel_head).as_deref(), made);
     Ok((Found { boot, kernel_head, files, is_root, habits, drivers, made }, open))
 }
@@ -254,9 +248,9 @@ fn boot_of(fs: &dyn GuestFs, wish: &GuestWish) -> Result<Boot> {
     Ok(boot)
 }
 
-/// The habits of the guest whose root filesystem is in `reader`; none when it cannot be read.
-pub(super) fn habits_of(reader: impl ReadAt + Send + 'static) -> Habits {
-    open_fs(reader).map(|fs| habits(&*fs)).unwrap_or_default()
+/// The legacy settings of the guest whose root filesystem is in `reader`; none when it cannot be read.
+pub(super) fn habits_of(reader: impl ReadAt + Send + 'static) -> LegacySettings {
+    open_fs(reader).map(|fs| LegacySettings::of(&*fs)).unwrap_or_default()
 }
 
 /// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` when it
@@ -271,7 +265,7 @@ fn read_exact(file: &mut dyn GuestFile, offset: u64, len: usize) -> Result<Vec<u
     let mut bytes = vec![0; len];
     let mut done = 0;
     while done < len {
-        match file.read_at(offset + done as u64, &mut bytes[done..])? {
+        match file.read_at(&mut bytes[done..], offset + done as u64)? {
             0 => return Err(Error::new(ErrorKind::Corrupt, "a file in the guest ends too early")),
             n => done += n,
         }
