@@ -1,6 +1,6 @@
 //! What the integration tests share: guests, QEMU with its serial console, mounts, loop devices.
 //!
-//! A test file says `mod common;` and uses the part it needs.
+//! Every test module uses the part it needs.
 #![allow(dead_code)]
 
 pub mod console;

@@ -1,4 +1,4 @@
-//! Running host commands, with everything they said when they fail.
+//! Running host commands, with all of their output when they fail.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub fn have(program: &str) -> bool {
     status.is_ok_and(|s| s.success())
 }
 
-/// Runs a command to its end, whatever that is. Panics only if it cannot be started.
+/// Runs a command to its end, successful or not. Panics only if it cannot be started.
 pub fn output(program: impl AsRef<OsStr>, args: &[impl AsRef<OsStr>]) -> Output {
     let program = program.as_ref();
     command(program)

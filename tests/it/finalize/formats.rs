@@ -23,7 +23,7 @@ fn info(path: &Path, format: &str) -> Value {
 
 #[test]
 fn every_format_holds_what_disk_raw_shows() {
-    // A size that no CHS geometry gives.
+    // A size that no CHS geometry can express.
     let (field, config) = Field::xen_tools();
     let source = ["--config", &config, "--align", "2M"];
     let mounted = mount(&config, &source[2..]);
@@ -53,7 +53,7 @@ fn every_format_holds_what_disk_raw_shows() {
         assert_eq!(told["files"][0]["sha256"], sha256(&out).as_str(), "{name}");
         assert_eq!(told["files"][0]["format"], format, "{name}");
         run("qemu-img", &["compare", "-f", "raw", "-F", format, arg(&disk), arg(&out)]);
-        // A size that was rounded would be another disk.
+        // A rounded size would make it a different disk.
         assert_eq!(told["files"][0]["disk_length"], len, "{name}");
         let found = info(&out, format);
         assert_eq!(found["virtual-size"], len, "{name}");
@@ -173,7 +173,7 @@ fn a_result_is_no_more_open_than_its_least_open_source() {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
         for format in ["raw", "qcow2"] {
-            // One that was open to all is replaced.
+            // A file that everybody could read is replaced.
             let out = tiny.file("open");
             fs::write(&out, b"").unwrap();
             fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
@@ -189,7 +189,7 @@ fn a_result_is_no_more_open_than_its_least_open_source() {
 #[test]
 fn qemu_reads_a_mounts_files_past_the_page_cache() {
     let tiny = Tiny::new();
-    // Its last block is cut short; and so is the first partition's.
+    // Its last block is partial, and so is the first partition's.
     let len = fs::metadata(&tiny.image).unwrap().len();
     fs::File::options().write(true).open(&tiny.image).unwrap().set_len(len + 512).unwrap();
     let mounted = Mount::new(&["--align", "31744", "--swap", "8M"], &tiny.image);
@@ -201,7 +201,7 @@ fn qemu_reads_a_mounts_files_past_the_page_cache() {
     }
 }
 
-/// Comparing with what the page cache has would prove nothing.
+/// Comparing with the page cache would prove nothing.
 #[test]
 fn verifying_reads_from_storage() {
     let tiny = Tiny::with(|tree| fs::write(tree.join("more"), noise(4 << 20, 1)).unwrap());
@@ -219,7 +219,7 @@ fn verifying_reads_from_storage() {
         [("a.raw", &[][..]), ("a.qcow2", &["--format", "qcow2"]), ("delta.qcow2", &delta)]
     {
         let out = dir.path().join(name);
-        // What a shell's children have read, and theirs, counts as its own once they have ended.
+        // Reads of a shell's descendants count as its own once they have ended.
         let script = "\"$@\" >&2 && cat /proc/$$/io";
         let args = ["-c", script, "sh", SYNTHDISK, "finalize", "-q", "--verify"];
         let source = [arg(&tiny.image), "-o", arg(&out)];
