@@ -1,54 +1,72 @@
 //! Cleaning up after a process that is killed.
 //!
-//! A process that is killed can remove neither a mount nor a temporary file. The sweeper can: it is a
-//! process of its own, and its standard input is a pipe that only its parent holds. When the pipe
-//! breaks, or is closed at an orderly end, the sweeper removes what it was told of.
+//! A process that is killed can remove neither a mount nor a temporary file. The sweeper can: a
+//! separate process whose standard input is a pipe that only its parent holds. When the pipe is
+//! closed, by an orderly end or by the kernel, the sweeper removes what it was started for.
 
 use super::child::ourselves;
 use super::mounts::MountEntry;
 use super::signals::hold_ending_signals;
 use super::unmount::{Unmount, unmount};
 use crate::{Error, Result};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// The parent's end of the sweeper. What it was told of is gone once this was dropped.
+/// This process's end of a sweeper. What it was started for is gone once this has been dropped.
 #[derive(Debug)]
 pub struct Sweeper {
     child: Child,
-    mount: Option<PathBuf>,
-    temporary: Option<PathBuf>,
+    leftover: Leftover,
+}
+
+/// What is removed. It need not exist yet, or ever.
+#[derive(Debug)]
+enum Leftover {
+    /// A mount and its directory.
+    Mount(PathBuf),
+    /// A file or directory, by a path that leads through the open directory.
+    Temporary(PathBuf, Arc<File>),
 }
 
 impl Sweeper {
-    /// Start one that removes a mount and its directory, and a temporary file or directory; none
-    /// need exist yet, or ever.
+    /// For a mount and its directory.
     ///
     /// # Errors
     /// That of starting a process.
-    pub fn start(mount: Option<&Path>, temporary: Option<&Path>) -> Result<Self> {
+    pub fn of_mount(dir: &Path) -> Result<Self> {
         let mut command = ourselves()?;
-        command.args(["internal", "sweep"]);
-        if let Some(dir) = mount {
-            command.arg("--mount").arg(dir);
-        }
-        if let Some(path) = temporary {
-            command.arg("--temporary").arg(path);
-        }
+        command.args(["internal", "sweep", "--mount"]).arg(dir);
+        Self::start(command, Leftover::Mount(dir.to_path_buf()))
+    }
+
+    /// For the file or directory `name` in `dir`.
+    ///
+    /// # Errors
+    /// That of starting a process.
+    pub fn of_temporary(dir: &Arc<File>, name: &OsStr) -> Result<Self> {
+        let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let mut command = ourselves()?;
+        // It works in that directory, whatever happens to the directory's path.
+        command.current_dir(&by_descriptor);
+        command.args(["internal", "sweep", "--temporary"]).arg(Path::new(".").join(name));
+        Self::start(command, Leftover::Temporary(by_descriptor.join(name), Arc::clone(dir)))
+    }
+
+    fn start(mut command: Command, leftover: Leftover) -> Result<Self> {
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // Whoever reads the parent's messages must not have to wait for this process.
+            // A reader of what the parent prints must not have to wait for this process.
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| Error::io("cannot start the process that cleans up", e))?;
-        Ok(Self {
-            child,
-            mount: mount.map(Path::to_path_buf),
-            temporary: temporary.map(Path::to_path_buf),
-        })
+        Ok(Self { child, leftover })
     }
 }
 
@@ -57,7 +75,10 @@ impl Drop for Sweeper {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
         // It may have been killed itself.
-        remove(self.mount.as_deref(), self.temporary.as_deref());
+        match &self.leftover {
+            Leftover::Mount(dir) => remove_mount(dir),
+            Leftover::Temporary(path, _open) => remove_temporary(path),
+        }
     }
 }
 
@@ -71,19 +92,20 @@ pub fn sweep(mount: Option<&Path>, temporary: Option<&Path>) -> Result<()> {
     hold_ending_signals()?;
     // Nothing is ever written to it: this returns at its end, or when it cannot be read at all.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    remove(mount, temporary);
+    mount.into_iter().for_each(remove_mount);
+    temporary.into_iter().for_each(remove_temporary);
     Ok(())
 }
 
-fn remove(mount: Option<&Path>, temporary: Option<&Path>) {
-    if let Some(dir) = mount {
-        if let Some(entry) = MountEntry::at(dir) {
-            let _ = unmount(&entry, Unmount::Lazy);
-        }
-        let _ = std::fs::remove_dir(dir);
+fn remove_mount(dir: &Path) {
+    if let Some(entry) = MountEntry::at(dir) {
+        let _ = unmount(&entry, Unmount::Lazy);
     }
-    let Some(path) = temporary else { return };
-    // A child of the killed process may still make a file in it while it is ended.
+    let _ = std::fs::remove_dir(dir);
+}
+
+fn remove_temporary(path: &Path) {
+    // A child of the killed process may still create a file in it while it is being ended.
     for _ in 0..20 {
         let removed = match path.symlink_metadata() {
             Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
