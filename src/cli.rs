@@ -2,7 +2,6 @@
 
 mod adapt;
 mod args;
-mod detach;
 mod finalize;
 mod helper;
 mod identity;
@@ -10,13 +9,12 @@ mod inspect;
 mod libvirt_xml;
 mod map;
 mod mount;
-mod printable;
 mod run;
 mod umount;
 
-use crate::{ErrorKind, Result};
+use crate::text::printable;
+use crate::{Error, ErrorKind, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-use printable::printable;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
@@ -86,7 +84,12 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("synthdisk: {}", printable(&e.to_string()));
-            ExitCode::from(if e.kind() == ErrorKind::Usage { 2 } else { 1 })
+            ExitCode::from(exit_code(&e))
         }
     }
+}
+
+/// The exit code for an error: 2 for wrong usage, else 1.
+fn exit_code(error: &Error) -> u8 {
+    if error.kind() == ErrorKind::Usage { 2 } else { 1 }
 }

@@ -6,6 +6,7 @@
 pub mod adapt;
 pub mod boot;
 pub mod cli;
+pub mod daemon;
 pub mod disk;
 pub mod error;
 pub mod finalize;
@@ -18,6 +19,7 @@ pub mod libvirt;
 pub mod plan;
 pub mod qemu;
 pub mod run;
+pub mod text;
 pub mod xen;
 
 pub use error::{Error, ErrorKind, Result};

@@ -5,8 +5,8 @@ mod print;
 
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
-use super::mount::{adapt, files, not_adapted};
-use super::printable::in_a_line;
+use super::mount::files;
+use crate::daemon::{EditReport, adapt};
 use crate::disk::temporary_dir;
 use crate::finalize::{
     Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
@@ -16,6 +16,7 @@ use crate::finalize::{
 use crate::image::common_mode;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::run::Stop;
+use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use outputs::{Disk, Output, choose};
@@ -232,7 +233,7 @@ fn write_planned(
         plan.notes.iter().for_each(|note| eprintln!("note:    {}", in_a_line(note)));
     }
     let adapt_in = |dir: &Path| {
-        let said = match adapt(&plan.adaptation, dir) {
+        let edits = match adapt(&plan, dir) {
             // Nobody looks into a file that was written in the night.
             Err(e) if must_adapt || plan.adaptation.is_ok() => {
                 let what = format!(
@@ -241,10 +242,10 @@ fn write_planned(
                 return Err(Error::new(e.kind(), what));
             }
             // A guest that cannot be looked into boots as it is, here as in a mount.
-            said => said.unwrap_or_else(|e| not_adapted(&e)),
+            edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
         };
         if !request.quiet {
-            eprint!("{said}");
+            eprint!("{}", edits.text());
         }
         Ok(())
     };

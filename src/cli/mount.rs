@@ -1,25 +1,25 @@
 //! `synthdisk mount`.
 
+mod background;
+mod log;
+mod serve;
+mod try_it;
+
+pub(super) use serve::{answered, files, internal};
+
 use super::args::SourceArgs;
-use super::detach::{self, Role};
 use super::helper;
 use super::identity::IdentityArgs;
-use super::printable::{in_a_line, printable};
-use crate::adapt::Edit;
+use crate::daemon::{Background, MountReport, MountRequest};
 use crate::disk::temporary_dir;
-use crate::fuse::{
-    FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
-};
-use crate::layout::{PartitionKind, TableKind, format_size};
-use crate::plan::{Adaptation, Hardware, OverlayChoice, Plan, PlannedDisk};
-use crate::qemu::DiskBus;
+use crate::fuse::MountOptions;
+use crate::plan::OverlayChoice;
+use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, Parser};
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Arguments of `mount`.
 #[derive(Debug, Args)]
@@ -63,10 +63,6 @@ pub(super) struct MountArgs {
     /// Print what was changed in the guest's command line, and why
     #[arg(short, long)]
     verbose: bool,
-
-    /// A guest that cannot be adapted is an error
-    #[arg(long, hide = true)]
-    must_adapt: bool,
 }
 
 /// For parsing the arguments once more, with what `-o` stands for added.
@@ -123,248 +119,47 @@ impl MountArgs {
     }
 }
 
-/// Mount, and return once the mount is usable (or has ended, with `--foreground`).
+/// Mount, and return once the disks can be used (or the mount has ended, with `--foreground`).
 pub(super) fn run(args: MountArgs) -> Result<()> {
     let (args, options) = args.resolve()?;
-    if !args.foreground {
-        if let Role::Done(code) = detach::start()? {
-            std::process::exit(code);
-        }
-    }
-    hold_signals()?;
-    start_log(args.log.as_deref())?;
-    let shown_source = shown_source(&args.source.config, &args.paths);
     let mut images = args.paths;
     // clap has seen to it that there is one path at least.
     let mountpoint = images.pop().unwrap_or_default();
     let mut source = args.source.into_options(images)?;
     source.identity = args.identity.read()?;
-    // That the guest is who it should be is no detail.
-    let must_adapt = args.must_adapt || !source.identity.is_empty();
-    let target = check_mount_point(&mountpoint)?;
     let overlay = match (args.overlay, args.overlay_dir) {
         (Some(path), _) => OverlayChoice::File(path),
         (None, Some(dir)) => OverlayChoice::Dir(dir),
         (None, None) if options.read_only => OverlayChoice::ReadOnly,
         (None, None) => OverlayChoice::Temporary(temporary_dir()),
     };
-    let mut plan = Plan::build(&source, &overlay)?;
-    let status = status(&plan, options.read_only);
-    let files = files(&plan);
-    let summary = summary(&plan, args.verbose);
-    let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
-    let machine = (plan.memory_mib.unwrap_or(1024), plan.macs.first().cloned());
-    // The summary is about the plan; what serves needs only the disk.
-    plan.boot = None;
-    let shown_at = mountpoint;
-    serve(files, &status, &shown_source, &target, &options, || {
-        let adapted = match adapt(&plan.adaptation, &target) {
-            Err(e) if must_adapt => return Err(e),
-            Err(e) => not_adapted(&e),
-            Ok(said) => said,
-        };
-        plan.keep();
-        drop(plan);
-        let disk = shown_at.join("disk.raw");
-        let try_it = qemu_line(&target, &status.disks, hardware, &machine);
-        // Closed output is no reason to give up a mount that works.
-        let said = format!("{summary}{adapted}try it:  {try_it}");
-        let _ = writeln!(std::io::stderr(), "{}", printable(&said));
-        let _ = writeln!(std::io::stdout(), "{}", disk.display());
-        detach::finish()
-    })
-}
-
-/// What `mount` lists as the source: the config or the first image.
-fn shown_source(config: &Option<PathBuf>, paths: &[PathBuf]) -> String {
-    let path = config.as_ref().or(paths.first()).cloned().unwrap_or_default();
-    path.canonicalize().unwrap_or(path).display().to_string()
-}
-
-fn start_log(path: Option<&Path>) -> Result<()> {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SYNTHDISK_LOG").unwrap_or_else(|_| "warn".into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
-    match path {
-        Some(path) => {
-            let file = File::options().append(true).create(true).open(path);
-            let file =
-                file.map_err(|e| Error::io(format!("cannot open the log {}", path.display()), e))?;
-            builder.with_writer(Arc::new(file)).init();
-        }
-        None => builder.with_writer(std::io::stderr).init(),
-    }
-    Ok(())
-}
-
-/// What the mount will say of itself.
-fn status(plan: &Plan, read_only: bool) -> Status {
-    let disk = |d: &PlannedDisk| StatusDisk {
-        file: d.file.clone(),
-        vdev: d.vdev.clone(),
-        cdrom: d.cdrom,
-        read_only: d.disk.is_read_only(),
+    let request = MountRequest {
+        // A guest that is asked to be another machine must not boot as the one that it was.
+        must_adapt: !source.identity.is_empty(),
+        source,
+        overlay,
+        options,
+        log: args.log,
+        background: if args.foreground { Background::Stay } else { Background::Detach },
     };
-    Status {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        images: plan.images.clone(),
-        overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
-        read_only,
-        disks: plan.disks.iter().map(disk).collect(),
-        bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
-        nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
+    match request.background {
+        Background::Stay => serve::mount(request, &mountpoint, |report| {
+            print(report, &mountpoint, args.verbose);
+            Ok(())
+        }),
+        Background::Detach => {
+            let report = background::start(&request, &mountpoint)?;
+            print(&report, &mountpoint, args.verbose);
+            Ok(())
+        }
     }
 }
 
-/// What to say of a guest that could not be edited.
-pub(super) fn not_adapted(e: &Error) -> String {
-    format!("note:    the guest is not adapted to KVM: {e}\n")
-}
-
-/// Edit the guest through the mount; returns what to say about it.
-pub(super) fn adapt(adaptation: &Result<Option<Adaptation>>, mountpoint: &Path) -> Result<String> {
-    let adaptation = match adaptation {
-        Ok(Some(adaptation)) => adaptation,
-        Ok(None) => return Ok(String::new()),
-        Err(e) => return Err(Error::new(e.kind(), e.to_string())),
-    };
-    adaptation.apply(mountpoint)?;
-    let mut said: String = adaptation
-        .uuid
-        .iter()
-        .map(|uuid| format!("adapted: root filesystem: UUID={uuid}\n"))
-        .collect();
-    let line = |e: &Edit| format!("adapted: {}: {}\n", in_a_line(&e.path), in_a_line(&e.why));
-    said.extend(adaptation.edits.iter().take(MOST_NAMED).map(line));
-    if let Some(more) = adaptation.edits.len().checked_sub(MOST_NAMED).filter(|n| *n > 0) {
-        said.push_str(&format!("adapted: and {more} paths more\n"));
-    }
-    Ok(said)
-}
-
-/// Edits that are named one by one, at most: a directory that is copied in may have thousands.
-const MOST_NAMED: usize = 100;
-
-/// Each disk as a whole, then its partitions by their numbers.
-pub(super) fn files(plan: &Plan) -> Vec<FileSpec> {
-    let mut files = Vec::new();
-    for planned in &plan.disks {
-        let mut add = |name: String, start, len| {
-            files.push(FileSpec { name, disk: Arc::clone(&planned.disk), start, len });
-        };
-        add(planned.file.clone(), 0, planned.disk.len());
-        for p in planned.layout.iter().flat_map(|l| &l.partitions) {
-            add(planned.partition_file(p.number), p.start, p.len);
-        }
-    }
-    files
-}
-
-/// What was made, for a person.
-fn summary(plan: &Plan, verbose: bool) -> String {
-    use std::fmt::Write;
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    for planned in &plan.disks {
-        let size = format_size(planned.disk.len());
-        let label = if planned.cdrom { "cdrom:  " } else { "disk:   " };
-        let _ = write!(out, "{label} {} {size}", planned.file);
-        match (planned.ids, &planned.layout) {
-            (Some(ids), Some(layout)) => {
-                let _ = match layout.table {
-                    TableKind::Mbr => write!(out, ", id {:08x}", ids.disk_id),
-                    TableKind::Gpt => write!(out, ", GPT"),
-                };
-                for p in &layout.partitions {
-                    let what = match p.kind {
-                        PartitionKind::Linux => "linux",
-                        PartitionKind::Swap => "swap",
-                    };
-                    let _ = write!(out, ", part{} {what} {}", p.number, format_size(p.len));
-                }
-            }
-            _ => {
-                let _ = write!(out, ", as it is");
-            }
-        }
-        let writes = match (&planned.overlay, planned.disk.is_read_only()) {
-            (Some(path), _) => format!("kept in {}", path.display()),
-            (None, false) => "temporary, gone at unmount".into(),
-            (None, true) => "refused".into(),
-        };
-        let _ = writeln!(out, "\nwrites:  {writes}");
-    }
-    match &plan.boot {
-        Some(boot) => {
-            let _ = writeln!(out, "boots:   {}", boot.title);
-            let _ = writeln!(out, "kernel:  {}", boot.kernel);
-            for initrd in &boot.initrds {
-                let _ = writeln!(out, "initrd:  {initrd}");
-            }
-            let _ = writeln!(out, "cmdline: {}", boot.cmdline);
-            for note in boot.warnings.iter().chain(boot.notes.iter().filter(|_| verbose)) {
-                let _ = writeln!(out, "note:    {note}");
-            }
-        }
-        None if plan.disks[0].layout.is_some() => {
-            let _ = writeln!(out, "boots:   nothing (no boot loader)");
-        }
-        None => {
-            let _ = writeln!(out, "boots:   by its own boot loader");
-        }
-    }
-    for note in &plan.notes {
-        let _ = writeln!(out, "note:    {note}");
-    }
-    out
-}
-
-/// A command that boots the disks as it is pasted.
-fn qemu_line(
-    dir: &Path,
-    disks: &[StatusDisk],
-    hardware: Hardware,
-    (memory_mib, mac): &(u64, Option<String>),
-) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/=.,_-:+@%".contains(c);
-    let mut out = format!("qemu-system-x86_64 -machine accel=kvm:tcg -m {memory_mib}");
-    let mut devices = String::new();
-    match hardware.bus {
-        DiskBus::VirtioScsi => devices.push_str(" -device virtio-scsi-pci,id=scsi"),
-        DiskBus::Ahci => devices.push_str(" -device ich9-ahci,id=ahci"),
-        DiskBus::Virtio | DiskBus::Nvme | DiskBus::Ide => {}
-    }
-    for (i, disk) in disks.iter().enumerate() {
-        let file = dir.join(&disk.file).display().to_string().replace(',', ",,");
-        // A drive that QEMU does not plug in by itself gets a device of its own.
-        let device = match hardware.bus {
-            _ if disk.cdrom => None,
-            DiskBus::Virtio | DiskBus::Ide => None,
-            DiskBus::VirtioScsi => Some(format!("scsi-hd,bus=scsi.0,drive=d{i}")),
-            DiskBus::Ahci => Some(format!("ide-hd,bus=ahci.{i},drive=d{i}")),
-            DiskBus::Nvme => Some(format!("nvme,serial=d{i},drive=d{i}")),
-        };
-        let how = match (disk.cdrom, &device, hardware.bus) {
-            (true, ..) => "media=cdrom,readonly=on".to_owned(),
-            (false, Some(_), _) => format!("if=none,id=d{i},cache=none,aio=threads"),
-            (false, None, DiskBus::Ide) => "if=ide,cache=none,aio=threads".to_owned(),
-            (false, None, _) => "if=virtio,cache=none,aio=threads".to_owned(),
-        };
-        let snapshot = if disk.read_only && !disk.cdrom { ",snapshot=on" } else { "" };
-        let drive = format!("file={file},format=raw,{how}{snapshot}");
-        out.push_str(" -drive ");
-        if drive.chars().all(plain) {
-            out.push_str(&drive);
-        } else {
-            out.push_str(&format!("'{}'", drive.replace('\'', "'\\''")));
-        }
-        if let Some(device) = device {
-            // Of several, the firmware is to boot the first.
-            let index = if i == 0 { ",bootindex=1" } else { "" };
-            devices.push_str(&format!(" -device {device}{index}"));
-        }
-    }
-    let mac = mac.as_ref().map(|mac| format!(",mac={mac}")).unwrap_or_default();
-    format!("{out}{devices} -nic user,model={}{mac} -nographic", hardware.nic.name())
+/// Say what was mounted: for a person on standard error, the disk's path on standard output.
+/// `shown` is the mount point as it was typed.
+fn print(report: &MountReport, shown: &Path, verbose: bool) {
+    let text = format!("{}try it:  {}", report.text(verbose), try_it::qemu_line(report));
+    // Closed output is no reason to give up a mount that works.
+    let _ = writeln!(std::io::stderr(), "{}", printable(&text));
+    let _ = writeln!(std::io::stdout(), "{}", shown.join("disk.raw").display());
 }

@@ -5,12 +5,14 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
-use super::args::SourceArgs;
-use crate::fuse::StatusDisk;
-use crate::plan::CIDATA_FILE;
+use crate::daemon::{Background, Channel, MountRequest};
+use crate::disk::temporary_dir;
+use crate::fuse::{MountOptions, StatusDisk};
+use crate::plan::{CIDATA_FILE, OverlayChoice, Plan, SourceOptions};
 use crate::qemu::{Accel, Serial, find_qemu, probe};
 use crate::run::machine::{MachineOptions, disks_of, machine};
 use crate::run::{Job, Mode, Stop, Verdict, boot};
+use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use args::AccelChoice;
@@ -19,7 +21,6 @@ use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -52,14 +53,14 @@ pub(super) enum Internal {
         #[arg(long)]
         temporary: Option<PathBuf>,
     },
+    /// Mount as the process at the other end of standard input asks
+    Mount { mountpoint: PathBuf },
     /// Keep a mount while standard input is open
     Keep {
         #[arg(long)]
         dir: PathBuf,
         #[arg(long)]
         terminal: bool,
-        #[arg(last = true)]
-        words: Vec<OsString>,
     },
 }
 
@@ -73,7 +74,11 @@ pub(super) fn internal(args: Internal) -> Result<()> {
         Internal::Sweep { mount, temporary } => {
             crate::finalize::sweep(mount.as_deref(), temporary.as_deref())
         }
-        Internal::Keep { dir, terminal, words } => crate::run::keep(&dir, terminal, &words),
+        Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),
+        Internal::Keep { dir, terminal } => {
+            let mut channel = Channel::from_stdout()?;
+            crate::run::keep(&dir, terminal).or_else(|e| super::mount::answered(&mut channel, e))
+        }
     }
 }
 
@@ -82,11 +87,8 @@ struct Guest {
     name: String,
     config: Option<PathBuf>,
     domain: Result<Option<DomainConfig>>,
-    /// The source options and images, as `synthdisk mount` and `map` take them.
-    source: Vec<OsString>,
-    /// What `synthdisk mount` takes besides.
-    identity: Vec<OsString>,
-    images: Vec<PathBuf>,
+    /// What its disks are made of; identities are read when it is mounted.
+    source: SourceOptions,
 }
 
 /// Run the guest or the guests.
@@ -148,13 +150,9 @@ fn guests(args: &RunArgs) -> Vec<Guest> {
             .chain(names)
             .find(|name| out.iter().all(|g| g.name != *name))
             .unwrap_or(wanted);
-        let source = SourceArgs { config: config.cloned(), layout: args.layout.clone() };
-        let mut source = source.to_args();
-        source.push("--".into());
         let images = if config.is_none() { args.images.clone() } else { Vec::new() };
-        source.extend(images.iter().map(OsString::from));
-        let identity = args.identity.to_args();
-        out.push(Guest { name, config: config.cloned(), domain, source, identity, images });
+        let source = SourceOptions { images, config: config.cloned(), ..args.options.clone() };
+        out.push(Guest { name, config: config.cloned(), domain, source });
     };
     if args.config.is_empty() {
         add(None);
@@ -172,34 +170,39 @@ pub(super) fn guest_name(domain: Option<&DomainConfig>, file: &Path) -> String {
 
 /// What to run for a guest; with its own name, for the case that it can't be.
 fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origin, Result<Job>) {
-    let origin =
-        batch::Origin { name: guest.name.clone(), config: guest.config, images: guest.images };
+    let origin = batch::Origin {
+        name: guest.name.clone(),
+        config: guest.config,
+        images: guest.source.images.clone(),
+    };
     let several = args.config.len() > 1;
     let make = || {
-        let mut mount_words = Vec::new();
-        let mut option =
-            |name: &str, value: PathBuf| mount_words.extend([name.into(), value.into()]);
-        if let Some(path) = &args.overlay {
-            option("--overlay", path.clone());
-        }
-        if let Some(dir) = &args.overlay_dir {
-            let dir = if several { dir.join(&guest.name) } else { dir.clone() };
-            std::fs::create_dir_all(&dir).map_err(|e| {
-                Error::io(format!("cannot make the directory {}", dir.display()), e)
-            })?;
-            option("--overlay-dir", dir);
-        }
-        if args.read_only {
-            mount_words.push("--read-only".into());
-        }
-        if args.verbose {
-            mount_words.push("--verbose".into());
-        }
-        mount_words.extend(guest.identity);
-        mount_words.extend(guest.source);
+        let overlay = match (&args.overlay, &args.overlay_dir) {
+            (Some(path), _) => OverlayChoice::File(path.clone()),
+            (None, Some(dir)) => {
+                let dir = if several { dir.join(&guest.name) } else { dir.clone() };
+                std::fs::create_dir_all(&dir).map_err(|e| {
+                    Error::io(format!("cannot create the directory {}", dir.display()), e)
+                })?;
+                OverlayChoice::Dir(dir)
+            }
+            (None, None) if args.read_only => OverlayChoice::ReadOnly,
+            (None, None) => OverlayChoice::Temporary(temporary_dir()),
+        };
+        let source = SourceOptions { identity: args.identity.read()?, ..guest.source };
+        let mut options = MountOptions::default();
+        options.read_only = args.read_only;
+        let mount = MountRequest {
+            must_adapt: !source.identity.is_empty(),
+            source,
+            overlay,
+            options,
+            log: None,
+            background: Background::Stay,
+        };
         Ok(Job {
             domain: guest.domain?,
-            mount_words,
+            mount,
             qemu: qemu.into(),
             accel,
             machine: args.machine.options(&args.qemu_args),
@@ -260,45 +263,29 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
     Ok(())
 }
 
-/// Has the disks planned by `synthdisk map`, so that what is wrong with them comes to light; tells
-/// the machine that they need, too.
+/// The guest's disks, planned so that defects in them come to light, and the machine with what the
+/// guest needs.
 fn planned(
     args: &RunArgs,
     guest: &Guest,
     options: &MachineOptions,
 ) -> Result<(Vec<StatusDisk>, MachineOptions)> {
-    let failed = |e| Error::io("cannot start synthdisk map", e);
-    let output = Command::new(std::env::current_exe().map_err(failed)?)
-        .args(["map", "--json"])
-        .args(&guest.source)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(failed)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        let sentence = said
-            .lines()
-            .find_map(|l| l.strip_prefix("synthdisk: ").or_else(|| l.strip_prefix("error: ")))
-            .unwrap_or("the disk can't be planned");
-        return Err(Error::new(ErrorKind::Io, sentence));
+    let plan = Plan::build(&guest.source, &OverlayChoice::ReadOnly)?;
+    for note in &plan.notes {
+        eprintln!("note:    {}", in_a_line(note));
     }
-    eprint!("{said}");
     let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
     let known = domain.map_or(Ok(Vec::new()), disks_of)?;
-    let plan: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|e| Error::io("cannot read what synthdisk map printed", e.into()))?;
-    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
-    let need = |what: &str| plan["boot"]["hardware"][what].as_str();
-    let options = options.with_needs(need("bus"), need("nic"));
-    let planned = plan["disks"].as_array().into_iter().flatten().map(|disk| {
-        let vdev = text(&disk["vdev"]);
-        let read_only = known.iter().any(|k| k.vdev == vdev && k.read_only);
+    let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
+    let options = options.with_needs(Some(hardware.bus.name()), Some(hardware.nic.name()));
+    let disks = plan.disks.iter().map(|planned| {
+        let read_only = known.iter().any(|k| k.vdev == planned.vdev && k.read_only);
         StatusDisk {
-            file: text(&disk["file"]),
-            cdrom: disk["cdrom"] == true,
-            read_only: read_only || args.read_only || disk["file"] == CIDATA_FILE,
-            vdev,
+            file: planned.file.clone(),
+            vdev: planned.vdev.clone(),
+            cdrom: planned.cdrom,
+            read_only: read_only || args.read_only || planned.file == CIDATA_FILE,
         }
     });
-    Ok((planned.collect(), options))
+    Ok((disks.collect(), options))
 }

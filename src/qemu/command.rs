@@ -20,7 +20,7 @@ pub enum MachineKind {
 }
 
 /// Where a drive is plugged in.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum DiskBus {
     /// virtio-blk: `/dev/vda`.
     #[default]
@@ -111,7 +111,7 @@ pub struct DriveSpec {
 }
 
 /// The emulated card.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum NicModel {
     /// virtio-net.
     #[default]
