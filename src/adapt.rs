@@ -24,7 +24,7 @@ pub use steps::resume::RESUME;
 pub use steps::{STEPS, Step};
 
 use crate::Result;
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 use draft::Draft;
 use std::path::PathBuf;
 
@@ -123,7 +123,7 @@ fn draft_steps(draft: &mut Draft, selection: &Selection) -> Result<()> {
 mod tests {
     use super::steps::test::applied;
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn steps_propose_nothing_twice() {

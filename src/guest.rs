@@ -1,26 +1,11 @@
-//! Looking inside a guest's filesystem, reading only.
+//! What is known of a guest, from reading its root filesystem.
 //!
-//! This room owns what an image starts with ([`probe`](mod@probe)), reading files out of a root
-//! filesystem ([`fs`], [`open`](mod@open), [`ext4`], [`xfs`], [`btrfs`]), the guest's boot entries ([`bootconfig`], [`select`]) and the
-//! kernel command line that suits KVM ([`cmdline`]). Everything it reads comes from an untrusted
-//! guest: sizes, counts and depths are bounded, and no input may panic or hang it. It may be called
-//! by `plan` and `adapt`; it calls nobody but the reader that it is given.
+//! This room owns the guest's distribution, init and tools ([`about`]), the kernel drivers that it
+//! has ([`drivers`]), the boot entry that starts ([`select`]) and the kernel command line for KVM
+//! ([`cmdline`]).
 
 pub mod about;
-pub mod bootconfig;
-pub mod btrfs;
 pub mod cmdline;
 pub mod device;
 pub mod drivers;
-pub mod ext4;
-pub mod fs;
-mod guard;
-pub mod initrd;
-mod metered;
-pub mod open;
-pub mod probe;
 pub mod select;
-pub mod tree;
-pub mod usage;
-pub mod version;
-pub mod xfs;

@@ -14,11 +14,11 @@ pub use partitions::{DiskReport, Journal, PartitionReport};
 pub use verdict::{Answer, Verdict};
 
 use crate::adapt::Edit;
+use crate::fs::GuestFs;
+use crate::fs::open::open_fs;
 use crate::guest::about::{
     self, CloudInit, Distribution, FstabEntry, Gettys, Init, Interfaces, RootAccount, Tool,
 };
-use crate::guest::fs::GuestFs;
-use crate::guest::open::open_fs;
 use crate::guest::select::{BootSource, EntrySelector, choose};
 use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
 use crate::{Error, Result};

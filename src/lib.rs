@@ -4,18 +4,21 @@
 //! owns and which may call which. Arrows point down only.
 
 pub mod adapt;
-pub mod boot;
+pub mod bootmenu;
 pub mod cli;
 pub mod daemon;
 pub mod disk;
 pub mod error;
 pub mod finalize;
+pub mod fs;
 pub mod fuse;
 pub mod guest;
 pub mod image;
+pub mod initrd;
 pub mod inspect;
 pub mod layout;
 pub mod libvirt;
+pub mod loader;
 pub mod plan;
 pub mod qemu;
 pub mod run;

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use synthdisk::guest::fs::GuestFs;
-use synthdisk::guest::open::open_fs;
+use synthdisk::fs::GuestFs;
+use synthdisk::fs::open::open_fs;
 use synthdisk::guest::select::choose;
 
 /// Looks at what is in a directory, and below it.

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use synthdisk::guest::initrd::{Initrd, Whole};
+use synthdisk::initrd::{Initrd, Whole};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(found) = Initrd::read(&mut Whole(data.to_vec())) {

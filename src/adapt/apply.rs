@@ -1,9 +1,9 @@
 //! Storing edits in a filesystem, with whatever can write to it.
 
 use super::{Change, Content as NewContent, Edit, e2fs, kernel_driver};
-use crate::guest::fs::{KernelMount, ReadAt};
-use crate::guest::open::open_fs;
-use crate::guest::probe::{Content, HEAD_LEN, probe};
+use crate::fs::open::open_fs;
+use crate::fs::probe::{Content, HEAD_LEN, probe};
+use crate::fs::{KernelMount, ReadAt};
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};

@@ -1,7 +1,7 @@
 //! The guest's root filesystem as it would be after the edits so far.
 
 use super::{Access, Change, Content, Devices, Edit, MAX_FILE};
-use crate::guest::fs::{FileKind, GuestFs};
+use crate::fs::{FileKind, GuestFs};
 
 /// Files of one directory that are looked at, at most.
 const MOST_IN_DIR: usize = 300;
@@ -240,7 +240,7 @@ fn encode(text: String, is_latin1: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     fn drafted(fs: &MemFs, work: impl FnOnce(&mut Draft)) -> Vec<(String, Change)> {
         let devices = Devices::default();

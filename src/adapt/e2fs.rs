@@ -12,7 +12,7 @@ mod tools;
 pub(super) mod whole;
 
 use super::{Access, Change, Content, Edit};
-use crate::guest::ext4::inode::InodeFormat;
+use crate::fs::ext4::inode::InodeFormat;
 use crate::{Error, ErrorKind, Result};
 use labels::Labels;
 use std::fmt::Write;

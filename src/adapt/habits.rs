@@ -1,7 +1,7 @@
 //! What of the guest's own configuration only the kernel's command line can answer.
 
 use super::steps::{network, resume};
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 
 /// Habits of a guest from its time under Xen.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

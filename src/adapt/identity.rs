@@ -27,7 +27,7 @@ pub use ssh_keys::SshKeys;
 
 use super::draft::Draft;
 use super::{Devices, Edit, Selection};
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 use crate::{Error, ErrorKind, Result};
 
 /// All that a user can say about who a guest is.
@@ -144,7 +144,7 @@ fn cannot(kind: ErrorKind, what: impl Into<String>) -> Error {
 mod testing {
     use super::*;
     use crate::adapt::{Change, Content};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     /// What `draft` makes of `fs`: each edit with what a file then holds, `->` and the target of a
     /// link, `/` for a directory, and nothing for what goes.

@@ -18,7 +18,7 @@ mod root;
 pub use child::run_job;
 
 use super::{Access, Change, Content, Edit};
-use crate::guest::fs::KernelMount;
+use crate::fs::KernelMount;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::os::unix::process::CommandExt;

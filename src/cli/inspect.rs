@@ -178,8 +178,8 @@ fn print_initrd(initrd: &InitrdReport, out: &mut String) -> fmt::Result {
     write!(out, "  initrd {} ({}", initrd.path, format_size(initrd.size))?;
     for segment in &contents.segments {
         let what = match segment.kind {
-            crate::guest::initrd::SegmentKind::Microcode => "microcode",
-            crate::guest::initrd::SegmentKind::Main => "files",
+            crate::initrd::SegmentKind::Microcode => "microcode",
+            crate::initrd::SegmentKind::Main => "files",
         };
         write!(out, "; {what}, {}", segment.compression.name())?;
     }

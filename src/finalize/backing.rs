@@ -1,7 +1,7 @@
 //! A golden image: a disk that was written out and is to lie under deltas.
 
 use crate::disk::{Base, RegionKind, RegionTable, Source};
-use crate::guest::probe::{probe, uuid_text};
+use crate::fs::probe::{probe, uuid_text};
 use crate::image::{Claim, Extent, claim, extent_of};
 use crate::layout::format_size;
 use crate::{Error, ErrorKind, Result};

@@ -16,7 +16,7 @@ pub use hostname::hostname;
 pub use init::{Init, init};
 pub use tools::{CloudInit, Hypervisor, Tool, cloud_init, tools};
 
-use super::fs::GuestFs;
+use crate::fs::GuestFs;
 
 /// Files beyond this many bytes are no configuration.
 const MAX_FILE: usize = 256 << 10;

@@ -10,8 +10,8 @@ pub use modules::Modules;
 
 use serde::Serialize;
 
-use super::fs::GuestFs;
-use super::initrd::Initrd;
+use crate::fs::GuestFs;
+use crate::initrd::Initrd;
 
 /// Where a driver is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -155,7 +155,7 @@ fn driver(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     const DEP: &str = "\
 kernel/drivers/virtio/virtio.ko:

@@ -5,8 +5,8 @@ mod installed;
 
 pub use installed::{Installed, installed};
 
-use super::bootconfig::{self, Config, Entry, Format};
-use super::fs::{FileKind, GuestFs};
+use crate::bootmenu::{self, Config, Entry, Format};
+use crate::fs::{FileKind, GuestFs};
 use crate::{Error, ErrorKind, Result};
 
 /// Which entry the user wants (`--entry`).
@@ -83,7 +83,7 @@ pub struct Boot {
 /// `NotFound`, listing what was looked for, when there is neither menu nor kernel; otherwise what
 /// reading the guest gave.
 pub fn choose(fs: &dyn GuestFs, want: Option<&EntrySelector>) -> Result<Boot> {
-    let config = bootconfig::find(fs)?;
+    let config = bootmenu::find(fs)?;
     match (config, want) {
         (Some(config), Some(want)) => chosen(fs, &config, want),
         (None, Some(_)) => Err(Error::new(

@@ -1,11 +1,11 @@
 //! The guest's kernels: what they are, what drivers they have, and what their initrds hold.
 
-use crate::boot::KernelKind;
-use crate::boot::linux::HEAD_BYTES;
+use crate::fs::GuestFs;
 use crate::guest::drivers::KernelDrivers;
-use crate::guest::fs::GuestFs;
-use crate::guest::initrd::Initrd;
 use crate::guest::select::{Boot, Installed, installed};
+use crate::initrd::Initrd;
+use crate::loader::KernelKind;
+use crate::loader::linux::HEAD_BYTES;
 use crate::{Error, ErrorKind, Result};
 use serde::Serialize;
 

@@ -1,9 +1,9 @@
 //! The disks as they would be mounted, and what their partitions hold.
 
 use crate::disk::Source;
-use crate::guest::probe::{Content, ExtKind, HEAD_LEN, probe, uuid_text};
-use crate::guest::usage::{Usage, usage};
-use crate::guest::xfs::log_is_dirty;
+use crate::fs::probe::{Content, ExtKind, HEAD_LEN, probe, uuid_text};
+use crate::fs::usage::{Usage, usage};
+use crate::fs::xfs::log_is_dirty;
 use crate::layout::TableKind;
 use crate::plan::{Plan, PlannedDisk};
 use serde::Serialize;

@@ -4,9 +4,9 @@ use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::Result;
 use crate::adapt::{Device, Devices, Edit, apply, check_room, propose, set_uuid};
-use crate::guest::fs::ReadAt;
-use crate::guest::open::open_fs;
-use crate::guest::probe::{HEAD_LEN, probe};
+use crate::fs::ReadAt;
+use crate::fs::open::open_fs;
+use crate::fs::probe::{HEAD_LEN, probe};
 use crate::layout::PartitionKind;
 use std::path::Path;
 

@@ -11,7 +11,7 @@ use super::source::SourceImage;
 use crate::disk::{
     Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source, Stacked,
 };
-use crate::guest::probe::Content;
+use crate::fs::probe::Content;
 use crate::image::{Image, common_mode};
 use crate::layout::{
     GPT_LEN, Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN,

@@ -2,7 +2,7 @@
 //! more initrd in the boot gap.
 //!
 //! The extra initrd lies in front of the guest's. It holds the modules and a small program
-//! ([`insmod`](mod@crate::boot::insmod)) that `rdinit=` on the command line starts first; the program
+//! ([`insmod`](mod@insmod)) that `rdinit=` on the command line starts first; the program
 //! loads the modules and becomes the guest's own `/init`. So it does not matter who made the guest's
 //! initrd and what is in it. In front, because Linux can't tell where data that lz4 packed end.
 //!
@@ -10,20 +10,21 @@
 //! are not part of the kernel, and the guest is not set up to make initrds for any machine.
 
 mod cpio;
+mod insmod;
 
 use super::hardware::{Hardware, card, other_bus};
 use super::payload::PayloadFile;
-use crate::boot::insmod::{Bits, program};
 use crate::disk::Source;
+use crate::fs::open::open_fs;
+use crate::fs::probe::{Content, HEAD_LEN, probe};
+use crate::fs::{GuestFile, GuestFs, ReadAt};
 use crate::guest::drivers::{KernelDrivers, Modules};
-use crate::guest::fs::{GuestFile, GuestFs, ReadAt};
-use crate::guest::initrd::{Compression, Initrd, made_for_any_machine};
-use crate::guest::open::open_fs;
-use crate::guest::probe::{Content, HEAD_LEN, probe};
+use crate::initrd::{Compression, Initrd, made_for_any_machine};
 use crate::layout::Ids;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
+use insmod::{Bits, program};
 
 /// Where the extra initrd's files lie. The guest's initrd has no such directory.
 const DIR: &str = "synthdisk";
@@ -228,7 +229,7 @@ fn build(
     let (mut loaded, mut names) = (Vec::new(), Vec::new());
     let mut total = 0;
     for path in paths {
-        let name = crate::guest::initrd::module_name(&path).unwrap_or_default();
+        let name = crate::initrd::module_name(&path).unwrap_or_default();
         if names.contains(&name) {
             continue;
         }

@@ -3,13 +3,13 @@
 use super::guest::GuestWish;
 use super::payload::{BootSummary, Candidate, Payload, PayloadFile, from_guest};
 use super::roots::CmdlineRules;
-use crate::boot::Params;
-use crate::boot::loader::{
+use crate::disk::{BootPlanner, DiskBytes, Region, RegionKind, Source};
+use crate::fs::ReadAt;
+use crate::layout::{Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
+use crate::loader::direct::Params;
+use crate::loader::direct::{
     CMDLINE_LBA, CMDLINE_MAX, KERNEL_LBA, PARAMS_LBA, STAGE1, STAGE2, STAGE2_BYTES, STAGE2_LBA,
 };
-use crate::disk::{BootPlanner, DiskBytes, Region, RegionKind, Source};
-use crate::guest::fs::ReadAt;
-use crate::layout::{Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::io;

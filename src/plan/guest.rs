@@ -3,7 +3,7 @@
 use super::options::{Bootloader, SourceOptions};
 use super::roots::root_disk;
 use super::source::SourceImage;
-use crate::guest::probe::Content;
+use crate::fs::probe::Content;
 use crate::guest::select::EntrySelector;
 use crate::image::Image;
 use crate::xen::{Access, BootMethod, DiskFormat, DiskSpec, DomainConfig, GuestDiskContent, Vif};

@@ -58,7 +58,7 @@ pub(super) fn card(modules: &Modules<'_>) -> NicModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     fn guest(builtin: &[&str], modules: &[&str]) -> MemFs {
         let builtin: String = builtin.iter().map(|m| format!("kernel/x/{m}.ko\n")).collect();

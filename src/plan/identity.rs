@@ -8,8 +8,8 @@ use super::options::SourceOptions;
 use super::roots::{CmdlineRules, PartitionNames};
 use super::source::ImageReader;
 use crate::adapt::identity::{Clone as CloneOf, RootUuid, UuidChange, propose_with_identity};
-use crate::guest::fs::{GuestFs, ReadAt};
-use crate::guest::open::open_fs;
+use crate::fs::open::open_fs;
+use crate::fs::{GuestFs, ReadAt};
 use crate::layout::PartitionKind;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ pub(super) fn rename_root(
 ) -> Result<Option<UuidChange>> {
     let Some(names) = rules.partitions.get_mut(root) else { return Ok(None) };
     let source = source_of(prepared, names);
-    if !source.is_some_and(|s| matches!(s.content, crate::guest::probe::Content::Ext { .. })) {
+    if !source.is_some_and(|s| matches!(s.content, crate::fs::probe::Content::Ext { .. })) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             "--root-uuid can change an ext2, ext3 or ext4 filesystem only",

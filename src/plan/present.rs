@@ -2,7 +2,7 @@
 
 use super::source::SourceImage;
 use crate::disk::{Base, Overlay, Run};
-use crate::guest::probe::{HEAD_LEN, probe, uuid_text};
+use crate::fs::probe::{HEAD_LEN, probe, uuid_text};
 use crate::image::{Image, RawImage};
 use crate::layout::Placed;
 use std::io;

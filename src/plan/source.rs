@@ -1,8 +1,8 @@
 //! Opening images and making sure that they are what a disk can be made of.
 
 use super::options::{Bootloader, SourceOptions};
-use crate::guest::fs::ReadAt;
-use crate::guest::probe::{self, Content};
+use crate::fs::ReadAt;
+use crate::fs::probe::{self, Content};
 use crate::image::{Claim, Image, RawImage, check_unused, claim};
 use crate::layout::Ids;
 use crate::{Error, ErrorKind, Result};

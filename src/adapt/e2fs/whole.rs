@@ -1,7 +1,7 @@
 //! What concerns the filesystem as a whole: its UUID, and the room in it.
 
 use super::{Tools, format, now};
-use crate::guest::ext4::room::Room;
+use crate::fs::ext4::room::Room;
 use crate::{Error, ErrorKind, Result};
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use super::{Draft, cannot, mounts};
 use crate::adapt::{Access, Content};
-use crate::guest::fs::{FileKind, GuestFile};
+use crate::fs::{FileKind, GuestFile};
 use crate::{Error, ErrorKind, Result};
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -173,7 +173,7 @@ fn fill(file: &mut dyn GuestFile, at: u64, buf: &mut [u8]) -> bool {
 mod tests {
     use super::super::testing::drafted;
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
     use std::fs;
 
     #[test]

@@ -228,7 +228,7 @@ fn link(draft: &mut Draft, path: &str, target: &str, why: &str) {
 mod tests {
     use super::super::testing::{applied, drafted};
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     fn script(name: &str, text: &str) -> Script {
         Script::new(name, name, text.into()).unwrap()

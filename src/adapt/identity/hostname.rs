@@ -207,7 +207,7 @@ fn hosts(text: &str, old: &str, new: &str) -> Option<String> {
 mod tests {
     use super::super::testing::{applied, drafted};
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     fn edits(fs: &MemFs, name: &str) -> Vec<(String, String)> {
         drafted(fs, |d| draft(d, &Hostname::parse(name).unwrap())).unwrap()

@@ -46,7 +46,7 @@ pub(super) fn run_level(draft: &Draft, level: &str) -> String {
 mod tests {
     use super::*;
     use crate::adapt::Devices;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn whose_init_it_is() {

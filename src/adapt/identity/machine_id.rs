@@ -10,7 +10,7 @@ use super::Draft;
 use super::first_boot::{enable_in, start_with, write};
 use super::init::Init;
 use crate::adapt::MAX_FILE;
-use crate::guest::fs::{FileKind, GuestFs};
+use crate::fs::{FileKind, GuestFs};
 use crate::{ErrorKind, Result};
 
 const ETC: &str = "/etc/machine-id";
@@ -171,7 +171,7 @@ fn keys_come_back(draft: &mut Draft, init: Option<Init>) -> bool {
 mod tests {
     use super::super::testing::{applied, drafted};
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     fn run(fs: &MemFs, pristine: Option<&dyn GuestFs>) -> Vec<(String, String)> {
         drafted(fs, |d| {

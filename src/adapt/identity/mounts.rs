@@ -41,7 +41,7 @@ pub(super) fn on_root(draft: &Draft, path: &str, option: &str) -> Result<()> {
 mod tests {
     use super::*;
     use crate::adapt::Devices;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn what_is_hidden() {

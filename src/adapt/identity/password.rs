@@ -82,7 +82,7 @@ fn with_hash(line: &str, hash: &PasswordHash) -> String {
 mod tests {
     use super::super::testing::{applied, drafted};
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     const SHA512: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
 

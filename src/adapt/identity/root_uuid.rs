@@ -108,7 +108,7 @@ fn replace(text: &str, from: &str, to: &str) -> String {
 mod tests {
     use super::super::testing::{applied, drafted};
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn words() {

@@ -21,7 +21,7 @@ pub(super) fn draft(draft: &mut Draft) {
 mod tests {
     use super::super::testing::drafted;
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn only_for_new_files() {

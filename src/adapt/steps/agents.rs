@@ -141,7 +141,7 @@ fn links(draft: &mut Draft) {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{edits, is_settled};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     /// Its unit as XenServer ships it.
     const XE: &str = "[Unit]\nDescription=Linux Guest Agent\n\n[Service]\n\

@@ -190,7 +190,7 @@ pub(super) fn replace_field(line: &str, index: usize, new: &str) -> String {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::edits;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     fn devices() -> Devices {
         Devices::of(

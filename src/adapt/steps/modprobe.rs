@@ -127,7 +127,7 @@ fn replace_last(line: &str, old: &str, new: &str) -> String {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{edits, is_settled};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn directives() {

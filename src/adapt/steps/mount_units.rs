@@ -65,8 +65,8 @@ mod tests {
     use super::*;
     use crate::adapt::Devices;
     use crate::adapt::steps::test::{applied, raw_edits};
-    use crate::guest::fs::GuestFs;
-    use crate::guest::tree::MemFs;
+    use crate::fs::GuestFs;
+    use crate::fs::MemFs;
 
     fn unit(fs: MemFs, name: &str, what: &str) -> MemFs {
         let path = format!("{UNITS}/{name}");

@@ -14,7 +14,7 @@ use super::lines::is_comment;
 use crate::Result;
 use crate::adapt::draft::Draft;
 use crate::adapt::{Devices, MAX_FILE};
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 use cards::Cards;
 
 /// Name of the step.
@@ -135,7 +135,7 @@ fn links(draft: &mut Draft) {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{edits, is_settled};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn who_says_eth0() {

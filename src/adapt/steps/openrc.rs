@@ -41,7 +41,7 @@ fn draft(draft: &mut Draft) -> Result<()> {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{edits, is_settled};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn the_service_moves() {

@@ -10,8 +10,8 @@ use crate::Result;
 use crate::adapt::MAX_FILE;
 use crate::adapt::devices::{Devices, Meaning};
 use crate::adapt::draft::Draft;
+use crate::fs::GuestFs;
 use crate::guest::device::MachineDevice;
-use crate::guest::fs::GuestFs;
 
 /// Name of the step.
 pub const RESUME: &str = "resume";
@@ -83,7 +83,7 @@ fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn what_the_initrd_was_told() {

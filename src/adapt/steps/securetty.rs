@@ -47,7 +47,7 @@ fn edit(text: &str) -> Option<(String, String)> {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::edits;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn only_a_file_that_is_read() {

@@ -34,7 +34,7 @@ fn setting(line: &str) -> Option<(String, String)> {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{edits, is_settled};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn xens_settings_become_comments() {

@@ -41,7 +41,7 @@ pub(super) fn enabled(draft: &Draft) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{edits, is_settled};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn gettys_on_xens_console_are_disabled() {

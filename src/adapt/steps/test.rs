@@ -3,7 +3,7 @@
 use super::Step;
 use crate::adapt::draft::Draft;
 use crate::adapt::{Change, Content, Devices, Edit};
-use crate::guest::tree::MemFs;
+use crate::fs::MemFs;
 
 /// The edits of one step.
 pub fn raw_edits(fs: &MemFs, step: &Step, devices: &Devices) -> Vec<Edit> {

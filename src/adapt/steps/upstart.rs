@@ -58,7 +58,7 @@ fn runs(line: &str) -> bool {
 mod tests {
     use super::*;
     use crate::adapt::steps::test::{edits, is_settled};
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     /// Ubuntu 10.04 and its like, as xen-tools changes it.
     const HVC0: &str = "# hvc0 - getty\n#\n# This service maintains a getty on hvc0 from the point the \

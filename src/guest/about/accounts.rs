@@ -1,7 +1,7 @@
 //! Whether somebody can log in. See shadow(5).
 
 use super::text;
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 use serde::Serialize;
 
 /// What `/etc/shadow` says of root.
@@ -35,7 +35,7 @@ pub fn root_account(root: &dyn GuestFs) -> RootAccount {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn shadows() {

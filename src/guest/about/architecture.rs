@@ -2,7 +2,7 @@
 //!
 //! Source: System V ABI, "ELF Header".
 
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 
 /// Programs of which one is there.
 const PROGRAMS: [&str; 5] = ["/sbin/init", "/bin/sh", "/usr/bin/env", "/bin/busybox", "/bin/ls"];
@@ -47,7 +47,7 @@ fn machine(head: &[u8; 20]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn machines() {

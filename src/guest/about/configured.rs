@@ -1,8 +1,8 @@
 //! Which devices a guest's configuration names: disks, network interfaces, consoles.
 
 use super::{files, lines};
+use crate::fs::GuestFs;
 use crate::guest::device::MachineDevice;
-use crate::guest::fs::GuestFs;
 use serde::Serialize;
 
 /// A line of `/etc/fstab`. See fstab(5).
@@ -169,7 +169,7 @@ fn is_terminal(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn entries() {

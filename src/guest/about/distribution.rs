@@ -1,7 +1,7 @@
 //! Which distribution a guest is. See os-release(5); older ones have a file of their own each.
 
 use super::{lines, text};
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 use serde::Serialize;
 
 /// A distribution and its version.
@@ -82,7 +82,7 @@ fn number(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn who_they_are() {

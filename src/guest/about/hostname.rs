@@ -1,7 +1,7 @@
 //! The name that a guest gives itself: hostname(5), and where distributions kept it before.
 
 use super::{lines, text};
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 
 /// The guest's name; `None` when no file says it.
 pub fn hostname(root: &dyn GuestFs) -> Option<String> {
@@ -28,7 +28,7 @@ fn value(root: &dyn GuestFs, path: &str, key: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn where_it_stands() {

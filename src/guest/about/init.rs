@@ -1,6 +1,6 @@
 //! Which program is a guest's process 1.
 
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 use serde::Serialize;
 use std::fmt;
 
@@ -63,7 +63,7 @@ pub fn init(root: &dyn GuestFs) -> Option<Init> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn who_is_process_1() {

@@ -1,7 +1,7 @@
 //! What hypervisors have put into a guest, and cloud-init.
 
 use super::{files, lines};
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 use serde::Serialize;
 use std::fmt;
 
@@ -122,7 +122,7 @@ pub fn cloud_init(root: &dyn GuestFs) -> Option<CloudInit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn found_by_a_file() {

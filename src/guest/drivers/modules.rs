@@ -3,8 +3,8 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::guest::fs::{FileKind, GuestFs};
-use crate::guest::initrd::module_name;
+use crate::fs::{FileKind, GuestFs};
+use crate::initrd::module_name;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of `modules.dep` and of a kernel's configuration; a distribution's have less than 1 MB.
@@ -151,7 +151,7 @@ impl<'a> Modules<'a> {
     pub fn load(&self, path: &str) -> Result<Vec<u8>> {
         let named = |e: Error| Error::with_source(e.kind(), format!("{path} in the guest"), e);
         let packed = self.fs.read(path, MAX_MODULE)?;
-        let module = crate::guest::initrd::unpack_file(packed, MAX_MODULE).map_err(named)?;
+        let module = crate::initrd::unpack_file(packed, MAX_MODULE).map_err(named)?;
         if !module.starts_with(b"\x7fELF") {
             let what = format!("{path} in the guest is no kernel module");
             return Err(Error::new(ErrorKind::Corrupt, what));
@@ -163,7 +163,7 @@ impl<'a> Modules<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     fn guest(dep: &str) -> MemFs {
         MemFs::new().file("/lib/modules/1/modules.dep", dep)

@@ -1,8 +1,8 @@
 //! Kernels that lie about, whether or not a menu names them.
 
 use super::regular;
-use crate::guest::fs::GuestFs;
-use crate::guest::version::debian_cmp;
+use crate::bootmenu::version::debian_cmp;
+use crate::fs::GuestFs;
 use crate::{ErrorKind, Result};
 use std::cmp::Ordering;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::guest::tree::MemFs;
+use crate::fs::MemFs;
 
 fn menu(fs: MemFs, text: &str) -> MemFs {
     fs.file("/boot/grub/grub.cfg", text)

@@ -58,7 +58,7 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::initrd::{Compression, Entry, Initrd, Whole};
+    use crate::initrd::{Compression, Entry, Initrd, Whole};
 
     #[test]
     fn what_is_written_is_read() {

@@ -15,8 +15,8 @@ use crate::common::map::Map;
 use crate::common::mount::{LoopDev, Mount};
 use crate::common::process::{is_root, run, run_text};
 use crate::common::tiny::{INITRD_LEN, KERNEL_LEN, Tiny, UUID, fake_kernel, menu, noise};
-use synthdisk::boot::Params;
-use synthdisk::boot::loader::{CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA};
+use synthdisk::loader::direct::Params;
+use synthdisk::loader::direct::{CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA};
 
 const MIB: u64 = 1 << 20;
 const ROOT_AT: u64 = 64 * MIB;

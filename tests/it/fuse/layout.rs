@@ -10,7 +10,7 @@ use crate::common::mount::{LoopDev, Mount, expect_no_mount};
 use crate::common::process::{SYNTHDISK, have, is_root, output, run, run_text, synthdisk, text};
 use crate::common::tiny::{Tiny, UUID, fake_kernel, make_ext4, noise};
 use serde_json::Value;
-use synthdisk::boot::Params;
+use synthdisk::loader::direct::Params;
 
 const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
@@ -279,7 +279,7 @@ fn the_map_says_what_reads_show() {
         match kind {
             _ if origin == "zeros" => assert!(bytes.iter().all(|b| *b == 0), "{region}"),
             "mbr" => assert_eq!(bytes[510..], [0x55, 0xaa]),
-            "loader" => assert_eq!(bytes[..], synthdisk::boot::loader::STAGE2[..]),
+            "loader" => assert_eq!(bytes[..], synthdisk::loader::direct::STAGE2[..]),
             "parameters" => {
                 let params = Params::decode(&bytes).expect("a valid block");
                 assert_eq!(params.message, None);

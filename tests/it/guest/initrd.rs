@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::common::guests::{domu, domu_variant};
 use crate::common::process::{command, have, run, run_text};
 use proptest::prelude::*;
-use synthdisk::guest::initrd::{Compression, Entry, Generator, Initrd, SegmentKind, Whole};
+use synthdisk::initrd::{Compression, Entry, Generator, Initrd, SegmentKind, Whole};
 
 /// What `program` makes of `input`.
 fn filter(program: &str, args: &[&str], input: &[u8]) -> Vec<u8> {

@@ -10,7 +10,7 @@ use crate::common::mount::Mount;
 use crate::common::process::{SYNTHDISK, run, run_text};
 use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
-use synthdisk::guest::initrd::{Entry, Initrd, Whole};
+use synthdisk::initrd::{Entry, Initrd, Whole};
 
 const VERSION: &str = "6.1.0-tiny";
 const DEP: &str = "\

@@ -11,8 +11,8 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 use synthdisk::ErrorKind;
-use synthdisk::guest::ext4::Ext4Fs;
-use synthdisk::guest::fs::{GuestFs, ReadAt};
+use synthdisk::fs::ext4::Ext4Fs;
+use synthdisk::fs::{GuestFs, ReadAt};
 use synthdisk::guest::select::{Boot, EntrySelector, choose};
 
 struct FileReader(fs::File, u64);

@@ -14,10 +14,10 @@ use crate::common::mount::LoopDev;
 use crate::common::process::{have, is_root, run};
 use crate::common::tiny::{fake_kernel, menu, noise};
 use synthdisk::ErrorKind;
-use synthdisk::guest::fs::{FileKind, GuestFs, ReadAt};
-use synthdisk::guest::open::open_fs;
+use synthdisk::fs::open::open_fs;
+use synthdisk::fs::xfs::log_is_dirty;
+use synthdisk::fs::{FileKind, GuestFs, ReadAt};
 use synthdisk::guest::select::choose;
-use synthdisk::guest::xfs::log_is_dirty;
 use tempfile::TempDir;
 
 struct FileReader(File, u64);

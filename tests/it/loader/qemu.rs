@@ -12,8 +12,8 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use synthdisk::boot::Params;
-use synthdisk::boot::loader::{
+use synthdisk::loader::direct::Params;
+use synthdisk::loader::direct::{
     CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA, SECTOR, STAGE1, STAGE2, STAGE2_LBA,
 };
 

@@ -16,12 +16,16 @@ fn the_binaries_are_assembled_from_their_sources() {
         "scripts/assemble-loader failed (it needs binutils: apt-get install binutils):\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    for name in ["loader.bin", "insmod64.bin", "insmod32.bin"] {
+    for (folder, name) in [
+        ("src/loader/direct", "loader.bin"),
+        ("src/plan/extra_initrd", "insmod64.bin"),
+        ("src/plan/extra_initrd", "insmod32.bin"),
+    ] {
         let fresh = std::fs::read(dir.path().join(name)).unwrap();
-        let committed = std::fs::read(root.join("src/boot").join(name)).unwrap();
+        let committed = std::fs::read(root.join(folder).join(name)).unwrap();
         assert!(
             fresh == committed,
-            "src/boot/{name} is not what its source assembles to; run scripts/assemble-loader and \
+            "{folder}/{name} is not what its source assembles to; run scripts/assemble-loader and \
              commit both (first difference at byte {:?})",
             fresh.iter().zip(&committed).position(|(a, b)| a != b)
         );

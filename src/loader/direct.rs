@@ -1,7 +1,12 @@
-//! The direct loader's machine code and the fixed places on the disk where it looks.
+//! The direct loader: a BIOS boot program that loads a kernel from fixed sectors of the disk, without
+//! reading a filesystem. This module has its machine code and the disk format.
 //!
-//! The code is assembled from `loader.S` by `scripts/assemble-loader` and committed, so that
+//! The code is assembled from `direct/loader.S` by `scripts/assemble-loader` and committed, so that
 //! building needs no assembler; a test assembles it again and compares.
+
+mod params;
+
+pub use params::{MESSAGE_MAX, Params};
 
 /// Sector size, in bytes, that all LBAs in this room count in.
 pub const SECTOR: u64 = 512;
@@ -10,14 +15,14 @@ pub const SECTOR: u64 = 512;
 pub const STAGE2_LBA: u64 = 40;
 /// Length of stage 2 in bytes.
 pub const STAGE2_BYTES: usize = 4096;
-/// Sector of the parameter block ([`Params`](super::Params)). It and all that may change while the
+/// Sector of the parameter block ([`Params`]). It and all that may change while the
 /// disk is in use keep 64 KiB away from the MBR: a guest that edits its partition table makes a
 /// copy-on-write overlay keep the whole cluster around sector 0 as it was at that moment.
 pub const PARAMS_LBA: u64 = 128;
 /// First sector of the command line (8 sectors, NUL terminated).
 pub const CMDLINE_LBA: u64 = 129;
 /// Longest command line in bytes, without its NUL. The kernel may take less:
-/// [`SetupHeader::cmdline_size`](super::SetupHeader::cmdline_size).
+/// [`SetupHeader::cmdline_size`](super::linux::SetupHeader::cmdline_size).
 pub const CMDLINE_MAX: usize = 4095;
 /// First sector of the kernel. A multiple of 64 KiB, so that the file in the guest and the disk have the same
 /// page alignment.
@@ -28,7 +33,7 @@ pub const KERNEL_MAX: u64 = 256 << 20;
 pub const INITRD_MAX: u64 = 3 << 30;
 
 /// What stands at 0x7c00..0x9000 in memory while the loader runs.
-const IMAGE: &[u8; 5120] = include_bytes!("loader.bin");
+const IMAGE: &[u8; 5120] = include_bytes!("direct/loader.bin");
 const STAGE2_AT: usize = 0x400;
 
 /// Stage 1: the MBR's bootstrap area, 440 bytes. It keeps clear of the disk signature and the

@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::fs::{GuestFile, ReadAt};
-use super::guard::quietly;
+use crate::fs::guard::quietly;
+use crate::fs::{GuestFile, ReadAt};
 use crate::{Error, Result};
 use archive::{End, Unpacked, archive, members};
 use compression::Decoder;

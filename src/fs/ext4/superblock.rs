@@ -3,7 +3,7 @@
 //! Source: Linux `Documentation/filesystems/ext4/super.rst`.
 
 use super::crc::crc32c;
-use crate::guest::fs::ReadAt;
+use crate::fs::ReadAt;
 use crate::{Error, ErrorKind, Result};
 
 /// Where the superblock starts, in bytes.

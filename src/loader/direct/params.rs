@@ -14,7 +14,7 @@
 //! | 76 | 4 | message length; when not 0, the loader prints the message and stops |
 //! | 80 | 400 | message, ASCII |
 
-use super::loader::{CMDLINE_LBA, CMDLINE_MAX};
+use super::{CMDLINE_LBA, CMDLINE_MAX};
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"SYNTHDSK";

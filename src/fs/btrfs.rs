@@ -11,11 +11,11 @@
 
 mod leaf;
 
-use super::fs::{
+use super::guard::quietly;
+use super::guest_fs::{
     FileKind, GuestFile, GuestFs, KernelMount, Node, ReadAt, Stat, check_target_len, resolve_to,
     target_text,
 };
-use super::guard::quietly;
 use super::metered::{Meter, Metered, PER_LOOK, PER_OPEN};
 use crate::{Error, ErrorKind, Result};
 use lambutter::{Btrfs, Inode, Path, SuperblockReason};

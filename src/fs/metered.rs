@@ -4,7 +4,7 @@
 //! What such a thing costs is what must be read for it, so that is what is limited: each call has an
 //! allowance of bytes, and all calls together have another.
 
-use super::fs::ReadAt;
+use super::guest_fs::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use std::cell::{Cell, Ref, RefCell};
 use std::io;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::crc::crc32c;
 use super::superblock::Superblock;
-use crate::guest::fs::ReadAt;
+use crate::fs::ReadAt;
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: u32 = 0xc03b_3998;

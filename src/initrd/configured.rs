@@ -3,7 +3,7 @@
 //!
 //! Source: initramfs.conf(5) and mkinitramfs(8); dracut.conf(5).
 
-use crate::guest::fs::{FileKind, GuestFs};
+use crate::fs::{FileKind, GuestFs};
 
 /// Configuration files have less than this many bytes.
 const MAX_CONFIG: usize = 64 << 10;
@@ -88,7 +88,7 @@ fn last_value(files: &[String], key: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn initramfs_tools() {

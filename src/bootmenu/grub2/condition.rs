@@ -2,7 +2,7 @@
 
 use super::super::strip_device;
 use super::Run;
-use crate::guest::fs::FileKind;
+use crate::fs::FileKind;
 
 impl Run<'_> {
     /// The commands `[` and `test`. What is not one of them, such as loading a font, fails here.

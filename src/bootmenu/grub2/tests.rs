@@ -1,5 +1,5 @@
 use super::*;
-use crate::guest::tree::MemFs;
+use crate::fs::MemFs;
 
 fn run(fs: MemFs, text: &str) -> Menu {
     parse(&fs, "/boot/grub/grub.cfg", text).unwrap()

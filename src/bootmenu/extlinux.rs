@@ -4,7 +4,7 @@
 
 use super::{Entry, MAX_ENTRIES, Menu, bounded, dir_of, first_word, read_optional};
 use crate::Result;
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 
 /// How deep `INCLUDE` may nest.
 const MAX_DEPTH: usize = 4;
@@ -187,7 +187,7 @@ fn unquote(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn labels_defaults_and_modules() {

@@ -11,7 +11,7 @@ thread_local! {
 
 /// Calls `f`; a panic in it is returned as its message. What `f` changes must bear being left half
 /// done: the readers behind this only keep caches.
-pub(super) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     // A panic is expected here for some broken images, so its message goes into the error instead
     // of to stderr. Panics of other threads and places are reported as before.
     static HOOK: Once = Once::new();

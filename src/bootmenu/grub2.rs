@@ -16,7 +16,7 @@ use super::{
     Entry, MAX_CMDLINE, MAX_ENTRIES, Menu, bls, bounded, dir_of, read_optional, strip_device,
 };
 use crate::Result;
-use crate::guest::fs::{FileKind, GuestFs};
+use crate::fs::{FileKind, GuestFs};
 
 /// How deep blocks and sourced files may nest.
 const MAX_DEPTH: usize = 24;

@@ -2,7 +2,7 @@
 
 use super::btrfs::BtrfsFs;
 use super::ext4::Ext4Fs;
-use super::fs::{GuestFs, ReadAt};
+use super::guest_fs::{GuestFs, ReadAt};
 use super::probe::{Content, HEAD_LEN, probe};
 use super::xfs::XfsFs;
 use crate::{Error, Result};

@@ -10,8 +10,9 @@ pub mod extlinux;
 pub mod grub2;
 pub mod grub_legacy;
 mod grub_script;
+pub mod version;
 
-use super::fs::{FileKind, GuestFs};
+use crate::fs::{FileKind, GuestFs};
 use crate::{ErrorKind, Result};
 
 /// Largest boot configuration that is read, in bytes (as pygrub: `FS_READ_MAX`).

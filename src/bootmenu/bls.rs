@@ -7,8 +7,8 @@ use std::cmp::Ordering;
 
 use super::{Entry, MAX_ENTRIES, bounded, first_word, read_optional, strip_device};
 use crate::Result;
-use crate::guest::fs::GuestFs;
-use crate::guest::version::rpm_cmp;
+use crate::bootmenu::version::rpm_cmp;
+use crate::fs::GuestFs;
 
 /// Largest single entry file that is read on, in bytes.
 const MAX_ENTRY_FILE: usize = 64 << 10;
@@ -101,7 +101,7 @@ fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn entries_of_rhel_8() {

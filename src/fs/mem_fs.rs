@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fs::{FileKind, GuestFile, GuestFs, Node, Stat, not_a, resolve_to};
+use super::guest_fs::{FileKind, GuestFile, GuestFs, Node, Stat, not_a, resolve_to};
 use crate::{Error, ErrorKind, Result};
 
 enum Item {

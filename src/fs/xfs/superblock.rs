@@ -3,7 +3,7 @@
 //! Source: *XFS Algorithms & Data Structures*, 3rd edition, section "Superblocks". All fields are
 //! big-endian.
 
-use crate::guest::fs::ReadAt;
+use crate::fs::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use std::ops::Range;
 

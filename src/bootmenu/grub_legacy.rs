@@ -4,7 +4,7 @@
 
 use super::{Entry, MAX_ENTRIES, Menu, bounded, dir_of, first_word, read_optional, strip_device};
 use crate::Result;
-use crate::guest::fs::GuestFs;
+use crate::fs::GuestFs;
 
 /// Parses a menu. `fs` and `path` serve `default saved`, whose number is in the file `default` beside
 /// the menu.
@@ -94,7 +94,7 @@ fn path_and_args(rest: &str) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tree::MemFs;
+    use crate::fs::MemFs;
 
     #[test]
     fn menu_of_xen_tools() {

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read};
 
 use crate::Error;
-use crate::guest::fs::GuestFile;
+use crate::fs::GuestFile;
 
 /// Bytes read from the guest at once.
 const CHUNK: usize = 256 << 10;

@@ -22,8 +22,10 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
 
 use self::journal::Replay;
 use self::superblock::Superblock;
-use super::fs::{FileKind, GuestFile, GuestFs, Node, ReadAt, Stat, check_target_len, resolve_to};
 use super::guard::quietly;
+use super::guest_fs::{
+    FileKind, GuestFile, GuestFs, Node, ReadAt, Stat, check_target_len, resolve_to,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Largest directory that is read, in bytes of its blocks: some 400,000 names.

@@ -6,7 +6,7 @@
 //! `xlog_check_unmount_rec`), `fs/xfs/libxfs/xfs_log_format.h`.
 
 use super::superblock::Superblock;
-use crate::guest::fs::ReadAt;
+use crate::fs::ReadAt;
 
 const BLOCK: u64 = 512;
 const MAGIC: u32 = 0xfeed_babe;

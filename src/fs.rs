@@ -1,0 +1,20 @@
+//! Reading a guest's filesystems.
+//!
+//! This room owns what an image holds ([`probe`](mod@probe)), the trait that a filesystem is read
+//! through ([`GuestFs`]) and its implementations ([`ext4`], [`xfs`], [`btrfs`], [`MemFs`]). Every
+//! byte comes from an untrusted guest: sizes, counts and depths are bounded, and no input may
+//! panic, abort or hang the caller.
+
+pub mod btrfs;
+pub mod ext4;
+pub(crate) mod guard;
+mod guest_fs;
+mod mem_fs;
+mod metered;
+pub mod open;
+pub mod probe;
+pub mod usage;
+pub mod xfs;
+
+pub use guest_fs::*;
+pub use mem_fs::MemFs;
