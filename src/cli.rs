@@ -3,6 +3,7 @@
 mod adapt;
 mod args;
 mod finalize;
+mod generate;
 mod helper;
 mod identity;
 mod inspect;
@@ -45,6 +46,8 @@ enum Command {
     Run(run::RunArgs),
     /// Print a libvirt domain for a domU config
     LibvirtXml(libvirt_xml::LibvirtXmlArgs),
+    /// Write manual pages and shell completions
+    Generate(generate::GenerateArgs),
     #[command(subcommand, hide = true)]
     Internal(run::Internal),
 }
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Finalize(args) => finalize::run(args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
+        Command::Generate(args) => generate::run(args),
         Command::Internal(args) => run::internal(args),
     };
     match result {

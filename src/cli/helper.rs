@@ -1,46 +1,45 @@
 //! Being called by mount(8): `mount -t fuse.synthdisk IMAGE DIR -o …` and fstab.
 //!
 //! mount(8) calls `mount.fuse.synthdisk SPEC DIR [-sfnv] [-N ns] [-o OPTIONS] [-t TYPE]`; without
-//! such a file, mount.fuse3 calls `synthdisk SPEC DIR -o OPTIONS`. Both become `synthdisk mount`,
-//! with the options that are not the mount's own turned into long options.
+//! such a file, mount.fuse3 calls `synthdisk SPEC DIR -o OPTIONS`. Both become `synthdisk mount`.
+//! In `-o`, `name=value` stands for `--name value` and `name` for the flag `--name`, written with
+//! `_` or `-`: which names there are follows from the arguments of `mount`.
 
+use super::mount::MountArgs;
 use crate::fuse::MountOptions;
 use crate::{Error, ErrorKind, Result};
+use clap::Args;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-/// `-o name=value` that stands for `--name value`, written with `_` or `-`.
-const VALUED: [&str; 25] = [
-    "hostname",
-    "root-uuid",
-    "machine-id",
-    "ssh-key",
-    "root-password-hash",
-    "copy-in",
-    "run-first",
-    "cloud-init",
-    "adapt",
-    "config",
-    "overlay",
-    "overlay-dir",
-    "table",
-    "swap",
-    "align",
-    "root-size",
-    "bootloader",
-    "disk-id",
-    "swap-uuid",
-    "kernel",
-    "initrd",
-    "entry",
-    "append",
-    "cmdline",
-    "log",
+/// Options of `mount` that `-o` does not take, and why.
+const NOT_IN_O: [(&str, &str); 4] = [
+    ("options", "it is -o itself"),
+    ("foreground", "mount(8) waits until its helper has ended"),
+    ("read-only", "mount(8) calls it ro"),
+    ("verbose", "mount(8) calls it -v"),
 ];
 
-/// `-o name` that stands for `--name`.
-const FLAGS: [&str; 2] = ["force", "guest-kernel"];
+/// How an option is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Form {
+    /// `name=value`
+    Valued,
+    /// `name`
+    Flag,
+}
+
+/// The options of `mount` that `-o` takes.
+fn taken() -> Vec<(String, Form)> {
+    let command = MountArgs::augment_args(clap::Command::new("mount"));
+    let forms = command.get_arguments().filter_map(|arg| {
+        let long = arg.get_long()?;
+        let form = if arg.get_action().takes_values() { Form::Valued } else { Form::Flag };
+        Some((long.to_owned(), form))
+    });
+    forms.filter(|(long, _)| NOT_IN_O.iter().all(|(name, _)| name != long)).collect()
+}
 
 /// If the process was called as a mount helper: the arguments that mean the same to us.
 ///
@@ -57,20 +56,23 @@ pub(super) fn translate(args: &[OsString]) -> Result<Option<Vec<OsString>>> {
     if !by_name && !bare {
         return Ok(None);
     }
-    let mut out: Vec<OsString> = vec!["synthdisk".into(), "mount".into()];
+    let mut words: Vec<OsString> = vec!["synthdisk".into(), "mount".into()];
     let mut positional = Vec::new();
+    let mut own = Vec::new();
     let mut rest = args[1..].iter();
     while let Some(arg) = rest.next() {
         match arg.as_bytes() {
             b"-o" => {
-                let options = rest.next().map(OsString::as_os_str).unwrap_or_default();
-                add_options(options, &mut out)?;
+                let list =
+                    MountList::parse(rest.next().map(OsString::as_os_str).unwrap_or_default())?;
+                words.extend(list.long);
+                own.extend(list.own);
             }
-            // A namespace or a type: mount(8) has seen to it.
+            // A namespace or a type, which mount(8) has dealt with.
             b"-N" | b"-t" => drop(rest.next()),
             flags if flags.starts_with(b"-") => {
                 if flags.contains(&b'v') {
-                    out.push("--verbose".into());
+                    words.push("--verbose".into());
                 }
                 if flags.contains(&b'f') {
                     // "Fake": check the arguments, mount nothing.
@@ -81,46 +83,75 @@ pub(super) fn translate(args: &[OsString]) -> Result<Option<Vec<OsString>>> {
         }
     }
     // With a config there is no image; what stands in its place in fstab is for people.
-    if out.iter().any(|word| word == "--config") && positional.len() > 1 {
+    if words.iter().any(|word| word == "--config") && positional.len() > 1 {
         positional.remove(0);
     }
-    out.push("--".into());
-    out.extend(positional);
-    Ok(Some(out))
+    if !own.is_empty() {
+        words.extend(["-o".into(), own.join(",").into()]);
+    }
+    words.push("--".into());
+    words.extend(positional);
+    Ok(Some(words))
 }
 
-/// Turn the options of one `-o` into arguments.
-pub(super) fn add_options(options: &OsStr, out: &mut Vec<OsString>) -> Result<()> {
-    let mut own: Vec<u8> = Vec::new();
-    for option in split(options.as_bytes()) {
-        let text = String::from_utf8_lossy(&option);
-        if MountOptions::default().take(&text)? {
-            if !own.is_empty() {
-                own.push(b',');
+/// The options of one `-o`.
+#[derive(Debug, Default)]
+pub(super) struct MountList {
+    /// Those of the mount itself, each checked.
+    pub(super) own: Vec<String>,
+    /// All others, as the arguments of `mount` that they stand for.
+    pub(super) long: Vec<OsString>,
+}
+
+impl MountList {
+    /// Parse options with commas between; a backslash before a comma takes that literally.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for an option that is not known, [`ErrorKind::Invalid`] for a bad value.
+    pub(super) fn parse(options: &OsStr) -> Result<Self> {
+        let taken = taken();
+        let mut list = Self::default();
+        for option in split(options.as_bytes()) {
+            // A value may be a path, of any bytes; the names and what the mount takes are ASCII.
+            let shown = String::from_utf8_lossy(&option).into_owned();
+            if MountOptions::default().take(&shown)? {
+                if std::str::from_utf8(&option).is_err() {
+                    let what = format!("mount option '{shown}' is not UTF-8");
+                    return Err(Error::new(ErrorKind::Usage, what));
+                }
+                list.own.push(shown);
+                continue;
             }
-            own.extend(&option);
-            continue;
+            let at = option.iter().position(|b| *b == b'=');
+            let (name, value) = option.split_at(at.unwrap_or(option.len()));
+            let name = String::from_utf8_lossy(name).replace('_', "-");
+            match taken.iter().find(|(taken, _)| *taken == name) {
+                Some((_, Form::Valued)) if !value.is_empty() => {
+                    list.long.push(format!("--{name}").into());
+                    list.long.push(OsString::from_vec(value[1..].to_vec()));
+                }
+                Some((_, Form::Flag)) if value.is_empty() => {
+                    list.long.push(format!("--{name}").into());
+                }
+                known => return Err(refused(&shown, &name, known.map(|(_, form)| *form))),
+            }
         }
-        let at = option.iter().position(|b| *b == b'=');
-        let (name, value) = option.split_at(at.unwrap_or(option.len()));
-        let name = String::from_utf8_lossy(name).replace('_', "-");
-        if VALUED.contains(&name.as_str()) && !value.is_empty() {
-            out.push(format!("--{name}").into());
-            out.push(OsString::from_vec(value[1..].to_vec()));
-        } else if FLAGS.contains(&name.as_str()) && value.is_empty() {
-            out.push(format!("--{name}").into());
-        } else {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("unknown mount option `{text}`; see `synthdisk mount --help`"),
-            ));
+        Ok(list)
+    }
+}
+
+/// The error for `option`, which is called `name` without its value.
+fn refused(option: &str, name: &str, form: Option<Form>) -> Error {
+    let excluded = NOT_IN_O.iter().find(|(excluded, _)| *excluded == name);
+    let what = match (form, excluded) {
+        (Some(Form::Valued), _) => format!("mount option '{option}' needs a value: {name}=VALUE"),
+        (Some(Form::Flag), _) => format!("mount option '{option}' takes no value"),
+        (None, Some((_, why))) => format!("'{option}' is not a mount option: {why}"),
+        (None, None) => {
+            format!("unknown mount option '{option}'; see `synthdisk mount --help`")
         }
-    }
-    if !own.is_empty() {
-        out.push("-o".into());
-        out.push(OsString::from_vec(own));
-    }
-    Ok(())
+    };
+    Error::new(ErrorKind::Usage, what)
 }
 
 /// Split at commas; a backslash takes the next byte as it is.
@@ -179,5 +210,55 @@ mod tests {
         assert_eq!(call(&["synthdisk"]), None);
         let unknown = ["mount.fuse.synthdisk", "a", "b", "-o", "bogus"];
         assert!(translate(&unknown.map(OsString::from)).is_err());
+    }
+
+    #[test]
+    fn every_option_of_mount_is_taken_or_excluded() {
+        let command = MountArgs::augment_args(clap::Command::new("mount"));
+        let longs: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+        for (excluded, why) in NOT_IN_O {
+            assert!(longs.contains(&excluded), "--{excluded} is gone; drop it from NOT_IN_O");
+            assert!(!why.is_empty());
+        }
+        let mut accepted = 0;
+        for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+            let long = arg.get_long().unwrap();
+            let name = long.replace('-', "_");
+            let valued = arg.get_action().takes_values();
+            let text = if valued { format!("{name}=a=b") } else { name.clone() };
+            let parsed = MountList::parse(text.as_ref());
+            if NOT_IN_O.iter().any(|(excluded, _)| *excluded == long) {
+                assert_eq!(parsed.unwrap_err().kind(), ErrorKind::Usage, "{text}");
+                continue;
+            }
+            let expected = if valued {
+                vec![format!("--{long}"), "a=b".into()]
+            } else {
+                vec![format!("--{long}")]
+            };
+            assert_eq!(
+                parsed.unwrap().long,
+                expected.iter().map(OsString::from).collect::<Vec<_>>()
+            );
+            // Values where they belong, and nowhere else.
+            let wrong = if valued { name } else { format!("{name}=1") };
+            assert_eq!(MountList::parse(wrong.as_ref()).unwrap_err().kind(), ErrorKind::Usage);
+            accepted += 1;
+        }
+        assert!(accepted > 25, "{accepted} options");
+    }
+
+    #[test]
+    fn what_is_not_utf8() {
+        let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let path = MountList::parse(&bytes(b"ro,overlay=/\xff")).unwrap();
+        assert_eq!(
+            (path.own, path.long),
+            (vec!["ro".into()], vec!["--overlay".into(), bytes(b"/\xff")])
+        );
+        for wrong in [&b"\xff"[..], b"ro,\xff=1", b"x-\xff"] {
+            let e = MountList::parse(&bytes(wrong)).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Usage, "{e}");
+        }
     }
 }

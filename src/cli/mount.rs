@@ -8,7 +8,7 @@ mod try_it;
 pub(super) use serve::{answered, files, internal};
 
 use super::args::SourceArgs;
-use super::helper;
+use super::helper::MountList;
 use super::identity::IdentityArgs;
 use crate::daemon::{Background, MountReport, MountRequest};
 use crate::disk::temporary_dir;
@@ -16,7 +16,8 @@ use crate::fuse::MountOptions;
 use crate::plan::OverlayChoice;
 use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
-use clap::{Args, Parser};
+use clap::parser::ValueSource;
+use clap::{Args, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -49,8 +50,8 @@ pub(super) struct MountArgs {
 
     /// Mount options: allow_other, ro, uid=N, gid=N, umask=N, default_permissions, and any of the
     /// long options as name=value
-    #[arg(short, long = "options", value_name = "OPTIONS")]
-    o: Vec<OsString>,
+    #[arg(short, long, value_name = "OPTIONS")]
+    options: Vec<OsString>,
 
     /// Stay in the foreground
     #[arg(short, long)]
@@ -76,27 +77,28 @@ impl MountArgs {
     /// The mount's own options, with all others of `-o` turned into the arguments they stand for.
     fn resolve(mut self) -> Result<(Self, MountOptions)> {
         let mut options = MountOptions::default();
-        let mut words = Vec::new();
-        for list in std::mem::take(&mut self.o) {
-            helper::add_options(&list, &mut words)?;
-        }
-        let mut own = Vec::new();
         let mut long = Vec::new();
-        let mut words = words.into_iter();
-        while let Some(word) = words.next() {
-            if word == "-o" { own.extend(words.next()) } else { long.push(word) }
-        }
-        for option in own.iter().flat_map(|o| o.to_str().unwrap_or_default().split(',')) {
-            options.take(option)?;
+        for text in std::mem::take(&mut self.options) {
+            let list = MountList::parse(&text)?;
+            long.extend(list.long);
+            for option in &list.own {
+                options.take(option)?;
+            }
         }
         if !long.is_empty() {
-            use clap::FromArgMatches;
-            let matches = <Again as clap::CommandFactory>::command()
+            let mut matches = <Again as clap::CommandFactory>::command()
                 .mut_args(|a| a.required(false))
                 .no_binary_name(true)
                 .try_get_matches_from(long)
                 .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
-            self.update_from_arg_matches(&matches)
+            // What `-o` does not mention keeps its value; a default would replace it.
+            let ids: Vec<String> = matches.ids().map(ToString::to_string).collect();
+            for id in ids {
+                if matches.value_source(&id) == Some(ValueSource::DefaultValue) {
+                    let _ = matches.try_clear_id(&id); // the id is known
+                }
+            }
+            self.update_from_arg_matches_mut(&mut matches)
                 .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
         }
         options.read_only |= self.read_only;
@@ -162,4 +164,30 @@ fn print(report: &MountReport, shown: &Path, verbose: bool) {
     // Closed output is no reason to give up a mount that works.
     let _ = writeln!(std::io::stderr(), "{}", printable(&text));
     let _ = writeln!(std::io::stdout(), "{}", shown.join("disk.raw").display());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(words: &[&str]) -> Result<(MountArgs, MountOptions)> {
+        let args = Again::parse_from(std::iter::once(&"mount").chain(words)).mount;
+        args.resolve()
+    }
+
+    #[test]
+    fn mount_options_add_to_the_long_ones() {
+        let words = ["--force", "--adapt=none", "--append=quiet", "img", "/mnt"];
+        let more = ["-o", "ro,swap=1G", "-o", "uid=5"];
+        let (args, options) = resolve(&[&words[..], &more].concat()).unwrap();
+        assert!(options.read_only && options.uid == Some(5));
+        assert!(args.source.force(), "-o took --force away");
+        let source = args.source.into_options(args.paths).unwrap();
+        assert!(source.adapt.is_none(), "-o took --adapt away");
+        assert_eq!((source.swap, source.append.as_deref()), (Some(1 << 30), Some("quiet")));
+        for wrong in ["ro,overlay=/x", "ro,hostname=web2", "swap=x", "foreground"] {
+            let e = resolve(&["img", "/mnt", "-o", wrong]).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Usage, "{wrong}: {e}");
+        }
+    }
 }

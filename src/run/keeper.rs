@@ -90,18 +90,19 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
             other => other.map_err(|e| failed(e.into()))?,
         };
         let [from_run, from_mount] = fds.map(|fd| fd.any().unwrap_or(true));
-        if from_run {
-            match lifeline.read(&mut buffer).map_err(failed)? {
-                0 => return Ok(announced),
-                _ => announced = true,
-            }
-        }
+        // First: that the disks can be used was said before `run` could end.
         if from_mount {
             match mount.read(&mut buffer).map_err(failed)? {
                 0 => return Ok(announced),
                 _ => {
                     *ready = true;
                 }
+            }
+        }
+        if from_run {
+            match lifeline.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(announced),
+                _ => announced = true,
             }
         }
     }

@@ -63,11 +63,12 @@ pub(in crate::cli) fn internal(mountpoint: &Path) -> Result<()> {
                 detach(&mut channel, &reply)
             }
             Background::Stay => {
-                channel.send(&reply)?;
-                // For the keeper, which has no part in that conversation.
+                // The keeper has no part in that conversation. It hears first, so that it knows of
+                // a mount in use before `run` can tell it to end that.
                 let mut out = std::io::stdout();
                 let said = out.write_all(b"ready\n").and_then(|()| out.flush());
-                said.map_err(|e| Error::io("cannot reach the process that keeps the mount", e))
+                said.map_err(|e| Error::io("cannot reach the process that keeps the mount", e))?;
+                channel.send(&reply)
             }
         }
     });
