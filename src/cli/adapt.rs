@@ -2,8 +2,8 @@
 
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
-use crate::adapt::{Change, Content, Edit};
 use crate::daemon::{Background, MountRequest};
+use crate::edit::{Change, Content, Edit};
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan};
 use crate::run::{Stop, once};
@@ -143,7 +143,7 @@ fn unified(old: &[u8], new: &[u8], path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::Access;
+    use crate::edit::Access;
 
     fn shown(path: &str, change: Change) -> String {
         diff(&Edit { path: path.into(), change, why: String::new(), step: "test" })

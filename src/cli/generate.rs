@@ -56,13 +56,13 @@ fn write(path: &Path, page: &[u8]) -> Result<()> {
 fn pages() -> Vec<(String, Vec<u8>)> {
     let mut root = Cli::command();
     root.build();
-    let mut pages = vec![("synthdisk.1".to_owned(), page("synthdisk", &root))];
+    let mut pages = vec![("synthdisk.1".to_owned(), page(&root))];
     for command in root.get_subcommands().filter(|c| is_documented(c)) {
         let name = format!("synthdisk-{}", command.get_name());
-        pages.push((format!("{name}.1"), page(&name, command)));
+        pages.push((format!("{name}.1"), page(command)));
         for nested in command.get_subcommands().filter(|c| is_documented(c)) {
             let name = format!("{name}-{}", nested.get_name());
-            pages.push((format!("{name}.1"), page(&name, nested)));
+            pages.push((format!("{name}.1"), page(nested)));
         }
     }
     // What mount(8) looks for when `mount -t fuse.synthdisk` is read about.
@@ -74,14 +74,10 @@ fn is_documented(command: &Command) -> bool {
     !command.is_hide_set() && command.get_name() != "help"
 }
 
-fn page(name: &str, command: &Command) -> Vec<u8> {
+fn page(command: &Command) -> Vec<u8> {
     let mut page = Vec::new();
-    let words = name.replace('-', " ");
-    // `libvirt-xml` is one word of the command line.
-    let shown = command.get_bin_name().map_or(words, str::to_owned);
-    let command = command.clone().name(name.to_owned()).bin_name(shown).disable_help_flag(true);
-    // Writing to a Vec cannot fail.
-    let _ = clap_mangen::Man::new(command).render(&mut page);
+    // Building gave the command its full name, such as synthdisk-mount. Writing to a Vec cannot fail.
+    let _ = clap_mangen::Man::new(command.clone()).render(&mut page);
     page
 }
 

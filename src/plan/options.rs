@@ -2,8 +2,8 @@
 
 use super::seed::CloudInit;
 use crate::adapt::Selection;
-use crate::adapt::identity::Identity;
 use crate::guest::select::EntrySelector;
+use crate::identity::Identity;
 use crate::layout::{TableKind, parse_disk_id, parse_size};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
