@@ -2,6 +2,7 @@
 
 mod adapt;
 mod args;
+mod exit_code;
 mod finalize;
 mod generate;
 mod helper;
@@ -13,8 +14,8 @@ mod mount;
 mod run;
 mod umount;
 
+use crate::Result;
 use crate::text::printable;
-use crate::{Error, ErrorKind, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -63,7 +64,7 @@ fn is_subcommand(word: &OsStr) -> bool {
 /// Run the command that the process was started with. Exit codes: 0 done, 1 failed, 2 wrong usage.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let args = match helper::translate(&args) {
+    let args = match helper::translate(&args, is_subcommand) {
         Ok(Some(translated)) => translated,
         Ok(None) => args,
         Err(e) => {
@@ -81,19 +82,14 @@ pub fn main() -> ExitCode {
         Command::Finalize(args) => finalize::run(args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
-        Command::Generate(args) => generate::run(args),
+        Command::Generate(args) => generate::run(args, Cli::command()),
         Command::Internal(args) => run::internal(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("synthdisk: {}", printable(&e.to_string()));
-            ExitCode::from(exit_code(&e))
+            ExitCode::from(exit_code::of(&e))
         }
     }
-}
-
-/// The exit code for an error: 2 for wrong usage, else 1.
-fn exit_code(error: &Error) -> u8 {
-    if error.kind() == ErrorKind::Usage { 2 } else { 1 }
 }

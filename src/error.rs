@@ -65,11 +65,12 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        if let Some(source) = &self.source {
-            write!(f, ": {source}")?;
+        match &self.source {
+            // The caller adds what failed.
+            Some(source) if self.message.is_empty() => source.fmt(f),
+            Some(source) => write!(f, "{}: {source}", self.message),
+            None => f.write_str(&self.message),
         }
-        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ pub use convert::{Conversion, ConvertOptions, Converted, Format, compare, conver
 pub use copy::{Copied, CopyOptions, to_device, to_file};
 pub use delta::write_delta;
 pub use identity::refuse_sources;
-pub use live::{LiveMount, open_live_disk};
+pub use live::{open_live_disk, writer_of};
 pub use private::with_mount;
 pub use room::check_room;
 pub use share::Reflink;

@@ -22,6 +22,7 @@ pub mod layout;
 pub mod libvirt;
 pub mod loader;
 pub mod plan;
+pub mod private_file;
 pub mod qemu;
 pub mod run;
 pub mod text;

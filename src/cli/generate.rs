@@ -1,8 +1,7 @@
 //! `synthdisk generate`: manual pages and shell completions, derived from the options' descriptions.
 
-use super::Cli;
 use crate::{Error, Result};
-use clap::{Args, Command, CommandFactory, Subcommand};
+use clap::{Args, Command, Subcommand};
 use clap_complete::Shell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -29,12 +28,12 @@ enum What {
     },
 }
 
-/// Write what was asked for.
-pub(super) fn run(args: GenerateArgs) -> Result<()> {
+/// Write what was asked for, for `program`.
+pub(super) fn run(args: GenerateArgs, mut program: Command) -> Result<()> {
     match args.what {
         What::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "synthdisk", &mut script);
+            clap_complete::generate(shell, &mut program, "synthdisk", &mut script);
             std::io::stdout()
                 .write_all(&script)
                 .map_err(|e| Error::io("cannot print the completion script", e))
@@ -43,7 +42,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
             std::fs::create_dir_all(&dir).map_err(|e| {
                 Error::io(format!("cannot create the directory {}", dir.display()), e)
             })?;
-            pages().iter().try_for_each(|(name, page)| write(&dir.join(name), page))
+            pages(program).iter().try_for_each(|(name, page)| write(&dir.join(name), page))
         }
     }
 }
@@ -53,8 +52,7 @@ fn write(path: &Path, page: &[u8]) -> Result<()> {
 }
 
 /// All manual pages: file name and roff source.
-fn pages() -> Vec<(String, Vec<u8>)> {
-    let mut root = Cli::command();
+fn pages(mut root: Command) -> Vec<(String, Vec<u8>)> {
     root.build();
     let mut pages = vec![("synthdisk.1".to_owned(), page(&root))];
     for command in root.get_subcommands().filter(|c| is_documented(c)) {
@@ -84,10 +82,12 @@ fn page(command: &Command) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory;
 
     #[test]
     fn every_command_has_a_page_with_every_option() {
-        let pages = pages();
+        let pages = pages(Cli::command());
         let mut root = Cli::command();
         root.build();
         let mut seen = 0;

@@ -1,6 +1,6 @@
 //! `synthdisk libvirt-xml`.
 
-use crate::fuse::{STATUS_FILE, Status};
+use crate::fuse::Status;
 use crate::libvirt::domain_xml;
 use crate::run::machine::disks_of;
 use crate::xen::DomainConfig;
@@ -21,7 +21,7 @@ pub(super) struct LibvirtXmlArgs {
     mountpoint: Option<PathBuf>,
 }
 
-/// Print the definition; what of the config can't be honoured goes to stderr.
+/// Print the definition on standard output, and notes on standard error.
 pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
     let domain = DomainConfig::load(&args.config)?;
     for note in domain.notes.iter().chain(domain.disks.iter().flat_map(|d| &d.notes)) {
@@ -33,12 +33,10 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
             .map_err(|e| Error::io(format!("cannot use {}", dir.display()), e))?,
         None => PathBuf::from("/run/synthdisk").join(name.replace('/', "_")),
     };
-    // A mount that is there already knows its disks best.
-    let status = std::fs::read(dir.join(STATUS_FILE)).ok();
-    let status: Option<Status> = status.and_then(|text| serde_json::from_slice(&text).ok());
-    let disks = match status {
-        Some(status) if !status.disks.is_empty() => status.disks,
-        _ => {
+    // A mount that exists lists its own disks.
+    let disks = match Status::read(&dir)? {
+        Some(status) => status.disks,
+        None => {
             eprintln!(
                 "note:    the disks are expected in {}; before the guest starts, run: synthdisk \
                  mount -o allow_other --config {} {}",

@@ -1,15 +1,16 @@
 //! `synthdisk mount`.
 
+mod args;
 mod background;
 mod log;
+mod option_list;
 mod serve;
 mod try_it;
 
+pub(super) use args::MountArgs;
+pub(super) use option_list::OptionList;
 pub(super) use serve::{answered, files, internal};
 
-use super::args::SourceArgs;
-use super::helper::MountList;
-use super::identity::IdentityArgs;
 use crate::daemon::{Background, MountReport, MountRequest};
 use crate::disk::temporary_dir;
 use crate::fuse::MountOptions;
@@ -17,54 +18,9 @@ use crate::plan::OverlayChoice;
 use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
 use clap::parser::ValueSource;
-use clap::{Args, FromArgMatches, Parser};
-use std::ffi::OsString;
+use clap::{FromArgMatches, Parser};
 use std::io::Write;
-use std::path::{Path, PathBuf};
-
-/// Arguments of `mount`.
-#[derive(Debug, Args)]
-pub(super) struct MountArgs {
-    /// Images of the guest's partitions (files or block devices, opened read-only), then the
-    /// directory to mount on
-    #[arg(value_name = "IMAGE... MOUNTPOINT", required = true)]
-    paths: Vec<PathBuf>,
-
-    #[command(flatten)]
-    source: SourceArgs,
-
-    #[command(flatten)]
-    identity: IdentityArgs,
-
-    /// Keep writes in this qcow2 file, created on first use; without it they are gone at unmount
-    #[arg(long, value_name = "FILE", conflicts_with = "read_only")]
-    overlay: Option<PathBuf>,
-
-    /// As --overlay, with a file for each disk in this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["overlay", "read_only"])]
-    overlay_dir: Option<PathBuf>,
-
-    /// Refuse all writes
-    #[arg(long)]
-    read_only: bool,
-
-    /// Mount options: allow_other, ro, uid=N, gid=N, umask=N, default_permissions, and any of the
-    /// long options as name=value
-    #[arg(short, long, value_name = "OPTIONS")]
-    options: Vec<OsString>,
-
-    /// Stay in the foreground
-    #[arg(short, long)]
-    foreground: bool,
-
-    /// Append messages about errors while serving to this file
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
-
-    /// Print what was changed in the guest's command line, and why
-    #[arg(short, long)]
-    verbose: bool,
-}
+use std::path::Path;
 
 /// For parsing the arguments once more, with what `-o` stands for added.
 #[derive(Debug, Parser)]
@@ -73,57 +29,55 @@ struct Again {
     mount: MountArgs,
 }
 
-impl MountArgs {
-    /// The mount's own options, with all others of `-o` turned into the arguments they stand for.
-    fn resolve(mut self) -> Result<(Self, MountOptions)> {
-        let mut options = MountOptions::default();
-        let mut long = Vec::new();
-        for text in std::mem::take(&mut self.options) {
-            let list = MountList::parse(&text)?;
-            long.extend(list.long);
-            for option in &list.own {
-                options.take(option)?;
-            }
+/// The mount's own options, with all others of `-o` turned into the arguments they stand for.
+fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
+    let mut options = MountOptions::default();
+    let mut long = Vec::new();
+    for text in std::mem::take(&mut args.options) {
+        let list = OptionList::parse(&text)?;
+        long.extend(list.long);
+        for option in &list.own {
+            options.take(option)?;
         }
-        if !long.is_empty() {
-            let mut matches = <Again as clap::CommandFactory>::command()
-                .mut_args(|a| a.required(false))
-                .no_binary_name(true)
-                .try_get_matches_from(long)
-                .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
-            // What `-o` does not mention keeps its value; a default would replace it.
-            let ids: Vec<String> = matches.ids().map(ToString::to_string).collect();
-            for id in ids {
-                if matches.value_source(&id) == Some(ValueSource::DefaultValue) {
-                    let _ = matches.try_clear_id(&id); // the id is known
-                }
-            }
-            self.update_from_arg_matches_mut(&mut matches)
-                .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
-        }
-        options.read_only |= self.read_only;
-        if options.read_only && (self.overlay.is_some() || self.overlay_dir.is_some()) {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                "a read-only mount writes to no overlay; leave out one of the two",
-            ));
-        }
-        if let Some(option) = self.identity.given().filter(|_| options.read_only) {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "{option} edits the guest in an overlay, and a read-only mount has none; leave \
-                     out one of the two"
-                ),
-            ));
-        }
-        Ok((self, options))
     }
+    if !long.is_empty() {
+        let mut matches = <Again as clap::CommandFactory>::command()
+            .mut_args(|a| a.required(false))
+            .no_binary_name(true)
+            .try_get_matches_from(long)
+            .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
+        // What `-o` does not mention keeps its value; a default would replace it.
+        let ids: Vec<String> = matches.ids().map(ToString::to_string).collect();
+        for id in ids {
+            if matches.value_source(&id) == Some(ValueSource::DefaultValue) {
+                let _ = matches.try_clear_id(&id); // the id is known
+            }
+        }
+        args.update_from_arg_matches_mut(&mut matches)
+            .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
+    }
+    options.read_only |= args.read_only;
+    if options.read_only && (args.overlay.is_some() || args.overlay_dir.is_some()) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "a read-only mount writes to no overlay; leave out one of the two",
+        ));
+    }
+    if let Some(option) = args.identity.given().filter(|_| options.read_only) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!(
+                "{option} edits the guest in an overlay, and a read-only mount has none; leave \
+                 out one of the two"
+            ),
+        ));
+    }
+    Ok((args, options))
 }
 
 /// Mount, and return once the disks can be used (or the mount has ended, with `--foreground`).
 pub(super) fn run(args: MountArgs) -> Result<()> {
-    let (args, options) = args.resolve()?;
+    let (args, options) = resolve(args)?;
     let mut images = args.paths;
     // clap has seen to it that there is one path at least.
     let mountpoint = images.pop().unwrap_or_default();
@@ -171,8 +125,7 @@ mod tests {
     use super::*;
 
     fn resolve(words: &[&str]) -> Result<(MountArgs, MountOptions)> {
-        let args = Again::parse_from(std::iter::once(&"mount").chain(words)).mount;
-        args.resolve()
+        super::resolve(Again::parse_from(std::iter::once(&"mount").chain(words)).mount)
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::report::{GuestReport, Verdict};
 use super::stop::Stop;
 use super::terminal::Terminal;
 use crate::daemon::{MountReport, MountRequest};
+use crate::private_file::{self, Existing};
 use crate::qemu::{Accel, Serial};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
@@ -85,12 +86,9 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let disks = report.status_disks();
     let needs =
         job.machine.with_needs(Some(report.hardware.bus.name()), Some(report.hardware.nic.name()));
-    let log = match (mode, &job.log) {
-        (Mode::Watch(_), Some(path)) => Some(File::create(path).map_err(|e| {
-            Error::io(format!("cannot write the console to {}", path.display()), e)
-        })?),
-        _ => None,
-    };
+    // Before QEMU opens it by its name, so that it has our mode.
+    let open_log = |path| private_file::open(path, "the console", Existing::Truncate);
+    let log = job.log.as_deref().map(open_log).transpose()?;
     let serial = match (mode, &job.log) {
         (Mode::Watch(_), _) => Serial::Pipe,
         (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),

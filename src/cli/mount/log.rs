@@ -1,7 +1,7 @@
 //! Messages about errors while serving.
 
-use crate::{Error, Result};
-use std::fs::File;
+use crate::Result;
+use crate::private_file::{self, Existing};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,9 +15,7 @@ pub(super) fn start_log(path: Option<&Path>) -> Result<()> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     match path {
         Some(path) => {
-            let file = File::options().append(true).create(true).open(path);
-            let file =
-                file.map_err(|e| Error::io(format!("cannot open the log {}", path.display()), e))?;
+            let file = private_file::open(path, "the log", Existing::Append)?;
             builder.with_writer(Arc::new(file)).init();
         }
         None => builder.with_writer(std::io::stderr).init(),

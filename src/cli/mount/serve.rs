@@ -87,7 +87,7 @@ pub(in crate::cli) fn internal(mountpoint: &Path) -> Result<()> {
 /// `error`, when nobody listens.
 pub(in crate::cli) fn answered(channel: &mut Channel, error: Error) -> Result<()> {
     match channel.send(&MountReply::failed(&error)) {
-        Ok(()) => std::process::exit(i32::from(crate::cli::exit_code(&error))),
+        Ok(()) => std::process::exit(i32::from(crate::cli::exit_code::of(&error))),
         Err(_) => Err(error),
     }
 }
