@@ -1,5 +1,6 @@
 //! What a mount is: its disks, what boots, what was edited, and the machine that it needs.
 
+use crate::bytes::ReadAt;
 use crate::fuse::StatusDisk;
 use crate::layout::{PartitionKind, TableKind};
 use crate::plan::{Hardware, Plan, PlannedDisk};

@@ -1,6 +1,7 @@
 //! The process that serves a mount.
 
 use super::log::start_log;
+use crate::bytes::ReadAt;
 use crate::daemon::{
     Background, Channel, EditReport, MountReply, MountReport, MountRequest, adapt,
 };

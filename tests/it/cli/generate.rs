@@ -12,7 +12,9 @@ fn manual_pages_are_written() {
     for word in ["synthdisk mount", "--overlay-dir", "--root-password-hash", "MOUNTPOINT"] {
         assert!(page.contains(word), "{word}: {page}");
     }
-    for command in ["umount", "map", "inspect", "adapt", "finalize", "run", "libvirt-xml", "generate"] {
+    for command in
+        ["umount", "map", "inspect", "adapt", "finalize", "run", "libvirt-xml", "generate"]
+    {
         let page = pages.join(format!("synthdisk-{command}.1"));
         assert!(page.exists(), "{}", page.display());
     }

@@ -3,8 +3,8 @@
 use crate::common::process::{SYNTHDISK, is_root, output, text};
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, Request, Session,
-    SessionACL,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, Request,
+    Session, SessionACL,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::ffi::OsStr;
@@ -190,8 +190,10 @@ fn a_mount_of_another_user_is_not_believed() {
     let config = mount.path("domu.cfg");
     fs::write(&config, "name = 'a'\ndisk = ['file:/none.img,xvda1,w']\n").unwrap();
     let words = ["libvirt-xml".as_ref(), "--config".as_ref(), config.as_os_str()];
-    let result =
-        output(SYNTHDISK, &[&words[..], &["--mountpoint".as_ref(), mount.dir.as_os_str()]].concat());
+    let result = output(
+        SYNTHDISK,
+        &[&words[..], &["--mountpoint".as_ref(), mount.dir.as_os_str()]].concat(),
+    );
     assert_eq!(result.status.code(), Some(1));
     assert!(text(&result.stderr).contains("was made by user 65534"), "{}", text(&result.stderr));
     // Unmounting works, and does not wait for the process that the status names (init).

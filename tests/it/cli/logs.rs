@@ -30,6 +30,10 @@ fn a_log_is_private_and_not_written_through_foreign_symlinks() {
     let image = guest.image.to_string_lossy();
     let refused = output(SYNTHDISK, &["mount", "--log", &link, &image, &target]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("a symlink of another user"), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("a symlink of another user"),
+        "{}",
+        text(&refused.stderr)
+    );
     assert_eq!(fs::read_to_string(&secret).unwrap(), "kept");
 }
