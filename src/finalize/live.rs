@@ -13,8 +13,7 @@ use std::os::unix::fs::MetadataExt;
 /// # Errors
 /// Those of looking at the mount.
 pub fn writer_of(mount: &LiveMount, file: &str) -> Result<Option<String>> {
-    let failed =
-        |e| Error::io(format!("cannot look at the mount on {}", mount.dir.display()), e);
+    let failed = |e| Error::io(format!("cannot look at the mount on {}", mount.dir.display()), e);
     let mut files = Vec::new();
     for entry in fs::read_dir(&mount.dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();

@@ -103,8 +103,9 @@ impl Status {
 /// The mount that `fd` is in (proc_pid_fdinfo(5): `mnt_id`).
 fn mount_of(fd: &OwnedFd) -> Option<MountEntry> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
-    all_mounts().into_iter().find(|m: &MountEntry| m.id == id)
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    let id: u64 = id.trim().parse().ok()?;
+    all_mounts().into_iter().find(|m| m.id == id)
 }
 
 /// Refuse a mount that neither root nor the caller made. The kernel keeps who did, and shows it as
