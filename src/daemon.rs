@@ -11,5 +11,7 @@ mod request;
 mod text;
 
 pub use channel::Channel;
-pub use report::{BootReport, EditReport, MountReport, PartitionReport, ReportedDisk, adapt};
+pub use report::{
+    BootReport, EditReport, MountReport, PartitionReport, ReportedDisk, adapt, status_disks,
+};
 pub use request::{Background, MountReply, MountRequest};

@@ -16,11 +16,11 @@ use crate::disk::temporary_dir;
 use crate::fuse::MountOptions;
 use crate::plan::OverlayChoice;
 use crate::text::printable;
+use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use clap::parser::ValueSource;
 use clap::{FromArgMatches, Parser};
 use std::io::Write;
-use std::path::Path;
 
 /// For parsing the arguments once more, with what `-o` stands for added.
 #[derive(Debug, Parser)]
@@ -98,26 +98,23 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         log: args.log,
         background: if args.foreground { Background::Stay } else { Background::Detach },
     };
+    let domain = request.source.config.as_deref().map(DomainConfig::load).transpose()?;
+    // `shown` is the mount point as it was typed.
+    let (shown, verbose) = (mountpoint.clone(), args.verbose);
+    let print = |report: &MountReport| {
+        let try_it = try_it::qemu_line(report, domain.as_ref());
+        let text = format!("{}try it:  {try_it}", report.text(verbose));
+        // Closed output is no reason to give up a mount that works.
+        let _ = writeln!(std::io::stderr(), "{}", printable(&text));
+        let _ = writeln!(std::io::stdout(), "{}", shown.join("disk.raw").display());
+    };
     match request.background {
         Background::Stay => serve::mount(request, &mountpoint, |report| {
-            print(report, &mountpoint, args.verbose);
+            print(report);
             Ok(())
         }),
-        Background::Detach => {
-            let report = background::start(&request, &mountpoint)?;
-            print(&report, &mountpoint, args.verbose);
-            Ok(())
-        }
+        Background::Detach => background::start(&request, &mountpoint).map(|report| print(&report)),
     }
-}
-
-/// Say what was mounted: for a person on standard error, the disk's path on standard output.
-/// `shown` is the mount point as it was typed.
-fn print(report: &MountReport, shown: &Path, verbose: bool) {
-    let text = format!("{}try it:  {}", report.text(verbose), try_it::qemu_line(report));
-    // Closed output is no reason to give up a mount that works.
-    let _ = writeln!(std::io::stderr(), "{}", printable(&text));
-    let _ = writeln!(std::io::stdout(), "{}", shown.join("disk.raw").display());
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
-use crate::daemon::{Background, Channel, MountRequest};
+use crate::daemon::{Background, Channel, MountRequest, status_disks};
 use crate::disk::temporary_dir;
-use crate::fuse::{MountOptions, StatusDisk};
-use crate::plan::{CIDATA_FILE, OverlayChoice, Plan, SourceOptions};
-use crate::qemu::{Accel, Serial, find_qemu, probe};
-use crate::run::machine::{MachineOptions, disks_of, machine};
+use crate::fuse::MountOptions;
+use crate::plan::{OverlayChoice, Plan, SourceOptions};
+use crate::qemu::{Accel, Launch, Serial, find_qemu, probe};
+use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Stop, Verdict, boot};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
@@ -205,7 +205,8 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origi
             mount,
             qemu: qemu.into(),
             accel,
-            machine: args.machine.options(&args.qemu_args),
+            machine: args.machine.options(),
+            extra_args: args.qemu_args.clone(),
             log: log_file(args, &guest.name)?,
             verbose: args.verbose,
             name: guest.name,
@@ -246,46 +247,41 @@ fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
 fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()> {
     let qemu = qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
     let accel = accel(args.machine.accel, &qemu);
-    let options = args.machine.options(&args.qemu_args);
+    let options = args.machine.options();
     for guest in guests {
-        let (disks, options) = planned(args, guest, &options)?;
+        let plan = planned(args, guest)?;
+        let disks = status_disks(&plan);
+        let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
         let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
+        let shown = GuestDisks {
+            dir: Path::new(PLACEHOLDER),
+            disks: &disks,
+            bus: hardware.bus,
+            nic: hardware.nic,
+        };
+        let machine = describe(&guest.name, domain, shown, &options);
+        check_buses(&machine)?;
         let serial = match (&args.test.expect, args.test.log.clone()) {
             (Some(_), _) => Serial::Pipe,
             (None, Some(log)) => Serial::StdioLogged(log),
             (None, None) => Serial::Stdio,
         };
-        let place = (Path::new(PLACEHOLDER), disks.as_slice());
-        let spec = machine(&guest.name, domain, &options, place, accel, serial)?;
-        writeln!(std::io::stdout(), "{}", spec.shell_line(&qemu))
+        let launch = Launch { accel, serial, extra_args: args.qemu_args.clone() };
+        writeln!(std::io::stdout(), "{}", machine.shell_line(&qemu, &launch))
             .map_err(|e| Error::io("cannot print the command", e))?;
     }
     Ok(())
 }
 
-/// The guest's disks, planned so that defects in them come to light, and the machine with what the
-/// guest needs.
-fn planned(
-    args: &RunArgs,
-    guest: &Guest,
-    options: &MachineOptions,
-) -> Result<(Vec<StatusDisk>, MachineOptions)> {
-    let plan = Plan::build(&guest.source, &OverlayChoice::ReadOnly)?;
+/// Plans the disks as a mount would, without edits of the guest and without keeping anything.
+fn planned(args: &RunArgs, guest: &Guest) -> Result<Plan> {
+    let overlay = match args.read_only {
+        true => OverlayChoice::ReadOnly,
+        false => OverlayChoice::Temporary(temporary_dir()),
+    };
+    let plan = Plan::build(&guest.source, &overlay)?;
     for note in &plan.notes {
         eprintln!("note:    {}", in_a_line(note));
     }
-    let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
-    let known = domain.map_or(Ok(Vec::new()), disks_of)?;
-    let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
-    let options = options.with_needs(Some(hardware.bus.name()), Some(hardware.nic.name()));
-    let disks = plan.disks.iter().map(|planned| {
-        let read_only = known.iter().any(|k| k.vdev == planned.vdev && k.read_only);
-        StatusDisk {
-            file: planned.file.clone(),
-            vdev: planned.vdev.clone(),
-            cdrom: planned.cdrom,
-            read_only: read_only || args.read_only || planned.file == CIDATA_FILE,
-        }
-    });
-    Ok((disks.collect(), options))
+    Ok(plan)
 }

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 /// A mount whose disks can be used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountReport {
+    /// The guest's name.
+    pub name: String,
     /// Directory of the mount, absolute.
     pub mountpoint: PathBuf,
     /// The disks; the firmware boots from the first.
@@ -23,10 +25,6 @@ pub struct MountReport {
     pub edits: EditReport,
     /// The buses and cards that the guest has drivers for.
     pub hardware: Hardware,
-    /// Memory that the config gives the guest, in MiB.
-    pub memory_mib: Option<u64>,
-    /// MAC addresses that the config gives the guest, one for each network card.
-    pub macs: Vec<String>,
 }
 
 /// A disk of a mount.
@@ -125,14 +123,13 @@ impl MountReport {
             None => BootReport::OwnLoader,
         };
         Self {
+            name: plan.name.clone(),
             mountpoint,
             disks: plan.disks.iter().map(ReportedDisk::of).collect(),
             boot,
             notes: plan.notes.clone(),
             edits: EditReport::default(),
             hardware: plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default(),
-            memory_mib: plan.memory_mib,
-            macs: plan.macs.clone(),
         }
     }
 
@@ -147,12 +144,7 @@ impl ReportedDisk {
         let layout = planned.layout.as_ref().filter(|_| planned.ids.is_some());
         let partitions = layout.iter().flat_map(|l| &l.partitions);
         Self {
-            disk: StatusDisk {
-                file: planned.file.clone(),
-                vdev: planned.vdev.clone(),
-                cdrom: planned.cdrom,
-                read_only: planned.disk.is_read_only(),
-            },
+            disk: status_disk(planned),
             len: planned.disk.len(),
             table: layout.map(|l| l.table),
             disk_id: planned.ids.map(|ids| ids.disk_id),
@@ -161,6 +153,20 @@ impl ReportedDisk {
                 .collect(),
             overlay: planned.overlay.clone(),
         }
+    }
+}
+
+/// The files of a plan's disks and what they are, as a mount's status lists them.
+pub fn status_disks(plan: &Plan) -> Vec<StatusDisk> {
+    plan.disks.iter().map(status_disk).collect()
+}
+
+fn status_disk(planned: &PlannedDisk) -> StatusDisk {
+    StatusDisk {
+        file: planned.file.clone(),
+        vdev: planned.vdev.clone(),
+        cdrom: planned.cdrom,
+        read_only: planned.disk.is_read_only(),
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::child;
 use super::console::{Finding, Watch};
-use super::machine::{MachineOptions, machine};
+use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
 use super::private::{PrivateMount, poll_until};
 use super::report::{GuestReport, Verdict};
 use super::stop::Stop;
 use super::terminal::Terminal;
 use crate::daemon::{MountReport, MountRequest};
 use crate::private_file::{self, Existing};
-use crate::qemu::{Accel, Serial};
+use crate::qemu::{Accel, Launch, Serial};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -46,6 +46,8 @@ pub struct Job {
     pub accel: Accel,
     /// What was said about the machine.
     pub machine: MachineOptions,
+    /// Arguments for QEMU, appended verbatim.
+    pub extra_args: Vec<OsString>,
     /// File that keeps the serial console.
     pub log: Option<PathBuf>,
     /// Tell more on standard error: about the disk, and what the watched console prints.
@@ -84,8 +86,14 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let report = mount.wait_ready(stop, limit)?;
     tell(&report, job, matches!(mode, Mode::Terminal));
     let disks = report.status_disks();
-    let needs =
-        job.machine.with_needs(Some(report.hardware.bus.name()), Some(report.hardware.nic.name()));
+    let guest = GuestDisks {
+        dir: mount.dir(),
+        disks: &disks,
+        bus: report.hardware.bus,
+        nic: report.hardware.nic,
+    };
+    let machine = describe(&job.name, job.domain.as_ref(), guest, &job.machine);
+    check_buses(&machine)?;
     // Before QEMU opens it by its name, so that it has our mode.
     let open_log = |path| private_file::open(path, "the console", Existing::Truncate);
     let log = job.log.as_deref().map(open_log).transpose()?;
@@ -94,9 +102,8 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
         (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),
         (Mode::Terminal, None) => Serial::Stdio,
     };
-    let place = (mount.dir(), disks.as_slice());
-    let spec = machine(&job.name, job.domain.as_ref(), &needs, place, job.accel, serial)?;
-    let mut qemu = Qemu::start(job, &spec.args(), matches!(mode, Mode::Watch(_)))?;
+    let launch = Launch { accel: job.accel, serial, extra_args: job.extra_args.clone() };
+    let mut qemu = Qemu::start(job, &machine.args(&launch), matches!(mode, Mode::Watch(_)))?;
     let result = match mode {
         Mode::Terminal => attend(job, &mut qemu, &mut mount, stop),
         Mode::Watch(expected) => watch(job, expected, &mut qemu, &mut mount, stop, log),
