@@ -129,7 +129,7 @@ mod tests {
         symlink(&secret, &link).unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        [&link, &file].map(|path| give(path, 65534));
+        [&link, &file].into_iter().for_each(|path| give(path, 65534));
         for path in [&link, &file] {
             for existing in [Existing::Append, Existing::Truncate] {
                 let e = open(path, "the log", existing).unwrap_err();

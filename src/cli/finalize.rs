@@ -8,7 +8,7 @@ mod print;
 
 pub(super) use args::FinalizeArgs;
 
-use crate::finalize::{Conversion, Format, Pending, Reflink, Request};
+use crate::finalize::{Conversion, OutputFormat, Pending, Reflink, Request};
 use crate::fuse::LiveMount;
 use crate::plan::OverlayChoice;
 use crate::run::Stop;
@@ -20,7 +20,7 @@ use planned::write_planned;
 pub(super) fn run(args: FinalizeArgs) -> Result<()> {
     let mut result = args.result;
     if args.delta.is_some() {
-        result.format = Some(Format::Qcow2);
+        result.format = Some(OutputFormat::Qcow2);
     }
     let conversion = Conversion {
         format: result.format(),
@@ -28,7 +28,7 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
         options: result.options.clone(),
     };
     conversion.check()?;
-    if result.reflink == Reflink::Always && result.format() != Format::Raw {
+    if result.reflink == Reflink::Always && result.format() != OutputFormat::Raw {
         return Err(Error::new(
             ErrorKind::Usage,
             "--reflink always goes with --format raw: other formats have blocks of their own",

@@ -2,7 +2,7 @@
 
 use crate::cli::args::SourceArgs;
 use crate::cli::identity::IdentityArgs;
-use crate::finalize::{Format, Reflink, shares_blocks};
+use crate::finalize::{OutputFormat, Reflink, shares_blocks};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,7 @@ pub(super) struct ResultArgs {
 
     /// File format [default: what the output's name ends with (.qcow2, .vhd, .vhdx, .vmdk), else raw]
     #[arg(long, value_enum, conflicts_with = "delta")]
-    pub(super) format: Option<Format>,
+    pub(super) format: Option<OutputFormat>,
 
     /// Compress (qcow2, vmdk)
     #[arg(long)]
@@ -96,13 +96,13 @@ pub(super) struct ResultArgs {
 
 impl ResultArgs {
     /// The format that was named, or that the output's name stands for.
-    pub(super) fn format(&self) -> Format {
-        self.format.unwrap_or_else(|| Format::of_name(&self.output))
+    pub(super) fn format(&self) -> OutputFormat {
+        self.format.unwrap_or_else(|| OutputFormat::of_name(&self.output))
     }
 
     /// Whether each byte of data that goes to `dir` takes room there.
     pub(super) fn takes_all(&self, dir: Option<&Path>) -> bool {
-        let shares = self.format() == Format::Raw
+        let shares = self.format() == OutputFormat::Raw
             && self.reflink != Reflink::Never
             && dir.is_some_and(shares_blocks);
         !self.compress && !shares

@@ -3,11 +3,10 @@
 use super::args::ResultArgs;
 use super::outputs::{Disk, choose};
 use crate::finalize::{
-    Contents, Format, Input, LiveSnapshot, OpenFile, Pending, Reflink, Request, Target, check_room,
-    open_live_disk, write_converted, write_raw, writer_of,
+    Contents, Destination, Input, LiveSnapshot, OpenFile, OutputFormat, Pending, Reflink, Request,
+    SourceAccess, check_room, open_live_disk, write_converted, write_raw, writer_of,
 };
 use crate::fuse::LiveMount;
-use crate::image::common_mode;
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::sync::Arc;
@@ -27,13 +26,13 @@ pub(super) fn write_live(
         return Err(Error::new(ErrorKind::Unsupported, what));
     }
     let status = &live.status;
-    let mode = common_mode(&status.images);
     let disks: Vec<_> =
         status.disks.iter().map(|d| Disk::new(d.file.clone(), d.vdev.clone(), d.cdrom)).collect();
     let mut sources = status.images.clone();
     sources.extend(status.overlays.iter().cloned());
+    let access = SourceAccess::of(&sources);
     sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
-    let outputs = choose(&disks, result, &sources, mode, request.force)?;
+    let outputs = choose(&disks, result, &sources, &access, request.force)?;
     // All of them are taken before the first is read, so that they show almost the same moment.
     let mut sources = Vec::new();
     for output in outputs {
@@ -93,8 +92,8 @@ impl LiveSource {
         }
     }
 
-    fn write(self, target: Target, request: &Request<'_>) -> Result<Pending> {
-        let raw = request.conversion.format == Format::Raw;
+    fn write(self, target: Destination, request: &Request<'_>) -> Result<Pending> {
+        let raw = request.conversion.format == OutputFormat::Raw;
         match self {
             Self::Still(file) if raw => {
                 let file = OpenFile::new(file).map_err(|e| Error::io("cannot read the disk", e))?;

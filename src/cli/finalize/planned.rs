@@ -6,10 +6,9 @@ use crate::cli::mount::files;
 use crate::daemon::{EditReport, adapt};
 use crate::disk::temporary_dir;
 use crate::finalize::{
-    Backing, Contents, DiskRange, Format, Input, Pending, Reflink, Request, check_room,
-    shares_blocks, with_mount, write_converted, write_delta, write_raw,
+    Backing, Contents, DiskRange, Input, OutputFormat, Pending, Reflink, Request, SourceAccess,
+    check_room, shares_blocks, with_mount, write_converted, write_delta, write_raw,
 };
-use crate::image::common_mode;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions};
 use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
@@ -47,13 +46,14 @@ pub(super) fn write_planned(
     plan.boot = None;
     let must_adapt = !options.identity.is_empty();
     let mut sources = plan.images.clone();
-    let mode = common_mode(&sources);
     sources.extend(plan.disks.iter().filter_map(|d| d.overlay.clone()));
+    sources.extend(options.kernel.into_iter().chain(options.initrds));
+    let access = SourceAccess::of(&sources);
     sources.extend(backing.iter().map(|b| b.path().to_path_buf()));
-    sources.extend(options.config.into_iter().chain(options.kernel).chain(options.initrds));
+    sources.extend(options.config);
     let chosen = plan.disks.iter().enumerate().filter(|(i, _)| over.is_none_or(|over| over == *i));
     let disks: Vec<_> = chosen.map(|(_, planned)| disk_of(planned)).collect();
-    let mut outputs = choose(&disks, result, &sources, mode, request.force)?;
+    let mut outputs = choose(&disks, result, &sources, &access, request.force)?;
     if let Some(over) = over {
         outputs.iter_mut().for_each(|output| output.index = over);
     }
@@ -90,7 +90,7 @@ pub(super) fn write_planned(
         }
         Ok(())
     };
-    if result.format() != Format::Raw && backing.is_none() {
+    if result.format() != OutputFormat::Raw && backing.is_none() {
         return with_mount(files(&plan), |dir| {
             adapt_in(dir)?;
             let one = |output: Output| {

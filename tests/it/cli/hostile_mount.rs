@@ -230,16 +230,19 @@ fn a_result_is_private_when_its_images_cannot_be_seen() {
         return; // only root may mount with the system call
     }
     use std::os::unix::fs::MetadataExt;
-    for images in [&[][..], &[Path::new("/nowhere/x.img")]] {
-        let files = vec![
-            (".synthdisk.json", status(images, "disk.raw")),
-            ("disk.raw", Fake::File(vec![0x55; 4096])),
-        ];
-        let mount = FakeMount::new(0, files);
-        let out = mount.path("out.raw");
-        let args = ["finalize".as_ref(), mount.dir.as_os_str(), "-o".as_ref(), out.as_os_str()];
-        let result = output(SYNTHDISK, &args);
-        assert!(result.status.success(), "{}", text(&result.stderr));
-        assert_eq!(fs::metadata(&out).unwrap().mode() & 0o777, 0o600);
-    }
+    // The mount lists an image that is not there any more.
+    let image = Path::new("/nowhere/x.img");
+    let bytes = || Fake::File(vec![0x55; 4096]);
+    let files = vec![
+        (".synthdisk.json", status(&[image], "disk.raw")),
+        ("disk.raw", bytes()),
+        (".snapshot-disk.raw", bytes()),
+    ];
+    let mount = FakeMount::new(0, files);
+    let out = mount.path("out.raw");
+    let args = ["finalize".as_ref(), mount.dir.as_os_str(), "-o".as_ref(), out.as_os_str()];
+    let result = output(SYNTHDISK, &args);
+    assert!(result.status.success(), "{}", text(&result.stderr));
+    assert_eq!(fs::metadata(&out).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(fs::read(&out).unwrap(), vec![0x55; 4096]);
 }
