@@ -5,19 +5,20 @@
 //! ```
 //!
 //! `serve` makes a mount that everybody sees, `private` one that only this process reaches; both by
-//! `mount`. Nothing here decides what a byte of a disk is.
+//! `mount`. `live` looks at a mount that another process serves. Nothing here decides what a byte of a
+//! disk is.
 
 mod adapter;
 mod disk_fs;
 mod invalidator;
+mod live;
 mod mount;
 mod options;
 mod private;
 mod serve;
-mod served;
 
+pub use live::LiveMount;
 pub use mount::{FS_TYPE, MountPoint};
 pub use options::MountOptions;
 pub use private::{PrivateView, with_private_view};
 pub use serve::FuseMount;
-pub use served::ServedMount;

@@ -1,22 +1,22 @@
 //! `synthdisk umount`.
 
-use crate::fuse::{FS_TYPE, ServedMount};
+use crate::fuse::{FS_TYPE, LiveMount};
 use crate::process::{MountEntry, OtherProcess, Unmount, unmount};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long the daemon may take to bring the last writes to storage.
+/// How long the daemon may take to flush the last writes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Arguments of `umount`.
 #[derive(Debug, Args)]
 pub(super) struct UmountArgs {
-    /// Directory that shows the mount
+    /// Mount point
     mountpoint: PathBuf,
 
-    /// Take the mount away at once and let programs that use it finish
+    /// Detach the mount now and end it when nothing uses it any more
     #[arg(short = 'z', long)]
     lazy: bool,
 }
@@ -30,17 +30,17 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
             format!("{} is not a synthdisk mount", args.mountpoint.display()),
         )
     })?;
-    let server = server_of(&target);
+    let server = server_of(&target, &entry);
     unmount(&entry, if args.lazy { Unmount::Lazy } else { Unmount::WhenUnused })?;
     let Some((pid, process)) = server.filter(|_| !args.lazy) else { return Ok(()) };
     if process.ended_by(Instant::now() + PATIENCE)? {
         return Ok(());
     }
-    let what = format!("unmounted, but process {pid} still writes to the overlay");
+    let what = format!("unmounted, but process {pid} is still writing to the overlay");
     Err(Error::new(ErrorKind::Busy, what))
 }
 
-/// The mount point's absolute path, without asking the mount itself, whose daemon may be dead.
+/// The mount point's absolute path, found without the mount itself, whose daemon may have died.
 fn absolute(path: &Path) -> Result<PathBuf> {
     let failed = |e| Error::io(format!("cannot find {}", path.display()), e);
     match (path.parent(), path.file_name()) {
@@ -54,10 +54,9 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The process that serves the mount on `target`. That of another user is not waited for: its mount
-/// could name any process.
-fn server_of(target: &Path) -> Option<(u32, OtherProcess)> {
-    let mount = ServedMount::at(target).ok()??;
-    let pid = mount.status().ok()?.pid;
-    Some((pid, OtherProcess::of_user(pid, mount.entry().user()?)?))
+/// The process that serves the mount, when it answers and can be believed: that of another user may
+/// name any process.
+fn server_of(target: &Path, entry: &MountEntry) -> Option<(u32, OtherProcess)> {
+    let pid = LiveMount::at(target).ok()??.status.pid;
+    Some((pid, OtherProcess::of_user(pid, entry.user()?)?))
 }

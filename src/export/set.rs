@@ -76,13 +76,19 @@ impl ExportSet {
 
 /// The disks of `plan`, as a status lists them.
 pub fn status_disks(plan: &Plan) -> Vec<StatusDisk> {
-    let disk = |d: &PlannedDisk| StatusDisk {
-        file: d.file.clone(),
-        vdev: d.vdev.clone(),
-        cdrom: d.cdrom,
-        read_only: d.disk.is_read_only(),
-    };
-    plan.disks.iter().map(disk).collect()
+    plan.disks.iter().map(StatusDisk::of).collect()
+}
+
+impl StatusDisk {
+    /// What a status says of `planned`.
+    pub fn of(planned: &PlannedDisk) -> Self {
+        Self {
+            file: planned.file.clone(),
+            vdev: planned.vdev.clone(),
+            cdrom: planned.cdrom,
+            read_only: planned.disk.is_read_only(),
+        }
+    }
 }
 
 /// What all images have in common in their owner, group and mode.

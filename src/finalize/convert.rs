@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::qemu_img::qemu_img;
 use super::verify::forget;
 use super::writeback;
-use crate::process::Stop;
+use crate::process::{Inherited, Stop};
 use crate::{Error, Result};
 use nix::fcntl::OFlag;
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -87,8 +87,8 @@ pub fn convert(
     let hidden = HiddenDir::beside(&output)?;
     // Under its own name, which a VMDK repeats inside.
     let name = output.name();
-    let disk = Inherited::of(source).map_err(|e| output.failed(e))?;
-    let dir = Inherited::of(&hidden).map_err(|e| output.failed(e))?;
+    let disk = Inherited::new(source).map_err(|e| output.failed(e))?;
+    let dir = Inherited::new(&hidden).map_err(|e| output.failed(e))?;
     let mut words: Vec<OsString> = ["convert", "-p", "-f", "raw", "-O"].map(Into::into).into();
     words.push(conversion.format.name().into());
     for option in conversion.all_options() {
@@ -131,8 +131,8 @@ pub fn compare(
     options: &ConvertOptions<'_>,
 ) -> Result<()> {
     let failed = |e| Error::io("cannot read the disk", e);
-    let disk = Inherited::of(source).map_err(failed)?;
-    let dir = Inherited::of(&converted.hidden).map_err(failed)?;
+    let disk = Inherited::new(source).map_err(failed)?;
+    let dir = Inherited::new(&converted.hidden).map_err(failed)?;
     let mut words: Vec<OsString> = ["compare", "-p", "-f", "raw", "-F"].map(Into::into).into();
     words.push(format.name().into());
     let path = Path::new(&dir.path()).join(converted.output.name());
@@ -149,19 +149,4 @@ fn takes_direct(dir: &HiddenDir) -> bool {
     // Some filesystems create the file and then cannot open it like that.
     let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
     opened.is_ok()
-}
-
-/// An open file or directory of this process, under a descriptor that children inherit.
-struct Inherited(OwnedFd);
-
-impl Inherited {
-    fn of(open: impl AsFd) -> io::Result<Self> {
-        // Unlike `try_clone`, this does not have it closed in children.
-        Ok(Self(nix::unistd::dup(open)?))
-    }
-
-    /// Its path in a child.
-    fn path(&self) -> OsString {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
-    }
 }

@@ -17,8 +17,6 @@ pub fn ourselves() -> Result<Command> {
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
     let mut command = Command::new(program);
     command.arg0("synthdisk");
-    // With the background process's mark, the child would take itself for that process.
-    command.env_remove("SYNTHDISK_DAEMON");
     Ok(command)
 }
 

@@ -26,7 +26,7 @@ struct LoopInfo {
 }
 
 mod calls {
-    #![allow(unsafe_code, missing_docs)]
+    #![expect(unsafe_code, missing_docs, reason = "nix declares ioctls so")]
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
     nix::ioctl_write_int_bad!(loop_set_fd, 0x4C00);
     nix::ioctl_write_ptr_bad!(loop_set_status64, 0x4C04, super::LoopInfo);
@@ -63,13 +63,13 @@ impl LoopDevice {
     }
 }
 
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "an ioctl")]
 fn get_free(control: &File) -> nix::Result<i32> {
     // SAFETY: the call takes no argument.
     unsafe { calls::loop_ctl_get_free(control.as_raw_fd()) }
 }
 
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "an ioctl")]
 fn set_up(device: &File, file: &File) -> nix::Result<()> {
     let info = LoopInfo {
         backing: [0; 5],
