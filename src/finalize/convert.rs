@@ -16,8 +16,6 @@ use nix::fcntl::OFlag;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// A file that qemu-img has written, without its name yet. It is gone when dropped, and when the
@@ -105,7 +103,7 @@ pub fn convert(
     if conversion.format == OutputFormat::Qcow2 && !conversion.compress && takes_direct(&hidden) {
         words.extend(["-t", "none"].map(Into::into));
     }
-    words.extend(["--".into(), disk.path(), Path::new(&dir.path()).join(name).into()]);
+    words.extend(["--".into(), disk.path().into(), dir.path().join(name).into()]);
     let progress = Progress::new(format!("writing {}", options.name), len, options.quiet);
     // Does nothing until qemu-img has created the file.
     let told = || {
@@ -135,8 +133,8 @@ pub fn compare(
     let dir = Inherited::new(&converted.hidden).map_err(failed)?;
     let mut words: Vec<OsString> = ["compare", "-p", "-f", "raw", "-F"].map(Into::into).into();
     words.push(format.name().into());
-    let path = Path::new(&dir.path()).join(converted.output.name());
-    words.extend(["--".into(), disk.path(), path.into()]);
+    let path = dir.path().join(converted.output.name());
+    words.extend(["--".into(), disk.path().into(), path.into()]);
     let progress = Progress::new(format!("verifying {}", options.name), len, options.quiet);
     qemu_img(&words, &progress, len, options.name, options.stop, || ())
 }

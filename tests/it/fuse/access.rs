@@ -147,7 +147,7 @@ fn a_plain_users_guest_is_edited() {
     // Root does not believe what another user's mount says of itself.
     let result = field.arg("out.raw");
     let refused = expect_failure(&["finalize", mnt.to_str().unwrap(), "-o", &result], 1);
-    assert!(refused.contains("was mounted by uid 65534"), "{refused}");
+    assert!(refused.contains("was made by user 65534"), "{refused}");
     assert!(!Path::new(&result).exists());
     // But ends it, without waiting for a process that the other user names.
     let ended = synthdisk(&["umount".as_ref(), mnt.as_os_str()]);
