@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 
+use super::budget::{Budget, Cost};
 use crate::{Error, ErrorKind, Result};
 
 /// Most symlinks that one path may pass through (as Linux: `MAXSYMLINKS`).
@@ -185,6 +186,9 @@ pub trait GuestFs {
         self.node(&full, 0)?.target.ok_or_else(|| not_a(path, "symlink"))
     }
 
+    /// What looking into it may cost; every path that is resolved is charged.
+    fn budget(&self) -> &Budget;
+
     /// Opens a regular file.
     ///
     /// # Errors
@@ -261,6 +265,7 @@ fn walk(fs: &(impl GuestFs + ?Sized), path: &str, follow_last: bool) -> Result<(
     let root = fs.node("/", 0)?.stat;
     let (mut hops, mut visited) = (0, 0);
     while let Some(name) = pending.pop_front() {
+        fs.budget().charge_for(path, Cost::Lookups, 1)?;
         visited += 1;
         if visited > MAX_COMPONENTS {
             return Err(Error::new(ErrorKind::Invalid, format!("{path} is too deep")));

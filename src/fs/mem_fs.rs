@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::budget::{Budget, Cost};
 use super::guest_fs::{FileKind, GuestFile, GuestFs, Node, Stat, not_a, resolve_to};
 use crate::{Error, ErrorKind, Result};
 
@@ -16,6 +17,7 @@ enum Item {
 #[derive(Default)]
 pub struct MemFs {
     items: BTreeMap<String, Item>,
+    budget: Budget,
 }
 
 impl MemFs {
@@ -94,7 +96,13 @@ impl GuestFs for MemFs {
         let (full, _) = resolve_to(self, path, FileKind::Dir)?;
         let prefix = if full == "/" { full } else { full + "/" };
         let names = self.items.keys().filter_map(|k| k.strip_prefix(&prefix));
-        Ok(names.filter(|n| !n.contains('/')).map(str::to_owned).collect())
+        let names: Vec<_> = names.filter(|n| !n.contains('/')).map(str::to_owned).collect();
+        self.budget.charge_for(path, Cost::Names, names.len() as u64)?;
+        Ok(names)
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {

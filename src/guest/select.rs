@@ -5,7 +5,7 @@ mod installed;
 
 pub use installed::{Installed, installed};
 
-use crate::bootmenu::{self, Config, Entry, Format};
+use crate::bootmenu::{self, Config, MenuEntry, MenuFormat};
 use crate::fs::{FileKind, GuestFs};
 use crate::{Error, ErrorKind, Result};
 
@@ -49,7 +49,7 @@ pub enum BootSource {
         /// The menu's path inside the guest.
         path: String,
         /// Its grammar.
-        format: Format,
+        format: MenuFormat,
         /// The entry's number, from 0.
         index: usize,
     },
@@ -107,7 +107,7 @@ fn chosen(fs: &dyn GuestFs, config: &Config, want: &EntrySelector) -> Result<Boo
             .position(|e| e.title == *title)
             .or_else(|| entries.iter().position(|e| e.id.as_deref() == Some(title)))
             .or_else(|| {
-                let leaf = |e: &Entry| e.title.rsplit('>').next().map(str::to_owned);
+                let leaf = |e: &MenuEntry| e.title.rsplit('>').next().map(str::to_owned);
                 entries.iter().position(|e| leaf(e).as_deref() == Some(title))
             }),
     };
@@ -217,7 +217,7 @@ fn finish(
     boot
 }
 
-fn hypervisor_note(entry: &Entry) -> String {
+fn hypervisor_note(entry: &MenuEntry) -> String {
     format!("\"{}\" starts a hypervisor; its kernel is booted without it", entry.title)
 }
 
@@ -234,8 +234,8 @@ fn boot(config: &Config, index: usize, kernel: String, initrds: Vec<String>) -> 
     }
 }
 
-fn summaries(entries: &[Entry]) -> Vec<EntrySummary> {
-    let summary = |(index, e): (usize, &Entry)| EntrySummary {
+fn summaries(entries: &[MenuEntry]) -> Vec<EntrySummary> {
+    let summary = |(index, e): (usize, &MenuEntry)| EntrySummary {
         index,
         title: e.title.clone(),
         kernel: e.kernel.clone(),
@@ -244,7 +244,7 @@ fn summaries(entries: &[Entry]) -> Vec<EntrySummary> {
     entries.iter().enumerate().map(summary).collect()
 }
 
-fn list(entries: &[Entry]) -> String {
+fn list(entries: &[MenuEntry]) -> String {
     const SHOWN: usize = 30;
     if entries.is_empty() {
         return " no entries".to_owned();
@@ -269,7 +269,7 @@ struct Loaded {
 /// Most initrds of one entry; more is no real menu.
 const MAX_INITRDS: usize = 16;
 
-fn load(fs: &dyn GuestFs, entry: &Entry) -> Result<Loaded> {
+fn load(fs: &dyn GuestFs, entry: &MenuEntry) -> Result<Loaded> {
     let mut loaded =
         Loaded { kernel: locate(fs, &entry.kernel)?, initrds: vec![], missing: vec![] };
     if loaded.kernel.is_none() {
