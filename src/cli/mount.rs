@@ -5,6 +5,7 @@ use super::detach::{self, Role};
 use super::helper;
 use super::identity::IdentityArgs;
 use super::printable::{in_a_line, printable};
+use crate::bytes::ReadAt;
 use crate::disk::temporary_dir;
 use crate::edit::Edit;
 use crate::fuse::{
