@@ -9,7 +9,7 @@ use crate::common::console::{Bus, Disk, Guest, plain};
 use crate::common::guests::{domu, extract_kernel, mini_guest, mini_guest_with, test_kernel};
 use crate::common::hash::Untouched;
 use crate::common::mount::LoopDev;
-use crate::common::process::{is_root, output, run, run_text};
+use crate::common::process::{is_root, output, run, run_text, skip};
 
 const BOOT: Duration = Duration::from_secs(120);
 
@@ -151,7 +151,7 @@ fn mini_guest_boots_without_initramfs() {
 #[test]
 fn a_loop_device_shows_partitions() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -11,14 +11,16 @@ use std::process::{Command, Stdio};
 use crate::common::field::{FSTAB, Field, mount};
 use crate::common::foreign::{make_btrfs, make_xfs};
 use crate::common::mount::{LoopDev, Mount};
-use crate::common::process::{SYNTHDISK, command, have, is_root, output, run, run_text, text};
+use crate::common::process::{
+    SYNTHDISK, command, have, is_root, output, run, run_text, skip, text,
+};
 use crate::common::tiny::{fake_kernel, menu, noise};
 use serde_json::json;
 
 /// Whether the tests can run that only root can.
 fn skipped() -> bool {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
     }
     !is_root()
 }

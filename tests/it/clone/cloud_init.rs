@@ -56,7 +56,7 @@ fn what_cloud_init_finds() {
     mounted.unmount();
 
     // The same files make the same disk, and others make another.
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    crate::common::clock::next_second(2);
     let mounted = mount(&config, &[&option, "--hostname=web2"]);
     assert!(fs::read(mounted.dir().join("cidata.raw")).unwrap() == bytes);
     mounted.unmount();

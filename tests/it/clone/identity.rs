@@ -187,7 +187,7 @@ fn everything_once_and_the_same_every_time() {
         }
 
         // Somewhere else, at another time, it is the same disk.
-        std::thread::sleep(std::time::Duration::from_millis(1100));
+        crate::common::clock::next_second(1);
         let mounted = mount_with(&config, &options, &field.arg("other.qcow2"));
         let other = fs::read(mounted.part(2)).unwrap();
         let differ = bytes.iter().zip(&other).position(|(a, b)| a != b);

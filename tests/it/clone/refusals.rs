@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::common::field::{FSTAB, Field, ROOT, mount};
 use crate::common::mount::expect_no_mount;
-use crate::common::process::{command, expect_failure, have};
+use crate::common::process::{command, expect_failure, have, skip};
 use crate::common::tiny::noise;
 
 #[test]
@@ -94,7 +94,7 @@ fn what_this_guest_cannot_have() {
 fn other_filesystems() {
     let field = Field::new();
     if !have("mkfs.xfs") {
-        eprintln!("skipped: there is no mkfs.xfs");
+        skip("there is no mkfs.xfs");
         return;
     }
     let image = field.path("xfs.img");

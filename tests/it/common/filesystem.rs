@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::process::{command, have, is_root, run};
+use super::process::{command, have, is_root, run, skip};
 
 /// A mounted filesystem, gone when dropped.
 pub struct Filesystem {
@@ -29,14 +29,14 @@ impl Filesystem {
         } else {
             return Some(Self::make(&mkfs, kind, len));
         };
-        eprintln!("SKIPPED on {kind}: {why}");
+        skip(&format!("{kind}: {why}"));
         None
     }
 
     /// A filesystem in memory.
     pub fn tmpfs(len: u64) -> Option<Self> {
         if !is_root() {
-            eprintln!("SKIPPED on tmpfs: this needs root");
+            skip("tmpfs: this needs root");
             return None;
         }
         let mut this = Self::empty();

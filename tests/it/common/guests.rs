@@ -129,15 +129,6 @@ pub fn domu_with(name: &str, options: &[&str]) -> Domu {
 }
 
 impl Domu {
-    /// A domU like this one in `dir`, in which `change` may change the files below the directory
-    /// that it is given. Needs root (loop mount).
-    pub fn altered(&self, dir: &Path, change: impl FnOnce(&Path)) -> Self {
-        let domu = self.copy_of_config(dir);
-        copy_sparse(&self.disk, &domu.disk);
-        change(LoopMount::new(&domu.disk, dir, "defaults").dir());
-        domu
-    }
-
     /// A domU like this one in `dir` whose disk was copied while it was mounted with `options`,
     /// after `change` and while a program was writing to it. So its journal has not been replayed,
     /// and what `change` wrote and synchronised, file by file, is in the journal only.

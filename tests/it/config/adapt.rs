@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::common::field::{FSTAB, Field, HOME, ROOT, SWAP, mount};
 use crate::common::mount::{LoopDev, Mount};
-use crate::common::process::{is_root, run, run_text};
+use crate::common::process::{is_root, run, run_text, skip};
 use crate::common::tiny::{fake_kernel, menu, noise};
 
 /// What debugfs answers about the filesystem in `part`.
@@ -216,7 +216,7 @@ fn units_agents_and_new_files() {
 #[test]
 fn a_dirty_journal_is_replayed_first() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let field = Field::new();
@@ -264,7 +264,7 @@ fn a_dirty_journal_is_replayed_first() {
         assert!(!after.contains("needs_recovery"), "{after}");
         states.push(fs::read(mounted.part(2)).unwrap());
         mounted.unmount();
-        std::thread::sleep(std::time::Duration::from_millis(1100));
+        crate::common::clock::next_second(1);
     }
     let differ = states[0].iter().zip(&states[1]).position(|(a, b)| a != b);
     assert_eq!(differ, None, "two mounts of one image differ at this byte");

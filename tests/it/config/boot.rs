@@ -283,7 +283,7 @@ fn the_same_config_gives_the_same_disk() {
         sums
     };
     let first = sum();
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    crate::common::clock::next_second(1);
     assert_eq!(sum(), first);
     assert!(fs::metadata(field.path("disk.img")).unwrap().len() > KERNEL_LEN as u64);
 }

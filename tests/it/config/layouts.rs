@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::common::field::{BOOT, DATA, Field, HOME, ROOT, SWAP, blkid, map, mount, table, word};
 use crate::common::mount::{LoopDev, Mount};
-use crate::common::process::{is_root, run, run_text};
+use crate::common::process::{is_root, run, run_text, skip};
 use crate::common::tiny::noise;
 
 const MIB: u64 = 1 << 20;
@@ -245,7 +245,7 @@ fn more_than_two_tebibytes_make_a_gpt() {
     let len = (2 << 40) + 12_345 * 4096;
     let file = fs::File::create(&huge).unwrap();
     if file.set_len(len).is_err() {
-        eprintln!("skipped: this filesystem takes no file of 2 TiB");
+        skip("this filesystem takes no file of 2 TiB");
         return;
     }
     crate::common::file::write_at(&file, b"the start", 0);

@@ -2,7 +2,7 @@
 
 use crate::common::lanes::{block, last_write};
 use crate::common::model::{IMAGE_START, LEN, range, region, table};
-use crate::common::process::run;
+use crate::common::process::{run, skip};
 use proptest::prelude::*;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -273,7 +273,7 @@ fn first_writes_take_no_space() {
 #[test]
 fn a_full_filesystem_costs_the_snapshot_and_no_write() {
     if !crate::common::process::is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -49,11 +49,12 @@ fn a_mount_is_written_as_it_is_now() {
         let said = expect_failure(&args, 1);
         assert!(said.contains("is the same as"), "{said}");
     }
-    let args = ["finalize", arg(mounted.dir()), "--partition", "8", "-o", "/tmp/x"];
+    let new = case.tiny.file("new.raw");
+    let args = ["finalize", arg(mounted.dir()), "--partition", "8", "-o", arg(&new)];
     assert!(expect_failure(&args, 1).contains("no partition 8"));
-    let args = ["finalize", "--overlay", "x", arg(mounted.dir()), "-o", "/tmp/x"];
+    let args = ["finalize", "--overlay", "x", arg(mounted.dir()), "-o", arg(&new)];
     assert_eq!(output(SYNTHDISK, &args).status.code(), Some(2));
-    let args = ["finalize", "--reflink", "always", arg(mounted.dir()), "-o", "/tmp/x"];
+    let args = ["finalize", "--reflink", "always", arg(mounted.dir()), "-o", arg(&new)];
     assert!(expect_failure(&args, 1).contains("no blocks to share"));
     mounted.unmount();
     case.untouched.check();
@@ -153,6 +154,9 @@ fn further_disks_of_a_mount() {
 #[test]
 fn a_directory_that_is_no_mount() {
     let case = Case::new();
-    let said = expect_failure(&["finalize", arg(case.tiny.path()), "-o", "/tmp/x"], 1);
+    let said = expect_failure(
+        &["finalize", arg(case.tiny.path()), "-o", arg(&case.tiny.file("new.raw"))],
+        1,
+    );
     assert!(said.contains("is a directory"), "{said}");
 }

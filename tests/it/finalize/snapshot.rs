@@ -8,7 +8,9 @@ use crate::common::file::{bytes_of, write_at, writer};
 use crate::common::lanes::{block, last_write};
 use crate::common::mount::Mount;
 use crate::common::overlay::Case;
-use crate::common::process::{SYNTHDISK, command, expect_failure, is_root, output, run, text};
+use crate::common::process::{
+    SYNTHDISK, command, expect_failure, is_root, output, run, skip, text,
+};
 
 const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;
@@ -95,7 +97,7 @@ fn a_mount_that_is_written_to() {
 fn a_snapshot_that_cannot_be_kept() {
     const BLOCKS: u64 = 25 << 10;
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let case = Case::new();

@@ -11,7 +11,7 @@ use crate::common::hash::{Untouched, sha256};
 use crate::common::mount::{LoopDev, Mount};
 use crate::common::overlay::{Case, wait_until};
 use crate::common::process::{
-    SYNTHDISK, command, expect_failure, have, is_root, output, run, text,
+    SYNTHDISK, command, expect_failure, have, is_root, output, run, skip, text,
 };
 use crate::common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
@@ -115,7 +115,7 @@ fn what_can_be_no_target_is_refused() {
 #[test]
 fn a_block_device_is_written_whole() {
     if !is_root() {
-        eprintln!("SKIPPED: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let tiny = Tiny::new();
@@ -312,7 +312,7 @@ fn nothing_stays_of_a_conversion_that_was_not_finished() {
 #[test]
 fn nothing_stays_of_a_file_that_was_about_to_replace_another() {
     if !have("strace") {
-        eprintln!("SKIPPED: strace is not installed");
+        skip("strace is not installed");
         return;
     }
     let tiny = Tiny::new();

@@ -13,7 +13,7 @@ use crate::common::file::{
 use crate::common::hash::Untouched;
 use crate::common::map::Map;
 use crate::common::mount::{LoopDev, Mount};
-use crate::common::process::{is_root, run, run_text};
+use crate::common::process::{is_root, run, run_text, skip};
 use crate::common::tiny::{INITRD_LEN, KERNEL_LEN, Tiny, UUID, fake_kernel, menu, noise};
 use synthdisk::loader::direct::Params;
 use synthdisk::loader::direct::{CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA};
@@ -309,7 +309,7 @@ fn the_gap_follows_the_guest() {
 #[test]
 fn the_gap_follows_a_mounted_partition() {
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let tiny = Tiny::new();

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use crate::common::file::{bytes_of, write_at, writer};
 use crate::common::mount::{Mount, is_mount_point};
 use crate::common::overlay::{Case, daemon, wait_until};
-use crate::common::process::{SYNTHDISK, command, is_root, output, run, text};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, skip, text};
 use crate::common::tiny::noise;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -80,7 +80,7 @@ fn a_signal_ends_a_mount_whose_files_are_open() {
 #[test]
 fn another_filesystem_at_the_same_place_survives() {
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let case = Case::new();

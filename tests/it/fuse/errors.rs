@@ -10,7 +10,7 @@ use crate::common::file::{bytes_of, writer};
 use crate::common::hash::Untouched;
 use crate::common::mount::{LoopDev, Mount, expect_no_mount, is_mount_point};
 use crate::common::process::{
-    SYNTHDISK, command, expect_failure, is_root, output, run, run_text, text,
+    SYNTHDISK, command, expect_failure, is_root, output, run, run_text, skip, text,
 };
 use crate::common::tiny::{Tiny, fake_kernel, make_ext4, noise};
 
@@ -195,7 +195,7 @@ fn wrong_usage() {
 #[test]
 fn images_that_somebody_uses() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let tiny = Tiny::new();
@@ -252,7 +252,7 @@ impl Plain {
     /// `None` where no plain user can mount.
     fn new() -> Option<Self> {
         if !is_root() {
-            eprintln!("skipped: becoming a plain user needs root");
+            skip("becoming a plain user needs root");
             return None;
         }
         let tiny = Tiny::new();
@@ -360,7 +360,7 @@ fn mount_helper() {
 fn mount_by_type() {
     let sbin = Path::new("/sbin/mount.fuse.synthdisk");
     if !is_root() || sbin.symlink_metadata().is_ok() {
-        eprintln!("skipped: the mount helper is installed by root, and not twice");
+        skip("the mount helper is installed by root, and not twice");
         return;
     }
     struct Installed<'a>(&'a Path);

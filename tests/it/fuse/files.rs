@@ -10,7 +10,7 @@ use crate::common::file::{Aligned, bytes_of, direct, read_at, reader, write_at, 
 use crate::common::hash::{Untouched, sha256};
 use crate::common::map::Map;
 use crate::common::mount::Mount;
-use crate::common::process::{command, have, output, run, run_text, text};
+use crate::common::process::{command, have, output, run, run_text, skip, text};
 use crate::common::tiny::{Tiny, noise};
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::{Whence, lseek64};
@@ -181,7 +181,7 @@ fn locks_of_open_file_descriptions() {
 #[test]
 fn qemus_own_tools() {
     if !have("qemu-img") || !have("qemu-io") {
-        eprintln!("skipped: no qemu-utils");
+        skip("no qemu-utils");
         return;
     }
     let tiny = Tiny::new();

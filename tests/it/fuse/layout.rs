@@ -7,7 +7,9 @@ use std::time::Instant;
 use crate::common::file::{bytes_of, reader, writer};
 use crate::common::hash::{Untouched, sha256};
 use crate::common::mount::{LoopDev, Mount, expect_no_mount};
-use crate::common::process::{SYNTHDISK, have, is_root, output, run, run_text, synthdisk, text};
+use crate::common::process::{
+    SYNTHDISK, have, is_root, output, run, run_text, skip, synthdisk, text,
+};
 use crate::common::tiny::{Tiny, UUID, fake_kernel, make_ext4, noise};
 use serde_json::Value;
 use synthdisk::loader::direct::Params;
@@ -200,7 +202,7 @@ fn an_odd_length_is_padded_with_zeros() {
 #[test]
 fn a_loop_device_finds_the_partitions() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let tiny = Tiny::new();
@@ -327,7 +329,7 @@ fn nearly_two_tebibytes_mount_at_once() {
     let huge = File::create(&image).expect("a file in our own directory");
     let size: u64 = 1_900 << 30;
     if huge.set_len(size).is_err() {
-        eprintln!("skipped: this filesystem takes no file of 1.9 TiB");
+        skip("this filesystem takes no file of 1.9 TiB");
         return;
     }
     let tree = dir.path().join("tree");

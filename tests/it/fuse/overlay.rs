@@ -10,7 +10,7 @@ use crate::common::file::{bytes_of, read_at, write_at, writer};
 use crate::common::hash::{Untouched, sha256};
 use crate::common::mount::{LoopDev, Mount, expect_no_mount, has_ended};
 use crate::common::overlay::{Case, daemon, wait_until};
-use crate::common::process::{SYNTHDISK, command, is_root, output, run, run_text, text};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, run_text, skip, text};
 use crate::common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
 
@@ -313,7 +313,7 @@ impl Drop for SmallFs {
 #[test]
 fn a_full_disk_under_the_overlay() {
     if !is_root() {
-        eprintln!("skipped: making a small filesystem needs root");
+        skip("making a small filesystem needs root");
         return;
     }
     let tiny = Tiny::new();
@@ -391,7 +391,7 @@ fn a_full_disk_under_the_overlay() {
 #[test]
 fn a_guests_filesystem_survives_in_the_overlay() {
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let case = Case::new();

@@ -14,7 +14,7 @@ use crate::common::hash::{Untouched, sha256, sha256_of};
 use crate::common::lanes::{block, last_write};
 use crate::common::mount::Mount;
 use crate::common::overlay::{Case, wait_until};
-use crate::common::process::{SYNTHDISK, command, is_root, output, run, text};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, skip, text};
 use crate::common::tiny::{Tiny, fake_kernel, menu, noise, open_to_all};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Whence, lseek64};
@@ -257,7 +257,7 @@ fn holes_stay_holes() {
 #[test]
 fn a_snapshot_is_for_the_owner() {
     if !is_root() {
-        eprintln!("skipped: becoming another user needs root");
+        skip("becoming another user needs root");
         return;
     }
     let tiny = Tiny::new();
@@ -313,7 +313,7 @@ fn mount_with_tmpdir(case: &Case, dir: &Path) -> Mount {
 #[test]
 fn space_is_given_back_and_never_taken_from_the_guest() {
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let case = Case::new();

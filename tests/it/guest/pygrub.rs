@@ -104,7 +104,7 @@ fn hash(data: &[u8]) -> String {
 
 fn pygrub(image: &Path, entry: Option<&str>) -> Option<Choice> {
     let Some(pygrub) = pygrub_path() else {
-        eprintln!("skipped: pygrub is not installed (package xen-utils-4.17)");
+        crate::common::process::skip("pygrub is not installed (package xen-utils-4.17)");
         return None;
     };
     let out = tempfile::tempdir().unwrap();
@@ -279,7 +279,7 @@ fn same_choice_as_pygrub_on_a_real_domu() {
     });
     let image = cache.join("domains/domu-bookworm/disk.img");
     if !image.exists() {
-        eprintln!("skipped: {} does not exist", image.display());
+        crate::common::process::skip("there is no domU in the cache; scripts/make-domu makes one");
         return;
     }
     let Some(want) = pygrub(&image, None) else { return };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::foreign::{make_btrfs, make_xfs};
 use crate::common::mount::LoopDev;
-use crate::common::process::{have, is_root, run};
+use crate::common::process::{have, is_root, run, skip};
 use crate::common::tiny::{fake_kernel, menu, noise};
 use synthdisk::ErrorKind;
 use synthdisk::bytes::ReadAt;
@@ -251,7 +251,7 @@ fn same_times(guest: &dyn GuestFs, tree: &Path) {
 #[test]
 fn what_the_kernel_wrote_on_xfs() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let home = Home::new();
@@ -286,7 +286,7 @@ fn what_the_kernel_wrote_on_xfs() {
 #[test]
 fn what_the_kernel_wrote_on_btrfs() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let home = Home::new();
@@ -320,7 +320,7 @@ fn what_the_kernel_wrote_on_btrfs() {
 #[test]
 fn the_root_subvolume_is_found() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let home = Home::new();
@@ -373,7 +373,7 @@ fn the_root_subvolume_is_found() {
 #[test]
 fn a_journal_is_replayed_in_memory() {
     if !is_root() || !have("xfs_io") {
-        eprintln!("skipped: needs root and xfs_io");
+        skip("needs root and xfs_io");
         return;
     }
     let home = Home::new();

@@ -8,10 +8,11 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::common::slots::Slot;
 use synthdisk::loader::direct::Params;
 use synthdisk::loader::direct::{
     CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA, SECTOR, STAGE1, STAGE2, STAGE2_LBA,
@@ -167,6 +168,7 @@ struct Machine {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
+    _slot: Arc<Slot>,
 }
 
 impl Machine {
@@ -182,6 +184,7 @@ impl Machine {
             true => &["-nographic"][..],
             false => &["-display", "none", "-serial", "stdio"],
         };
+        let slot = Slot::take();
         let mut child = Command::new("qemu-system-x86_64")
             .args(["-nodefaults", "-vga", "std", "-accel", "tcg", "-no-reboot", "-m", memory])
             .args(if more.contains(&"-nographic") { &["-serial", "stdio"][..] } else { &[] })
@@ -203,7 +206,7 @@ impl Machine {
                 }
             }
         });
-        Self { child, lines, seen: Vec::new() }
+        Self { child, lines, seen: Vec::new(), _slot: slot }
     }
 
     /// The first line from here on that contains `wanted`.
