@@ -123,7 +123,7 @@ impl GuestFs for BtrfsFs {
     fn node(&self, path: &str, _searched: u64) -> Result<Node> {
         let inode = self.inode(path)?;
         let meta = self.ask(path, PER_LOOK, |fs| fs.metadata(&inode))?;
-        // The crate tells no times. The leaf with the inode is what it read last.
+        // `lambutter` returns no times. The leaf with the inode is what it read last.
         let times = leaf::times(&self.meter.last_read(), inode.objectid()).unwrap_or_default();
         let (mtime_secs, mtime_nanos) = times.modified;
         let len = meta.size;

@@ -23,15 +23,18 @@ pub enum Cost {
     MenuWords,
     /// Bytes of boot menus: of their files, and of what variables expand to.
     MenuBytes,
+    /// Bytes that compressed initrds unpack to.
+    UnpackedBytes,
 }
 
 /// Limit of each cost, in the order of [`Cost`], and what it counts.
-const LIMITS: [(u64, &str); 5] = [
+const LIMITS: [(u64, &str); 6] = [
     (500_000, "lookups"),
     (8 << 30, "bytes of directories to search"),
     (600_000, "names in directories"),
     (400_000, "words"),
     (16 << 20, "bytes of text"),
+    (1 << 30, "bytes in unpacked initrds"),
 ];
 
 /// Longest time from the start of a budget to the last charge. The limits above end a hostile guest

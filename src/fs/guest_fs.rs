@@ -37,7 +37,7 @@ pub struct Stat {
     pub mtime_secs: i64,
     /// Nanoseconds within that second.
     pub mtime_nanos: u32,
-    /// What tells a new file from the one that it replaces where the times do not: the transaction
+    /// What distinguishes a new file from the one that it replaces where the times do not: the transaction
     /// that changed it (Btrfs) or its inode number (XFS); otherwise 0.
     pub revision: u64,
 }
@@ -130,7 +130,7 @@ pub trait GuestFs {
     /// out: nothing that is looked for has one.
     ///
     /// # Errors
-    /// `Invalid` if it is no directory, `TooLarge` if it has more entries than any sane one.
+    /// `Invalid` if it is no directory, `TooLarge` if it has too many entries.
     fn read_dir(&self, path: &str) -> Result<Vec<String>>;
 
     /// The absolute path without symlinks, `.` and `..`.

@@ -1,5 +1,4 @@
-//! A [`GuestFs`] made of a list in memory: what parsers and the choice of a boot entry are tested
-//! against, and a plain directory of `(path, bytes)` for whoever needs one.
+//! A [`GuestFs`] in memory, against which parsers and the choice of a boot entry are tested.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ enum Item {
     Symlink(String),
 }
 
-/// A filesystem in memory. Parents of what is added come into being by themselves.
+/// A filesystem in memory. Adding a file adds its parent directories.
 #[derive(Default)]
 pub struct MemFs {
     items: BTreeMap<String, Item>,
@@ -40,7 +39,7 @@ impl MemFs {
         self
     }
 
-    /// Takes away what is at an absolute path, if anything.
+    /// Removes what is at an absolute path, if anything.
     #[must_use]
     pub fn without(mut self, path: &str) -> Self {
         self.items.remove(path);

@@ -1,4 +1,4 @@
-//! The bytes of an image for a reader that sets itself no limits.
+//! The bytes of an image for a reader without limits of its own.
 //!
 //! In a hostile image, trees may share their branches and directories may be as large as the image.
 //! What such a thing costs is what must be read for it, so that is what is limited: each call has an
@@ -63,7 +63,7 @@ impl Meter {
         self.budget.refund(Cost::SearchedBytes, bytes);
     }
 
-    /// What a crate `answered` about `what`, a panic included; `convert` tells its errors unless they
+    /// What a crate `answered` about `what`, a panic included; `convert` maps its errors unless they
     /// are for the image or the limits.
     pub(super) fn finish<T, E>(
         &self,

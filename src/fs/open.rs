@@ -1,4 +1,4 @@
-//! Whatever filesystem an image holds, behind one trait.
+//! Opening the filesystem that an image holds.
 
 use super::btrfs::BtrfsFs;
 use super::budget::Budget;

@@ -116,7 +116,7 @@ impl GuestFs for XfsFs {
             let inode = fs.resolve(at)?;
             Ok((inode, fs.metadata(&inode)?))
         })?;
-        // The crate tells no times. The inode is what it read last, as it is on the disk: what only
+        // `lamxfs` returns no times. The inode is what it read last, as it is on the disk: what only
         // the journal has of it is missing here.
         let (mtime_secs, mtime_nanos) =
             inode::modified(&self.meter.last_read(), inode.ino).unwrap_or_default();
