@@ -274,7 +274,7 @@ fn a_guest_on_the_terminal() {
         assert_clean(home.path());
     }
 
-    // Killed without a chance.
+    // Killed with SIGKILL.
     let mut guest = Terminal::boot(&home, &[&image]);
     guest.child.kill().unwrap();
     guest.wait();

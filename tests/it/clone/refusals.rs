@@ -1,4 +1,4 @@
-//! What cannot be done for a clone is said in a sentence, and leaves nothing behind.
+//! What cannot be done for a clone fails with one message and leaves nothing over.
 
 use std::fs;
 
@@ -83,13 +83,13 @@ fn what_this_guest_cannot_have() {
         assert!(sentence.contains(said), "{option}: {sentence}");
         assert!(!field.path("o.qcow2").exists(), "{option} left an overlay");
     }
-    // What was refused is no hindrance.
+    // A refused option does not affect the next mount.
     let mounted = mount(&config, &["--hostname=web", "--overlay", &overlay]);
     mounted.unmount();
     assert!(field.path("o.qcow2").exists());
 }
 
-/// Filesystems that can't be edited, and disks that have none.
+/// Filesystems that can't be edited, and disks without one.
 #[test]
 fn other_filesystems() {
     let field = Field::new();

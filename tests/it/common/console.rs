@@ -117,6 +117,7 @@ impl GuestBuilder {
 
     /// Starts QEMU. It must end in the thread that started it: the kernel kills it with that
     /// thread, so that a test that is killed leaves nothing behind.
+    #[expect(unsafe_code, reason = "what runs between fork and exec must be safe there")]
     pub fn start(self) -> Guest {
         let args = self.qemu_args();
         let mut qemu = command("qemu-system-x86_64");

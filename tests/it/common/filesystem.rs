@@ -1,4 +1,4 @@
-//! Filesystems of their own, in files, for what depends on the filesystem. Need root.
+//! Filesystems in files, for tests that depend on the kind of filesystem. They need root.
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,8 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// A new filesystem of `kind` (`xfs`, `btrfs`, `ext4`) and `len` bytes; `None`, with a word on
-    /// standard error, where this host cannot have one.
+    /// A new filesystem of `kind` (`xfs`, `btrfs`, `ext4`) and `len` bytes; `None`, with a message
+    /// on standard error, where this host cannot have one.
     pub fn new(kind: &str, len: u64) -> Option<Self> {
         let mkfs = format!("mkfs.{kind}");
         let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();

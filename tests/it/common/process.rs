@@ -1,4 +1,4 @@
-//! Running host commands, with everything they said when they fail.
+//! Running host commands, with all of their output when they fail.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ fn in_ci() -> bool {
     std::env::var_os("CI").is_some_and(|v| v == "true")
 }
 
-/// Runs a command to its end, whatever that is. Panics only if it cannot be started.
+/// Runs a command to its end, successful or not. Panics only if it cannot be started.
 pub fn output(program: impl AsRef<OsStr>, args: &[impl AsRef<OsStr>]) -> Output {
     let program = program.as_ref();
     command(program)

@@ -1,4 +1,4 @@
-//! `synthdisk finalize` of a mount that somebody else serves.
+//! `synthdisk finalize` of a mount that another process serves.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -60,7 +60,7 @@ fn a_mount_is_written_as_it_is_now() {
     case.untouched.check();
 }
 
-/// What is written once the copy has begun is not in it, nor torn by it.
+/// Writes that begin after the copy are not in it, in whole or in part.
 #[test]
 fn who_begins_to_write_meanwhile_is_not_in_the_copy() {
     const DATA: u64 = 96 * MIB;
@@ -140,7 +140,7 @@ fn further_disks_of_a_mount() {
     for file in ["disk.raw", "disk-b.raw"] {
         assert_eq!(sha256(mounted.dir().join(file)), sha256(Path::new(&dir).join(file)), "{file}");
     }
-    // Somebody who writes to one disk does not keep the other from being written out.
+    // A writer of one disk does not prevent writing out the other.
     let _writer = writer(mounted.dir().join("disk-b-part1.raw"));
     let args = ["finalize", arg(mounted.dir()), "--force", "--disk"];
     let out = field.arg("out/one.raw");

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 const MIB: u64 = 1 << 20;
 
-/// What it is, and how to do it.
+/// A name, and the way to end the mount.
 type Way<'a> = (&'a str, &'a dyn Fn(&Mount));
 
 #[test]
@@ -48,7 +48,7 @@ fn every_way_to_end_a_mount() {
         mount.already_gone();
         case.check();
     }
-    // The temporary overlay is nowhere to be seen.
+    // The temporary overlay has no name.
     let mount = Mount::new(&[], &case.tiny.image);
     write_at(&writer(mount.part(1)), b"gone", 0);
     mount.unmount();
@@ -87,8 +87,8 @@ fn another_filesystem_at_the_same_place_survives() {
     let mount = case.mount();
     let dir = mount.dir().to_path_buf();
     let file = writer(mount.part(2));
-    // Unmounted lazily, so that the daemon lives on until the file is closed; by then somebody
-    // else uses the place.
+    // Unmounted lazily, so that the daemon lives on until the file is closed; by then another
+    // filesystem is mounted there.
     run("umount", &["-l".as_ref(), dir.as_os_str()]);
     run("mount", &["-t", "tmpfs", "tmpfs", &dir.to_string_lossy()]);
     fs::write(dir.join("precious"), b"data").unwrap();

@@ -1,4 +1,4 @@
-//! What an image starts with, against blkid on images that the tools themselves made.
+//! What an image contains, compared with blkid on images made by the tools themselves.
 
 use std::fs::{self, File};
 use std::path::Path;
