@@ -16,7 +16,6 @@ use nix::fcntl::OFlag;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::path::Path;
 
 /// A file that qemu-img has written, without its name yet. It is gone when dropped, and when the
 /// process is killed.

@@ -26,7 +26,6 @@ struct LoopInfo {
 }
 
 mod calls {
-    #![expect(unsafe_code, missing_docs, reason = "nix declares ioctls so")]
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
     nix::ioctl_write_int_bad!(loop_set_fd, 0x4C00);
     nix::ioctl_write_ptr_bad!(loop_set_status64, 0x4C04, super::LoopInfo);
