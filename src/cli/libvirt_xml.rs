@@ -30,7 +30,7 @@ pub(super) struct LibvirtXmlArgs {
 pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
     let domain = DomainConfig::load(&args.config)?;
     for note in domain.notes.iter().chain(domain.disks.iter().flat_map(|d| &d.notes)) {
-        eprintln!("note:    {}", in_a_line(note));
+        eprintln!("note:    {}", in_a_line(&note.to_string()));
     }
     let name = super::run::guest_name(Some(&domain), &args.config);
     let dir = match &args.mountpoint {
