@@ -3,6 +3,7 @@
 use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
+use crate::image::Format;
 use crate::layout::{TableKind, parse_disk_id, parse_size};
 use crate::plan::{Bootloader, CloudInit, SourceOptions};
 use crate::{Error, ErrorKind, Result};
@@ -36,6 +37,19 @@ fn selection(text: &str) -> std::result::Result<Selection, String> {
 
 fn cloud_init(text: &str) -> std::result::Result<CloudInit, String> {
     CloudInit::parse(text).map_err(|e| e.to_string())
+}
+
+/// A format of images, or whatever their names say.
+#[derive(Clone, Copy, Debug)]
+struct ImageFormat(Option<Format>);
+
+fn image_format(text: &str) -> std::result::Result<ImageFormat, String> {
+    match text {
+        "auto" => Ok(ImageFormat(None)),
+        name => {
+            Format::parse(name).map(|format| ImageFormat(Some(format))).map_err(|e| e.to_string())
+        }
+    }
 }
 
 /// Options about the disk. Sizes read 512M, 20G, 1048576 or 63s (sectors).
@@ -79,7 +93,12 @@ pub(super) struct LayoutArgs {
     #[arg(long, value_name = "USER-DATA[,META-DATA[,NETWORK-CONFIG]]", value_parser = cloud_init)]
     cloud_init: Option<CloudInit>,
 
-    /// Take the image although somebody else seems to use it
+    /// Format of the images: auto, or the name of a format; raw shows an image's bytes as they are
+    /// [default: auto, what a config or the file's name says]
+    #[arg(long, value_name = "FORMAT", value_parser = image_format)]
+    image_format: Option<ImageFormat>,
+
+    /// Use the image even if it appears to be in use
     #[arg(long)]
     force: bool,
 
@@ -145,6 +164,7 @@ impl SourceArgs {
             adapt: l.adapt.unwrap_or_default(),
             identity: Identity::default(),
             cloud_init: l.cloud_init,
+            image_format: l.image_format.and_then(|format| format.0),
             force: l.force,
         })
     }

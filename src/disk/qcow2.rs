@@ -143,14 +143,10 @@ impl Qcow2Overlay {
             .map_err(|e| Error::io(format!("cannot open the overlay {shown}"), e))?;
         let wanted = if write { Claim::Exclusive } else { Claim::StableRead };
         claim(&file, wanted).map_err(refuse)?;
-        let header = header::read(&file).map_err(refuse)?;
-        let metadata = header.metadata.ok_or_else(|| {
-            refuse(Error::new(ErrorKind::Unsupported, "it was not made by synthdisk"))
-        })?;
-        check::check(&file, header.geometry).map_err(refuse)?;
-        let cluster = 1 << header.geometry.cluster_bits;
+        let (header, metadata) = header::read(&file).map_err(refuse)?;
+        check::check(&file, &header).map_err(refuse)?;
         let overlay =
-            Self::start(file, header.geometry.disk_len, cluster, write).map_err(refuse)?;
+            Self::start(file, header.disk_len, header.cluster_size(), write).map_err(refuse)?;
         Ok((overlay, metadata))
     }
 

@@ -341,16 +341,10 @@ impl Out {
         }
     }
 
-    fn image(
-        &mut self,
-        start: u64,
-        stop: u64,
-        kind: RegionKind,
-        image: &Arc<impl Image + 'static>,
-    ) {
+    fn image(&mut self, start: u64, stop: u64, kind: RegionKind, image: &Arc<dyn Image>) {
         let origin = image.path().display().to_string();
-        let image: Arc<dyn Image> = Arc::clone(image) as _;
-        self.push(start, stop, kind, &origin, Source::Image { image, offset: 0 });
+        let source = Source::Image { image: Arc::clone(image), offset: 0 };
+        self.push(start, stop, kind, &origin, source);
     }
 }
 

@@ -4,6 +4,7 @@ use super::seed::CloudInit;
 use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
+use crate::image::{self, Foreign, InUse};
 use crate::layout::TableKind;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -59,7 +60,9 @@ pub struct SourceOptions {
     pub identity: Identity,
     /// Data for cloud-init, on a disk of their own.
     pub cloud_init: Option<CloudInit>,
-    /// Take the image although it seems to be in use.
+    /// Format of all images, in place of what their names or the config say.
+    pub image_format: Option<image::Format>,
+    /// Use the images even if they appear to be in use.
     pub force: bool,
 }
 
@@ -68,6 +71,14 @@ impl SourceOptions {
     pub const DEFAULT_SWAP: u64 = 512 << 20;
     /// Alignment when nothing else is said, in bytes.
     pub const DEFAULT_ALIGN: u64 = 1 << 20;
+
+    /// How to open an image whose format the config says is `configured`.
+    pub(super) fn open_options(&self, configured: Option<image::Format>) -> image::OpenOptions {
+        let in_use = if self.force { InUse::Open } else { InUse::Refuse };
+        // A user who says that an image is raw knows what it begins with; a config may be wrong.
+        let foreign = if self.image_format.is_some() { Foreign::Serve } else { Foreign::Refuse };
+        image::OpenOptions { format: self.image_format.or(configured), in_use, foreign }
+    }
 }
 
 /// The options that decide where things lie on a disk.

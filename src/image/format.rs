@@ -1,0 +1,109 @@
+//! The table of formats: what they are called, which file names stand for them, what opens them.
+
+use super::{Image, qcow2, raw};
+use crate::{Error, ErrorKind, Result};
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The formats that are read. The first is that of a file whose name stands for no other.
+static FORMATS: &[&Entry] = &[&raw::FORMAT, &qcow2::FORMAT];
+
+/// A file that is to be opened as an image: checked, claimed, and open for reading.
+pub(super) struct Opening {
+    pub(super) file: File,
+    /// Length of the file or device in bytes; not 0.
+    pub(super) len: u64,
+    /// Absolute path.
+    pub(super) path: PathBuf,
+}
+
+/// A format of images.
+pub(super) struct Entry {
+    /// As QEMU and xl call it.
+    pub(super) name: &'static str,
+    /// Endings of file names that stand for it, in lower case.
+    pub(super) extensions: &'static [&'static str],
+    /// Whether the bytes of the file are those of the disk, so that they may look like anything.
+    pub(super) plain: bool,
+    pub(super) open: fn(Opening) -> Result<Arc<dyn Image>>,
+}
+
+/// A format of images that can be read.
+#[derive(Clone, Copy)]
+pub struct Format(pub(super) &'static Entry);
+
+impl Format {
+    /// The format called `name`, if it is read.
+    pub fn by_name(name: &str) -> Option<Self> {
+        FORMATS.iter().find(|format| format.name == name).map(|format| Self(format))
+    }
+
+    /// The names of all formats that are read.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        FORMATS.iter().map(|format| format.name)
+    }
+
+    /// The format that the name of the file at `path` stands for; raw if it stands for none.
+    pub fn of_path(path: &Path) -> Self {
+        let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+        let found = extension.and_then(|extension| {
+            FORMATS.iter().find(|format| format.extensions.contains(&extension.as_str()))
+        });
+        Self(found.copied().unwrap_or(FORMATS[0]))
+    }
+
+    /// Its name, as QEMU and xl call it.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// The format called `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] with the names that there are.
+    pub fn parse(name: &str) -> Result<Self> {
+        Self::by_name(name).ok_or_else(|| {
+            let names: Vec<_> = Self::names().collect();
+            let what = format!("no image format '{name}' is read; use one of {}", names.join(", "));
+            Error::new(ErrorKind::Usage, what)
+        })
+    }
+}
+
+impl fmt::Debug for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Format({})", self.0.name)
+    }
+}
+
+impl PartialEq for Format {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Format {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_for_formats() {
+        for (path, name) in [
+            ("/srv/root.img", "raw"),
+            ("/srv/root.raw", "raw"),
+            ("/dev/vg0/root", "raw"),
+            ("/srv/a.b/root.QCOW2", "qcow2"),
+            ("/srv/qcow2", "raw"),
+        ] {
+            assert_eq!(Format::of_path(Path::new(path)).name(), name, "{path}");
+        }
+        assert_eq!(Format::names().collect::<Vec<_>>(), ["raw", "qcow2"]);
+        assert_eq!(Format::parse("qcow2").unwrap().name(), "qcow2");
+        assert_eq!(Format::parse("vdi").unwrap_err().kind(), ErrorKind::Usage);
+    }
+}
