@@ -1,39 +1,18 @@
 //! The table of formats: what they are called, which file names stand for them, what opens them.
 
-use super::{Image, qcow2, raw};
+use super::driver::Driver;
+use super::{qcow2, raw};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 /// The formats that are read. The first is that of a file whose name stands for no other.
-static FORMATS: &[&Entry] = &[&raw::FORMAT, &qcow2::FORMAT];
-
-/// A file that is to be opened as an image: checked, claimed, and open for reading.
-pub(super) struct Opening {
-    pub(super) file: File,
-    /// Length of the file or device in bytes; not 0.
-    pub(super) len: u64,
-    /// Absolute path.
-    pub(super) path: PathBuf,
-}
-
-/// A format of images.
-pub(super) struct Entry {
-    /// As QEMU and xl call it.
-    pub(super) name: &'static str,
-    /// Endings of file names that stand for it, in lower case.
-    pub(super) extensions: &'static [&'static str],
-    /// Whether the bytes of the file are those of the disk, so that they may look like anything.
-    pub(super) plain: bool,
-    pub(super) open: fn(Opening) -> Result<Arc<dyn Image>>,
-}
+static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT];
 
 /// A format of images that can be read.
 #[derive(Clone, Copy)]
-pub struct Format(pub(super) &'static Entry);
+pub struct Format(pub(super) &'static Driver);
 
 impl Format {
     /// The format called `name`, if it is read.
