@@ -11,7 +11,8 @@ use std::path::Path;
 static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT];
 
 /// A format of images that can be read.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Format(pub(super) &'static Driver);
 
 impl Format {
@@ -55,6 +56,20 @@ impl Format {
 impl fmt::Debug for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Format({})", self.0.name)
+    }
+}
+
+impl TryFrom<String> for Format {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        Self::parse(&name)
+    }
+}
+
+impl From<Format> for String {
+    fn from(format: Format) -> Self {
+        format.name().to_owned()
     }
 }
 
