@@ -10,6 +10,7 @@ mod open;
 mod qcow2;
 mod raw;
 mod usage;
+mod vhd;
 
 pub use format::Format;
 pub use mapping::MappedSlice;

@@ -1,6 +1,6 @@
 //! The table of formats: what they are called, which file names stand for them, what opens them.
 
-use super::{Image, qcow2, raw};
+use super::{Image, qcow2, raw, vhd};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsStr;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The formats that are read. The first is that of a file whose name stands for no other.
-static FORMATS: &[&Entry] = &[&raw::FORMAT, &qcow2::FORMAT];
+static FORMATS: &[&Entry] = &[&raw::FORMAT, &qcow2::FORMAT, &vhd::FORMAT];
 
 /// A file that is to be opened as an image: checked, claimed, and open for reading.
 pub(super) struct Opening {
@@ -22,8 +22,10 @@ pub(super) struct Opening {
 
 /// A format of images.
 pub(super) struct Entry {
-    /// As QEMU and xl call it.
+    /// As xl calls it.
     pub(super) name: &'static str,
+    /// As QEMU calls it.
+    pub(super) qemu_name: &'static str,
     /// Endings of file names that stand for it, in lower case.
     pub(super) extensions: &'static [&'static str],
     /// Whether the bytes of the file are those of the disk, so that they may look like anything.
@@ -36,9 +38,10 @@ pub(super) struct Entry {
 pub struct Format(pub(super) &'static Entry);
 
 impl Format {
-    /// The format called `name`, if it is read.
+    /// The format that xl or QEMU calls `name`, if it is read.
     pub fn by_name(name: &str) -> Option<Self> {
-        FORMATS.iter().find(|format| format.name == name).map(|format| Self(format))
+        let named = |format: &&&Entry| format.name == name || format.qemu_name == name;
+        FORMATS.iter().find(named).map(|format| Self(format))
     }
 
     /// The names of all formats that are read.
@@ -55,7 +58,7 @@ impl Format {
         Self(found.copied().unwrap_or(FORMATS[0]))
     }
 
-    /// Its name, as QEMU and xl call it.
+    /// Its name, as xl calls it.
     pub fn name(self) -> &'static str {
         self.0.name
     }
@@ -102,7 +105,8 @@ mod tests {
         ] {
             assert_eq!(Format::of_path(Path::new(path)).name(), name, "{path}");
         }
-        assert_eq!(Format::names().collect::<Vec<_>>(), ["raw", "qcow2"]);
+        assert_eq!(Format::names().collect::<Vec<_>>(), ["raw", "qcow2", "vhd"]);
+        assert_eq!(Format::parse("vpc").unwrap().name(), "vhd");
         assert_eq!(Format::parse("qcow2").unwrap().name(), "qcow2");
         assert_eq!(Format::parse("vdi").unwrap_err().kind(), ErrorKind::Usage);
     }

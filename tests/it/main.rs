@@ -10,6 +10,7 @@ mod finalize;
 mod fuse;
 mod guest;
 mod harness_selftest;
+mod image;
 mod inspect;
 mod loader;
 mod rooms;
