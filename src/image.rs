@@ -1,10 +1,11 @@
 //! Read-only backing images behind one trait, and the one function that opens them.
 //!
 //! Nothing in this room can write: files are opened `O_RDONLY`, mappings are `PROT_READ`. A format
-//! is a file of this room and a line in the table of [`format`](mod@format).
+//! is a file of this room and a line in the table of `formats.rs`.
 
+mod driver;
 mod foreign;
-mod format;
+mod formats;
 mod mapping;
 mod open;
 mod qcow2;
@@ -12,7 +13,7 @@ mod raw;
 mod usage;
 mod vhd;
 
-pub use format::Format;
+pub use formats::Format;
 pub use mapping::MappedSlice;
 pub use open::{Foreign, InUse, OpenOptions, open, unread};
 pub use qcow2::header::{Header as Qcow2Header, MAGIC as QCOW2_MAGIC};

@@ -85,39 +85,3 @@ pub(super) fn write_metadata(file: &File, metadata: &[u8]) -> Result<()> {
     file.write_all_at(&extension, header.end_marker as u64)
         .map_err(|e| Error::io("cannot write the header", e))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::Qcow2Overlay;
-
-    fn overlay(metadata: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("overlay");
-        drop(Qcow2Overlay::create(&path, 3 << 20, metadata).unwrap());
-        (dir, path)
-    }
-
-    #[test]
-    fn metadata_survives_and_must_fit() {
-        let (_dir, path) = overlay(b"remember me");
-        let file = File::options().read(true).write(true).open(&path).unwrap();
-        let (header, metadata) = read(&file).unwrap();
-        assert_eq!((header.disk_len, &metadata[..]), (3 << 20, &b"remember me"[..]));
-        assert_eq!(write_metadata(&file, &[0; 65536]).unwrap_err().kind(), ErrorKind::TooLarge);
-    }
-
-    #[test]
-    fn features_that_an_overlay_never_has() {
-        let (_dir, path) = overlay(b"x");
-        let file = File::options().read(true).write(true).open(&path).unwrap();
-        for (at, byte) in [(7, 2), (15, 1), (35, 1), (63, 1), (79, 1), (79, 4), (79, 16)] {
-            let mut old = [0];
-            file.read_exact_at(&mut old, at).unwrap();
-            file.write_all_at(&[byte], at).unwrap();
-            assert_eq!(read(&file).unwrap_err().kind(), ErrorKind::Unsupported, "{at}");
-            file.write_all_at(&old, at).unwrap();
-        }
-        read(&file).unwrap();
-    }
-}

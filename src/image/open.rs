@@ -1,6 +1,7 @@
 //! Opening an image: read-only, claimed, and in the format that its name or the user says.
 
-use super::format::{Format, Opening};
+use super::driver::Opening;
+use super::formats::Format;
 use super::{Claim, Image, check_unused, claim, foreign};
 use crate::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileExt;

@@ -7,7 +7,7 @@
 pub(super) mod header;
 
 use super::Image;
-use super::format::{Entry, Opening};
+use super::driver::{Driver, Opening};
 use crate::bytes::{Extent, Extents, ReadAt};
 use crate::{Error, ErrorKind, Result};
 use header::Header;
@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) static FORMAT: Entry = Entry {
+pub(super) static FORMAT: Driver = Driver {
     name: "qcow2",
     qemu_name: "qcow2",
     extensions: &["qcow2"],

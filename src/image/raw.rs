@@ -1,6 +1,6 @@
 //! Raw images: regular files and block devices whose bytes are those of the disk.
 
-use super::format::{Entry, Opening};
+use super::driver::{Driver, Opening};
 use super::mapping::Mapping;
 use super::{Image, MappedSlice};
 use crate::bytes::{Extent, Extents, ReadAt};
@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) static FORMAT: Entry = Entry {
+pub(super) static FORMAT: Driver = Driver {
     name: "raw",
     qemu_name: "raw",
     extensions: &["raw", "img"],

@@ -217,10 +217,11 @@ pub fn unescape_mount_field(field: &str) -> String {
 }
 
 /// Permission bits for a file that will contain data of `images`: those that all of them grant, and
-/// reading and writing for the owner.
+/// reading and writing for the owner. An image whose mode cannot be read grants nothing, and
+/// neither do no images.
 pub fn common_mode(images: &[PathBuf]) -> u32 {
-    let modes = images.iter().filter_map(|path| std::fs::metadata(path).ok());
-    modes.fold(0o666, |mode, meta| mode & meta.permissions().mode()) | 0o600
+    let mode_of = |path| std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    images.iter().map(mode_of).reduce(|all, mode| all & mode).unwrap_or(0) & 0o666 | 0o600
 }
 
 #[cfg(test)]

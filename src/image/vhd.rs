@@ -13,7 +13,7 @@ mod layer;
 #[cfg(test)]
 mod testing;
 
-use super::format::{Entry, Opening};
+use super::driver::{Driver, Opening};
 use super::raw::extent_of;
 use super::{Image, MappedSlice};
 use crate::Result;
@@ -29,7 +29,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(super) static FORMAT: Entry = Entry {
+pub(super) static FORMAT: Driver = Driver {
     name: "vhd",
     qemu_name: "vpc",
     extensions: &["vhd"],

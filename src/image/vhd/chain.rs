@@ -5,7 +5,7 @@
 
 use super::header::{Footer, Header, Kind, Parent, located};
 use super::layer::Layer;
-use crate::image::format::Opening;
+use crate::image::driver::Opening;
 use crate::image::usage::{Claim, check_unused, claim};
 use crate::{Error, ErrorKind, Result};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};

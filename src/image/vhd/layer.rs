@@ -1,7 +1,7 @@
 //! One file of a VHD chain: which of the disk's sectors it holds, and where.
 
 use super::header::{FOOTER_LEN, Footer, HEADER_LEN, Header, Kind, SECTOR};
-use crate::image::format::Opening;
+use crate::image::driver::Opening;
 use crate::image::mapping::Mapping;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;

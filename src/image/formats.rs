@@ -1,46 +1,24 @@
 //! The table of formats: what they are called, which file names stand for them, what opens them.
 
-use super::{Image, qcow2, raw, vhd};
+use super::driver::Driver;
+use super::{qcow2, raw, vhd};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 /// The formats that are read. The first is that of a file whose name stands for no other.
-static FORMATS: &[&Entry] = &[&raw::FORMAT, &qcow2::FORMAT, &vhd::FORMAT];
-
-/// A file that is to be opened as an image: checked, claimed, and open for reading.
-pub(super) struct Opening {
-    pub(super) file: File,
-    /// Length of the file or device in bytes; not 0.
-    pub(super) len: u64,
-    /// Absolute path.
-    pub(super) path: PathBuf,
-}
-
-/// A format of images.
-pub(super) struct Entry {
-    /// As xl calls it.
-    pub(super) name: &'static str,
-    /// As QEMU calls it.
-    pub(super) qemu_name: &'static str,
-    /// Endings of file names that stand for it, in lower case.
-    pub(super) extensions: &'static [&'static str],
-    /// Whether the bytes of the file are those of the disk, so that they may look like anything.
-    pub(super) plain: bool,
-    pub(super) open: fn(Opening) -> Result<Arc<dyn Image>>,
-}
+static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT, &vhd::FORMAT];
 
 /// A format of images that can be read.
-#[derive(Clone, Copy)]
-pub struct Format(pub(super) &'static Entry);
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Format(pub(super) &'static Driver);
 
 impl Format {
     /// The format that xl or QEMU calls `name`, if it is read.
     pub fn by_name(name: &str) -> Option<Self> {
-        let named = |format: &&&Entry| format.name == name || format.qemu_name == name;
+        let named = |format: &&&Driver| format.name == name || format.qemu_name == name;
         FORMATS.iter().find(named).map(|format| Self(format))
     }
 
@@ -79,6 +57,20 @@ impl Format {
 impl fmt::Debug for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Format({})", self.0.name)
+    }
+}
+
+impl TryFrom<String> for Format {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        Self::parse(&name)
+    }
+}
+
+impl From<Format> for String {
+    fn from(format: Format) -> Self {
+        format.name().to_owned()
     }
 }
 
