@@ -17,7 +17,7 @@ pub use mapping::MappedSlice;
 pub use open::{Foreign, InUse, OpenOptions, open, unread};
 pub use qcow2::header::{Header as Qcow2Header, MAGIC as QCOW2_MAGIC};
 pub use raw::{RawImage, extent_of};
-pub use usage::{Claim, check_unused, claim, common_mode, unescape_mount_field};
+pub use usage::{Claim, check_unused, claim, common_mode};
 
 use crate::bytes::Extents;
 use std::fmt;

@@ -6,6 +6,7 @@
 //! Documentation/admin-guide/blockdev), QEMU's image locks (QEMU docs/system/images, "Disk image
 //! file locking"; `block/file-posix.c`).
 
+use crate::process::mount_table;
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::{self, File};
@@ -171,49 +172,11 @@ fn device_user(path: &Path, rdev: u64) -> Option<String> {
     }
 }
 
-/// Mount points of the device `number` (`MAJ:MIN`), each with whether it is writable.
+/// Mount points of the device `number` (`MAJ:MIN`), each with whether its filesystem is writable: a
+/// read-only bind mount proves nothing.
 fn mounts(number: &str) -> Vec<(String, bool)> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    parse_mounts(&table, number)
-}
-
-fn parse_mounts(table: &str, number: &str) -> Vec<(String, bool)> {
-    table
-        .lines()
-        .filter_map(|line| {
-            let (head, tail) = line.split_once(" - ")?;
-            let fields: Vec<&str> = head.split(' ').collect();
-            // The options of the filesystem count: a read-only bind mount of it proves nothing.
-            let super_options = tail.split(' ').nth(2)?;
-            let (device, target) = (fields.get(2)?, fields.get(4)?);
-            let writable = !super_options.split(',').any(|option| option == "ro");
-            (*device == number).then(|| (unescape_mount_field(target), writable))
-        })
-        .collect()
-}
-
-/// Undo the octal escapes of the mount table (`\040` for a space).
-pub fn unescape_mount_field(field: &str) -> String {
-    let mut out = Vec::new();
-    let bytes = field.as_bytes();
-    let mut i = 0;
-    while i < bytes.len() {
-        let octal = (bytes[i] == b'\\')
-            .then(|| field.get(i + 1..i + 4))
-            .flatten()
-            .and_then(|d| u8::from_str_radix(d, 8).ok());
-        match octal {
-            Some(byte) => {
-                out.push(byte);
-                i += 4;
-            }
-            None => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    let of_device = mount_table().into_iter().filter(|m| m.device == number);
+    of_device.map(|m| (m.target.display().to_string(), m.is_writable())).collect()
 }
 
 /// Permission bits for a file that will contain data of `images`: those that all of them grant, and
@@ -227,21 +190,6 @@ pub fn common_mode(images: &[PathBuf]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_table() {
-        let table = "\
-36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-37 35 98:1 / /mnt/ro ro - ext4 /dev/x ro
-38 35 98:0 / /other rw - ext3 /dev/root rw
-broken line";
-        assert_eq!(
-            parse_mounts(table, "98:0"),
-            [("/mnt/a b".to_owned(), true), ("/other".to_owned(), true)]
-        );
-        assert_eq!(parse_mounts(table, "98:1"), [("/mnt/ro".to_owned(), false)]);
-        assert!(parse_mounts(table, "9:9").is_empty());
-    }
 
     #[test]
     fn qemu_style_locks_are_seen() {

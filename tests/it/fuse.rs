@@ -1,3 +1,4 @@
+mod access;
 mod coherence;
 mod ends;
 mod errors;
