@@ -10,13 +10,12 @@ mod inspect;
 mod libvirt_xml;
 mod map;
 mod mount;
-mod printable;
 mod run;
 mod umount;
 
+use crate::text::printable;
 use crate::{ErrorKind, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-use printable::printable;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 

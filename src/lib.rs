@@ -6,6 +6,7 @@
 pub mod adapt;
 pub mod bootmenu;
 pub mod cli;
+pub mod device_name;
 pub mod disk;
 pub mod edit;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod loader;
 pub mod plan;
 pub mod qemu;
 pub mod run;
+pub mod text;
 pub mod xen;
 
 pub use error::{Error, ErrorKind, Result};

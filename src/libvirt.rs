@@ -150,7 +150,7 @@ fn uuid(name: &str, domain: &DomainConfig) -> String {
 
 /// The letters of the next disk.
 fn letters(count: &mut u32) -> String {
-    let letters = crate::xen::vdev::disk_letters(*count);
+    let letters = crate::device_name::disk_letters(*count);
     *count += 1;
     letters
 }

@@ -1,7 +1,7 @@
 //! Xen domU configs: what `/etc/xen/NAME.cfg` says, given a meaning.
 //!
 //! Owns the config grammar (xl.cfg(5)), disk specs (xl-disk-configuration(5)), device names
-//! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Calls no other room and
+//! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Calls `device_name` only and
 //! looks at no file but the config itself; whether an image exists is the caller's question.
 //!
 //! [`DomainConfig`] is the way in. All input is untrusted: sizes, nesting and counts are capped.
@@ -22,5 +22,5 @@ pub use disk::{Access, DiskFormat, DiskSpec};
 pub use domain::DomainConfig;
 pub use layout::{GuestDisk, GuestDiskContent};
 pub use notes::Note;
-pub use vdev::{Interface, Vdev};
+pub use vdev::parse_vdev;
 pub use vif::{Vif, VifKind};

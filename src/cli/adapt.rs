@@ -2,10 +2,10 @@
 
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
-use super::printable::{in_a_line, printable};
 use crate::edit::{Change, Content, Edit};
 use crate::plan::{OverlayChoice, Plan};
 use crate::run::{Stop, once};
+use crate::text::{in_a_line, printable};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use similar::TextDiff;

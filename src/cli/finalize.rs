@@ -6,7 +6,6 @@ mod print;
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
 use super::mount::{adapt, files, not_adapted};
-use super::printable::in_a_line;
 use crate::disk::temporary_dir;
 use crate::finalize::{
     Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
@@ -16,6 +15,7 @@ use crate::finalize::{
 use crate::image::common_mode;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::run::Stop;
+use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use outputs::{Disk, Output, choose};

@@ -4,7 +4,6 @@ use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
 use super::identity::IdentityArgs;
-use super::printable::{in_a_line, printable};
 use crate::disk::temporary_dir;
 use crate::edit::Edit;
 use crate::fuse::{
@@ -13,6 +12,7 @@ use crate::fuse::{
 use crate::layout::{PartitionKind, TableKind, format_size};
 use crate::plan::{Adaptation, Hardware, OverlayChoice, Plan, PlannedDisk};
 use crate::qemu::DiskBus;
+use crate::text::{in_a_line, printable};
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, Parser};
 use std::ffi::OsString;

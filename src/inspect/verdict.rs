@@ -44,7 +44,7 @@ fn no(text: impl Into<String>, advice: &str) -> Verdict {
 pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> Verdict {
     if let Some(e) = failure {
         // Most of these sentences say themselves what can be done.
-        return no(e.to_string(), "give a kernel with --kernel and --initrd, or mend what it says");
+        return no(e.to_string(), "give a kernel with --kernel and --initrd, or fix what it says");
     }
     let Some(boot) = &plan.boot else {
         let whole = plan.disks.first().is_some_and(|d| d.layout.is_none());
@@ -59,16 +59,16 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
             false => no("it has no boot loader of ours", "leave out --bootloader none"),
         };
     };
-    let bad = report.checks.iter().find(|c| c.outcome == Outcome::Bad);
-    if let Some(bad) = bad {
+    let failed = report.checks.iter().find(|c| c.outcome == Outcome::Fail);
+    if let Some(check) = failed {
         let uuid = root_partition(report, plan).and_then(|p| p.uuid.as_deref());
-        return match (bad.name, uuid) {
+        return match (check.name, uuid) {
             ("root", Some(uuid)) => no(
-                bad.detail.clone(),
+                check.detail.clone(),
                 &format!("name its root filesystem with --append root=UUID={uuid}"),
             ),
             _ => no(
-                bad.detail.clone(),
+                check.detail.clone(),
                 "give a kernel that has the drivers, with --kernel and --initrd",
             ),
         };
