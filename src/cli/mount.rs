@@ -4,6 +4,7 @@ use super::args::SourceArgs;
 use super::detach::{self, Role};
 use super::helper;
 use super::identity::IdentityArgs;
+use crate::bytes::ReadAt;
 use crate::disk::temporary_dir;
 use crate::edit::Edit;
 use crate::fuse::{

@@ -8,6 +8,7 @@ use super::present::other_uuid;
 use super::remembered::{ImageMark, Remembered};
 use super::roots::PartitionNames;
 use super::source::SourceImage;
+use crate::bytes::ReadAt;
 use crate::disk::{
     Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source, Stacked,
 };

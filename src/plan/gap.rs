@@ -3,8 +3,8 @@
 use super::guest::GuestWish;
 use super::payload::{BootSummary, Candidate, Payload, PayloadFile, from_guest};
 use super::roots::CmdlineRules;
-use crate::disk::{BootPlanner, DiskBytes, Region, RegionKind, Source};
-use crate::fs::ReadAt;
+use crate::bytes::{ReadAt, SharedBytes};
+use crate::disk::{BootPlanner, Region, RegionKind, Source};
 use crate::layout::{Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
 use crate::loader::direct::Params;
 use crate::loader::direct::{
@@ -205,7 +205,7 @@ impl BootPlanner for GuestPlanner {
         regions
     }
 
-    fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Vec<Region> {
+    fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region> {
         let frozen = |(index, reader): &Candidate<PartitionReader>| {
             (*index, PartitionReader { disk: Weak::clone(frozen), ..reader.clone() })
         };
@@ -225,13 +225,13 @@ pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
 /// own regions hold this.
 #[derive(Clone, Debug)]
 pub struct PartitionReader {
-    pub(super) disk: Weak<dyn DiskBytes>,
+    pub(super) disk: Weak<SharedBytes>,
     pub(super) start: u64,
     pub(super) len: u64,
 }
 
 impl ReadAt for PartitionReader {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -240,7 +240,7 @@ impl ReadAt for PartitionReader {
         self.disk.upgrade().ok_or_else(gone)?.read_at(buf, self.start + offset)
     }
 
-    fn size(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.len
     }
 }
