@@ -1,47 +1,10 @@
 //! What can be right or wrong with a guest that moves to KVM, one by one.
 
-use super::Report;
+use super::partitions::Journal;
+use super::report::{Check, Outcome, Report};
 use crate::guest::about::{Hypervisor, RootAccount};
 use crate::plan::Plan;
 use crate::qemu::DiskBus;
-use serde::Serialize;
-
-/// A check and how it came out.
-#[derive(Debug, Serialize)]
-pub struct Check {
-    /// What was looked at, in a word or two; stable, for scripts.
-    pub name: &'static str,
-    /// How it came out.
-    pub outcome: Outcome,
-    /// What was seen, for a person.
-    pub detail: String,
-}
-
-/// How a check came out.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// Nothing to do.
-    Ok,
-    /// synthdisk fixes it, in the overlay or on the command line.
-    Fixed,
-    /// It works, but needs attention.
-    Warn,
-    /// It keeps the guest from booting.
-    Fail,
-}
-
-impl Outcome {
-    /// The word for it, in text and JSON alike.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Fixed => "fixed",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
-        }
-    }
-}
 
 /// All checks that can be made of this guest.
 pub(super) fn checks(report: &Report, plan: &Plan) -> Vec<Check> {
@@ -215,13 +178,13 @@ fn clean(report: &Report, plan: &Plan) -> Option<Check> {
     let (disk, number) = plan.root?;
     let partition = report.disks.get(disk)?.partitions.iter().find(|p| p.number == number)?;
     match partition.journal? {
-        super::Journal::Clean => check("journal", Outcome::Ok, "the filesystem is clean"),
-        super::Journal::Dirty if !partition.kind.starts_with("ext") => check(
+        Journal::Clean => check("journal", Outcome::Ok, "the filesystem is clean"),
+        Journal::Dirty if !partition.kind.starts_with("ext") => check(
             "journal",
             Outcome::Ok,
             "the guest was not shut down; its kernel replays the journal when it boots",
         ),
-        super::Journal::Dirty => check(
+        Journal::Dirty => check(
             "journal",
             Outcome::Fixed,
             "the guest was not shut down; its journal is replayed in the overlay",

@@ -1,36 +1,11 @@
 //! The answer that a person wants.
 
-use super::checks::Outcome;
-use super::{EditReport, PartitionReport, Report};
+use super::partitions::PartitionReport;
+use super::report::{Answer, EditReport, Outcome, Report, Verdict};
 use crate::Error;
 use crate::plan::Plan;
 use crate::qemu::DiskBus;
 use nix::unistd::geteuid;
-use serde::Serialize;
-
-/// Whether the guest boots on KVM.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Answer {
-    /// As it is.
-    Boots,
-    /// With what synthdisk changes in the overlay or on the command line.
-    BootsWithEdits,
-    /// Not as it is.
-    #[default]
-    DoesNotBoot,
-}
-
-/// The answer, and why.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Verdict {
-    /// In a word, for scripts.
-    pub answer: Answer,
-    /// In a sentence, for a person.
-    pub text: String,
-    /// What the user can do about it; `None` when there is nothing to be done.
-    pub advice: Option<String>,
-}
 
 fn no(text: impl Into<String>, advice: &str) -> Verdict {
     Verdict {

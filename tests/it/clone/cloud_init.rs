@@ -1,4 +1,4 @@
-//! The disk for cloud-init: what other programs read from it, and who is told of it.
+//! The disk for cloud-init: what other programs read from it, and where it is listed.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +37,8 @@ fn what_cloud_init_finds() {
     fs::OpenOptions::new().write(true).open(&disk).expect_err("it is read-only");
     let printed = mounted.printed();
     let try_it = printed.lines().find(|l| l.starts_with("try it:")).unwrap();
-    assert!(try_it.contains("/cidata.raw,format=raw,if=virtio"), "{try_it}");
+    let drive = try_it.split(" -drive ").find(|part| part.contains("/cidata.raw,format=raw"));
+    assert!(drive.expect(try_it).contains("virtio-blk-pci,"), "{try_it}");
     let status = fs::read_to_string(mounted.dir().join(".synthdisk.json")).unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["disks"][1]["file"], "cidata.raw");
@@ -55,7 +56,7 @@ fn what_cloud_init_finds() {
     mounted.unmount();
 
     // The same files make the same disk, and others make another.
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    crate::common::clock::next_second(2);
     let mounted = mount(&config, &[&option, "--hostname=web2"]);
     assert!(fs::read(mounted.dir().join("cidata.raw")).unwrap() == bytes);
     mounted.unmount();
@@ -90,7 +91,7 @@ fn run_attaches_it() {
     let shown =
         synthdisk(&["run", "--dry-run", "--accel=tcg", "--bus=ide", "--config", &config, &option]);
     assert!(text(&shown.stdout).contains("virtio-blk-pci,drive=disk1"), "{}", text(&shown.stdout));
-    // What cloud-init would pass over is said.
+    // Input that cloud-init would ignore gets a note.
     let mounted = mount(&config, &[&option]);
     assert!(
         mounted.printed().contains("note:    cloud-init will not know"),

@@ -49,7 +49,7 @@ fn accepted() {
             "/root/image.iso|raw|hdc|r|cdrom",
         ),
         ("raw:/root/image.iso,hdc:cdrom,ro", "/root/image.iso|raw|hdc|r|cdrom"),
-        // "Missing format and empty target", and newer ways to say the same.
+        // "Missing format and empty target", and newer spellings of it.
         (",hdc:cdrom,r", "-|raw|hdc|r|cdrom"),
         (",raw,hdc,,cdrom", "-|raw|hdc|r|cdrom"),
         ("vdev=hdc,cdrom", "-|raw|hdc|r|cdrom"),
@@ -117,8 +117,8 @@ fn refused() {
         ("/srv/d,raw,xvda,w,more", "too many"),
         ("/srv/d,raw,xvda,vdev=xvdb", "twice"),
         ("/srv/d,raw,xvda,target=/srv/e", "twice"),
-        ("/srv/d,raw,xvda,format=qcow2", "two formats"),
-        ("/srv/d,raw,xvda,w,access=r", "two kinds"),
+        ("/srv/d,raw,xvda,format=qcow2", "two different formats"),
+        ("/srv/d,raw,xvda,w,access=r", "two different kinds"),
         ("/srv/d,raw,hdc:floppy,r", "floppy"),
         ("/srv/d,raw,xvda,colour=red", "'colour='"),
         ("/srv/a=b,raw,xvda", "target="),
