@@ -34,7 +34,7 @@ use crate::edit::{Draft, Edit};
 use crate::fs::GuestFs;
 
 /// All that a user can say about who a guest is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// Its name.
     pub hostname: Option<Hostname>,

@@ -4,7 +4,7 @@ use super::kernels::KernelReport;
 use super::partitions::DiskReport;
 use crate::edit::Edit;
 use crate::guest::about::{
-    CloudInit, Distribution, FstabEntry, Gettys, Init, Interfaces, RootAccount, Tool,
+    Distribution, FstabEntry, Gettys, Init, InstalledCloudInit, Interfaces, RootAccount, Tool,
 };
 use serde::Serialize;
 
@@ -57,7 +57,7 @@ pub struct GuestReport {
     /// Tools of hypervisors.
     pub tools: Vec<Tool>,
     /// `None` when it is not installed.
-    pub cloud_init: Option<CloudInit>,
+    pub cloud_init: Option<InstalledCloudInit>,
 }
 
 /// The boot menu.
