@@ -3,7 +3,7 @@
 //! A parent is only looked for beside its child: a path in a file that somebody sent decides
 //! nothing but a name in that directory.
 
-use super::header::{Footer, Header, Kind, Parent, located};
+use super::header::{Header, Kind, Parent, located};
 use super::layer::Layer;
 use crate::image::driver::Opening;
 use crate::image::usage::{Claim, check_unused, claim};
@@ -39,21 +39,25 @@ pub(super) fn open(opening: Opening) -> Result<(Vec<Layer>, u64)> {
         let (layer, found) = match expected {
             // XenServer's way to say that the parent is no VHD.
             Some(id) if uuid::Uuid::is_nil(&id) => (Layer::raw(opening), None),
-            _ => Layer::open(opening).map_err(named)?,
+            _ => {
+                let (layer, metadata) = Layer::open(opening).map_err(named)?;
+                (layer, Some(metadata))
+            }
         };
-        if let (Some(expected), Some((footer, _))) = (expected, &found) {
-            if footer.id != expected {
+        if let (Some(expected), Some(found)) = (expected, &found) {
+            if found.footer.id != expected {
                 let what = format!(
                     "its identifier is {}, and the disk that depends on it was made from {expected}: \
                      it is another disk, or the chain is being rewritten",
-                    footer.id
+                    found.footer.id
                 );
                 return Err(named(Error::new(ErrorKind::Corrupt, what)));
             }
         }
-        len.get_or_insert_with(|| found.as_ref().map_or(layer.len(), |(footer, _)| footer.size));
-        if let Some((Footer { kind: Kind::Differencing, .. }, Some(header))) = &found {
-            let parent = find(&layer, header).map_err(named)?;
+        len.get_or_insert_with(|| found.as_ref().map_or(layer.len(), |found| found.footer.size));
+        let differencing = found.filter(|found| found.footer.kind == Kind::Differencing);
+        if let Some(header) = differencing.and_then(|found| found.header) {
+            let parent = find(&layer, &header).map_err(named)?;
             next = Some((parent, Some(header.parent.id)));
         }
         layers.push(layer);

@@ -55,6 +55,14 @@ pub(super) struct Header {
     pub(super) parent: Parent,
 }
 
+/// What a VHD says of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Metadata {
+    pub(super) footer: Footer,
+    /// `None` for a fixed disk.
+    pub(super) header: Option<Header>,
+}
+
 /// What a differencing disk says of its parent. The parent's modification time, which it says too, is
 /// not compared: copying a chain changes it, and so does XenServer, which marks a parent as hidden after
 /// it has made the child.

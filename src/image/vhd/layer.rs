@@ -1,6 +1,6 @@
 //! One file of a VHD chain: which of the disk's sectors it holds, and where.
 
-use super::header::{FOOTER_LEN, Footer, HEADER_LEN, Header, Kind, SECTOR};
+use super::header::{FOOTER_LEN, Footer, HEADER_LEN, Header, Kind, Metadata, SECTOR};
 use crate::image::driver::Opening;
 use crate::image::mapping::Mapping;
 use crate::{Error, ErrorKind, Result};
@@ -44,11 +44,11 @@ impl Layer {
         Self::new(opening, Blocks::Plain(len))
     }
 
-    /// The VHD in `opening`, with its footer and, unless it is fixed, its header.
+    /// The VHD in `opening`, and what it says of itself.
     ///
     /// # Errors
     /// Those of the file; `Corrupt` and `Unsupported` for what its metadata says.
-    pub(super) fn open(opening: Opening) -> Result<(Self, Option<(Footer, Option<Header>)>)> {
+    pub(super) fn open(opening: Opening) -> Result<(Self, Metadata)> {
         let footer = read_footer(&opening)?;
         if footer.kind == Kind::Fixed {
             if footer.size > opening.len - FOOTER_LEN as u64 {
@@ -58,7 +58,7 @@ impl Layer {
                 )));
             }
             let layer = Self::new(opening, Blocks::Plain(footer.size));
-            return Ok((layer, Some((footer, None))));
+            return Ok((layer, Metadata { footer, header: None }));
         }
         let mut bytes = [0; HEADER_LEN];
         read(&opening.file, &mut bytes, footer.header_offset, "its dynamic disk header")?;
@@ -79,7 +79,7 @@ impl Layer {
             return Err(corrupt(format!("block {block} lies past the end of the file")));
         }
         let layer = Self::new(opening, Blocks::Table { table, block_size });
-        Ok((layer, Some((footer, Some(header)))))
+        Ok((layer, Metadata { footer, header: Some(header) }))
     }
 
     fn new(Opening { file, len, path }: Opening, blocks: Blocks) -> Self {
