@@ -5,6 +5,7 @@
 //! [`gap`](mod@gap) is asked again, when the guest has changed what boots.
 
 mod adapting;
+mod boot_area;
 mod build;
 mod candidates;
 mod disks;
@@ -17,6 +18,7 @@ mod identity;
 mod options;
 mod payload;
 mod present;
+mod regions;
 mod remembered;
 mod roots;
 mod seed;
@@ -26,6 +28,6 @@ pub use adapting::Adaptation;
 pub use build::{OverlayChoice, Plan, PlannedDisk, disk_file_name, partition_file_name};
 pub use gap::PartitionReader;
 pub use hardware::Hardware;
-pub use options::{Bootloader, SourceOptions};
+pub use options::SourceOptions;
 pub use payload::BootSummary;
 pub use seed::{CIDATA_FILE, CloudInit};

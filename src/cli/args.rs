@@ -4,7 +4,8 @@ use crate::adapt::Selection;
 use crate::adapt::identity::Identity;
 use crate::guest::select::EntrySelector;
 use crate::layout::{TableKind, parse_disk_id, parse_size};
-use crate::plan::{Bootloader, CloudInit, SourceOptions};
+use crate::loader::LoaderKind;
+use crate::plan::{CloudInit, SourceOptions};
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -60,7 +61,7 @@ pub(super) struct LayoutArgs {
 
     /// What starts the kernel [default: direct]
     #[arg(long, value_enum)]
-    bootloader: Option<Bootloader>,
+    bootloader: Option<LoaderKind>,
 
     /// Disk signature of the partition table, in hex, in place of the one derived from the image
     #[arg(long, value_name = "HEX", value_parser = disk_id)]

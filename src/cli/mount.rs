@@ -10,7 +10,7 @@ use crate::disk::temporary_dir;
 use crate::fuse::{
     FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
 };
-use crate::layout::{PartitionKind, TableKind, format_size};
+use crate::layout::{TableKind, format_size};
 use crate::plan::{Adaptation, Hardware, OverlayChoice, Plan, PlannedDisk};
 use crate::qemu::DiskBus;
 use crate::{Error, ErrorKind, Result};
@@ -277,10 +277,7 @@ fn summary(plan: &Plan, verbose: bool) -> String {
                     TableKind::Gpt => write!(out, ", GPT"),
                 };
                 for p in &layout.partitions {
-                    let what = match p.kind {
-                        PartitionKind::Linux => "linux",
-                        PartitionKind::Swap => "swap",
-                    };
+                    let what = p.kind.name();
                     let _ = write!(out, ", part{} {what} {}", p.number, format_size(p.len));
                 }
             }

@@ -1,29 +1,10 @@
 //! Where the boot gap and the partitions lie on the disk.
 
-use super::{GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, SECTOR, format_size, round_up};
+use super::{
+    GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, PartitionKind, SECTOR, TableKind, format_size, round_up,
+};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-
-/// What a partition holds, as far as its type in the table depends on it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PartitionKind {
-    /// A Linux filesystem (MBR type 0x83).
-    Linux,
-    /// A Linux swap area (MBR type 0x82).
-    Swap,
-}
-
-/// Kind of partition table.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum TableKind {
-    /// Master boot record: four partitions, 2 TiB.
-    #[default]
-    Mbr,
-    /// GUID partition table: 128 partitions, no size limit that matters.
-    Gpt,
-}
 
 /// A partition that wants a place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,7 +48,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// First byte behind the partition.
+    /// First byte after the partition.
     pub fn end(&self) -> u64 {
         self.start + self.len
     }
@@ -79,14 +60,13 @@ pub struct Layout {
     /// Length of the whole disk in bytes.
     pub len: u64,
     /// Kind of partition table.
-    #[serde(default)]
     pub table: TableKind,
     /// Partitions in disk order, disjoint.
     pub partitions: Vec<Placed>,
 }
 
 impl Layout {
-    /// Place the partitions of `spec` one behind the other, each at a multiple of `align`.
+    /// Place the partitions of `spec` one after the other, each at a multiple of `align`.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for an alignment that is not a multiple of a sector, for partition
@@ -169,6 +149,12 @@ impl Layout {
     /// Length in bytes of what lies before the first partition, the MBR included.
     pub fn gap(&self) -> u64 {
         self.partitions.first().map_or(self.len, |p| p.start)
+    }
+
+    /// Length in bytes of the boot area: what lies before the first of the guest's partitions, a
+    /// loader's own partitions included.
+    pub fn boot_area(&self) -> u64 {
+        self.partitions.iter().find(|p| !p.kind.is_loaders()).map_or(self.len, |p| p.start)
     }
 
     /// Check what was read from a file before anybody trusts it: sorted, disjoint, whole sectors,

@@ -7,7 +7,6 @@ use crate::adapt::{Device, Devices, Edit, apply, check_room, propose, set_uuid};
 use crate::fs::ReadAt;
 use crate::fs::open::open_fs;
 use crate::fs::probe::{HEAD_LEN, probe};
-use crate::layout::PartitionKind;
 use std::path::Path;
 
 /// Edits of the guest's root filesystem.
@@ -101,7 +100,7 @@ fn device(p: &PartitionNames, disks: &[PlannedDisk]) -> Device {
         },
         partuuid: p.partuuid.clone(),
         label: label_now(p, disks).unwrap_or_else(|| p.label.clone()),
-        swap: p.kind == PartitionKind::Swap,
+        swap: p.kind.is_swap(),
     }
 }
 

@@ -3,18 +3,19 @@
 use super::adapting::{Adaptation, adaptation};
 use super::candidates::{image_readers, preview, readers};
 use super::disks::{CreatedFile, Prepared, is_read_only};
-use super::gap::{GuestPlanner, PartitionReader, direct_gap, not_planned, wanted_gap};
+use super::gap::{GuestPlanner, PartitionReader, not_planned};
 use super::guest::{BootWish, DiskContent, GuestSpec, GuestWish};
 use super::guest_files::has_modules;
 use super::identity::{clone_edits, rename_root, root_of};
-use super::options::{Bootloader, SourceOptions};
-use super::payload::{BootSummary, Payload, from_guest, from_host};
+use super::options::SourceOptions;
+use super::payload::{BootSummary, PlannedBoot, from_guest, from_host};
 use super::roots::CmdlineRules;
 use super::seed::seed_disk;
 use super::source::ImageReader;
 use crate::disk::Disk;
 use crate::image::Image;
-use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
+use crate::layout::{Ids, Layout};
+use crate::loader::{BootOrder, LoaderKind};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
@@ -120,15 +121,18 @@ impl Plan {
         let mut spec = GuestSpec::read(options)?;
         let first = spec.first_disk();
         settle_boot(&mut spec, first);
-        let bootloader = match spec.boot {
-            BootWish::Nothing => Bootloader::None,
-            BootWish::Guest(_) | BootWish::Host { .. } => Bootloader::Direct,
+        let wanted = options.bootloader;
+        let loader = match spec.boot {
+            BootWish::Nothing => {
+                wanted.filter(|l| l.limits().is_none()).unwrap_or(LoaderKind::none())
+            }
+            BootWish::Guest(_) | BootWish::Host { .. } => wanted.unwrap_or_default(),
         };
         let paths = overlay_paths(&spec, choice)?;
         let mut disks = Vec::new();
         for ((i, source), path) in spec.disks.iter().enumerate().zip(paths) {
             let first = first == Some(i);
-            disks.push(Prepared::new(source, options, bootloader, first, path, choice)?);
+            disks.push(Prepared::new(source, options, loader, first, path, choice)?);
         }
         // The firmware boots from the first disk, so it is the first in every list.
         let first = first.map(|i| &spec.disks[i]);
@@ -136,17 +140,17 @@ impl Plan {
             let is_first = first.is_some_and(|f| std::ptr::eq(f, d.source));
             (!is_first, matches!(d.source.content, DiskContent::Cdrom(_)))
         });
-        let with_loader = disks[0].shape.bootloader == Bootloader::Direct;
-        let boot = if with_loader { spec.boot.clone() } else { BootWish::Nothing };
+        let loader = disks[0].shape.bootloader;
+        let boot = if loader.limits().is_some() { spec.boot.clone() } else { BootWish::Nothing };
 
         // The gap's size needs the payload, whose command line needs the table's kind, which needs
         // the gap's size. For that only the length of what boots counts, and it is the same.
         let guess = rules(&disks, options, &spec);
         let previewed = preview(&boot, &guess, &disks)?;
-        let gap = previewed.as_ref().map_or(SECTOR, wanted_gap);
+        let payload = previewed.as_ref().map(|boot| &boot.payload);
         let grown = grown_partition(&disks[0], &spec);
         for (i, disk) in disks.iter_mut().enumerate() {
-            disk.lay_out(if i == 0 { gap } else { SECTOR }, grown.filter(|_| i == 0))?;
+            disk.lay_out(payload.filter(|_| i == 0), grown.filter(|_| i == 0))?;
         }
 
         let mut rules = rules(&disks, options, &spec);
@@ -166,7 +170,7 @@ impl Plan {
                     Some(payload) => payload,
                     None => {
                         let readers = image_readers(&disks[0]);
-                        from_host(kernel, initrds, cmdline, &rules, readers)
+                        from_host(kernel, initrds, cmdline, &rules, loader, readers)
                             .map_err(|e| name_the_way_out(e, options))?
                     }
                 };
@@ -179,18 +183,20 @@ impl Plan {
             }),
         };
         let mut summary = None;
-        let mut first_gap = None;
-        if let (Some(payload), Some(table), Some(layout)) =
-            (payload, disks[0].table_bytes()?, &disks[0].layout)
-        {
-            summary = Some(payload.summary.clone());
-            first_gap = Some(direct_gap(&table, &Ok(payload), layout.gap()));
+        let mut order = BootOrder::Undecided;
+        if let (Some(boot), Some(_)) = (&payload, &disks[0].layout) {
+            summary = Some(boot.summary.clone());
+            order = BootOrder::Start(&boot.payload);
         }
 
         let mut created = Vec::new();
         let mut planned = Vec::new();
         for (i, disk) in disks.iter_mut().enumerate() {
-            let built = disk.build(first_gap.take(), choice, &mut created)?;
+            let built = disk.build(
+                std::mem::replace(&mut order, BootOrder::Undecided),
+                choice,
+                &mut created,
+            )?;
             let put_together = disk.layout.is_some();
             let cdrom = matches!(disk.source.content, DiskContent::Cdrom(_));
             planned.push(PlannedDisk {
@@ -271,7 +277,7 @@ fn root_place(
 ) -> Option<(usize, u32)> {
     let hints = [boot.map(|b| b.cmdline.as_str()), rules.root_hint.as_deref()];
     let named = hints.into_iter().flatten().find_map(|words| rules.root_of(words));
-    let first = || rules.partitions.iter().find(|p| p.kind == PartitionKind::Linux);
+    let first = || rules.partitions.iter().find(|p| p.kind.may_hold_root());
     let root = named.or_else(first)?;
     let disk = planned.iter().position(|d| !d.cdrom && d.letters == root.disk)?;
     Some((disk, root.number))
@@ -310,7 +316,7 @@ fn rules(disks: &[Prepared], options: &SourceOptions, spec: &GuestSpec) -> Cmdli
 fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
     let hinted = spec.root_hint.as_deref().and_then(|hint| {
         let rules = CmdlineRules { partitions: disk.names(), ..CmdlineRules::default() };
-        rules.root_of(hint).filter(|p| p.kind == PartitionKind::Linux).map(|p| p.number)
+        rules.root_of(hint).filter(|p| p.kind.may_hold_root()).map(|p| p.number)
     });
     hinted.or_else(|| disk.first_listed().map(|p| p.number))
 }
@@ -324,7 +330,9 @@ fn cmdline_now(
 ) -> Option<String> {
     let BootWish::Guest(wish) = boot else { return None };
     let [candidates, others] = readers(planned, prepared);
-    from_guest(&candidates, &others, wish, rules).ok().map(|payload| payload.cmdline)
+    let loader = prepared[0].shape.bootloader;
+    let boot = from_guest(&candidates, &others, wish, rules, loader).ok()?;
+    Some(boot.summary.cmdline)
 }
 
 /// Have the gap follow what the guest has installed; returns where the latest outcome is kept.
@@ -336,20 +344,19 @@ fn follow_guest(
 ) -> Result<Arc<Mutex<Result<BootSummary>>>> {
     let incomplete = || Error::new(ErrorKind::Corrupt, "the overlay's layout has no partitions");
     let first = &planned[0];
-    let layout = first.layout.as_ref().ok_or_else(incomplete)?;
-    let table = prepared[0].table_bytes()?.ok_or_else(incomplete)?;
+    let area = prepared[0].boot_area()?.ok_or_else(incomplete)?;
+    let area_end = area.end();
     let [candidates, others] = readers(planned, prepared);
     let latest = not_planned();
     let planner = GuestPlanner {
         candidates,
         others,
-        table,
-        gap_end: layout.gap(),
+        area,
         wish: wish.clone(),
         rules,
         latest: Arc::clone(&latest),
     };
-    first.disk.set_planner(Box::new(planner), layout.gap());
+    first.disk.set_planner(Box::new(planner), area_end);
     Ok(latest)
 }
 
@@ -372,11 +379,11 @@ fn name_the_way_out(e: Error, options: &SourceOptions) -> Error {
 
 /// A note when the guest has no modules for a kernel that is not its own.
 fn missing_modules(
-    payload: &Payload,
+    boot: &PlannedBoot,
     disks: &[Prepared],
     options: &SourceOptions,
 ) -> Option<String> {
-    let version = payload.summary.kernel_version.as_deref()?;
+    let version = boot.summary.kernel_version.as_deref()?;
     let roots = disks[0].partitions().iter().filter(|p| !p.image.is_swap());
     let found: Vec<bool> = roots
         .filter_map(|p| has_modules(ImageReader(Arc::clone(&p.image.image)), version))

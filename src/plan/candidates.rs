@@ -4,7 +4,7 @@ use super::build::PlannedDisk;
 use super::disks::Prepared;
 use super::gap::PartitionReader;
 use super::guest::BootWish;
-use super::payload::{Candidate, Payload, from_guest, from_host};
+use super::payload::{Candidate, PlannedBoot, from_guest, from_host};
 use super::roots::CmdlineRules;
 use super::source::ImageReader;
 use crate::Result;
@@ -25,8 +25,9 @@ pub(super) fn preview(
     boot: &BootWish,
     rules: &CmdlineRules,
     disks: &[Prepared],
-) -> Result<Option<Payload>> {
+) -> Result<Option<PlannedBoot>> {
     let disk = &disks[0];
+    let loader = disk.shape.bootloader;
     if disk.layout.is_some() {
         return Ok(None);
     }
@@ -34,7 +35,7 @@ pub(super) fn preview(
         BootWish::Nothing => Ok(None),
         BootWish::Host { kernel, initrds, cmdline } => {
             // What is wrong with these files is said when they are opened for good.
-            Ok(from_host(kernel, initrds, cmdline, rules, image_readers(disk)).ok())
+            Ok(from_host(kernel, initrds, cmdline, rules, loader, image_readers(disk)).ok())
         }
         BootWish::Guest(wish) => {
             let other = |(k, i, number): (usize, usize, u32)| {
@@ -42,7 +43,7 @@ pub(super) fn preview(
                 Some((i, ImageReader(Arc::clone(&source.image.image))))
             };
             let others: Vec<_> = elsewhere(disks).into_iter().filter_map(other).collect();
-            from_guest(&image_readers(disk), &others, wish, rules).map(Some)
+            from_guest(&image_readers(disk), &others, wish, rules, loader).map(Some)
         }
     }
 }

@@ -1,25 +1,24 @@
 //! One disk at a time: its shape, its layout, its regions and its overlay.
 
+use super::boot_area::BootArea;
 use super::build::OverlayChoice;
-use super::gap::{TableBytes, empty_gap};
 use super::guest::{DiskContent, DiskSource, PartitionSource};
-use super::options::{Bootloader, Shape, SourceOptions};
+use super::options::{Shape, SourceOptions};
 use super::present::other_uuid;
+use super::regions::RegionList;
 use super::remembered::{ImageMark, Remembered};
 use super::roots::PartitionNames;
 use super::source::SourceImage;
-use crate::disk::{
-    Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source, Stacked,
-};
+use crate::disk::{Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Stacked};
 use crate::fs::probe::Content;
 use crate::image::{Image, common_mode};
 use crate::layout::{
-    GPT_LEN, Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN,
-    SWAP_PAGE, SwapHeader, TableKind, format_size,
+    Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN, SWAP_PAGE,
+    SwapHeader, TableKind, format_size,
 };
+use crate::loader::{BootOrder, LoaderKind, Payload, WantedPartition};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// A disk whose identifiers and shape are settled, by the user or by its overlay.
@@ -46,7 +45,7 @@ impl<'a> Prepared<'a> {
     pub(super) fn new(
         source: &'a DiskSource,
         options: &SourceOptions,
-        bootloader: Bootloader,
+        loader: LoaderKind,
         first: bool,
         overlay_path: Option<PathBuf>,
         choice: &OverlayChoice,
@@ -73,7 +72,7 @@ impl<'a> Prepared<'a> {
                 other_uuids: Vec::new(),
                 source,
                 ids: new_ids(source, options, first),
-                shape: new_shape(source, options, bootloader, first),
+                shape: new_shape(source, options, loader, first),
                 layout: None,
                 overlay_path,
                 existing: None,
@@ -119,9 +118,10 @@ impl<'a> Prepared<'a> {
             read_only,
         };
         let images = self.partitions().iter().map(|p| {
-            let uuid = match kind_of(p) {
-                PartitionKind::Swap => Some(self.swap_uuid(&p.image).to_string()),
-                PartitionKind::Linux => p.image.uuid_text(),
+            let uuid = if p.image.is_swap() {
+                Some(self.swap_uuid(&p.image).to_string())
+            } else {
+                p.image.uuid_text()
             };
             let names = name(p.number, kind_of(p), uuid, p.image.label(), p.read_only);
             match self.other_uuids.iter().find(|(number, _)| *number == p.number) {
@@ -144,21 +144,44 @@ impl<'a> Prepared<'a> {
         image.content.uuid().map_or(self.ids.swap_uuid, Uuid::from_bytes)
     }
 
-    /// Decide where things lie, unless the overlay did. `gap` is what the loader needs, in bytes;
+    /// Decide where things lie, unless the overlay did. `payload` is what the loader is to start,
     /// `grown` the number of the partition that `--root-size` is about.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for sizes that cannot be; those of [`Layout::compute`].
-    pub(super) fn lay_out(&mut self, gap: u64, grown: Option<u32>) -> Result<()> {
+    /// [`ErrorKind::Invalid`] for impossible sizes; those of [`Layout::compute`].
+    pub(super) fn lay_out(&mut self, payload: Option<&Payload>, grown: Option<u32>) -> Result<()> {
         if self.layout.is_some() || self.partitions().is_empty() {
             return Ok(());
         }
         if (1..SWAP_MIN_LEN).contains(&self.shape.swap) {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                "--swap is too small for a swap area, which takes at least 40K; use 0 for none",
+                format!(
+                    "--swap {} is too small for a swap area, which takes at least {}; use 0 for none",
+                    format_size(self.shape.swap),
+                    format_size(SWAP_MIN_LEN)
+                ),
             ));
         }
+        let Shape { align, table, bootloader, .. } = self.shape;
+        let gap = bootloader.reserve(payload);
+        let guests = self.guest_partitions(grown)?;
+        let compute = |kind: TableKind, table: Option<TableKind>| {
+            let partitions = [self.loader_partitions(kind), guests.clone()].concat();
+            Layout::compute(&LayoutSpec { align, gap, table, partitions })
+        };
+        // What a loader wants depends on the kind of table, which depends on what there is.
+        let expected = table.unwrap_or_default();
+        let layout = compute(expected, table)?;
+        self.layout = Some(match layout.table == expected {
+            true => layout,
+            false => compute(layout.table, Some(layout.table))?,
+        });
+        Ok(())
+    }
+
+    /// The partitions that images and the extra swap area stand for.
+    fn guest_partitions(&self, grown: Option<u32>) -> Result<Vec<PartitionSpec>> {
         let active = self.first_listed().map(|p| p.number);
         let mut specs = Vec::new();
         for p in self.partitions() {
@@ -184,42 +207,53 @@ impl<'a> Prepared<'a> {
             kind: PartitionKind::Swap,
             active: false,
         }));
-        let Shape { align, table, .. } = self.shape;
-        self.layout = Some(Layout::compute(&LayoutSpec { align, gap, table, partitions: specs })?);
-        Ok(())
+        Ok(specs)
+    }
+
+    /// The loader's own partitions. Their numbers follow the guest's, which must not change.
+    fn loader_partitions(&self, table: TableKind) -> Vec<PartitionSpec> {
+        let most = self.partitions().iter().map(|p| p.number).max().unwrap_or(0);
+        let first = self.extra_swap().unwrap_or(most) + 1;
+        let wanted = self.shape.bootloader.partitions(table).into_iter();
+        let spec = |(number, wanted): (u32, WantedPartition)| PartitionSpec {
+            number,
+            len: wanted.len,
+            kind: wanted.kind,
+            active: false,
+        };
+        (first..).zip(wanted).map(spec).collect()
     }
 
     /// The Linux partition that the user or the config named first.
     pub(super) fn first_listed(&self) -> Option<&'a PartitionSource> {
-        let linux = self.partitions().iter().filter(|p| kind_of(p) == PartitionKind::Linux);
+        let linux = self.partitions().iter().filter(|p| !p.image.is_swap());
         linux.min_by_key(|p| p.listed)
     }
 
-    /// The table's bytes.
+    /// What lies before the guest's partitions; `None` for a disk that is one image.
     ///
     /// # Errors
-    /// Those of encoding; `None` for a disk that is one image.
-    pub(super) fn table_bytes(&self) -> Result<Option<TableBytes>> {
-        let loader = self.shape.bootloader == Bootloader::Direct;
-        self.layout.as_ref().map(|l| TableBytes::new(l, &self.ids, loader)).transpose()
+    /// Those of encoding the partition table.
+    pub(super) fn boot_area(&self) -> Result<Option<BootArea>> {
+        let area = |layout| BootArea::new(layout, &self.ids, self.shape.bootloader);
+        self.layout.as_ref().map(area).transpose()
     }
 
-    /// Put the disk together, with `gap` in front of its partitions (an empty one when `None`) and
-    /// its writes going where `choice` says. A new overlay's path is added to `created`.
+    /// Put the disk together, with a loader that is to do `order`, and its writes going where
+    /// `choice` says. A new overlay's path is added to `created`.
     ///
     /// # Errors
     /// Those of the overlay.
     pub(super) fn build(
         &mut self,
-        gap: Option<Vec<Region>>,
+        order: BootOrder<'_>,
         choice: &OverlayChoice,
         created: &mut Vec<CreatedFile>,
     ) -> Result<Disk> {
-        let regions = match (&self.layout, &self.source.content, self.table_bytes()?) {
-            (Some(layout), _, Some(table)) => {
-                let gap = gap.unwrap_or_else(|| empty_gap(&table, layout.gap()));
-                let mut regions = gap;
-                regions.extend(self.partition_regions(layout, &table));
+        let regions = match (&self.layout, &self.source.content, self.boot_area()?) {
+            (Some(layout), _, Some(area)) => {
+                let mut regions = area.regions(order);
+                regions.extend(self.partition_regions(layout, &area));
                 regions
             }
             (_, DiskContent::Whole { image, .. } | DiskContent::Cdrom(image), _) => {
@@ -283,38 +317,39 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// The regions from the first partition to the end of the disk.
-    fn partition_regions(&self, layout: &Layout, table: &TableBytes) -> Vec<Region> {
-        let mut out = Out(Vec::new());
-        let mut end = layout.gap();
-        for p in &layout.partitions {
-            out.push(end, p.start, RegionKind::Gap, "zeros", Source::Zeros);
+    /// The regions from the first of the guest's partitions to the end of the disk.
+    fn partition_regions(&self, layout: &Layout, area: &BootArea) -> Vec<Region> {
+        let mut out = RegionList::default();
+        let mut end = area.end();
+        for p in layout.partitions.iter().filter(|p| !p.kind.is_loaders()) {
+            out.zeros(end, p.start, RegionKind::Gap);
             let source = self.partitions().iter().find(|s| s.number == p.number);
-            let filled = match (p.kind, source) {
-                (PartitionKind::Linux, Some(source)) => {
+            let filled = match source {
+                _ if p.kind.is_swap() => self.swap_header(p, source, &mut out),
+                Some(source) => {
                     let image = &source.image.image;
                     let stop = p.start + image.len().min(p.len);
                     out.image(p.start, stop, RegionKind::Partition(p.number), image);
                     stop
                 }
-                (PartitionKind::Linux, None) => p.start,
-                (PartitionKind::Swap, source) => self.swap_header(p, source, &mut out),
+                None => p.start,
             };
-            out.push(filled, p.end(), RegionKind::Partition(p.number), "zeros", Source::Zeros);
+            out.zeros(filled, p.end(), RegionKind::Partition(p.number));
             end = p.end();
         }
-        let tail = layout.len - table.backup.len() as u64;
-        out.push(end, tail, RegionKind::Gap, "zeros", Source::Zeros);
-        if !table.backup.is_empty() {
-            debug_assert_eq!(table.backup.len() as u64, GPT_LEN);
-            let bytes = Source::Bytes(table.backup.as_slice().into());
-            out.push(tail, layout.len, RegionKind::Table, "GPT, second copy", bytes);
-        }
-        out.0
+        let tail = layout.len - area.backup().len() as u64;
+        out.zeros(end, tail, RegionKind::Gap);
+        out.bytes(tail, RegionKind::Table, "GPT, second copy", area.backup());
+        out.finish()
     }
 
-    /// A swap area afresh, with size, UUID and label of the image that it stands for.
-    fn swap_header(&self, p: &Placed, source: Option<&PartitionSource>, out: &mut Out) -> u64 {
+    /// A new swap area, with size, UUID and label of the image that it stands for.
+    fn swap_header(
+        &self,
+        p: &Placed,
+        source: Option<&PartitionSource>,
+        out: &mut RegionList,
+    ) -> u64 {
         let header = SwapHeader {
             len: p.len,
             uuid: source.map_or(self.ids.swap_uuid, |s| self.swap_uuid(&s.image)),
@@ -322,34 +357,10 @@ impl<'a> Prepared<'a> {
         };
         let stop = (p.start + SWAP_PAGE).min(p.end());
         let page = header.encode();
-        let bytes = Source::Bytes(Arc::from(&page[..(stop - p.start) as usize]));
         let origin = format!("swap area {}", header.uuid);
-        out.push(p.start, stop, RegionKind::SwapHeader(p.number), &origin, bytes);
+        let kind = RegionKind::SwapHeader(p.number);
+        out.bytes(p.start, kind, &origin, &page[..(stop - p.start) as usize]);
         stop
-    }
-}
-
-/// Collects regions, leaving out empty ones.
-struct Out(Vec<Region>);
-
-impl Out {
-    fn push(&mut self, start: u64, stop: u64, kind: RegionKind, origin: &str, source: Source) {
-        if stop > start {
-            let (len, origin) = (stop - start, origin.to_owned());
-            self.0.push(Region { start, len, kind, origin, source });
-        }
-    }
-
-    fn image(
-        &mut self,
-        start: u64,
-        stop: u64,
-        kind: RegionKind,
-        image: &Arc<impl Image + 'static>,
-    ) {
-        let origin = image.path().display().to_string();
-        let image: Arc<dyn Image> = Arc::clone(image) as _;
-        self.push(start, stop, kind, &origin, Source::Image { image, offset: 0 });
     }
 }
 
@@ -406,27 +417,22 @@ fn new_ids(source: &DiskSource, options: &SourceOptions, first: bool) -> Ids {
     ids
 }
 
-/// Length of the swap partition when nothing else is said, in bytes.
-const DEFAULT_SWAP: u64 = 512 << 20;
-/// Alignment when nothing else is said, in bytes.
-const DEFAULT_ALIGN: u64 = 1 << 20;
-
 fn new_shape(
     source: &DiskSource,
     options: &SourceOptions,
-    bootloader: Bootloader,
+    loader: LoaderKind,
     first: bool,
 ) -> Shape {
     // A config says what swap the guest has; a bare image says nothing.
     let has_swap = options.config.is_some()
         || marks(source).iter().any(|(_, i)| matches!(i.content, Content::Swap { .. }));
-    let default_swap = if has_swap { 0 } else { DEFAULT_SWAP };
+    let default_swap = if has_swap { 0 } else { SourceOptions::DEFAULT_SWAP };
     Shape {
         swap: if first { options.swap.unwrap_or(default_swap) } else { 0 },
-        align: options.align.unwrap_or(DEFAULT_ALIGN),
+        align: options.align.unwrap_or(SourceOptions::DEFAULT_ALIGN),
         root_size: options.root_size.filter(|_| first),
         table: options.table,
-        bootloader: if first { bootloader } else { Bootloader::None },
+        bootloader: if first { loader } else { LoaderKind::none() },
     }
 }
 
@@ -455,7 +461,7 @@ fn other_uuids(
 ) -> Result<Vec<(u32, String)>> {
     let DiskContent::Partitions(partitions) = &source.content else { return Ok(Vec::new()) };
     let mut out = Vec::new();
-    for p in partitions.iter().filter(|p| kind_of(p) == PartitionKind::Linux) {
+    for p in partitions.iter().filter(|p| !p.image.is_swap()) {
         let placed = layout.and_then(|l| l.partitions.iter().find(|l| l.number == p.number));
         let Some(placed) = placed else { continue };
         let found = other_uuid(overlay, placed, &p.image)
@@ -468,10 +474,10 @@ fn other_uuids(
 /// A disk that is one image, padded to whole sectors.
 fn whole_regions(image: &SourceImage) -> Vec<Region> {
     let len = image.image.len();
-    let mut out = Out(Vec::new());
+    let mut out = RegionList::default();
     out.image(0, len, RegionKind::Image, &image.image);
-    out.push(len, len.next_multiple_of(SECTOR), RegionKind::Gap, "zeros", Source::Zeros);
-    out.0
+    out.zeros(len, len.next_multiple_of(SECTOR), RegionKind::Gap);
+    out.finish()
 }
 
 fn no_room(dir: &Path, len: u64, e: std::io::Error) -> Error {

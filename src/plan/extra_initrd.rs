@@ -13,7 +13,6 @@ mod cpio;
 mod insmod;
 
 use super::hardware::{Hardware, card, other_bus};
-use super::payload::PayloadFile;
 use crate::disk::Source;
 use crate::fs::open::open_fs;
 use crate::fs::probe::{Content, HEAD_LEN, probe};
@@ -21,6 +20,7 @@ use crate::fs::{GuestFile, GuestFs, ReadAt};
 use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::initrd::{Compression, Initrd, made_for_any_machine};
 use crate::layout::Ids;
+use crate::loader::PayloadFile;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;

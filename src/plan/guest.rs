@@ -1,6 +1,6 @@
 //! What the user named, images or a domU config, as one description of a guest.
 
-use super::options::{Bootloader, SourceOptions};
+use super::options::SourceOptions;
 use super::roots::root_disk;
 use super::source::SourceImage;
 use crate::fs::probe::Content;
@@ -111,11 +111,11 @@ impl GuestSpec {
             Some(path) => Self::from_config(path, options)?,
             None => Self::from_images(options)?,
         };
-        if options.bootloader == Some(Bootloader::None) {
+        if let Some(loader) = options.bootloader.filter(|l| l.limits().is_none()) {
             if options.kernel.is_some() {
                 return Err(Error::new(
                     ErrorKind::Usage,
-                    "--kernel needs a boot loader; leave out --bootloader none",
+                    format!("--kernel needs a boot loader; leave out --bootloader {loader}"),
                 ));
             }
             spec.boot = BootWish::Nothing;

@@ -6,12 +6,13 @@
 
 use super::extra_initrd::{self, Look};
 use super::guest::GuestWish;
-use super::payload::{PayloadFile, kernel_version};
+use super::payload::kernel_version;
 use crate::adapt::{Habits, habits};
 use crate::disk::{RegionFile, Source};
 use crate::fs::open::open_fs;
 use crate::fs::{GuestFile, GuestFs, ReadAt};
 use crate::guest::select::{Boot, BootSource, choose};
+use crate::loader::PayloadFile;
 use crate::loader::linux::HEAD_BYTES;
 use crate::{Error, ErrorKind, Result};
 use lru::LruCache;

@@ -10,7 +10,6 @@ use super::source::ImageReader;
 use crate::adapt::identity::{Clone as CloneOf, RootUuid, UuidChange, propose_with_identity};
 use crate::fs::open::open_fs;
 use crate::fs::{GuestFs, ReadAt};
-use crate::layout::PartitionKind;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -38,7 +37,7 @@ pub(super) fn root_of(
     };
     let mut linux = rules.partitions.iter().enumerate();
     let mut found =
-        || linux.find(|(_, p)| p.kind == PartitionKind::Linux && looks_like_one(p)).map(|(i, _)| i);
+        || linux.find(|(_, p)| p.kind.may_hold_root() && looks_like_one(p)).map(|(i, _)| i);
     named.or_else(&mut found).ok_or_else(|| {
         Error::new(
             ErrorKind::Unsupported,

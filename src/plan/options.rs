@@ -5,20 +5,10 @@ use crate::adapt::Selection;
 use crate::adapt::identity::Identity;
 use crate::guest::select::EntrySelector;
 use crate::layout::TableKind;
+use crate::loader::LoaderKind;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use uuid::Uuid;
-
-/// What starts the guest's kernel.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Bootloader {
-    /// synthdisk's own loader in the MBR; kernel and initrd lie in the boot gap.
-    #[default]
-    Direct,
-    /// None: the gap stays empty, and something else must boot the disk.
-    None,
-}
 
 /// Options about the disk; `None` means "not said", which an existing overlay may answer.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +26,7 @@ pub struct SourceOptions {
     /// Kind of partition table.
     pub table: Option<TableKind>,
     /// What starts the kernel.
-    pub bootloader: Option<Bootloader>,
+    pub bootloader: Option<LoaderKind>,
     /// MBR disk signature in place of the derived one.
     pub disk_id: Option<u32>,
     /// UUID of the swap area in place of the derived one.
@@ -78,5 +68,5 @@ pub(super) struct Shape {
     pub(super) align: u64,
     pub(super) root_size: Option<u64>,
     pub(super) table: Option<TableKind>,
-    pub(super) bootloader: Bootloader,
+    pub(super) bootloader: LoaderKind,
 }

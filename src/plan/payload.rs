@@ -9,31 +9,16 @@ use crate::adapt::DRIVERS;
 use crate::disk::Source;
 use crate::fs::ReadAt;
 use crate::image::{Image, RawImage};
-use crate::loader::KernelKind;
-use crate::loader::direct::CMDLINE_MAX;
-use crate::loader::linux::{HEAD_BYTES, SetupHeader};
+use crate::loader::linux::HEAD_BYTES;
+use crate::loader::{KernelKind, LoaderKind, Payload, PayloadFile, SetupHeader};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A file that the loader is to load.
+/// What boots: what the loader loads, and what to say of it.
 #[derive(Clone, Debug)]
-pub(super) struct PayloadFile {
-    /// Where it is, for a person.
-    pub(super) origin: String,
-    /// Length in bytes.
-    pub(super) len: u64,
-    pub(super) source: Source,
-    /// Bytes that change when the file does.
-    pub(super) identity: Vec<u8>,
-}
-
-/// All that the loader needs.
-#[derive(Clone, Debug)]
-pub(super) struct Payload {
-    pub(super) kernel: PayloadFile,
-    pub(super) initrds: Vec<PayloadFile>,
-    pub(super) cmdline: String,
+pub(super) struct PlannedBoot {
+    pub(super) payload: Payload,
     pub(super) summary: BootSummary,
 }
 
@@ -70,8 +55,9 @@ pub(super) fn from_host(
     initrds: &[PathBuf],
     cmdline: &str,
     rules: &CmdlineRules,
+    loader: LoaderKind,
     candidates: impl IntoIterator<Item = Candidate<impl ReadAt + Clone + Send + 'static>>,
-) -> Result<Payload> {
+) -> Result<PlannedBoot> {
     let kernel = host_file(kernel_path)?;
     let mut head = vec![0; kernel.len().min(HEAD_BYTES as u64) as usize];
     kernel
@@ -103,21 +89,22 @@ pub(super) fn from_host(
     };
     let initrds = initrds.into_iter().map(file).collect();
     let drivers = root.clone().and_then(|r| look_into(r, summary.kernel_version.as_deref(), None));
-    finish(file(kernel), initrds, &header, summary, rules, drivers.zip(root))
+    let files = (file(kernel), initrds);
+    finish(files, &header, summary, rules, loader, drivers.zip(root))
 }
 
 /// The payload, with drivers that the guest lacks added to it: `drivers` is what is known of them,
 /// and how to read the root filesystem.
 fn finish(
-    kernel: PayloadFile,
-    mut initrds: Vec<PayloadFile>,
+    (kernel, mut initrds): (PayloadFile, Vec<PayloadFile>),
     header: &SetupHeader,
     mut summary: BootSummary,
     rules: &CmdlineRules,
+    loader: LoaderKind,
     drivers: Option<(Look, impl ReadAt + Send + 'static)>,
-) -> Result<Payload> {
+) -> Result<PlannedBoot> {
     if let Some((look, root)) = drivers.filter(|_| rules.selection.has(DRIVERS)) {
-        let room = cmdline_max(header).saturating_sub(summary.cmdline.len());
+        let room = cmdline_max(header, loader).saturating_sub(summary.cmdline.len());
         let extra = rules.replace.is_none() && room >= extra_initrd::PARAMETER_MAX;
         let remedy = remedy(&look, root, &initrds, &summary.cmdline, extra);
         summary.hardware = remedy.hardware;
@@ -129,8 +116,12 @@ fn finish(
             initrds.insert(0, initrd);
         }
     }
-    check_cmdline(&summary.cmdline, header)?;
-    Ok(Payload { kernel, initrds, cmdline: summary.cmdline.clone(), summary })
+    check_cmdline(&summary.cmdline, cmdline_max(header, loader))?;
+    let payload = Payload { kernel, initrds, cmdline: summary.cmdline.clone() };
+    if let Some(limits) = loader.limits() {
+        payload.check(&limits, loader.name())?;
+    }
+    Ok(PlannedBoot { payload, summary })
 }
 
 fn host_file(path: &Path) -> Result<Arc<RawImage>> {
@@ -152,11 +143,12 @@ pub(super) fn from_guest<R: ReadAt + Clone + Send + 'static>(
     others: &[Candidate<R>],
     wish: &GuestWish,
     rules: &CmdlineRules,
-) -> Result<Payload> {
+    loader: LoaderKind,
+) -> Result<PlannedBoot> {
     let all = [candidates, others].concat();
     let mut first_error = None;
     for (index, reader) in candidates {
-        match from_partition(*index, reader, &all, wish, rules) {
+        match from_partition(*index, reader, &all, wish, rules, loader) {
             Ok(payload) => return Ok(payload),
             Err(e) => drop(first_error.get_or_insert(e)),
         }
@@ -172,7 +164,8 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
     all: &[Candidate<R>],
     wish: &GuestWish,
     rules: &CmdlineRules,
-) -> Result<Payload> {
+    loader: LoaderKind,
+) -> Result<PlannedBoot> {
     let opened = guest_files::open(reader.clone(), wish)?;
     let boot = opened.boot;
     let header = check_kernel(&opened.kernel_head, &boot.kernel)?;
@@ -203,7 +196,7 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
         notes: boot.notes.into_iter().chain(changes).collect(),
         ..BootSummary::default()
     };
-    finish(kernel, files.collect(), &header, summary, rules, drivers)
+    finish((kernel, files.collect()), &header, summary, rules, loader, drivers)
 }
 
 /// The version of the kernel that starts with `head`, as `uname -r` says it.
@@ -217,13 +210,13 @@ fn check_kernel(head: &[u8], name: &str) -> Result<SetupHeader> {
         .map_err(|e| Error::new(e.kind(), format!("{name} cannot be booted: {e}")))
 }
 
-/// Longest command line in bytes, without its NUL.
-fn cmdline_max(header: &SetupHeader) -> usize {
-    (header.cmdline_size as usize).min(CMDLINE_MAX)
+/// Longest command line in bytes, without its NUL, that both the kernel and the loader take.
+fn cmdline_max(header: &SetupHeader, loader: LoaderKind) -> usize {
+    let most = loader.limits().map_or(usize::MAX, |limits| limits.cmdline);
+    (header.cmdline_size as usize).min(most)
 }
 
-fn check_cmdline(cmdline: &str, header: &SetupHeader) -> Result<()> {
-    let most = cmdline_max(header);
+fn check_cmdline(cmdline: &str, most: usize) -> Result<()> {
     if cmdline.len() > most {
         return Err(Error::new(
             ErrorKind::TooLarge,

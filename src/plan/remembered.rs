@@ -144,7 +144,7 @@ impl Remembered {
             (
                 "bootloader",
                 options.bootloader.is_some_and(|v| v != shape.bootloader),
-                lower(&shape.bootloader),
+                shape.bootloader.to_string(),
             ),
             (
                 "disk-id",

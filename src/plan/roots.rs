@@ -54,8 +54,8 @@ impl CmdlineRules {
         let root = named(cmdline)
             .or_else(|| self.root_hint.as_deref().and_then(named))
             .or_else(|| likely_root.and_then(|i| self.partitions.get(i)))
-            .or_else(|| self.partitions.iter().find(|p| p.kind == PartitionKind::Linux));
-        let swap = self.partitions.iter().find(|p| p.kind == PartitionKind::Swap);
+            .or_else(|| self.partitions.iter().find(|p| p.kind.may_hold_root()));
+        let swap = self.partitions.iter().find(|p| p.kind.is_swap());
         // What is inside of a partition without a UUID has some that nobody has read.
         let uuids: Option<Vec<String>> = self.partitions.iter().map(|p| p.uuid.clone()).collect();
         let adapted = adapt(
@@ -77,7 +77,7 @@ impl CmdlineRules {
     /// The partition that the last `root=` among `words` means.
     pub(super) fn root_of(&self, words: &str) -> Option<&PartitionNames> {
         // Without a config the numbers are ours, and the guest's /dev/xvda2 may be our swap.
-        self.find(&last_value(words, "root")?).filter(|p| p.kind == PartitionKind::Linux)
+        self.find(&last_value(words, "root")?).filter(|p| p.kind.may_hold_root())
     }
 
     /// As [`Self::root_of`], as an index into the partitions.
@@ -108,7 +108,7 @@ impl CmdlineRules {
         let resumes = said("resume=") || said("noresume");
         if let Some(device) = habits.resume.as_ref().filter(|_| has_initrd && !resumes) {
             if self.selection.has(RESUME) {
-                let mut swaps = self.partitions.iter().filter(|p| p.kind == PartitionKind::Swap);
+                let mut swaps = self.partitions.iter().filter(|p| p.kind.is_swap());
                 let word = match swaps.find_map(|p| p.uuid.as_ref()) {
                     Some(uuid) => format!("resume=UUID={uuid}"),
                     None => "noresume".to_owned(),

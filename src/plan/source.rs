@@ -1,6 +1,6 @@
 //! Opening images and making sure that they are what a disk can be made of.
 
-use super::options::{Bootloader, SourceOptions};
+use super::options::SourceOptions;
 use crate::fs::ReadAt;
 use crate::fs::probe::{self, Content};
 use crate::image::{Claim, Image, RawImage, check_unused, claim};
@@ -95,7 +95,8 @@ impl SourceImage {
     /// # Errors
     /// [`ErrorKind::Unsupported`] with what it is and what to do.
     pub(super) fn require_bootable(&self, path: &Path, options: &SourceOptions) -> Result<()> {
-        let told = options.kernel.is_some() || options.bootloader == Some(Bootloader::None);
+        let no_kernel = options.bootloader.is_some_and(|l| l.limits().is_none());
+        let told = options.kernel.is_some() || no_kernel;
         let advice = match self.content {
             Content::Swap { .. } => "name the root image first; swap is synthesised (--swap SIZE)",
             Content::Ext { .. } | Content::Xfs { .. } | Content::Btrfs { .. } => return Ok(()),
