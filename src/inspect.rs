@@ -13,7 +13,7 @@ pub use kernels::{InitrdReport, KernelFormat, KernelReport};
 pub use partitions::{DiskReport, Journal, PartitionReport};
 pub use verdict::{Answer, Verdict};
 
-use crate::adapt::Edit;
+use crate::edit::Edit;
 use crate::fs::GuestFs;
 use crate::fs::open::open_fs;
 use crate::guest::about::{

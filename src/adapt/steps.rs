@@ -19,8 +19,9 @@ mod systemd_console;
 pub(super) mod test;
 mod upstart;
 
-use super::draft::Draft;
+use super::Devices;
 use crate::Result;
+use crate::edit::Draft;
 
 /// One kind of edit. It drafts nothing for what is as it should be, so it drafts nothing for what
 /// it has already edited.
@@ -29,7 +30,7 @@ pub struct Step {
     pub name: &'static str,
     /// What it does, in a line; printed in `docs/adaptation.md`.
     pub what: &'static str,
-    pub(super) draft: fn(&mut Draft) -> Result<()>,
+    pub(super) draft: fn(&mut Draft, &Devices) -> Result<()>,
 }
 
 /// All steps, in the order in which they are taken.

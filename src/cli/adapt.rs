@@ -3,7 +3,7 @@
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
 use super::printable::{in_a_line, printable};
-use crate::adapt::{Change, Content, Edit};
+use crate::edit::{Change, Content, Edit};
 use crate::plan::{OverlayChoice, Plan};
 use crate::run::{Stop, once};
 use crate::{Error, ErrorKind, Result};
@@ -138,7 +138,7 @@ fn unified(old: &[u8], new: &[u8], path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::Access;
+    use crate::edit::Access;
 
     fn shown(path: &str, change: Change) -> String {
         diff(&Edit { path: path.into(), change, why: String::new(), step: "test" })

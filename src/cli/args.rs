@@ -1,8 +1,8 @@
 //! Arguments that several subcommands share.
 
 use crate::adapt::Selection;
-use crate::adapt::identity::Identity;
 use crate::guest::select::EntrySelector;
+use crate::identity::Identity;
 use crate::layout::{TableKind, parse_disk_id, parse_size};
 use crate::loader::LoaderKind;
 use crate::plan::{CloudInit, SourceOptions};

@@ -1,6 +1,6 @@
 //! Options about who the guest is, for the commands that edit it in an overlay.
 
-use crate::adapt::identity::{CopyIn, Hostname, Identity, PasswordHash, RootUuid, Script, SshKeys};
+use crate::identity::{CopyIn, Hostname, Identity, PasswordHash, RootUuid, Script, SshKeys};
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;

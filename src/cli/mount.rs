@@ -5,8 +5,8 @@ use super::detach::{self, Role};
 use super::helper;
 use super::identity::IdentityArgs;
 use super::printable::{in_a_line, printable};
-use crate::adapt::Edit;
 use crate::disk::temporary_dir;
+use crate::edit::Edit;
 use crate::fuse::{
     FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
 };

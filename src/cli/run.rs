@@ -69,7 +69,7 @@ pub(super) fn internal(args: Internal) -> Result<()> {
         Internal::Exec { signal, parent, keep_mask, words } => {
             crate::run::exec(signal, parent, keep_mask, &words)
         }
-        Internal::EditMounted => crate::adapt::kernel_driver::run_job(),
+        Internal::EditMounted => crate::edit::kernel_driver::run_job(),
         Internal::Sweep { mount, temporary } => {
             crate::finalize::sweep(mount.as_deref(), temporary.as_deref())
         }

@@ -3,7 +3,8 @@
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
 use crate::Result;
-use crate::adapt::{Device, Devices, Edit, apply, check_room, propose, set_uuid};
+use crate::adapt::{Device, Devices, propose};
+use crate::edit::{Edit, apply, check_room, set_uuid};
 use crate::fs::ReadAt;
 use crate::fs::open::open_fs;
 use crate::fs::probe::{HEAD_LEN, probe};

@@ -7,7 +7,7 @@
 use super::extra_initrd::{self, Look};
 use super::guest::GuestWish;
 use super::payload::kernel_version;
-use crate::adapt::{Habits, habits};
+use crate::adapt::LegacySettings;
 use crate::disk::{RegionFile, Source};
 use crate::fs::open::open_fs;
 use crate::fs::{GuestFile, GuestFs, ReadAt};
@@ -37,7 +37,7 @@ pub(super) struct Opened {
     /// Whether this is a root filesystem, and not a separate /boot.
     pub(super) is_root: bool,
     /// What of its configuration the command line must answer.
-    pub(super) habits: Habits,
+    pub(super) habits: LegacySettings,
     /// What it tells of the kernel's drivers, if it has modules for it.
     pub(super) drivers: Option<Look>,
     /// When the oldest initrd was made, in seconds since 1970.
@@ -182,7 +182,7 @@ struct Found {
     kernel_head: Vec<u8>,
     files: Vec<FoundFile>,
     is_root: bool,
-    habits: Habits,
+    habits: LegacySettings,
     drivers: Option<Look>,
     made: Option<i64>,
 }
@@ -221,7 +221,7 @@ fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'
         open.push(file);
     }
     let is_root = fs.stat("/etc").is_ok();
-    let habits = habits(fs);
+    let habits = LegacySettings::of(fs);
     let drivers = extra_initrd::look(fs, kernel_version(&kernel_head).as_deref(), made);
     Ok((Found { boot, kernel_head, files, is_root, habits, drivers, made }, open))
 }
@@ -255,9 +255,9 @@ fn boot_of(fs: &dyn GuestFs, wish: &GuestWish) -> Result<Boot> {
     Ok(boot)
 }
 
-/// The habits of the guest whose root filesystem is in `reader`; none when it cannot be read.
-pub(super) fn habits_of(reader: impl ReadAt + Send + 'static) -> Habits {
-    open_fs(reader).map(|fs| habits(&*fs)).unwrap_or_default()
+/// The legacy settings of the guest whose root filesystem is in `reader`; none when it cannot be read.
+pub(super) fn habits_of(reader: impl ReadAt + Send + 'static) -> LegacySettings {
+    open_fs(reader).map(|fs| LegacySettings::of(&*fs)).unwrap_or_default()
 }
 
 /// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` when it

@@ -2,8 +2,8 @@
 
 use super::seed::CloudInit;
 use crate::adapt::Selection;
-use crate::adapt::identity::Identity;
 use crate::guest::select::EntrySelector;
+use crate::identity::Identity;
 use crate::layout::TableKind;
 use crate::loader::LoaderKind;
 use serde::{Deserialize, Serialize};

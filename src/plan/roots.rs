@@ -1,6 +1,6 @@
 //! Which partition is meant: from the names that a Xen guest uses to those that hold on KVM.
 
-use crate::adapt::{Habits, NETWORK, RESUME, Selection};
+use crate::adapt::{LegacySettings, NETWORK, RESUME, Selection};
 use crate::guest::cmdline::{CmdlineContext, adapt};
 use crate::guest::device::MachineDevice;
 use crate::layout::PartitionKind;
@@ -86,11 +86,11 @@ impl CmdlineRules {
         self.partitions.iter().position(|p| std::ptr::eq(p, root))
     }
 
-    /// `cmdline`, with an answer to the guest's habits, and why.
+    /// `cmdline`, with an answer to the guest's legacy settings, and why.
     pub(super) fn with_habits(
         &self,
         cmdline: String,
-        habits: &Habits,
+        habits: &LegacySettings,
         has_initrd: bool,
     ) -> (String, Vec<String>) {
         let said = |key: &str| cmdline.split_ascii_whitespace().any(|w| w.starts_with(key));
@@ -99,14 +99,14 @@ impl CmdlineRules {
         if self.replace.is_some() {
             return (cmdline, whys);
         }
-        if habits.old_names && self.selection.has(NETWORK) && !said("net.ifnames=") {
+        if habits.old_interface_names && self.selection.has(NETWORK) && !said("net.ifnames=") {
             added.push("net.ifnames=0".to_owned());
             whys.push(
                 "net.ifnames=0 added: the guest's network configuration names eth0 or enX0".into(),
             );
         }
         let resumes = said("resume=") || said("noresume");
-        if let Some(device) = habits.resume.as_ref().filter(|_| has_initrd && !resumes) {
+        if let Some(device) = habits.resume_device.as_ref().filter(|_| has_initrd && !resumes) {
             if self.selection.has(RESUME) {
                 let mut swaps = self.partitions.iter().filter(|p| p.kind.is_swap());
                 let word = match swaps.find_map(|p| p.uuid.as_ref()) {
@@ -228,7 +228,10 @@ mod tests {
     fn habits() {
         let rules = rules();
         let with = |cmdline: &str, old_names, resume: Option<&str>, has_initrd| {
-            let habits = Habits { old_names, resume: resume.map(str::to_owned) };
+            let habits = LegacySettings {
+                old_interface_names: old_names,
+                resume_device: resume.map(str::to_owned),
+            };
             rules.with_habits(cmdline.into(), &habits, has_initrd).0
         };
         assert_eq!(with("ro", false, None, true), "ro");

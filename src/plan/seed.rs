@@ -1,8 +1,8 @@
 //! The disk for cloud-init.
 
 use super::build::PlannedDisk;
-use crate::adapt::identity::Hostname;
 use crate::disk::{Disk, Region, RegionKind, RegionTable, Source};
+use crate::identity::Hostname;
 use crate::layout::{Ids, SEED_FILE_MAX, Seed};
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;

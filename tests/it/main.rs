@@ -12,5 +12,6 @@ mod guest;
 mod harness_selftest;
 mod inspect;
 mod loader;
+mod rooms;
 mod run;
 mod xen;

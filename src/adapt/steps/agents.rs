@@ -6,7 +6,8 @@
 use super::Step;
 use super::systemd_console::enabled;
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "agents",
@@ -43,7 +44,7 @@ const UNITS: &str = "/etc/systemd/system";
 const UNIT_DIRS: [&str; 4] =
     [UNITS, "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
-fn draft(draft: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     units(draft);
     links(draft);
     for agent in AGENTS {

@@ -2,7 +2,7 @@
 //! `xvc0`, are not there on KVM, and the serial port is.
 
 use super::lines::words;
-use crate::adapt::draft::Draft;
+use crate::edit::Draft;
 
 /// The serial port.
 pub(super) const SERIAL: &str = "ttyS0";

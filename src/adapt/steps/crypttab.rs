@@ -6,7 +6,7 @@ use super::fstab::{replace_field, with_options};
 use super::lines::edit_lines;
 use crate::Result;
 use crate::adapt::devices::{Devices, Meaning};
-use crate::adapt::draft::Draft;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "crypttab",
@@ -17,8 +17,7 @@ pub(super) const STEP: Step = Step {
 /// As in fstab.
 const NOT_MISSED: [&str; 2] = ["nofail", "x-systemd.device-timeout=5s"];
 
-fn draft(draft: &mut Draft) -> Result<()> {
-    let devices = draft.devices();
+fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     draft.edit("/etc/crypttab", |text| edit_lines(text, |line| entry(line, devices)));
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::lines::{in_short, is_comment};
 use super::{Step, crypttab};
 use crate::Result;
 use crate::adapt::devices::{Device, Devices, Meaning};
-use crate::adapt::draft::Draft;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "fstab",
@@ -16,8 +16,7 @@ pub(super) const STEP: Step = Step {
     draft,
 };
 
-fn draft(draft: &mut Draft) -> Result<()> {
-    let devices = draft.devices();
+fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     let crypttab = draft.text("/etc/crypttab").unwrap_or_default();
     let closed = crypttab::closed(&crypttab, devices);
     let missed = Missed::by(draft);

@@ -2,7 +2,8 @@
 
 use super::Step;
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 /// Name of the step.
 pub const DRIVERS: &str = "initrd";
@@ -14,6 +15,6 @@ pub(super) const STEP: Step = Step {
 };
 
 /// What there is to do is done in the boot gap, and no file of the guest changes.
-fn draft(_: &mut Draft) -> Result<()> {
+fn draft(_: &mut Draft, _: &Devices) -> Result<()> {
     Ok(())
 }

@@ -5,7 +5,8 @@ use super::Step;
 use super::console::{SERIAL, is_systemd, names_serial, xen_tty};
 use super::lines::{comment_out, edit_lines, is_comment, replace_word};
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "inittab",
@@ -13,7 +14,7 @@ pub(super) const STEP: Step = Step {
     draft,
 };
 
-fn draft(draft: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     if !is_systemd(draft) {
         draft.edit("/etc/inittab", edit);
     }

@@ -7,7 +7,8 @@
 use super::Step;
 use super::lines::{assigned, comment_out, edit_lines, replace_word};
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "modprobe",
@@ -18,7 +19,7 @@ pub(super) const STEP: Step = Step {
 const ALIASES: [&str; 3] = ["/etc/modprobe.conf", "/etc/modprobe.conf.local", "/etc/modules.conf"];
 const LISTS: [&str; 1] = ["/etc/modules"];
 
-fn draft(draft: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     let mut aliases = draft.paths("/etc/modprobe.d");
     aliases.extend(ALIASES.map(str::to_owned));
     for file in aliases {

@@ -8,8 +8,8 @@ use super::Step;
 use super::lines::{assigned, edit_lines};
 use super::systemd_console::enabled;
 use crate::Result;
-use crate::adapt::devices::Meaning;
-use crate::adapt::draft::Draft;
+use crate::adapt::devices::{Devices, Meaning};
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "mount-units",
@@ -19,8 +19,7 @@ pub(super) const STEP: Step = Step {
 
 const UNITS: &str = "/etc/systemd/system";
 
-fn draft(draft: &mut Draft) -> Result<()> {
-    let devices = draft.devices();
+fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     for path in draft.paths(UNITS) {
         let is_swap = path.ends_with(".swap");
         if !is_swap && !path.ends_with(".mount") {
@@ -63,7 +62,6 @@ fn disable(draft: &mut Draft, path: &str, what: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::Devices;
     use crate::adapt::steps::test::{applied, raw_edits};
     use crate::fs::GuestFs;
     use crate::fs::MemFs;

@@ -12,8 +12,8 @@ mod stale;
 use super::Step;
 use super::lines::is_comment;
 use crate::Result;
-use crate::adapt::draft::Draft;
-use crate::adapt::{Devices, MAX_FILE};
+use crate::adapt::Devices;
+use crate::edit::{Draft, MAX_FILE};
 use crate::fs::GuestFs;
 use cards::Cards;
 
@@ -26,8 +26,8 @@ pub(super) const STEP: Step = Step {
     draft,
 };
 
-fn draft(draft: &mut Draft) -> Result<()> {
-    let mut cards = Cards::new(draft);
+fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
+    let mut cards = Cards::new(draft, devices);
     stale::draft(draft, &mut cards);
     netplan::draft(draft, &mut cards);
     networkd::draft(draft, &mut cards);

@@ -5,12 +5,13 @@ use super::Step;
 use super::console::{SERIAL, is_xen_tty};
 use super::lines::replace_word;
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step =
     Step { name: "openrc", what: "OpenRC's `agetty.hvc0` becomes `agetty.ttyS0`", draft };
 
-fn draft(draft: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     for runlevel in draft.paths("/etc/runlevels") {
         for name in draft.names(&runlevel) {
             let Some(tty) = name.strip_prefix("agetty.").filter(|tty| is_xen_tty(tty)) else {

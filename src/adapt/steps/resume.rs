@@ -7,9 +7,8 @@
 use super::Step;
 use super::lines::{assigned, edit_lines};
 use crate::Result;
-use crate::adapt::MAX_FILE;
 use crate::adapt::devices::{Devices, Meaning};
-use crate::adapt::draft::Draft;
+use crate::edit::{Draft, MAX_FILE};
 use crate::fs::GuestFs;
 use crate::guest::device::MachineDevice;
 
@@ -25,8 +24,7 @@ pub(super) const STEP: Step = Step {
 const INITRAMFS_TOOLS: &str = "/etc/initramfs-tools";
 const USWSUSP: [&str; 2] = ["/etc/uswsusp.conf", "/etc/suspend.conf"];
 
-fn draft(draft: &mut Draft) -> Result<()> {
-    let devices = draft.devices();
+fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     let mut files = draft.paths(&format!("{INITRAMFS_TOOLS}/conf.d"));
     files.push(format!("{INITRAMFS_TOOLS}/initramfs.conf"));
     for file in files {

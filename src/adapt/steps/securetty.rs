@@ -5,7 +5,8 @@ use super::Step;
 use super::console::{SERIAL, is_xen_tty, names_serial};
 use super::lines::is_comment;
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "securetty",
@@ -13,7 +14,7 @@ pub(super) const STEP: Step = Step {
     draft,
 };
 
-fn draft(draft: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     if is_read(draft) {
         draft.edit("/etc/securetty", edit);
     }

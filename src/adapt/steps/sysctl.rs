@@ -4,7 +4,8 @@
 use super::Step;
 use super::lines::{comment_out, edit_lines};
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "sysctl",
@@ -12,7 +13,7 @@ pub(super) const STEP: Step = Step {
     draft,
 };
 
-fn draft(draft: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     let mut files = draft.paths("/etc/sysctl.d");
     files.retain(|path| path.ends_with(".conf"));
     files.push("/etc/sysctl.conf".into());

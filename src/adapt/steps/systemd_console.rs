@@ -6,7 +6,8 @@
 use super::Step;
 use super::console::xen_tty;
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "systemd-console",
@@ -16,7 +17,7 @@ pub(super) const STEP: Step = Step {
 
 const UNITS: &str = "/etc/systemd/system";
 
-fn draft(draft: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     for link in enabled(draft) {
         let name = link.rsplit('/').next().unwrap_or_default();
         if name.contains("getty@")

@@ -1,15 +1,16 @@
 //! What the steps' tests have in common.
 
 use super::Step;
-use crate::adapt::draft::Draft;
-use crate::adapt::{Change, Content, Devices, Edit};
+use crate::adapt::Devices;
+use crate::edit::Draft;
+use crate::edit::{Change, Content, Edit};
 use crate::fs::MemFs;
 
 /// The edits of one step.
 pub fn raw_edits(fs: &MemFs, step: &Step, devices: &Devices) -> Vec<Edit> {
-    let mut draft = Draft::new(fs, devices);
+    let mut draft = Draft::new(fs);
     draft.begin(step.name);
-    (step.draft)(&mut draft).unwrap();
+    (step.draft)(&mut draft, devices).unwrap();
     draft.finish()
 }
 

@@ -5,7 +5,8 @@ use super::Step;
 use super::console::{SERIAL, is_systemd, names_serial, xen_tty};
 use super::lines::{is_comment, replace_word};
 use crate::Result;
-use crate::adapt::draft::Draft;
+use crate::adapt::Devices;
+use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
     name: "upstart",
@@ -15,7 +16,7 @@ pub(super) const STEP: Step = Step {
 
 const DIRS: [&str; 2] = ["/etc/init", "/etc/event.d"];
 
-fn draft(draft: &mut Draft) -> Result<()> {
+fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     if is_systemd(draft) {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::process::{run, run_text};
-use synthdisk::adapt::{Access, Change, Content, Edit, apply};
+use synthdisk::edit::{Access, Change, Content, Edit, apply};
 
 /// A filesystem of `kind` with blocks of `block` bytes, and `/etc/long` of `len` bytes in it.
 fn image(dir: &Path, kind: &str, block: u32, len: usize) -> PathBuf {

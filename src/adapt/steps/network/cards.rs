@@ -2,7 +2,7 @@
 
 use super::{PLACES, old_name, stale};
 use crate::adapt::Devices;
-use crate::adapt::draft::Draft;
+use crate::edit::Draft;
 
 /// The cards that the new machine does not have.
 pub(super) struct Cards<'a> {
@@ -16,8 +16,7 @@ pub(super) struct Cards<'a> {
 
 impl<'a> Cards<'a> {
     /// As the guest's files name them.
-    pub fn new(draft: &Draft<'a>) -> Self {
-        let devices = draft.devices();
+    pub fn new(draft: &Draft, devices: &'a Devices) -> Self {
         let files = PLACES.iter().chain(&stale::RULES).flat_map(|place| {
             let mut files = draft.paths(place);
             files.push((*place).to_owned());

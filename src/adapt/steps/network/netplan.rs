@@ -3,8 +3,8 @@
 //! are. cloud-init writes such files.
 
 use super::cards::Cards;
-use crate::adapt::draft::Draft;
 use crate::adapt::steps::lines::{comment_out, in_short, is_comment};
+use crate::edit::Draft;
 
 pub(super) const DIR: &str = "/etc/netplan";
 

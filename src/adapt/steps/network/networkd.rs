@@ -2,8 +2,8 @@
 //! becomes one on the name of the card in its place.
 
 use super::cards::Cards;
-use crate::adapt::draft::Draft;
 use crate::adapt::steps::lines::{assigned, comment_out, edit_lines, is_comment};
+use crate::edit::Draft;
 
 pub(super) const DIR: &str = "/etc/systemd/network";
 

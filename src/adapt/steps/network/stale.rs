@@ -4,8 +4,8 @@
 //! ether` in interfaces(5) or `MACADDR`, stays.
 
 use super::cards::Cards;
-use crate::adapt::draft::Draft;
 use crate::adapt::steps::lines::{assigned, comment_out, edit_lines};
+use crate::edit::Draft;
 
 /// Where udev's rules are, and files of nameif and its like.
 pub(super) const RULES: [&str; 3] = ["/etc/udev/rules.d", "/etc/mactab", "/etc/iftab"];

@@ -40,7 +40,6 @@ pub(super) fn on_root(draft: &Draft, path: &str, option: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::Devices;
     use crate::fs::MemFs;
 
     #[test]
@@ -49,8 +48,8 @@ mod tests {
                      UUID=c none swap sw 0 0\nUUID=d /srv ext4 noauto 0 0\ntmpfs /tmp tmpfs\n";
         let fs =
             MemFs::new().file("/etc/fstab", fstab).symlink("/users", "home").file("/home/u/x", "");
-        let (devices, fs) = (Devices::default(), &fs);
-        let draft = Draft::new(fs, &devices);
+        let fs = &fs;
+        let draft = Draft::new(fs);
         for path in ["/root", "/opt/x", "/srv/x", "/homestead", "/"] {
             assert!(on_root(&draft, path, "-").is_ok(), "{path}");
         }

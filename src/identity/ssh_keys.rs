@@ -1,7 +1,7 @@
 //! Who may log in by key: `authorized_keys` of sshd(8).
 
 use super::{Draft, cannot, mounts, text_of};
-use crate::adapt::{Access, Content};
+use crate::edit::{Access, Content};
 use crate::{Error, ErrorKind, Result};
 
 /// Public keys of one user of the guest.

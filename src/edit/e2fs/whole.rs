@@ -12,7 +12,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] without e2fsprogs, [`ErrorKind::Io`] with what its tools say.
-pub(in crate::adapt) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
+pub(in crate::edit) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
     let found = format(partition)?;
     let tools = Tools { partition, now: now(&found) };
     if found.needs_recovery {
@@ -26,7 +26,7 @@ pub(in crate::adapt) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] with what there is and what is needed.
-pub(in crate::adapt) fn check_room(partition: &Path, lens: &[u64]) -> Result<()> {
+pub(in crate::edit) fn check_room(partition: &Path, lens: &[u64]) -> Result<()> {
     let Some(room) = Room::parse(&super::superblock(partition)?) else { return Ok(()) };
     let wanted =
         lens.iter().map(|len| len.div_ceil(room.block_size).saturating_mul(room.block_size));

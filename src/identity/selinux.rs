@@ -1,7 +1,7 @@
 //! Labels for new files where SELinux insists on them.
 
 use super::Draft;
-use crate::adapt::{Access, Change, Content};
+use crate::edit::{Access, Change, Content};
 
 /// Have the guest label its files at the next boot when it has new ones and enforces SELinux:
 /// they have the label of their directory, which for some (keys of SSH, scripts) is not the right one. See selinux-autorelabel(8).

@@ -2,7 +2,7 @@
 //! Without one an enforcing guest's services may not read it.
 
 use super::{Tools, quoted};
-use crate::adapt::{Change, Edit};
+use crate::edit::{Change, Edit};
 use crate::{Error, ErrorKind, Result};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

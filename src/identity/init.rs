@@ -45,12 +45,11 @@ pub(super) fn run_level(draft: &Draft, level: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::Devices;
     use crate::fs::MemFs;
 
     #[test]
     fn whose_init_it_is() {
-        let of = |fs: MemFs| Init::of(&Draft::new(&fs, &Devices::default()));
+        let of = |fs: MemFs| Init::of(&Draft::new(&fs));
         let debian = MemFs::new()
             .file("/usr/lib/systemd/systemd", "")
             .symlink("/lib", "usr/lib")
@@ -67,6 +66,6 @@ mod tests {
         assert_eq!(of(alpine), Some(Init::OpenRc));
         assert_eq!(of(MemFs::new().file("/sbin/init", "")), None);
         let suse = MemFs::new().file("/sbin/init", "").file("/etc/init.d/rc3.d/S01x", "");
-        assert_eq!(run_level(&Draft::new(&suse, &Devices::default()), "3"), "/etc/init.d/rc3.d");
+        assert_eq!(run_level(&Draft::new(&suse), "3"), "/etc/init.d/rc3.d");
     }
 }

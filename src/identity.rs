@@ -25,8 +25,8 @@ pub use password::PasswordHash;
 pub use root_uuid::{RootUuid, UuidChange};
 pub use ssh_keys::SshKeys;
 
-use super::draft::Draft;
-use super::{Devices, Edit, Selection};
+use crate::adapt::{Devices, Selection, draft_steps};
+use crate::edit::{Draft, Edit};
 use crate::fs::GuestFs;
 use crate::{Error, ErrorKind, Result};
 
@@ -73,7 +73,7 @@ pub struct Clone<'a> {
     pub uuid: Option<&'a UuidChange>,
 }
 
-/// As [`propose`](super::propose), with what makes the guest somebody of its own.
+/// As [`propose`](crate::adapt::propose), with what makes the guest somebody of its own.
 ///
 /// # Errors
 /// Those of reading the filesystem; [`ErrorKind::Invalid`], [`ErrorKind::Unsupported`] and
@@ -84,9 +84,9 @@ pub fn propose_with_identity(
     selection: &Selection,
     clone: Clone<'_>,
 ) -> Result<Vec<Edit>> {
-    let mut drafted = Draft::new(root, devices);
+    let mut drafted = Draft::new(root);
     let draft = &mut drafted;
-    super::draft_steps(draft, selection)?;
+    draft_steps(draft, devices, selection)?;
     let Identity { hostname, reset_machine_id, .. } = clone.identity;
     if let Some(change) = clone.uuid {
         draft.begin("root-uuid");
@@ -143,7 +143,7 @@ fn cannot(kind: ErrorKind, what: impl Into<String>) -> Error {
 #[cfg(test)]
 mod testing {
     use super::*;
-    use crate::adapt::{Change, Content};
+    use crate::edit::{Change, Content};
     use crate::fs::MemFs;
 
     /// What `draft` makes of `fs`: each edit with what a file then holds, `->` and the target of a
@@ -152,8 +152,7 @@ mod testing {
         fs: &MemFs,
         draft: impl FnOnce(&mut Draft) -> Result<()>,
     ) -> Result<Vec<(String, String)>> {
-        let devices = Devices::default();
-        let mut d = Draft::new(fs, &devices);
+        let mut d = Draft::new(fs);
         draft(&mut d)?;
         let shown = |edit: Edit| {
             let text = match edit.change {

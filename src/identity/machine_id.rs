@@ -9,7 +9,7 @@
 use super::Draft;
 use super::first_boot::{enable_in, start_with, write};
 use super::init::Init;
-use crate::adapt::MAX_FILE;
+use crate::edit::MAX_FILE;
 use crate::fs::{FileKind, GuestFs};
 use crate::{ErrorKind, Result};
 

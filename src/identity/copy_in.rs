@@ -1,7 +1,7 @@
 //! Files and directories of this host for the guest.
 
 use super::{Draft, cannot, mounts};
-use crate::adapt::{Access, Content};
+use crate::edit::{Access, Content};
 use crate::fs::{FileKind, GuestFile};
 use crate::{Error, ErrorKind, Result};
 use std::fs::{File, Metadata};

@@ -6,7 +6,7 @@
 
 use super::init::{Init, run_level};
 use super::{Draft, cannot};
-use crate::adapt::{Access, Content};
+use crate::edit::{Access, Content};
 use crate::{Error, ErrorKind, Result};
 use uuid::Uuid;
 

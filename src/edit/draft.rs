@@ -1,6 +1,6 @@
 //! The guest's root filesystem as it would be after the edits so far.
 
-use super::{Access, Change, Content, Devices, Edit, MAX_FILE};
+use super::{Access, Change, Content, Edit, MAX_FILE};
 use crate::fs::{FileKind, GuestFs};
 
 /// Files of one directory that are looked at, at most.
@@ -10,23 +10,23 @@ const MOST_IN_DIR: usize = 300;
 /// earlier one has changed.
 pub struct Draft<'a> {
     root: &'a dyn GuestFs,
-    devices: &'a Devices,
     step: &'static str,
     edits: Vec<Edit>,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(root: &'a dyn GuestFs, devices: &'a Devices) -> Self {
-        Self { root, devices, step: "", edits: Vec::new() }
+    /// An empty draft for the guest with this root filesystem.
+    pub fn new(root: &'a dyn GuestFs) -> Self {
+        Self { root, step: "", edits: Vec::new() }
     }
 
     /// What follows is wanted by the step `name`.
-    pub(super) fn begin(&mut self, name: &'static str) {
+    pub fn begin(&mut self, name: &'static str) {
         self.step = name;
     }
 
     /// The edits, in order.
-    pub(super) fn finish(self) -> Vec<Edit> {
+    pub fn finish(self) -> Vec<Edit> {
         self.edits
     }
 
@@ -38,11 +38,6 @@ impl<'a> Draft<'a> {
     /// The filesystem without any edits.
     pub fn root(&self) -> &'a dyn GuestFs {
         self.root
-    }
-
-    /// What the guest's old device names mean.
-    pub fn devices(&self) -> &'a Devices {
-        self.devices
     }
 
     /// Names in a directory of the guest and of what was drafted there; none when there is none.
@@ -243,8 +238,7 @@ mod tests {
     use crate::fs::MemFs;
 
     fn drafted(fs: &MemFs, work: impl FnOnce(&mut Draft)) -> Vec<(String, Change)> {
-        let devices = Devices::default();
-        let mut draft = Draft::new(fs, &devices);
+        let mut draft = Draft::new(fs);
         work(&mut draft);
         draft.finish().into_iter().map(|e| (e.path, e.change)).collect()
     }

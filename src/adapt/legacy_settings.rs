@@ -1,0 +1,23 @@
+//! Settings from a guest's time under Xen that only the kernel's command line can override.
+
+use super::steps::{network, resume};
+use crate::fs::GuestFs;
+
+/// Settings of the guest that its command line on KVM must answer.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LegacySettings {
+    /// Whether its network configuration names `eth0` or `enX0`.
+    pub old_interface_names: bool,
+    /// The device that its initrd was told to resume from when it was made.
+    pub resume_device: Option<String>,
+}
+
+impl LegacySettings {
+    /// Those of the guest with this root filesystem.
+    pub fn of(root: &dyn GuestFs) -> Self {
+        Self {
+            old_interface_names: network::old_interface_names(root),
+            resume_device: resume::configured(root),
+        }
+    }
+}
