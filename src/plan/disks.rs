@@ -9,6 +9,7 @@ use super::regions::RegionList;
 use super::remembered::{ImageMark, Remembered};
 use super::roots::PartitionNames;
 use super::source::SourceImage;
+use crate::bytes::ReadAt;
 use crate::disk::{Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Stacked};
 use crate::fs::probe::Content;
 use crate::image::{Image, common_mode};

@@ -4,8 +4,8 @@ use super::boot_area::BootArea;
 use super::guest::GuestWish;
 use super::payload::{BootSummary, Candidate, PlannedBoot, from_guest};
 use super::roots::CmdlineRules;
-use crate::disk::{BootPlanner, DiskBytes, Region};
-use crate::fs::ReadAt;
+use crate::bytes::{ReadAt, SharedBytes};
+use crate::disk::{BootPlanner, Region};
 use crate::loader::BootOrder;
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -47,7 +47,7 @@ impl BootPlanner for GuestPlanner {
         regions
     }
 
-    fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Vec<Region> {
+    fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region> {
         let frozen = |(index, reader): &Candidate<PartitionReader>| {
             (*index, PartitionReader { disk: Weak::clone(frozen), ..reader.clone() })
         };
@@ -66,13 +66,13 @@ pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
 /// own regions hold this.
 #[derive(Clone, Debug)]
 pub struct PartitionReader {
-    pub(super) disk: Weak<dyn DiskBytes>,
+    pub(super) disk: Weak<SharedBytes>,
     pub(super) start: u64,
     pub(super) len: u64,
 }
 
 impl ReadAt for PartitionReader {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -81,7 +81,7 @@ impl ReadAt for PartitionReader {
         self.disk.upgrade().ok_or_else(gone)?.read_at(buf, self.start + offset)
     }
 
-    fn size(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.len
     }
 }
