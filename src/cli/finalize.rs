@@ -9,11 +9,10 @@ use super::mount::{adapt, files, not_adapted};
 use super::printable::in_a_line;
 use crate::disk::temporary_dir;
 use crate::finalize::{
-    Backing, Contents, Conversion, DiskRange, Format, Input, LiveMount, LiveSnapshot, OpenFile,
-    Pending, Reflink, Request, Target, check_room, open_live_disk, shares_blocks, with_mount,
-    write_converted, write_delta, write_raw,
+    Backing, Contents, Conversion, Destination, DiskRange, Input, LiveMount, LiveSnapshot,
+    OpenFile, OutputFormat, Pending, Reflink, Request, SourceAccess, check_room, open_live_disk,
+    shares_blocks, with_mount, write_converted, write_delta, write_raw,
 };
-use crate::image::common_mode;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions, partition_file_name};
 use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};
@@ -71,7 +70,7 @@ struct ResultArgs {
 
     /// File format [default: what the output's name ends with (.qcow2, .vhd, .vhdx, .vmdk), else raw]
     #[arg(long, value_enum, conflicts_with = "delta")]
-    format: Option<Format>,
+    format: Option<OutputFormat>,
 
     /// Compress (qcow2, vmdk)
     #[arg(long)]
@@ -113,8 +112,8 @@ struct ResultArgs {
 
 impl ResultArgs {
     /// The format that was named, or that the output's name stands for.
-    fn format(&self) -> Format {
-        self.format.unwrap_or_else(|| Format::of_name(&self.output))
+    fn format(&self) -> OutputFormat {
+        self.format.unwrap_or_else(|| OutputFormat::of_name(&self.output))
     }
 }
 
@@ -122,7 +121,7 @@ impl ResultArgs {
 pub(super) fn run(args: FinalizeArgs) -> Result<()> {
     let mut result = args.result;
     if args.delta.is_some() {
-        result.format = Some(Format::Qcow2);
+        result.format = Some(OutputFormat::Qcow2);
     }
     let conversion = Conversion {
         format: result.format(),
@@ -130,7 +129,7 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
         options: result.options.clone(),
     };
     conversion.check()?;
-    if result.reflink == Reflink::Always && result.format() != Format::Raw {
+    if result.reflink == Reflink::Always && result.format() != OutputFormat::Raw {
         return Err(Error::new(
             ErrorKind::Usage,
             "--reflink always goes with --format raw: other formats have blocks of their own",
@@ -205,13 +204,14 @@ fn write_planned(
     plan.boot = None;
     let must_adapt = !options.identity.is_empty();
     let mut sources = plan.images.clone();
-    let mode = common_mode(&sources);
     sources.extend(plan.disks.iter().filter_map(|d| d.overlay.clone()));
+    sources.extend(options.kernel.into_iter().chain(options.initrds));
+    let access = SourceAccess::of(&sources);
     sources.extend(backing.iter().map(|b| b.path().to_path_buf()));
-    sources.extend(options.config.into_iter().chain(options.kernel).chain(options.initrds));
+    sources.extend(options.config);
     let chosen = plan.disks.iter().enumerate().filter(|(i, _)| over.is_none_or(|over| over == *i));
     let disks: Vec<_> = chosen.map(|(_, planned)| disk_of(planned)).collect();
-    let mut outputs = choose(&disks, result, &sources, mode, request.force)?;
+    let mut outputs = choose(&disks, result, &sources, &access, request.force)?;
     if let Some(over) = over {
         outputs.iter_mut().for_each(|output| output.index = over);
     }
@@ -248,7 +248,7 @@ fn write_planned(
         }
         Ok(())
     };
-    if result.format() != Format::Raw && backing.is_none() {
+    if result.format() != OutputFormat::Raw && backing.is_none() {
         return with_mount(files(&plan), |dir| {
             adapt_in(dir)?;
             let one = |output: Output| {
@@ -273,7 +273,7 @@ fn write_planned(
 impl ResultArgs {
     /// Whether each byte of data that goes to `dir` takes room there.
     fn takes_all(&self, dir: Option<&Path>) -> bool {
-        let shares = self.format() == Format::Raw
+        let shares = self.format() == OutputFormat::Raw
             && self.reflink != Reflink::Never
             && dir.is_some_and(shares_blocks);
         !self.compress && !shares
@@ -292,13 +292,13 @@ fn write_live(
         return Err(Error::new(ErrorKind::Unsupported, what));
     }
     let status = &live.status;
-    let mode = common_mode(&status.images);
     let disks: Vec<_> =
         live.disks().into_iter().map(|d| Disk::new(d.file, d.vdev, d.cdrom)).collect();
     let mut sources = status.images.clone();
     sources.extend(status.overlays.iter().cloned());
+    let access = SourceAccess::of(&sources);
     sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
-    let outputs = choose(&disks, result, &sources, mode, request.force)?;
+    let outputs = choose(&disks, result, &sources, &access, request.force)?;
     // All of them are taken before the first is read, so that they show almost the same moment.
     let mut sources = Vec::new();
     for output in outputs {
@@ -355,8 +355,8 @@ impl LiveSource {
         }
     }
 
-    fn write(self, target: Target, request: &Request<'_>) -> Result<Pending> {
-        let raw = request.conversion.format == Format::Raw;
+    fn write(self, target: Destination, request: &Request<'_>) -> Result<Pending> {
+        let raw = request.conversion.format == OutputFormat::Raw;
         match self {
             Self::Still(file) if raw => {
                 let file = OpenFile::new(file).map_err(|e| Error::io("cannot read the disk", e))?;

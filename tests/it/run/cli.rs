@@ -1,4 +1,4 @@
-//! `synthdisk run` with a QEMU that is a shell script: arguments, and what is left behind however
+//! `synthdisk run` with a QEMU that is a shell script: arguments, and what is left over however
 //! the command ends. Verdicts are in `run_verdicts.rs`, real guests in `boot_run.rs`.
 
 use std::fs;
@@ -170,7 +170,7 @@ fn a_run_that_is_killed_leaves_nothing() {
 
 #[test]
 fn a_run_that_is_killed_early_leaves_nothing() {
-    // At various moments of its start.
+    // At various moments while it starts.
     for millis in [1, 5, 10, 20, 40, 80] {
         let scene = Scene::new(STAY);
         let image = scene.path("web1.img");
