@@ -1,82 +1,26 @@
-//! Putting the guest together.
+//! Stage 4: put the disks together, let the boot area follow the guest, and plan the edits.
 
 use super::adapting::{Adaptation, adaptation};
-use super::candidates::{image_readers, preview, readers};
-use super::disks::{CreatedFile, Prepared, is_read_only};
-use super::gap::{GuestPlanner, PartitionReader, not_planned};
-use super::guest::{BootWish, DiskContent, GuestSpec, GuestWish};
-use super::guest_files::has_modules;
-use super::identity::{clone_edits, rename_root, root_of};
+use super::boot_choice::BootChoice;
+use super::candidates::readers;
+use super::clone::{clone_edits, rename_root, root_of};
+use super::cloud_init::seed_disk;
+use super::disk_builder::{CreatedFile, DiskBuilder};
+use super::disk_source::images_of;
+use super::guest_planner::{GuestPlanner, not_planned};
 use super::options::SourceOptions;
-use super::payload::{BootSummary, PlannedBoot, from_guest, from_host};
-use super::roots::CmdlineRules;
-use super::seed::seed_disk;
-use super::source::ImageReader;
-use crate::disk::Disk;
+use super::payload::from_guest;
+use super::planned_disk::{PlannedDisk, disk_file_name};
+use super::root_resolver::RootResolver;
+use super::survey::Survey;
+use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
+use crate::identity::UuidChange;
 use crate::image::Image;
-use crate::layout::{Ids, Layout};
-use crate::loader::{BootOrder, LoaderKind};
+use crate::loader::BootOrder;
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
-
-/// Where writes go.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum OverlayChoice {
-    /// Temporary overlays in this directory, gone at the end.
-    Temporary(PathBuf),
-    /// This file, created if need be; for a guest with one disk.
-    File(PathBuf),
-    /// A file per disk in this directory, created if need be.
-    Dir(PathBuf),
-    /// Nowhere: the disks are read-only.
-    ReadOnly,
-    /// Temporary overlays in `scratch`, over persistent ones that must exist and are only read.
-    Over {
-        /// [`OverlayChoice::File`] or [`OverlayChoice::Dir`].
-        below: Box<OverlayChoice>,
-        /// Directory of the temporary overlays.
-        scratch: PathBuf,
-    },
-}
-
-/// A disk that is ready to be served.
-#[derive(Debug)]
-pub struct PlannedDisk {
-    /// Name of its file in a mount: `disk.raw`, `disk-b.raw`, `cdrom-c.raw`.
-    pub file: String,
-    /// The guest's name for it under Xen: `xvda`.
-    pub vdev: String,
-    /// Its letters alone: `a`.
-    pub letters: String,
-    /// What it serves.
-    pub disk: Arc<Disk>,
-    /// Where its partitions lie; none when it is one image as it is.
-    pub layout: Option<Layout>,
-    /// Its identifiers, when they were made here.
-    pub ids: Option<Ids>,
-    /// The file in which its writes are kept, absolute.
-    pub overlay: Option<PathBuf>,
-    /// Whether it is a CD.
-    pub cdrom: bool,
-}
-
-impl PlannedDisk {
-    /// Name of a partition's file in a mount: `part1.raw` of `disk.raw`, `disk-b-part1.raw` of
-    /// `disk-b.raw`.
-    pub fn partition_file(&self, number: u32) -> String {
-        partition_file_name(&self.file, number)
-    }
-
-    /// A reader of a partition, through the overlay.
-    pub fn partition(&self, number: u32) -> Option<PartitionReader> {
-        let placed = self.layout.as_ref()?.partitions.iter().find(|p| p.number == number)?;
-        let (start, len) = (placed.start, placed.len);
-        let disk: Weak<Disk> = Arc::downgrade(&self.disk);
-        Some(PartitionReader { disk, start, len })
-    }
-}
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A guest's disks, ready to be served.
 #[derive(Debug)]
@@ -105,365 +49,177 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plan the disks that `options` describe, with their writes going where `choice` says.
-    ///
-    /// # Errors
-    /// A sentence for the user; nothing is left behind.
-    pub fn build(options: &SourceOptions, choice: &OverlayChoice) -> Result<Self> {
-        let identity = &options.identity;
-        if *choice == OverlayChoice::ReadOnly && !identity.is_empty() {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                "options like --hostname edit the guest in an overlay, which a read-only disk has \
-                 not; leave out one of the two",
-            ));
-        }
-        let mut spec = GuestSpec::read(options)?;
-        let first = spec.first_disk();
-        settle_boot(&mut spec, first);
-        let wanted = options.bootloader;
-        let loader = match spec.boot {
-            BootWish::Nothing => {
-                wanted.filter(|l| l.limits().is_none()).unwrap_or(LoaderKind::none())
-            }
-            BootWish::Guest(_) | BootWish::Host { .. } => wanted.unwrap_or_default(),
-        };
-        let paths = overlay_paths(&spec, choice)?;
-        let mut disks = Vec::new();
-        for ((i, source), path) in spec.disks.iter().enumerate().zip(paths) {
-            let first = first == Some(i);
-            disks.push(Prepared::new(source, options, loader, first, path, choice)?);
-        }
-        // The firmware boots from the first disk, so it is the first in every list.
-        let first = first.map(|i| &spec.disks[i]);
-        disks.sort_by_key(|d| {
-            let is_first = first.is_some_and(|f| std::ptr::eq(f, d.source));
-            (!is_first, matches!(d.source.content, DiskContent::Cdrom(_)))
-        });
-        let loader = disks[0].shape.bootloader;
-        let boot = if loader.limits().is_some() { spec.boot.clone() } else { BootWish::Nothing };
-
-        // The gap's size needs the payload, whose command line needs the table's kind, which needs
-        // the gap's size. For that only the length of what boots counts, and it is the same.
-        let guess = rules(&disks, options, &spec);
-        let previewed = preview(&boot, &guess, &disks)?;
-        let payload = previewed.as_ref().map(|boot| &boot.payload);
-        let grown = grown_partition(&disks[0], &spec);
-        for (i, disk) in disks.iter_mut().enumerate() {
-            disk.lay_out(payload.filter(|_| i == 0), grown.filter(|_| i == 0))?;
-        }
-
-        let mut rules = rules(&disks, options, &spec);
-        let mut uuid = None;
-        if let (Some(wish), BootWish::Host { initrds, cmdline, .. }) = (identity.root_uuid, &boot) {
-            // A kernel of this host has its command line for good, once it is planned.
-            let (words, _) = rules.adapt(cmdline, !initrds.is_empty(), None);
-            if let Some(root) = rules.root_index(&words) {
-                uuid = rename_root(&mut rules, root, wish, &disks)?;
-            }
-        }
-        let mut notes = spec.notes.clone();
-        let payload = match &boot {
-            BootWish::Nothing => None,
-            BootWish::Host { kernel, initrds, cmdline } => {
-                let payload = match previewed.filter(|_| guess.partitions == rules.partitions) {
-                    Some(payload) => payload,
-                    None => {
-                        let readers = image_readers(&disks[0]);
-                        from_host(kernel, initrds, cmdline, &rules, loader, readers)
-                            .map_err(|e| name_the_way_out(e, options))?
-                    }
-                };
-                notes.extend(missing_modules(&payload, &disks, options));
-                Some(payload)
-            }
-            // Where nothing was written yet, what the images show is what the disk shows.
-            BootWish::Guest(_) => previewed.filter(|_| {
-                guess.partitions == rules.partitions && !disks.iter().any(Prepared::has_overlay)
-            }),
-        };
-        let mut summary = None;
-        let mut order = BootOrder::Undecided;
-        if let (Some(boot), Some(_)) = (&payload, &disks[0].layout) {
-            summary = Some(boot.summary.clone());
-            order = BootOrder::Start(&boot.payload);
-        }
-
-        let mut created = Vec::new();
-        let mut planned = Vec::new();
-        for (i, disk) in disks.iter_mut().enumerate() {
-            let built = disk.build(
-                std::mem::replace(&mut order, BootOrder::Undecided),
-                choice,
-                &mut created,
-            )?;
-            let put_together = disk.layout.is_some();
-            let cdrom = matches!(disk.source.content, DiskContent::Cdrom(_));
-            planned.push(PlannedDisk {
-                file: disk_file_name(i, &disk.source.letters, cdrom),
-                vdev: disk.source.vdev.clone(),
-                letters: disk.source.letters.clone(),
-                overlay: disk.overlay_path.as_ref().and_then(|p| p.canonicalize().ok()),
-                disk: Arc::new(built),
-                layout: disk.layout.clone(),
-                ids: put_together.then_some(disk.ids),
-                cdrom,
-            });
-        }
-        if let (Some(wish), None) = (identity.root_uuid, &uuid) {
-            let words = summary.as_ref().map(|s| s.cmdline.clone());
-            let words = words.or_else(|| cmdline_now(&planned, &disks, &boot, &rules));
-            let root = root_of(&rules, words.as_deref(), &planned)?;
-            uuid = rename_root(&mut rules, root, wish, &disks)?;
-            if matches!(boot, BootWish::Guest(_)) {
-                // Its command line has another root now.
-                summary = None;
-            }
-        }
-        if let BootWish::Guest(wish) = &boot {
-            let latest = follow_guest(&planned, &disks, wish, rules.clone())?;
-            match summary.is_none().then(|| plan_gap(&planned[0], &latest)) {
-                None => {}
-                Some(Ok(boots)) => summary = Some(boots),
-                // What somebody has done to a guest in its overlay, they must be able to mend.
-                Some(Err(e)) if disks[0].has_overlay() => {
-                    notes.push(format!("nothing boots from this disk as it is now: {e}"));
-                }
-                Some(Err(e)) => return Err(e),
-            }
-        }
-        let adaptation = match &summary {
-            _ if !identity.is_empty() => {
-                let words = summary.as_ref().map(|s| s.cmdline.as_str());
-                Ok(clone_edits((&planned, &disks), &rules, words, uuid.as_ref(), options)?)
-            }
-            Some(summary) if *choice != OverlayChoice::ReadOnly => {
-                adaptation(&planned, &rules, &summary.cmdline, &mut notes)
-            }
-            _ => Ok(None),
-        };
-        let root = root_place(&planned, &rules, summary.as_ref());
-        if let Some(wanted) = &options.cloud_init {
-            planned.push(seed_disk(wanted, identity.hostname.as_ref(), &mut notes)?);
-        }
-        let images = disks.iter().flat_map(|d| super::disks::marks(d.source));
-        let images = images.map(|(_, image)| image.image.path().to_path_buf()).collect();
-        Ok(Self {
-            name: spec.name,
-            memory_mib: spec.memory_mib,
-            macs: spec.macs,
-            disks: planned,
-            boot: summary,
-            root,
-            adaptation,
-            images,
-            notes,
-            created,
-        })
-    }
-
     /// The mount has succeeded: new overlays stay.
     pub fn keep(&mut self) {
         self.created.drain(..).for_each(CreatedFile::keep);
     }
 }
 
+/// Make the disks of `survey` and all that goes with them.
+///
+/// # Errors
+/// Those of overlays, of a guest that cannot be booted, and of edits that cannot be made.
+pub(super) fn assemble(
+    mut survey: Survey,
+    choice: BootChoice,
+    options: &SourceOptions,
+    overlays: &OverlayChoice,
+) -> Result<Plan> {
+    let mut created = Vec::new();
+    let disks = build_disks(&mut survey.disks, choice.boot.as_ref(), overlays, &mut created)?;
+    let BootChoice { boot, mut resolver, mut uuid } = choice;
+    let Survey { guest, disks: builders } = survey;
+    let mut notes = guest.notes;
+    let mut summary = boot.map(|boot| boot.summary);
+    if uuid.is_none() {
+        let built = (&disks[..], &builders[..]);
+        uuid = change_uuid(built, &guest.boot, summary.as_ref(), &mut resolver, options)?;
+        // The guest's command line has another root now.
+        summary =
+            summary.filter(|_| uuid.is_none() || !matches!(guest.boot, BootRequest::Guest(_)));
+    }
+    if let BootRequest::Guest(request) = &guest.boot {
+        let latest = follow_guest(&disks, &builders, request, resolver.clone())?;
+        match summary.is_none().then(|| plan_boot_area(&disks[0], &latest)) {
+            None => {}
+            Some(Ok(boots)) => summary = Some(boots),
+            // A guest that was broken through its overlay must stay reachable for repair.
+            Some(Err(e)) if builders[0].has_overlay() => {
+                notes.push(format!("nothing boots from this disk as it is now: {e}"));
+            }
+            Some(Err(e)) => return Err(e),
+        }
+    }
+    let words = summary.as_ref().map(|s| s.cmdline.as_str());
+    let adaptation = if !options.identity.is_empty() {
+        Ok(clone_edits((&disks, &builders), &resolver, words, uuid.as_ref(), options)?)
+    } else {
+        let words = words.filter(|_| *overlays != OverlayChoice::ReadOnly);
+        words.map_or(Ok(None), |words| adaptation(&disks, &resolver, words, &mut notes))
+    };
+    let mut plan = Plan {
+        name: guest.name,
+        memory_mib: guest.memory_mib,
+        macs: guest.macs,
+        root: root_place(&disks, &resolver, summary.as_ref()),
+        disks,
+        boot: summary,
+        adaptation,
+        images: image_paths(&builders),
+        notes,
+        created,
+    };
+    if let Some(files) = &options.cloud_init {
+        let hostname = options.identity.hostname.as_ref();
+        plan.disks.push(seed_disk(files, hostname, &mut plan.notes)?);
+    }
+    Ok(plan)
+}
+
+/// Build all disks, with the loader of the first one starting `boot`.
+fn build_disks(
+    builders: &mut [DiskBuilder],
+    boot: Option<&PlannedBoot>,
+    overlays: &OverlayChoice,
+    created: &mut Vec<CreatedFile>,
+) -> Result<Vec<PlannedDisk>> {
+    let mut planned = Vec::new();
+    for (i, builder) in builders.iter_mut().enumerate() {
+        let boot = boot.filter(|_| i == 0);
+        let order = boot.map_or(BootOrder::Undecided, |boot| BootOrder::Start(&boot.payload));
+        let disk = Arc::new(builder.build(order, overlays, created)?);
+        let cdrom = builder.is_cdrom();
+        planned.push(PlannedDisk {
+            file: disk_file_name(i, &builder.source.letters, cdrom),
+            vdev: builder.source.vdev.clone(),
+            letters: builder.source.letters.clone(),
+            overlay: builder.overlay_path.as_ref().and_then(|p| p.canonicalize().ok()),
+            disk,
+            layout: builder.layout.clone(),
+            ids: builder.layout.is_some().then_some(builder.ids),
+            cdrom,
+        });
+    }
+    Ok(planned)
+}
+
+/// Give the root filesystem the UUID that `options` ask for, if they do.
+fn change_uuid(
+    (disks, builders): (&[PlannedDisk], &[DiskBuilder]),
+    boot: &BootRequest,
+    summary: Option<&BootSummary>,
+    resolver: &mut RootResolver,
+    options: &SourceOptions,
+) -> Result<Option<UuidChange>> {
+    let Some(wish) = options.identity.root_uuid else { return Ok(None) };
+    let words = summary.map(|s| s.cmdline.clone());
+    let words = words.or_else(|| cmdline_now(disks, builders, boot, resolver));
+    let root = root_of(resolver, words.as_deref(), disks)?;
+    rename_root(resolver, root, wish, builders)
+}
+
+/// Absolute paths of all images.
+fn image_paths(builders: &[DiskBuilder]) -> Vec<PathBuf> {
+    let images = builders.iter().flat_map(|d| images_of(&d.source));
+    images.map(|(_, image)| image.image.path().to_path_buf()).collect()
+}
+
 /// Where the root filesystem is: the command line says so, else the config's hint, else it is the
 /// first partition with a filesystem.
 fn root_place(
     planned: &[PlannedDisk],
-    rules: &CmdlineRules,
+    resolver: &RootResolver,
     boot: Option<&BootSummary>,
 ) -> Option<(usize, u32)> {
-    let hints = [boot.map(|b| b.cmdline.as_str()), rules.root_hint.as_deref()];
-    let named = hints.into_iter().flatten().find_map(|words| rules.root_of(words));
-    let first = || rules.partitions.iter().find(|p| p.kind.may_hold_root());
+    let hints = [boot.map(|b| b.cmdline.as_str()), resolver.root_hint.as_deref()];
+    let named = hints.into_iter().flatten().find_map(|words| resolver.root_of(words));
+    let first = || resolver.partitions.iter().find(|p| p.kind.may_hold_root());
     let root = named.or_else(first)?;
     let disk = planned.iter().position(|d| !d.cdrom && d.letters == root.disk)?;
     Some((disk, root.number))
 }
 
-/// A first disk that has its own partition table boots by itself.
-fn settle_boot(spec: &mut GuestSpec, first: Option<usize>) {
-    let whole = first.is_some_and(|i| matches!(spec.disks[i].content, DiskContent::Whole { .. }));
-    if !whole {
-        return;
-    }
-    if let BootWish::Host { kernel, .. } = &spec.boot {
-        spec.notes.push(format!(
-            "the first disk has a partition table and boots by its own boot loader; the kernel {} \
-             is not used (QEMU's -kernel would take it)",
-            kernel.display()
-        ));
-    }
-    spec.boot = BootWish::Nothing;
-}
-
-fn rules(disks: &[Prepared], options: &SourceOptions, spec: &GuestSpec) -> CmdlineRules {
-    CmdlineRules {
-        partitions: disks.iter().flat_map(Prepared::names).collect(),
-        append: options.append.clone(),
-        replace: options.cmdline.clone(),
-        selection: options.adapt.clone(),
-        same_names: options.config.is_some() || options.images.len() > 1,
-        complete: disks.iter().all(|d| matches!(d.source.content, DiskContent::Partitions(_))),
-        macs: spec.macs.clone(),
-        root_hint: spec.root_hint.clone(),
-    }
-}
-
-/// The partition that `--root-size` is about: the config's root, else the first listed.
-fn grown_partition(disk: &Prepared, spec: &GuestSpec) -> Option<u32> {
-    let hinted = spec.root_hint.as_deref().and_then(|hint| {
-        let rules = CmdlineRules { partitions: disk.names(), ..CmdlineRules::default() };
-        rules.root_of(hint).filter(|p| p.kind.may_hold_root()).map(|p| p.number)
-    });
-    hinted.or_else(|| disk.first_listed().map(|p| p.number))
-}
-
 /// The command line that the guest's own boot configuration has now.
 fn cmdline_now(
     planned: &[PlannedDisk],
-    prepared: &[Prepared],
-    boot: &BootWish,
-    rules: &CmdlineRules,
+    builders: &[DiskBuilder],
+    boot: &BootRequest,
+    resolver: &RootResolver,
 ) -> Option<String> {
-    let BootWish::Guest(wish) = boot else { return None };
-    let [candidates, others] = readers(planned, prepared);
-    let loader = prepared[0].shape.bootloader;
-    let boot = from_guest(&candidates, &others, wish, rules, loader).ok()?;
+    let BootRequest::Guest(request) = boot else { return None };
+    let [candidates, others] = readers(planned, builders);
+    let loader = builders[0].shape.bootloader;
+    let boot = from_guest(&candidates, &others, request, resolver, loader).ok()?;
     Some(boot.summary.cmdline)
 }
 
-/// Have the gap follow what the guest has installed; returns where the latest outcome is kept.
+/// Have the boot area follow what the guest has installed; returns where the latest outcome is kept.
 fn follow_guest(
     planned: &[PlannedDisk],
-    prepared: &[Prepared],
-    wish: &GuestWish,
-    rules: CmdlineRules,
+    builders: &[DiskBuilder],
+    request: &GuestBootRequest,
+    resolver: RootResolver,
 ) -> Result<Arc<Mutex<Result<BootSummary>>>> {
     let incomplete = || Error::new(ErrorKind::Corrupt, "the overlay's layout has no partitions");
     let first = &planned[0];
-    let area = prepared[0].boot_area()?.ok_or_else(incomplete)?;
+    let area = builders[0].boot_area()?.ok_or_else(incomplete)?;
     let area_end = area.end();
-    let [candidates, others] = readers(planned, prepared);
+    let [candidates, others] = readers(planned, builders);
     let latest = not_planned();
     let planner = GuestPlanner {
         candidates,
         others,
         area,
-        wish: wish.clone(),
-        rules,
+        request: request.clone(),
+        resolver,
         latest: Arc::clone(&latest),
     };
     first.disk.set_planner(Box::new(planner), area_end);
     Ok(latest)
 }
 
-/// Plan the gap through the disk itself; returns what boots now.
-fn plan_gap(first: &PlannedDisk, latest: &Mutex<Result<BootSummary>>) -> Result<BootSummary> {
+/// Plan the boot area through the disk itself; returns what boots now.
+fn plan_boot_area(first: &PlannedDisk, latest: &Mutex<Result<BootSummary>>) -> Result<BootSummary> {
     first.disk.plan_gap();
     std::mem::replace(&mut *latest.lock(), Ok(BootSummary::default()))
-}
-
-/// A dom0 kernel that cannot boot here is not the end: the guest may have one of its own.
-fn name_the_way_out(e: Error, options: &SourceOptions) -> Error {
-    if options.config.is_none() || options.kernel.is_some() {
-        return e;
-    }
-    let what = format!(
-        "the domU config's kernel: {e}; --guest-kernel boots the one that the guest has installed"
-    );
-    Error::new(e.kind(), what)
-}
-
-/// A note when the guest has no modules for a kernel that is not its own.
-fn missing_modules(
-    boot: &PlannedBoot,
-    disks: &[Prepared],
-    options: &SourceOptions,
-) -> Option<String> {
-    let version = boot.summary.kernel_version.as_deref()?;
-    let roots = disks[0].partitions().iter().filter(|p| !p.image.is_swap());
-    let found: Vec<bool> = roots
-        .filter_map(|p| has_modules(ImageReader(Arc::clone(&p.image.image)), version))
-        .collect();
-    if found.is_empty() || found.contains(&true) {
-        return None;
-    }
-    let way_out = if options.config.is_some() {
-        "; --guest-kernel boots the one that the guest has installed"
-    } else {
-        ""
-    };
-    Some(format!("the guest has no modules for this kernel (/lib/modules/{version}){way_out}"))
-}
-
-/// Name in a mount of the disk number `index` (from 0) of a guest, with the disk's letters.
-pub fn disk_file_name(index: usize, letters: &str, cdrom: bool) -> String {
-    match (index, cdrom) {
-        (0, _) => "disk.raw".into(),
-        (_, true) => format!("cdrom-{letters}.raw"),
-        (_, false) => format!("disk-{letters}.raw"),
-    }
-}
-
-/// Name in a mount of a partition of the disk whose file is `disk`.
-pub fn partition_file_name(disk: &str, number: u32) -> String {
-    let stem = disk.strip_suffix(".raw").unwrap_or(disk);
-    let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
-    format!("{prefix}part{number}.raw")
-}
-
-/// The overlay file of each disk, where writes are kept.
-fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<PathBuf>>> {
-    let writable = spec.disks.iter().filter(|d| !is_read_only(d)).count();
-    let dir = match choice {
-        OverlayChoice::ReadOnly | OverlayChoice::Temporary(_) => {
-            return Ok(vec![None; spec.disks.len()]);
-        }
-        OverlayChoice::File(_) if writable > 1 => {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "the guest has {writable} disks, and each needs an overlay of its own; use \
-                     --overlay-dir in place of --overlay"
-                ),
-            ));
-        }
-        OverlayChoice::Over { below, .. } => {
-            if let OverlayChoice::Dir(dir) = &**below {
-                std::fs::metadata(dir).map_err(|e| {
-                    Error::io(format!("cannot open the directory {}", dir.display()), e)
-                })?;
-            }
-            let paths = overlay_paths(spec, below)?;
-            for path in paths.iter().flatten() {
-                path.symlink_metadata().map_err(|e| {
-                    Error::io(format!("cannot open the overlay {}", path.display()), e)
-                })?;
-            }
-            return Ok(paths);
-        }
-        OverlayChoice::File(path) => path,
-        OverlayChoice::Dir(dir) => {
-            std::fs::create_dir_all(dir).map_err(|e| {
-                Error::io(format!("cannot make the directory {}", dir.display()), e)
-            })?;
-            dir
-        }
-    };
-    let path_of = |letters: &str| match choice {
-        OverlayChoice::Dir(_) => dir.join(format!("{}-{letters}.qcow2", safe(&spec.name))),
-        _ => Path::to_path_buf(dir),
-    };
-    let path_for = |d: &super::guest::DiskSource| (!is_read_only(d)).then(|| path_of(&d.letters));
-    Ok(spec.disks.iter().map(path_for).collect())
-}
-
-/// A guest's name as part of a file name.
-fn safe(name: &str) -> String {
-    let keep = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-    let safe: String = name.chars().map(|c| if keep(c) { c } else { '_' }).collect();
-    safe.trim_start_matches('.').to_owned()
 }

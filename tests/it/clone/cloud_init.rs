@@ -93,7 +93,7 @@ fn run_attaches_it() {
     // What cloud-init would pass over is said.
     let mounted = mount(&config, &[&option]);
     assert!(
-        mounted.printed().contains("note:    cloud-init will not know"),
+        mounted.printed().contains("note:    cloud-init will not recognise"),
         "{}",
         mounted.printed()
     );
