@@ -18,8 +18,8 @@ mod stacked;
 
 pub use overlay::{Base, Overlay, Run};
 pub use qcow2::Qcow2Overlay;
-pub use region::{Region, RegionFile, RegionKind, RegionTable, Source};
+pub use region::{Region, RegionKind, RegionTable, Source};
 pub use scratch::{Scratch, temporary_dir};
 pub use serve::{BootPlanner, Chunk, Disk, Stored};
-pub use snapshot::{DiskBytes, Snapshot};
+pub use snapshot::Snapshot;
 pub use stacked::Stacked;

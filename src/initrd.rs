@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::bytes::ReadAt;
+use crate::fs::GuestFile;
 use crate::fs::guard::quietly;
-use crate::fs::{GuestFile, ReadAt};
 use crate::{Error, Result};
 use archive::{End, Unpacked, archive, members};
 use compression::Decoder;
@@ -268,14 +269,14 @@ pub struct Whole<R>(pub R);
 
 impl<R: ReadAt> GuestFile for Whole<R> {
     fn len(&self) -> u64 {
-        self.0.size()
+        self.0.len()
     }
 
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let left = self.0.size().saturating_sub(offset);
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let left = self.0.len().saturating_sub(offset);
         let n = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
         self.0
-            .read_at(offset, &mut buf[..n])
+            .read_at(&mut buf[..n], offset)
             .map_err(|e| Error::io("cannot read the initrd", e))?;
         Ok(n)
     }

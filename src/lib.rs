@@ -5,6 +5,7 @@
 
 pub mod adapt;
 pub mod bootmenu;
+pub mod bytes;
 pub mod cli;
 pub mod disk;
 pub mod edit;

@@ -1,16 +1,18 @@
-//! QEMU command lines: building one, and finding out which accelerator works.
+//! Machines for QEMU: describing one, its command line, and which accelerator works.
 //!
-//! Owns everything that is spelled in QEMU's language. Calls no other room; disks, MAC addresses
-//! and console choices come in as plain values. Starting the guest is the caller's business.
+//! Owns the description of a machine and everything that is written in QEMU's language. Calls no other
+//! room. Starting the guest is the caller's task.
 
 pub mod accel;
 pub mod command;
+pub mod machine;
 mod probe_code;
 mod shell;
 
 pub use accel::{Accel, Probe, find_qemu, probe};
-pub use command::{
-    Aio, Cache, DiskBus, DriveKind, DriveSpec, MachineKind, MachineSpec, Nic, NicBackend, NicModel,
-    Serial,
+pub use command::{Launch, Serial};
+pub use machine::{
+    Aio, Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, Graphics, Lifecycle, Machine,
+    Nic, NicBackend, NicModel,
 };
 pub use shell::quote;

@@ -1,10 +1,10 @@
-//! Xen domU configs: what `/etc/xen/NAME.cfg` says, given a meaning.
+//! Xen domU configs: reading `/etc/xen/NAME.cfg`.
 //!
 //! Owns the config grammar (xl.cfg(5)), disk specs (xl-disk-configuration(5)), device names
 //! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Calls no other room and
-//! looks at no file but the config itself; whether an image exists is the caller's question.
+//! reads no file but the config itself; the caller checks whether an image exists.
 //!
-//! [`DomainConfig`] is the way in. All input is untrusted: sizes, nesting and counts are capped.
+//! Start at [`DomainConfig`]. All input is untrusted: sizes, nesting and counts are limited.
 
 mod boot;
 pub mod config;

@@ -1,13 +1,17 @@
 //! `synthdisk libvirt-xml`.
 
+use super::mount::status_disks;
+use crate::disk::temporary_dir;
 use crate::fuse::{STATUS_FILE, Status};
 use crate::libvirt::domain_xml;
-use crate::run::machine::disks_of;
+use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
+use crate::qemu::{DiskBus, NicModel};
+use crate::run::machine::{GuestDisks, MachineOptions, Net, check_buses, describe};
 use crate::xen::DomainConfig;
 use crate::{Error, Result};
 use clap::Args;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `libvirt-xml`.
 #[derive(Debug, Args)]
@@ -36,9 +40,13 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
     // A mount that is there already knows its disks best.
     let status = std::fs::read(dir.join(STATUS_FILE)).ok();
     let status: Option<Status> = status.and_then(|text| serde_json::from_slice(&text).ok());
-    let disks = match status {
-        Some(status) if !status.disks.is_empty() => status.disks,
-        _ => {
+    let (disks, bus, nic) = match status.filter(|status| !status.disks.is_empty()) {
+        Some(status) => (
+            status.disks,
+            status.bus.as_deref().and_then(DiskBus::from_name).unwrap_or_default(),
+            status.nic.as_deref().and_then(NicModel::from_name).unwrap_or_default(),
+        ),
+        None => {
             eprintln!(
                 "note:    the disks are expected in {}; before the guest starts, run: synthdisk \
                  mount -o allow_other --config {} {}",
@@ -46,11 +54,29 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
                 args.config.display(),
                 dir.display()
             );
-            disks_of(&domain)?
+            let plan = planned(&args.config)?;
+            let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
+            (status_disks(&plan), hardware.bus, hardware.nic)
         }
     };
-    let xml = domain_xml(&name, &domain, &dir, &disks)?;
+    let guest = GuestDisks { dir: &dir, disks: &disks, bus, nic };
+    let options = MachineOptions { net: Net::Bridge, ..MachineOptions::default() };
+    let machine = describe(&name, Some(&domain), guest, &options);
+    check_buses(&machine)?;
+    let xml = domain_xml(&machine)?;
     std::io::stdout()
         .write_all(xml.as_bytes())
         .map_err(|e| Error::io("cannot print the definition", e))
+}
+
+/// The plan that a mount of the config makes. A guest without a kernel still has disks.
+fn planned(config: &Path) -> Result<Plan> {
+    let mut source = SourceOptions { config: Some(config.into()), ..SourceOptions::default() };
+    let overlay = OverlayChoice::Temporary(temporary_dir());
+    Plan::build(&source, &overlay).or_else(|e| {
+        source.bootloader = Some(Bootloader::None);
+        let plan = Plan::build(&source, &overlay)?;
+        eprintln!("note:    nothing is known of the devices that the guest needs: {e}");
+        Ok(plan)
+    })
 }

@@ -3,6 +3,7 @@
 use super::args::SourceArgs;
 use super::printable::printable;
 use crate::Result;
+use crate::bytes::ReadAt;
 use crate::disk::{Region, RegionKind};
 use crate::layout::SECTOR;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk};

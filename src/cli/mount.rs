@@ -5,14 +5,17 @@ use super::detach::{self, Role};
 use super::helper;
 use super::identity::IdentityArgs;
 use super::printable::{in_a_line, printable};
+use crate::bytes::ReadAt;
 use crate::disk::temporary_dir;
 use crate::edit::Edit;
 use crate::fuse::{
     FileSpec, MountOptions, Status, StatusDisk, check_mount_point, hold_signals, serve,
 };
 use crate::layout::{TableKind, format_size};
-use crate::plan::{Adaptation, Hardware, OverlayChoice, Plan, PlannedDisk};
-use crate::qemu::DiskBus;
+use crate::plan::{Adaptation, OverlayChoice, Plan, PlannedDisk};
+use crate::qemu::Graphics;
+use crate::run::machine::{GuestDisks, MachineOptions, describe};
+use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, Parser};
 use std::ffi::OsString;
@@ -153,7 +156,8 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     let files = files(&plan);
     let summary = summary(&plan, args.verbose);
     let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
-    let machine = (plan.memory_mib.unwrap_or(1024), plan.macs.first().cloned());
+    let domain = source.config.as_deref().map(DomainConfig::load).transpose()?;
+    let name = plan.name.clone();
     // The summary is about the plan; what serves needs only the disk.
     plan.boot = None;
     let shown_at = mountpoint;
@@ -166,7 +170,12 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         plan.keep();
         drop(plan);
         let disk = shown_at.join("disk.raw");
-        let try_it = qemu_line(&target, &status.disks, hardware, &machine);
+        let guest =
+            GuestDisks { dir: &target, disks: &status.disks, bus: hardware.bus, nic: hardware.nic };
+        let options =
+            MachineOptions { graphics: Some(Graphics::Headless), ..MachineOptions::default() };
+        let machine = describe(&name, domain.as_ref(), guest, &options);
+        let try_it = machine.short_line(Path::new("qemu-system-x86_64"));
         // Closed output is no reason to give up a mount that works.
         let said = format!("{summary}{adapted}try it:  {try_it}");
         let _ = writeln!(std::io::stderr(), "{}", printable(&said));
@@ -199,19 +208,13 @@ fn start_log(path: Option<&Path>) -> Result<()> {
 
 /// What the mount will say of itself.
 fn status(plan: &Plan, read_only: bool) -> Status {
-    let disk = |d: &PlannedDisk| StatusDisk {
-        file: d.file.clone(),
-        vdev: d.vdev.clone(),
-        cdrom: d.cdrom,
-        read_only: d.disk.is_read_only(),
-    };
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         images: plan.images.clone(),
         overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
         read_only,
-        disks: plan.disks.iter().map(disk).collect(),
+        disks: status_disks(plan),
         bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
         nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
     }
@@ -317,51 +320,13 @@ fn summary(plan: &Plan, verbose: bool) -> String {
     out
 }
 
-/// A command that boots the disks as it is pasted.
-fn qemu_line(
-    dir: &Path,
-    disks: &[StatusDisk],
-    hardware: Hardware,
-    (memory_mib, mac): &(u64, Option<String>),
-) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/=.,_-:+@%".contains(c);
-    let mut out = format!("qemu-system-x86_64 -machine accel=kvm:tcg -m {memory_mib}");
-    let mut devices = String::new();
-    match hardware.bus {
-        DiskBus::VirtioScsi => devices.push_str(" -device virtio-scsi-pci,id=scsi"),
-        DiskBus::Ahci => devices.push_str(" -device ich9-ahci,id=ahci"),
-        DiskBus::Virtio | DiskBus::Nvme | DiskBus::Ide => {}
-    }
-    for (i, disk) in disks.iter().enumerate() {
-        let file = dir.join(&disk.file).display().to_string().replace(',', ",,");
-        // A drive that QEMU does not plug in by itself gets a device of its own.
-        let device = match hardware.bus {
-            _ if disk.cdrom => None,
-            DiskBus::Virtio | DiskBus::Ide => None,
-            DiskBus::VirtioScsi => Some(format!("scsi-hd,bus=scsi.0,drive=d{i}")),
-            DiskBus::Ahci => Some(format!("ide-hd,bus=ahci.{i},drive=d{i}")),
-            DiskBus::Nvme => Some(format!("nvme,serial=d{i},drive=d{i}")),
-        };
-        let how = match (disk.cdrom, &device, hardware.bus) {
-            (true, ..) => "media=cdrom,readonly=on".to_owned(),
-            (false, Some(_), _) => format!("if=none,id=d{i},cache=none,aio=threads"),
-            (false, None, DiskBus::Ide) => "if=ide,cache=none,aio=threads".to_owned(),
-            (false, None, _) => "if=virtio,cache=none,aio=threads".to_owned(),
-        };
-        let snapshot = if disk.read_only && !disk.cdrom { ",snapshot=on" } else { "" };
-        let drive = format!("file={file},format=raw,{how}{snapshot}");
-        out.push_str(" -drive ");
-        if drive.chars().all(plain) {
-            out.push_str(&drive);
-        } else {
-            out.push_str(&format!("'{}'", drive.replace('\'', "'\\''")));
-        }
-        if let Some(device) = device {
-            // Of several, the firmware is to boot the first.
-            let index = if i == 0 { ",bootindex=1" } else { "" };
-            devices.push_str(&format!(" -device {device}{index}"));
-        }
-    }
-    let mac = mac.as_ref().map(|mac| format!(",mac={mac}")).unwrap_or_default();
-    format!("{out}{devices} -nic user,model={}{mac} -nographic", hardware.nic.name())
+/// The files of a plan's disks and what they are, as a mount's status lists them.
+pub(super) fn status_disks(plan: &Plan) -> Vec<StatusDisk> {
+    let disk = |d: &PlannedDisk| StatusDisk {
+        file: d.file.clone(),
+        vdev: d.vdev.clone(),
+        cdrom: d.cdrom,
+        read_only: d.disk.is_read_only(),
+    };
+    plan.disks.iter().map(disk).collect()
 }

@@ -6,10 +6,12 @@ mod batch;
 pub(super) use args::RunArgs;
 
 use super::args::SourceArgs;
-use crate::fuse::StatusDisk;
-use crate::plan::CIDATA_FILE;
-use crate::qemu::{Accel, Serial, find_qemu, probe};
-use crate::run::machine::{MachineOptions, disks_of, machine};
+use super::mount::status_disks;
+use super::printable::in_a_line;
+use crate::disk::temporary_dir;
+use crate::plan::{OverlayChoice, Plan};
+use crate::qemu::{Accel, Launch, Serial, find_qemu, probe};
+use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Stop, Verdict, boot};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -19,7 +21,6 @@ use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -202,7 +203,8 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origi
             mount_words,
             qemu: qemu.into(),
             accel,
-            machine: args.machine.options(&args.qemu_args),
+            machine: args.machine.options(),
+            extra_args: args.qemu_args.clone(),
             log: log_file(args, &guest.name)?,
             verbose: args.verbose,
             name: guest.name,
@@ -243,62 +245,42 @@ fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
 fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()> {
     let qemu = qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
     let accel = accel(args.machine.accel, &qemu);
-    let options = args.machine.options(&args.qemu_args);
+    let options = args.machine.options();
     for guest in guests {
-        let (disks, options) = planned(args, guest, &options)?;
+        let plan = planned(args, guest)?;
+        let disks = status_disks(&plan);
+        let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
         let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
+        let shown = GuestDisks {
+            dir: Path::new(PLACEHOLDER),
+            disks: &disks,
+            bus: hardware.bus,
+            nic: hardware.nic,
+        };
+        let machine = describe(&guest.name, domain, shown, &options);
+        check_buses(&machine)?;
         let serial = match (&args.test.expect, args.test.log.clone()) {
             (Some(_), _) => Serial::Pipe,
             (None, Some(log)) => Serial::StdioLogged(log),
             (None, None) => Serial::Stdio,
         };
-        let place = (Path::new(PLACEHOLDER), disks.as_slice());
-        let spec = machine(&guest.name, domain, &options, place, accel, serial)?;
-        writeln!(std::io::stdout(), "{}", spec.shell_line(&qemu))
+        let launch = Launch { accel, serial, extra_args: args.qemu_args.clone() };
+        writeln!(std::io::stdout(), "{}", machine.shell_line(&qemu, &launch))
             .map_err(|e| Error::io("cannot print the command", e))?;
     }
     Ok(())
 }
 
-/// Has the disks planned by `synthdisk map`, so that what is wrong with them comes to light; tells
-/// the machine that they need, too.
-fn planned(
-    args: &RunArgs,
-    guest: &Guest,
-    options: &MachineOptions,
-) -> Result<(Vec<StatusDisk>, MachineOptions)> {
-    let failed = |e| Error::io("cannot start synthdisk map", e);
-    let output = Command::new(std::env::current_exe().map_err(failed)?)
-        .args(["map", "--json"])
-        .args(&guest.source)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(failed)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        let sentence = said
-            .lines()
-            .find_map(|l| l.strip_prefix("synthdisk: ").or_else(|| l.strip_prefix("error: ")))
-            .unwrap_or("the disk can't be planned");
-        return Err(Error::new(ErrorKind::Io, sentence));
+/// Plans the disks as a mount would, without edits of the guest and without keeping anything.
+fn planned(args: &RunArgs, guest: &Guest) -> Result<Plan> {
+    let source = SourceArgs { config: guest.config.clone(), layout: args.layout.clone() };
+    let overlay = match args.read_only {
+        true => OverlayChoice::ReadOnly,
+        false => OverlayChoice::Temporary(temporary_dir()),
+    };
+    let plan = Plan::build(&source.into_options(guest.images.clone())?, &overlay)?;
+    for note in &plan.notes {
+        eprintln!("note:    {}", in_a_line(note));
     }
-    eprint!("{said}");
-    let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
-    let known = domain.map_or(Ok(Vec::new()), disks_of)?;
-    let plan: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|e| Error::io("cannot read what synthdisk map printed", e.into()))?;
-    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
-    let need = |what: &str| plan["boot"]["hardware"][what].as_str();
-    let options = options.with_needs(need("bus"), need("nic"));
-    let planned = plan["disks"].as_array().into_iter().flatten().map(|disk| {
-        let vdev = text(&disk["vdev"]);
-        let read_only = known.iter().any(|k| k.vdev == vdev && k.read_only);
-        StatusDisk {
-            file: text(&disk["file"]),
-            cdrom: disk["cdrom"] == true,
-            read_only: read_only || args.read_only || disk["file"] == CIDATA_FILE,
-            vdev,
-        }
-    });
-    Ok((planned.collect(), options))
+    Ok(plan)
 }

@@ -2,7 +2,7 @@
 
 use super::overlay::{Overlay, Run};
 use super::region::RegionTable;
-use crate::image::Extent;
+use crate::bytes::{Extent, Extents};
 use std::io;
 
 /// Whether data is stored at `at`, and up to where (behind `at`, at most `len`) that is known in one

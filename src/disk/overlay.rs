@@ -1,17 +1,12 @@
 //! What an overlay is: writes over a base that never changes.
 
+use crate::bytes::ReadAt;
 use std::fmt;
 use std::fs::File;
 use std::io;
 
 /// What lies under an overlay. Offsets and lengths in bytes.
-pub trait Base: Sync {
-    /// Fill `buf` from `offset`.
-    ///
-    /// # Errors
-    /// That of the source.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-
+pub trait Base: ReadAt + Sync {
     /// Whether the range is known to hold zeros without reading it.
     fn is_zero(&self, offset: u64, len: u64) -> bool;
 }

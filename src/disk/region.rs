@@ -1,23 +1,15 @@
 //! The region table: which bytes of the disk come from where.
 
 use super::overlay::Base;
-use crate::image::{Extent, Image, MappedSlice};
+use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
+use crate::image::{Image, MappedSlice};
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// A file that a region shows: a kernel or initrd inside the guest. Offsets in bytes.
-pub trait RegionFile: Send + Sync + fmt::Debug {
-    /// Fill `buf` from `offset` of the file.
-    ///
-    /// # Errors
-    /// When the file cannot be read there; never a short read.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-}
-
 /// Where a region's bytes come from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Source {
     /// Bytes made up at planning; as long as the region.
     Bytes(Arc<[u8]>),
@@ -30,8 +22,19 @@ pub enum Source {
         /// First byte of the image that the region shows.
         offset: u64,
     },
-    /// A file from its beginning.
-    File(Arc<dyn RegionFile>),
+    /// A file from its beginning: a kernel or initrd inside the guest.
+    File(Arc<SharedBytes>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::Zeros => f.write_str("Zeros"),
+            Self::Image { image, offset } => write!(f, "Image({image:?} from {offset})"),
+            Self::File(file) => write!(f, "File({})", file.len()),
+        }
+    }
 }
 
 /// What a region is on the disk.
@@ -153,7 +156,8 @@ impl RegionTable {
                 Source::Image { image, offset } => {
                     offset.checked_add(r.len).is_some_and(|n| n <= image.len())
                 }
-                Source::Zeros | Source::File(_) => true,
+                Source::File(file) => r.len <= file.len(),
+                Source::Zeros => true,
             };
             if r.start != end || !long_enough {
                 return Err(Error::new(
@@ -169,16 +173,6 @@ impl RegionTable {
     /// The regions in disk order.
     pub fn regions(&self) -> &[Region] {
         &self.regions
-    }
-
-    /// Length of the disk in bytes.
-    pub fn len(&self) -> u64 {
-        self.regions.last().map_or(0, Region::end)
-    }
-
-    /// Whether there is no region.
-    pub fn is_empty(&self) -> bool {
-        self.regions.is_empty()
     }
 
     /// The region that holds byte `offset` and all behind it.
@@ -217,12 +211,10 @@ impl RegionTable {
         });
         stored.sum()
     }
+}
 
-    /// Whether data is stored at `offset`, and up to where that is known in one look.
-    ///
-    /// # Errors
-    /// That of asking an image for its holes.
-    pub fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+impl Extents for RegionTable {
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
         match self.at_or_behind(offset).first() {
             Some(region) => region.extent_at(offset),
             None => Ok(Extent { data: false, end: u64::MAX }),
@@ -230,7 +222,7 @@ impl RegionTable {
     }
 }
 
-impl Base for RegionTable {
+impl ReadAt for RegionTable {
     fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         for region in self.at_or_behind(offset) {
             if buf.is_empty() {
@@ -246,6 +238,12 @@ impl Base for RegionTable {
         if buf.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
+    fn len(&self) -> u64 {
+        self.regions.last().map_or(0, Region::end)
+    }
+}
+
+impl Base for RegionTable {
     fn is_zero(&self, offset: u64, len: u64) -> bool {
         let end = offset.saturating_add(len);
         let mut at = offset;

@@ -21,7 +21,8 @@ use super::marks::Marks;
 use super::overlay::{Overlay, Run};
 use super::region::RegionTable;
 use super::scratch::Scratch;
-use crate::image::{Extent, MappedSlice};
+use crate::bytes::{Extent, ReadAt};
+use crate::image::MappedSlice;
 use parking_lot::Mutex;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -273,7 +274,6 @@ fn live_read(
     buf: &mut [u8],
     offset: u64,
 ) -> io::Result<()> {
-    use super::overlay::Base;
     match overlay {
         Some(overlay) => overlay.read_at(table, buf, offset),
         None => table.read_at(buf, offset),

@@ -2,12 +2,12 @@
 //! the guest has installed.
 
 use super::extents::{joined_extents, one_extent};
-use super::overlay::{Base, Overlay, Run};
+use super::overlay::{Overlay, Run};
 use super::region::{Region, RegionTable, Source};
 use super::saved::{Saved, saving};
-use super::snapshot::DiskBytes;
 use crate::Result;
-use crate::image::{Extent, Image, MappedSlice};
+use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
+use crate::image::{Image, MappedSlice};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::fmt;
 use std::fs::File;
@@ -27,7 +27,7 @@ pub trait BootPlanner: Send {
 
     /// The same for the disk's bytes of some moment, which are in `frozen`. The regions must hold it
     /// weakly, and nothing else may be changed by it.
-    fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Vec<Region>;
+    fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region>;
 }
 
 /// Bytes of the disk, in the cheapest form that a face can send on.
@@ -121,16 +121,6 @@ impl Disk {
         }
     }
 
-    /// Length in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether the disk has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Whether writes are refused.
     pub fn is_read_only(&self) -> bool {
         self.overlay.is_none()
@@ -195,22 +185,6 @@ impl Disk {
         Ok(Chunk::Buffer(buf))
     }
 
-    /// Fill `buf` from `offset`.
-    ///
-    /// # Errors
-    /// Those of image and overlay; `UnexpectedEof` past the end of the disk.
-    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        if self.clip(offset, buf.len()) < buf.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.refresh_gap(offset);
-        let table = self.table();
-        match &self.overlay {
-            Some(overlay) => overlay.read_at(&*table, buf, offset),
-            None => table.read_at(buf, offset),
-        }
-    }
-
     /// Write `buf` at `offset`.
     ///
     /// # Errors
@@ -249,18 +223,6 @@ impl Disk {
     /// Those of the overlay.
     pub fn flush(&self) -> io::Result<()> {
         self.overlay.as_ref().map_or(Ok(()), |o| o.sync())
-    }
-
-    /// Whether data is stored at `offset` or it is a hole, and up to where; neighbouring runs of
-    /// one kind are joined.
-    ///
-    /// # Errors
-    /// Those of image and overlay.
-    pub fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        self.refresh_gap(offset);
-        let table = self.table();
-        let overlay = self.overlay();
-        joined_extents(self.len, offset, |at| one_extent(overlay, &table, at, self.len))
     }
 
     /// Where the bytes at `offset`, which lies on the disk, are stored, and the first byte behind
@@ -309,7 +271,7 @@ impl Disk {
 
     /// The regions, with the gap planned for what `frozen` shows; `None` when the gap does not
     /// depend on the disk's bytes.
-    pub(super) fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Option<Result<RegionTable>> {
+    pub(super) fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Option<Result<RegionTable>> {
         let r = self.replanning.get()?;
         let gap = r.planner.lock().plan_frozen(frozen);
         Some(self.with_gap(gap, r.gap_end))
@@ -380,5 +342,34 @@ impl Disk {
         let rest = self.table();
         let rest = rest.regions().iter().filter(|r| r.start >= gap_end).cloned();
         RegionTable::new(gap.into_iter().chain(rest).collect())
+    }
+}
+
+/// `read_at` fails with the errors of image and overlay, and with `UnexpectedEof` past the end.
+impl ReadAt for Disk {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.clip(offset, buf.len()) < buf.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.refresh_gap(offset);
+        let table = self.table();
+        match &self.overlay {
+            Some(overlay) => overlay.read_at(&*table, buf, offset),
+            None => table.read_at(buf, offset),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+/// Neighbouring runs of one kind are joined.
+impl Extents for Disk {
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        self.refresh_gap(offset);
+        let table = self.table();
+        let overlay = self.overlay();
+        joined_extents(self.len, offset, |at| one_extent(overlay, &table, at, self.len))
     }
 }

@@ -12,25 +12,10 @@ use super::extents::joined_extents;
 use super::saved::Saved;
 use super::scratch::Scratch;
 use super::serve::{Chunk, Disk};
-use crate::image::Extent;
+use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
-
-/// Something with a disk's bytes, for who looks at what lies on it.
-pub trait DiskBytes: Send + Sync {
-    /// Fill `buf` from `offset`, in bytes.
-    ///
-    /// # Errors
-    /// Those of image and overlay; `UnexpectedEof` past the end of the disk.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-}
-
-impl DiskBytes for Disk {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        Self::read_at(self, buf, offset)
-    }
-}
 
 /// What a snapshot reads from. Regions of its own boot gap hold it weakly; they must not be the
 /// ones to end the snapshot, which waits for writers.
@@ -40,12 +25,16 @@ struct Frozen {
     saved: Arc<Saved>,
 }
 
-impl DiskBytes for Frozen {
+impl ReadAt for Frozen {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         if self.disk.clip(offset, buf.len()) < buf.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.saved.read_at(self.disk.overlay(), buf, offset)
+    }
+
+    fn len(&self) -> u64 {
+        self.disk.len()
     }
 }
 
@@ -77,21 +66,11 @@ impl Snapshot {
         let saved = Arc::new(Saved::new(side, grain, disk.table()));
         let frozen = Arc::new(Frozen { disk: Arc::clone(disk), saved: Arc::clone(&saved) });
         let through: Weak<Frozen> = Arc::downgrade(&frozen);
-        if let Some(table) = disk.plan_frozen(&(through as Weak<dyn DiskBytes>)) {
+        if let Some(table) = disk.plan_frozen(&(through as Weak<SharedBytes>)) {
             saved.set_table(Arc::new(table.map_err(io::Error::other)?));
         }
         *writers = Some(saved);
         Ok(Self { frozen })
-    }
-
-    /// Length of the disk in bytes.
-    pub fn len(&self) -> u64 {
-        self.frozen.disk.len()
-    }
-
-    /// Whether the disk has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Bytes of storage that it takes up.
@@ -122,21 +101,22 @@ impl Snapshot {
         saved.read_at(disk.overlay(), buf, offset)?;
         Ok(Chunk::Buffer(buf))
     }
+}
 
-    /// Fill `buf` from `offset`.
-    ///
-    /// # Errors
-    /// As [`Snapshot::read`]; `UnexpectedEof` past the end of the disk.
-    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+/// `read_at` fails as [`Snapshot::read`] does, and with `UnexpectedEof` past the end of the disk.
+impl ReadAt for Snapshot {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.frozen.read_at(buf, offset)
     }
 
-    /// Whether data was stored at `offset` or it was a hole, and up to where; neighbouring runs of
-    /// one kind are joined.
-    ///
-    /// # Errors
-    /// As [`Snapshot::read`].
-    pub fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+    fn len(&self) -> u64 {
+        self.frozen.disk.len()
+    }
+}
+
+/// Neighbouring runs of one kind are joined. Fails as [`Snapshot::read`] does.
+impl Extents for Snapshot {
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
         let Frozen { disk, saved } = &*self.frozen;
         joined_extents(disk.len(), offset, |at| saved.extent_at(disk.overlay(), at))
     }

@@ -5,6 +5,7 @@
 
 use super::overlay::{Base, Overlay, Run};
 use super::scratch::Scratch;
+use crate::bytes::ReadAt;
 use std::fs::File;
 use std::io;
 
@@ -28,11 +29,17 @@ struct Under<'a> {
     base: &'a dyn Base,
 }
 
-impl Base for Under<'_> {
+impl ReadAt for Under<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.below.read_at(self.base, buf, offset)
     }
 
+    fn len(&self) -> u64 {
+        self.base.len()
+    }
+}
+
+impl Base for Under<'_> {
     fn is_zero(&self, offset: u64, len: u64) -> bool {
         let end = offset.saturating_add(len);
         let mut at = offset;
@@ -93,12 +100,18 @@ mod tests {
 
     struct Ones;
 
-    impl Base for Ones {
+    impl ReadAt for Ones {
         fn read_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<()> {
             buf.fill(1);
             Ok(())
         }
 
+        fn len(&self) -> u64 {
+            u64::MAX
+        }
+    }
+
+    impl Base for Ones {
         fn is_zero(&self, _offset: u64, _len: u64) -> bool {
             false
         }

@@ -1,9 +1,10 @@
 //! Storing edits in a filesystem, with whatever can write to it.
 
 use super::{Change, Content as NewContent, Edit, e2fs, kernel_driver};
+use crate::bytes::ReadAt;
+use crate::fs::KernelMount;
 use crate::fs::open::open_fs;
 use crate::fs::probe::{Content, HEAD_LEN, probe};
-use crate::fs::{KernelMount, ReadAt};
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -36,7 +37,7 @@ fn kernel_mount(partition: &Path) -> Result<Option<KernelMount>> {
     let partition = Partition { file, size };
     // HEAD_LEN fits.
     let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
-    partition.read_at(0, &mut head).map_err(failed)?;
+    partition.read_at(&mut head, 0).map_err(failed)?;
     match probe(&head, size) {
         Content::Xfs { .. } | Content::Btrfs { .. } => Ok(open_fs(partition)?.kernel_mount()),
         _ => Ok(None),
@@ -49,11 +50,11 @@ struct Partition {
 }
 
 impl ReadAt for Partition {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
 
-    fn size(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.size
     }
 }

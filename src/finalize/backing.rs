@@ -1,8 +1,9 @@
 //! A golden image: a disk that was written out and is to lie under deltas.
 
+use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Base, RegionKind, RegionTable, Source};
 use crate::fs::probe::{probe, uuid_text};
-use crate::image::{Claim, Extent, claim, extent_of};
+use crate::image::{Claim, claim, extent_of};
 use crate::layout::format_size;
 use crate::{Error, ErrorKind, Result};
 use imago::qcow2::Qcow2;
@@ -82,16 +83,6 @@ impl Backing {
     /// Where it is, absolute.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Length of the disk in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether the disk has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// What QEMU calls its format.
@@ -186,12 +177,10 @@ impl Backing {
         }
         Ok(())
     }
+}
 
-    /// Whether data is stored at `offset`, and up to where.
-    ///
-    /// # Errors
-    /// Those of looking.
-    pub fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+impl Extents for Backing {
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
         let found = match &self.qcow2 {
             None => extent_of(&self.file, self.len, offset)?,
             Some(qcow2) => {
@@ -204,7 +193,7 @@ impl Backing {
     }
 }
 
-impl Base for Backing {
+impl ReadAt for Backing {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         match &self.qcow2 {
             None => self.file.read_exact_at(buf, offset),
@@ -212,6 +201,12 @@ impl Base for Backing {
         }
     }
 
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Base for Backing {
     /// A delta cannot tell "as the backing file, which is zero here" from "zero": it never matters.
     fn is_zero(&self, _offset: u64, _len: u64) -> bool {
         false

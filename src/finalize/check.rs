@@ -111,6 +111,7 @@ pub fn sha256(file: &File, len: u64, name: &str, quiet: bool, stop: &Stop) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes::{Extent, Extents, ReadAt};
     use crate::finalize::contents::OpenFile;
 
     /// `len` bytes, zeros but for these.
@@ -143,20 +144,24 @@ mod tests {
     #[derive(Debug)]
     struct Counted(File, std::sync::atomic::AtomicU64);
 
-    impl Contents for Counted {
-        fn len(&self) -> u64 {
-            5 << 20
-        }
-
-        fn extent_at(&self, _offset: u64) -> io::Result<crate::image::Extent> {
-            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            Ok(crate::image::Extent { data: true, end: self.len() })
-        }
-
+    impl ReadAt for Counted {
         fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
             self.0.read_exact_at(buf, offset)
         }
 
+        fn len(&self) -> u64 {
+            5 << 20
+        }
+    }
+
+    impl Extents for Counted {
+        fn extent_at(&self, _offset: u64) -> io::Result<Extent> {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok(Extent { data: true, end: self.len() })
+        }
+    }
+
+    impl Contents for Counted {
         fn lender_at(&self, _: u64) -> io::Result<(crate::finalize::contents::Lender<'_>, u64)> {
             Ok((crate::finalize::contents::Lender::None, self.len()))
         }

@@ -1,35 +1,16 @@
 //! What is to be written out: a range of a disk, or a file of a live mount.
 
 use crate::Result;
+use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Disk, Stored};
-use crate::image::{Extent, Image, extent_of};
+use crate::image::{Image, extent_of};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Bytes that are to be written out. Offsets and lengths in bytes.
-pub trait Contents: Sync {
-    /// How many bytes there are.
-    fn len(&self) -> u64;
-
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether data is stored at `offset` or it is a hole, and up to where.
-    ///
-    /// # Errors
-    /// Those of looking.
-    fn extent_at(&self, offset: u64) -> io::Result<Extent>;
-
-    /// Fill `buf` from `offset`.
-    ///
-    /// # Errors
-    /// Those of reading; never a short read.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-
+pub trait Contents: Extents + Sync {
     /// The file whose blocks hold the bytes at `offset`, and up to where that is known; holes of
     /// that file are holes here.
     ///
@@ -102,20 +83,24 @@ impl DiskRange {
     }
 }
 
-impl Contents for DiskRange {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        let found = self.disk.extent_at(self.start + offset)?;
-        Ok(Extent { data: found.data, end: self.end(found.end) })
-    }
-
+impl ReadAt for DiskRange {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.disk.read_at(buf, self.start + offset)
     }
 
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Extents for DiskRange {
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        let found = self.disk.extent_at(self.start + offset)?;
+        Ok(Extent { data: found.data, end: self.end(found.end) })
+    }
+}
+
+impl Contents for DiskRange {
     fn lender_at(&self, offset: u64) -> io::Result<(Lender<'_>, u64)> {
         let (stored, end) = self.disk.stored_at(self.start + offset)?;
         let lender = match stored {
@@ -150,20 +135,24 @@ impl OpenFile {
     }
 }
 
-impl Contents for OpenFile {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        let found = extent_of(&self.file, self.len, offset)?;
-        Ok(Extent { data: found.data, end: found.end.clamp(offset + 1, self.len) })
-    }
-
+impl ReadAt for OpenFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
 
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Extents for OpenFile {
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        let found = extent_of(&self.file, self.len, offset)?;
+        Ok(Extent { data: found.data, end: found.end.clamp(offset + 1, self.len) })
+    }
+}
+
+impl Contents for OpenFile {
     fn lender_at(&self, _offset: u64) -> io::Result<(Lender<'_>, u64)> {
         // Not the mount's file itself, whose filesystem has no blocks.
         Ok((Lender::None, self.len))

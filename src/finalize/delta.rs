@@ -14,8 +14,8 @@ use super::copy::{cannot_read, check, is_zero};
 use super::progress::Progress;
 use super::target::{NewFile, Target, allocated};
 use super::write::{Pending, Request, Unnamed, Written};
+use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Overlay, Qcow2Overlay};
-use crate::image::Extent;
 use crate::{Error, ErrorKind, Result};
 use std::io;
 use std::ops::Range;
@@ -138,8 +138,7 @@ impl Compared<'_> {
             let n = (window.end - window.start) as usize;
             let (ours, theirs) = (&mut ours[..n], &mut theirs[..n]);
             self.contents.read_at(ours, window.start).map_err(cannot_read)?;
-            crate::disk::Base::read_at(self.backing, theirs, window.start)
-                .map_err(cannot_read_golden)?;
+            self.backing.read_at(theirs, window.start).map_err(cannot_read_golden)?;
             if ours == theirs {
                 continue;
             }

@@ -3,9 +3,10 @@
 use super::contents::OpenFile;
 use super::live::open_live_disk;
 use super::private::with_mount;
+use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Disk, Region, RegionKind, RegionTable, Source};
 use crate::fuse::{FileSpec, SNAPSHOT_PREFIX};
-use crate::image::{Extent, Image, extent_of};
+use crate::image::{Image, extent_of};
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::io;
@@ -116,20 +117,24 @@ impl LiveSnapshot {
     }
 }
 
-impl Image for LiveSnapshot {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
+impl ReadAt for LiveSnapshot {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
 
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Extents for LiveSnapshot {
     fn extent_at(&self, offset: u64) -> io::Result<Extent> {
         let found = extent_of(&self.file, self.len, offset)?;
         Ok(Extent { data: found.data, end: found.end.clamp(offset + 1, self.len) })
     }
+}
 
+impl Image for LiveSnapshot {
     fn allocated(&self) -> u64 {
         self.file.metadata().map_or(self.len, |m| m.blocks() * 512)
     }

@@ -13,10 +13,11 @@ mod leaf;
 
 use super::guard::quietly;
 use super::guest_fs::{
-    FileKind, GuestFile, GuestFs, KernelMount, Node, ReadAt, Stat, check_target_len, resolve_to,
+    FileKind, GuestFile, GuestFs, KernelMount, Node, Stat, check_target_len, resolve_to,
     target_text,
 };
 use super::metered::{Meter, Metered, PER_LOOK, PER_OPEN};
+use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use lambutter::{Btrfs, Inode, Path, SuperblockReason};
 use std::cell::RefCell;
@@ -52,7 +53,7 @@ impl BtrfsFs {
         let reader: Arc<dyn ReadAt> = Arc::new(reader);
         let stale = log_root(&*reader)? != 0;
         let meter = Meter::new();
-        let size = reader.size();
+        let size = reader.len();
         let metered = Metered { reader, meter: Rc::clone(&meter), blank: 0..0 };
         let what = "the filesystem";
         let ask = |f: &dyn Fn(Metered) -> lambutter::Result<Btrfs<Metered>>| {
@@ -176,7 +177,7 @@ impl GuestFile for BtrfsFile<'_> {
         self.len
     }
 
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
         if offset >= self.len {
             return Ok(0);
         }
@@ -190,7 +191,7 @@ impl GuestFile for BtrfsFile<'_> {
 
 /// Where the log of fsynced changes starts; 0 if there is none.
 fn log_root(reader: &dyn ReadAt) -> Result<u64> {
-    if reader.size() < SUPERBLOCK + 4096 {
+    if reader.len() < SUPERBLOCK + 4096 {
         return Err(Error::new(
             ErrorKind::Corrupt,
             "the image is too small to hold a Btrfs filesystem",
@@ -198,7 +199,7 @@ fn log_root(reader: &dyn ReadAt) -> Result<u64> {
     }
     let mut raw = [0; 8];
     reader
-        .read_at(SUPERBLOCK + 96, &mut raw)
+        .read_at(&mut raw, SUPERBLOCK + 96)
         .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
     Ok(u64::from_le_bytes(raw))
 }

@@ -23,9 +23,8 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
 use self::journal::Replay;
 use self::superblock::Superblock;
 use super::guard::quietly;
-use super::guest_fs::{
-    FileKind, GuestFile, GuestFs, Node, ReadAt, Stat, check_target_len, resolve_to,
-};
+use super::guest_fs::{FileKind, GuestFile, GuestFs, Node, Stat, check_target_len, resolve_to};
+use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 
 /// Largest directory that is read, in bytes of its blocks: some 400,000 names.
@@ -70,7 +69,7 @@ impl Ext4Fs {
         };
         if needs_recovery {
             // The journal may hold another superblock, which is as little to be trusted.
-            let (mut raw, size) = ([0; superblock::LEN], adapter.reader.size());
+            let (mut raw, size) = ([0; superblock::LEN], adapter.reader.len());
             adapter
                 .fill(superblock::OFFSET, &mut raw)
                 .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
@@ -174,7 +173,7 @@ impl GuestFile for Ext4File {
         self.len
     }
 
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
         if offset >= self.len {
             return Ok(0);
         }
@@ -213,12 +212,12 @@ const WINDOW: u64 = 64 << 10;
 impl Adapter {
     /// Reads bytes of the filesystem as they are after recovery.
     fn fill(&self, start: u64, dst: &mut [u8]) -> std::io::Result<()> {
-        self.reader.read_at(start, dst)?;
+        self.reader.read_at(dst, start)?;
         let size = self.block_size as u64;
         let end = start.saturating_add(dst.len() as u64);
         for (block, newer) in self.replay.range(start / size..end.div_ceil(size)) {
             let mut data = vec![0; self.block_size];
-            self.reader.read_at(newer.block * size, &mut data)?;
+            self.reader.read_at(&mut data, newer.block * size)?;
             if newer.escaped {
                 data[..4].copy_from_slice(&journal::ESCAPED);
             }
@@ -236,7 +235,7 @@ impl Adapter {
     fn read_small(&mut self, start: u64, dst: &mut [u8]) -> std::io::Result<()> {
         let end = start.saturating_add(dst.len() as u64);
         if start < self.window_start || end > self.window_start + self.window.len() as u64 {
-            let len = WINDOW.min(self.reader.size().saturating_sub(start)) as usize;
+            let len = WINDOW.min(self.reader.len().saturating_sub(start)) as usize;
             if len < dst.len() {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }

@@ -2,7 +2,6 @@
 //! that every implementation shares.
 
 use std::collections::VecDeque;
-use std::io;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -12,41 +11,6 @@ const MAX_SYMLINKS: usize = 40;
 const MAX_COMPONENTS: usize = 1000;
 /// Longest path and longest symlink target in bytes (as Linux: `PATH_MAX`).
 pub const MAX_PATH: usize = 4096;
-
-/// Random access to the bytes of an image or partition.
-pub trait ReadAt {
-    /// Fills `buf` from `offset` (bytes).
-    ///
-    /// # Errors
-    /// Whatever the backing store says; `UnexpectedEof` when the range passes the end.
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
-
-    /// Size in bytes.
-    fn size(&self) -> u64;
-}
-
-impl ReadAt for Vec<u8> {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(self.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
-    fn size(&self) -> u64 {
-        self.len() as u64
-    }
-}
-
-impl<T: ReadAt + ?Sized> ReadAt for std::sync::Arc<T> {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        (**self).read_at(offset, buf)
-    }
-
-    fn size(&self) -> u64 {
-        (**self).size()
-    }
-}
 
 /// What kind of thing a path names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -101,7 +65,7 @@ pub trait GuestFile {
     ///
     /// # Errors
     /// `Io` from the image, `Corrupt` when the file's metadata are broken.
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize>;
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize>;
 }
 
 /// A guest's filesystem, read only. Paths are absolute, `/` separates; every method but
@@ -127,7 +91,7 @@ pub trait GuestFs {
         let mut data = vec![0; file.len() as usize];
         let mut done = 0;
         while done < data.len() {
-            let n = file.read_at(done as u64, &mut data[done..])?;
+            let n = file.read_at(&mut data[done..], done as u64)?;
             if n == 0 {
                 break;
             }

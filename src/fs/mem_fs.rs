@@ -60,7 +60,7 @@ impl GuestFile for MemFile<'_> {
         self.0.len() as u64
     }
 
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
         let n = buf.len().min(self.0.len() - start);
         buf[..n].copy_from_slice(&self.0[start..start + n]);

@@ -4,7 +4,7 @@
 //! What such a thing costs is what must be read for it, so that is what is limited: each call has an
 //! allowance of bytes, and all calls together have another.
 
-use super::guest_fs::ReadAt;
+use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
@@ -125,9 +125,9 @@ impl Metered {
         if !self.meter.take(len) {
             return Err(Failed);
         }
-        let inside = start.checked_add(len).is_some_and(|end| end <= self.reader.size());
+        let inside = start.checked_add(len).is_some_and(|end| end <= self.reader.len());
         let read = match inside {
-            true => self.reader.read_at(start, buf),
+            true => self.reader.read_at(buf, start),
             false => Err(io::ErrorKind::UnexpectedEof.into()),
         };
         if let Err(e) = read {

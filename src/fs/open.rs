@@ -2,9 +2,10 @@
 
 use super::btrfs::BtrfsFs;
 use super::ext4::Ext4Fs;
-use super::guest_fs::{GuestFs, ReadAt};
+use super::guest_fs::GuestFs;
 use super::probe::{Content, HEAD_LEN, probe};
 use super::xfs::XfsFs;
+use crate::bytes::ReadAt;
 use crate::{Error, Result};
 
 /// Opens the filesystem that starts at byte 0 of `reader`: ext2/3/4, XFS or Btrfs.
@@ -16,11 +17,11 @@ use crate::{Error, Result};
 /// `Unsupported` names features that can't be read; `Corrupt` when it is none of these filesystems,
 /// a broken one, or longer than the image; `Io` from `reader`.
 pub fn open_fs(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
-    let size = reader.size();
+    let size = reader.len();
     // HEAD_LEN fits.
     let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
     reader
-        .read_at(0, &mut head)
+        .read_at(&mut head, 0)
         .map_err(|e| Error::io("cannot read the start of the guest's filesystem", e))?;
     Ok(match probe(&head, size) {
         Content::Xfs { .. } => Box::new(XfsFs::open(reader)?),

@@ -18,10 +18,11 @@ pub use self::log::log_is_dirty;
 use self::superblock::Superblock;
 use super::guard::quietly;
 use super::guest_fs::{
-    FileKind, GuestFile, GuestFs, KernelMount, Node, ReadAt, Stat, check_target_len, resolve_to,
+    FileKind, GuestFile, GuestFs, KernelMount, Node, Stat, check_target_len, resolve_to,
     target_text,
 };
 use super::metered::{Meter, Metered, PER_LOOK, PER_OPEN};
+use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use lamxfs::{Inode, Path, SuperblockReason, Xfs};
 use std::cell::RefCell;
@@ -54,7 +55,7 @@ impl XfsFs {
         let meter = Meter::new();
         let open = |blank: Range<u64>| {
             meter.begin(PER_OPEN);
-            let size = reader.size();
+            let size = reader.len();
             let metered = Metered { reader: reader.clone(), meter: Rc::clone(&meter), blank };
             quietly(|| Xfs::open(metered, size))
         };
@@ -167,7 +168,7 @@ impl GuestFile for XfsFile<'_> {
         self.len
     }
 
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
         if offset >= self.len {
             return Ok(0);
         }

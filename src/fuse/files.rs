@@ -1,7 +1,7 @@
 //! The files that a mount shows.
 
+use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::Disk;
-use crate::image::Extent;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;

@@ -161,7 +161,7 @@ fn same(draft: &Draft, source: &Path, path: &str) -> Result<bool> {
 fn fill(file: &mut dyn GuestFile, at: u64, buf: &mut [u8]) -> bool {
     let mut done = 0;
     while done < buf.len() {
-        match file.read_at(at + done as u64, &mut buf[done..]) {
+        match file.read_at(&mut buf[done..], at + done as u64) {
             Ok(n) if n > 0 => done += n,
             _ => return false,
         }

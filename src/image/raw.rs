@@ -1,7 +1,8 @@
 //! Regular files and block devices, whose bytes are the image as it is.
 
 use super::mapping::Mapping;
-use super::{Extent, Image, MappedSlice};
+use super::{Image, MappedSlice};
+use crate::bytes::{Extent, Extents, ReadAt};
 use crate::{Error, ErrorKind, Result};
 use nix::unistd::{Whence, lseek64};
 use std::fs::{File, OpenOptions};
@@ -72,25 +73,29 @@ impl RawImage {
     }
 }
 
-impl Image for RawImage {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
+impl ReadAt for RawImage {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
 
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Extents for RawImage {
+    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
+        extent_of(&self.file, self.len, offset)
+    }
+}
+
+impl Image for RawImage {
     fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
         self.mapping.as_ref()?.slice(&self.file, offset, len)
     }
 
     fn plain_file(&self) -> Option<&File> {
         Some(&self.file)
-    }
-
-    fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        extent_of(&self.file, self.len, offset)
     }
 
     fn allocated(&self) -> u64 {

@@ -75,7 +75,7 @@ impl BufRead for Input<'_> {
             let mut done = 0;
             while done < self.buffer.len() {
                 let offset = self.start + done as u64;
-                match self.file.read_at(offset, &mut self.buffer[done..]) {
+                match self.file.read_at(&mut self.buffer[done..], offset) {
                     Ok(0) => break,
                     Ok(n) => done += n,
                     Err(e) => {

@@ -132,7 +132,7 @@ fn head(fs: &dyn GuestFs, path: &str) -> Result<Vec<u8>> {
     let mut head = vec![0; (file.len().min(HEAD_BYTES as u64)) as usize];
     let mut done = 0;
     while done < head.len() {
-        match file.read_at(done as u64, &mut head[done..])? {
+        match file.read_at(&mut head[done..], done as u64)? {
             0 => return Err(Error::new(ErrorKind::Corrupt, format!("{path} ends too early"))),
             n => done += n,
         }

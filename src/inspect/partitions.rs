@@ -1,5 +1,6 @@
 //! The disks as they would be mounted, and what their partitions hold.
 
+use crate::bytes::ReadAt;
 use crate::disk::Source;
 use crate::fs::probe::{Content, ExtKind, HEAD_LEN, probe, uuid_text};
 use crate::fs::usage::{Usage, usage};

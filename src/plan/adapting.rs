@@ -5,8 +5,8 @@ use super::root_resolver::RootResolver;
 use super::types::PartitionNames;
 use crate::Result;
 use crate::adapt::{Device, Devices, propose};
+use crate::bytes::ReadAt;
 use crate::edit::{Edit, apply, check_room, set_uuid};
-use crate::fs::ReadAt;
 use crate::fs::open::open_fs;
 use crate::fs::probe::{HEAD_LEN, probe};
 use std::path::Path;
@@ -111,7 +111,7 @@ fn device(p: &PartitionNames, disks: &[PlannedDisk]) -> Device {
 fn label_now(p: &PartitionNames, disks: &[PlannedDisk]) -> Option<Option<String>> {
     let disk = disks.iter().find(|d| !d.cdrom && d.letters == p.disk)?;
     let reader = disk.partition(p.number)?;
-    let mut head = vec![0; reader.size().min(HEAD_LEN as u64) as usize];
-    reader.read_at(0, &mut head).ok()?;
-    Some(probe(&head, reader.size()).label().map(str::to_owned))
+    let mut head = vec![0; reader.len().min(HEAD_LEN as u64) as usize];
+    reader.read_at(&mut head, 0).ok()?;
+    Some(probe(&head, reader.len()).label().map(str::to_owned))
 }

@@ -1,9 +1,10 @@
 //! The UUID that a filesystem has now, read through an overlay that is not yet part of a disk.
 
 use super::source::SourceImage;
+use crate::bytes::ReadAt;
 use crate::disk::{Base, Overlay, Run};
 use crate::fs::probe::{HEAD_LEN, probe, uuid_text};
-use crate::image::{Image, RawImage};
+use crate::image::RawImage;
 use crate::layout::Placed;
 use std::io;
 
@@ -13,7 +14,7 @@ struct Only<'a> {
     image: &'a RawImage,
 }
 
-impl Base for Only<'_> {
+impl ReadAt for Only<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         // Only the beginning of the partition is read.
         let at = offset.checked_sub(self.start).ok_or(io::ErrorKind::InvalidInput)?;
@@ -23,6 +24,12 @@ impl Base for Only<'_> {
         self.image.read_at(image, at)
     }
 
+    fn len(&self) -> u64 {
+        self.start + self.image.len()
+    }
+}
+
+impl Base for Only<'_> {
     fn is_zero(&self, _: u64, _: u64) -> bool {
         false
     }

@@ -10,6 +10,7 @@ use super::source::SourceImage;
 use super::types::{
     DiskContent, DiskRole, DiskShape, DiskSource, OverlayChoice, PartitionNames, PartitionSource,
 };
+use crate::bytes::ReadAt;
 use crate::disk::{Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Stacked};
 use crate::fs::probe::Content;
 use crate::image::{Image, common_mode};

@@ -13,10 +13,11 @@ mod cpio;
 mod insmod;
 
 use super::hardware::{Hardware, card, other_bus};
+use crate::bytes::ReadAt;
 use crate::disk::Source;
 use crate::fs::open::open_fs;
 use crate::fs::probe::{Content, HEAD_LEN, probe};
-use crate::fs::{GuestFile, GuestFs, ReadAt};
+use crate::fs::{GuestFile, GuestFs};
 use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::initrd::{Compression, Initrd, made_for_any_machine};
 use crate::layout::Ids;
@@ -196,8 +197,8 @@ fn with_rdinit(cmdline: &str) -> (String, String) {
 
 /// Drivers for the filesystem in `root`; one of them suffices.
 fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
-    let mut head = vec![0; root.size().min(HEAD_LEN as u64) as usize];
-    match root.read_at(0, &mut head).map(|()| probe(&head, root.size())) {
+    let mut head = vec![0; root.len().min(HEAD_LEN as u64) as usize];
+    match root.read_at(&mut head, 0).map(|()| probe(&head, root.len())) {
         Ok(Content::Ext { .. }) => &["ext4", "ext3", "ext2"],
         Ok(Content::Xfs { .. }) => &["xfs"],
         Ok(Content::Btrfs { .. }) => &["btrfs"],
@@ -267,7 +268,7 @@ impl GuestFile for InitrdFile<'_> {
         self.0.len
     }
 
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let left = self.0.len.saturating_sub(offset);
         let n = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
         let buf = &mut buf[..n];

@@ -7,16 +7,17 @@
 use super::extra_initrd::{self, DriverSurvey};
 use super::types::GuestBootRequest;
 use crate::adapt::LegacySettings;
-use crate::disk::{RegionFile, Source};
+use crate::bytes::ReadAt;
+use crate::disk::Source;
 use crate::fs::open::open_fs;
-use crate::fs::{GuestFile, GuestFs, ReadAt};
+use crate::fs::{GuestFile, GuestFs};
 use crate::guest::select::{Boot, BootSource, choose};
 use crate::loader::linux::HEAD_BYTES;
 use crate::loader::{KernelKind, PayloadFile};
 use crate::{Error, ErrorKind, Result};
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::fmt;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, mpsc};
@@ -81,22 +82,16 @@ struct ThroughFile {
     reader: Arc<Reader>,
     index: usize,
     len: u64,
-    path: String,
 }
 
-impl fmt::Debug for ThroughFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThroughFile").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-impl RegionFile for ThroughFile {
+impl ReadAt for ThroughFile {
     fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
             if offset >= self.len {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let block = self.reader.block(self.index, offset / BLOCK, self.len)?;
+            let block = block.as_slice();
             let within = (offset % BLOCK) as usize;
             let n = block.len().saturating_sub(within).min(buf.len());
             if n == 0 {
@@ -107,6 +102,10 @@ impl RegionFile for ThroughFile {
             offset += n as u64;
         }
         Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.len
     }
 }
 
@@ -161,12 +160,7 @@ pub(super) fn open(
             origin: format!("{path} in the guest"),
             len,
             identity,
-            source: Source::File(Arc::new(ThroughFile {
-                reader: Arc::clone(&reader),
-                index,
-                len,
-                path,
-            })),
+            source: Source::File(Arc::new(ThroughFile { reader: Arc::clone(&reader), index, len })),
         })
         .collect();
     let Found { boot, kernel_head, is_root, settings, drivers, made, .. } = found;
@@ -280,7 +274,7 @@ fn read_exact(file: &mut dyn GuestFile, offset: u64, len: usize) -> Result<Vec<u
     let mut bytes = vec![0; len];
     let mut done = 0;
     while done < len {
-        match file.read_at(offset + done as u64, &mut bytes[done..])? {
+        match file.read_at(&mut bytes[done..], offset + done as u64)? {
             0 => return Err(Error::new(ErrorKind::Corrupt, "a file in the guest ends too early")),
             n => done += n,
         }

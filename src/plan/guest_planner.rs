@@ -5,7 +5,8 @@ use super::payload::from_guest;
 use super::planned_disk::PartitionReader;
 use super::root_resolver::RootResolver;
 use super::types::{BootSummary, Candidate, GuestBootRequest, PlannedBoot};
-use crate::disk::{BootPlanner, DiskBytes, Region};
+use crate::bytes::SharedBytes;
+use crate::disk::{BootPlanner, Region};
 use crate::loader::BootOrder;
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -46,7 +47,7 @@ impl BootPlanner for GuestPlanner {
         regions
     }
 
-    fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Vec<Region> {
+    fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region> {
         let frozen = |(index, reader): &Candidate<PartitionReader>| {
             (*index, PartitionReader { disk: Weak::clone(frozen), ..reader.clone() })
         };

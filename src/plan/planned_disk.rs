@@ -1,7 +1,7 @@
 //! A disk that is ready to be served, and reading its partitions.
 
-use crate::disk::{Disk, DiskBytes};
-use crate::fs::ReadAt;
+use crate::bytes::{ReadAt, SharedBytes};
+use crate::disk::Disk;
 use crate::layout::{Ids, Layout};
 use std::io;
 use std::path::PathBuf;
@@ -48,13 +48,13 @@ impl PlannedDisk {
 /// regions hold this.
 #[derive(Clone, Debug)]
 pub struct PartitionReader {
-    pub(super) disk: Weak<dyn DiskBytes>,
+    pub(super) disk: Weak<SharedBytes>,
     pub(super) start: u64,
     pub(super) len: u64,
 }
 
 impl ReadAt for PartitionReader {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -63,7 +63,7 @@ impl ReadAt for PartitionReader {
         self.disk.upgrade().ok_or_else(gone)?.read_at(buf, self.start + offset)
     }
 
-    fn size(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.len
     }
 }

@@ -1,9 +1,9 @@
 //! Opening images and checking that a disk can be made of them.
 
 use super::options::SourceOptions;
-use crate::fs::ReadAt;
+use crate::bytes::ReadAt;
 use crate::fs::probe::{self, Content};
-use crate::image::{Claim, Image, RawImage, check_unused, claim};
+use crate::image::{Claim, RawImage, check_unused, claim};
 use crate::layout::Ids;
 use crate::{Error, ErrorKind, Result};
 use std::io;
@@ -128,11 +128,11 @@ fn read_part(image: &RawImage, offset: u64, len: u64) -> io::Result<Vec<u8>> {
 pub(super) struct ImageReader(pub(super) Arc<RawImage>);
 
 impl ReadAt for ImageReader {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.as_ref().read_at(buf, offset)
     }
 
-    fn size(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.0.len()
     }
 }

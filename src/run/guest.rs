@@ -2,12 +2,12 @@
 
 use super::child;
 use super::console::{Finding, Watch};
-use super::machine::{MachineOptions, machine};
+use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
 use super::private::{PrivateMount, disks, poll_until};
 use super::report::{GuestReport, Verdict};
 use super::stop::Stop;
 use super::terminal::Terminal;
-use crate::qemu::{Accel, Serial};
+use crate::qemu::{Accel, DiskBus, Launch, NicModel, Serial};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
@@ -43,6 +43,8 @@ pub struct Job {
     pub accel: Accel,
     /// What was said about the machine.
     pub machine: MachineOptions,
+    /// Arguments for QEMU, appended verbatim.
+    pub extra_args: Vec<OsString>,
     /// File that keeps the serial console.
     pub log: Option<PathBuf>,
     /// Tell more on standard error: about the disk, and what the watched console prints.
@@ -82,7 +84,14 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     tell(&said, job, matches!(mode, Mode::Terminal));
     let status = mount.status()?;
     let disks = disks(&status);
-    let needs = job.machine.with_needs(status.bus.as_deref(), status.nic.as_deref());
+    let guest = GuestDisks {
+        dir: mount.dir(),
+        disks: &disks,
+        bus: status.bus.as_deref().and_then(DiskBus::from_name).unwrap_or_default(),
+        nic: status.nic.as_deref().and_then(NicModel::from_name).unwrap_or_default(),
+    };
+    let machine = describe(&job.name, job.domain.as_ref(), guest, &job.machine);
+    check_buses(&machine)?;
     let log = match (mode, &job.log) {
         (Mode::Watch(_), Some(path)) => Some(File::create(path).map_err(|e| {
             Error::io(format!("cannot write the console to {}", path.display()), e)
@@ -94,9 +103,8 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
         (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),
         (Mode::Terminal, None) => Serial::Stdio,
     };
-    let place = (mount.dir(), disks.as_slice());
-    let spec = machine(&job.name, job.domain.as_ref(), &needs, place, job.accel, serial)?;
-    let mut qemu = Qemu::start(job, &spec.args(), matches!(mode, Mode::Watch(_)))?;
+    let launch = Launch { accel: job.accel, serial, extra_args: job.extra_args.clone() };
+    let mut qemu = Qemu::start(job, &machine.args(&launch), matches!(mode, Mode::Watch(_)))?;
     let result = match mode {
         Mode::Terminal => attend(job, &mut qemu, &mut mount, stop),
         Mode::Watch(expected) => watch(job, expected, &mut qemu, &mut mount, stop, log),

@@ -1,14 +1,15 @@
-//! From a domU config and options to a machine.
+//! From a domU config, a mount's disks and options to the description of a machine.
 
 use crate::fuse::StatusDisk;
 use crate::plan::CIDATA_FILE;
-use crate::qemu::{Accel, DiskBus, DriveSpec, MachineSpec, Nic, NicBackend, NicModel, Serial};
+use crate::qemu::{
+    Aio, Clock, DiskBus, Drive, Graphics, Lifecycle, Machine, Nic, NicBackend, NicModel,
+};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
-use std::ffi::OsString;
 use std::path::Path;
 
-/// RAM in MiB when neither the config nor an option says it.
+/// RAM in MiB when neither the config nor an option gives it.
 pub const DEFAULT_MEMORY_MIB: u64 = 1024;
 
 /// What network cards are connected to.
@@ -23,132 +24,136 @@ pub enum Net {
     None,
 }
 
-/// What a user said about the machine; the config answers the rest.
+/// What the user chose for the machine; the config and the guest's needs supply the rest.
 #[derive(Clone, Debug, Default)]
 pub struct MachineOptions {
     /// RAM in MiB.
     pub memory_mib: Option<u64>,
     /// Number of processors.
     pub vcpus: Option<u32>,
-    /// Where disks are plugged in; `None` is where the guest can use them.
+    /// Where disks are plugged in; `None` is the bus that the guest has a driver for.
     pub bus: Option<DiskBus>,
-    /// The network cards; `None` is for those that the guest can use.
-    pub nic: Option<NicModel>,
     /// What cards are connected to.
     pub net: Net,
-    /// Open a window.
-    pub graphic: bool,
-    /// Arguments for QEMU, as they are.
-    pub extra_args: Vec<OsString>,
+    /// The screen; `None` is what the config asks for.
+    pub graphics: Option<Graphics>,
+    /// How QEMU does I/O.
+    pub aio: Aio,
 }
 
-impl MachineOptions {
-    /// With what a mount says that the guest needs, where nothing else was said: the names of a bus
-    /// and of a card.
-    #[must_use]
-    pub fn with_needs(&self, bus: Option<&str>, nic: Option<&str>) -> Self {
-        Self {
-            bus: self.bus.or(bus.and_then(DiskBus::from_name)),
-            nic: self.nic.or(nic.and_then(NicModel::from_name)),
-            ..self.clone()
-        }
-    }
+/// The disks of a mount, and the devices that the guest's kernel has drivers for.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestDisks<'a> {
+    /// The directory in which the disks are files.
+    pub dir: &'a Path,
+    /// The disks; the firmware boots from the first.
+    pub disks: &'a [StatusDisk],
+    /// The bus that disks must be plugged into.
+    pub bus: DiskBus,
+    /// The network card.
+    pub nic: NicModel,
 }
 
-/// The machine for the guest `name`, with `disks` as they show in `dir`.
-///
-/// # Errors
-/// [`ErrorKind::Invalid`] for a disk that the chosen bus can't have.
-pub fn machine(
+/// The machine for the guest `name`. Options override the config, and the config overrides defaults.
+pub fn describe(
     name: &str,
     domain: Option<&DomainConfig>,
+    guest: GuestDisks<'_>,
     options: &MachineOptions,
-    (dir, disks): (&Path, &[StatusDisk]),
-    accel: Accel,
-    serial: Serial,
-) -> Result<MachineSpec> {
-    let bus = options.bus.unwrap_or_default();
-    let plain_bus = matches!(bus, DiskBus::Ahci | DiskBus::Ide);
-    // That of cloud-init is for a guest that is recent enough to know virtio.
-    let is_seed = |disk: &StatusDisk| disk.file == CIDATA_FILE;
-    if let Some(disk) = disks.iter().find(|d| plain_bus && d.read_only && !d.cdrom && !is_seed(d)) {
-        let what = format!(
-            "{} is read-only, which a disk on this bus can't be; use --bus virtio, scsi or nvme",
-            disk.vdev
-        );
-        return Err(Error::new(ErrorKind::Invalid, what));
-    }
-    let drives = disks.iter().map(|disk| DriveSpec {
-        path: Some(dir.join(&disk.file)),
-        bus: if plain_bus && is_seed(disk) { DiskBus::Virtio } else { bus },
+) -> Machine {
+    let bus = options.bus.unwrap_or(guest.bus);
+    let drives = guest.disks.iter().map(|disk| Drive {
+        path: Some(guest.dir.join(&disk.file)),
+        // A guest that reads cloud-init's disk is recent enough to know virtio.
+        bus: match disk.file == CIDATA_FILE && !bus.has_read_only_disks() {
+            true => DiskBus::Virtio,
+            false => bus,
+        },
         read_only: disk.read_only || disk.cdrom,
         cdrom: disk.cdrom,
-        // By this the guest finds it in /dev/disk/by-id, whatever the bus.
+        // The guest finds the disk in /dev/disk/by-id by this, whatever the bus.
         serial: Some(disk.vdev.clone()),
-        ..DriveSpec::default()
+        aio: options.aio,
+        ..Drive::default()
     });
-    Ok(MachineSpec {
+    let memory_mib =
+        options.memory_mib.or(domain.and_then(|d| d.memory_mib)).unwrap_or(DEFAULT_MEMORY_MIB);
+    let vcpus = options.vcpus.or(domain.and_then(|d| d.vcpus)).unwrap_or(1);
+    let shown = domain.is_some_and(|d| d.graphic);
+    Machine {
         name: name.to_owned(),
         uuid: domain.and_then(|d| d.uuid.as_deref()).and_then(plain_uuid),
-        memory_mib: options
-            .memory_mib
-            .or(domain.and_then(|d| d.memory_mib))
-            .unwrap_or(DEFAULT_MEMORY_MIB),
-        vcpus: options.vcpus.or(domain.and_then(|d| d.vcpus)).unwrap_or(1),
-        accel,
-        disks: drives.collect(),
-        nics: nics(domain, options.net, options.nic.unwrap_or_default()),
-        serial,
-        graphic: options.graphic,
-        no_reboot: domain.is_some_and(|d| d.on_reboot.as_deref() == Some("destroy")),
-        extra_args: options.extra_args.clone(),
-        ..MachineSpec::default()
-    })
+        memory_mib,
+        max_memory_mib: domain.and_then(|d| d.maxmem_mib).unwrap_or(0).max(memory_mib),
+        vcpus,
+        max_vcpus: domain.and_then(|d| d.maxvcpus).unwrap_or(0).max(vcpus),
+        clock: match domain.is_some_and(|d| d.localtime) {
+            true => Clock::LocalTime,
+            false => Clock::Utc,
+        },
+        drives: drives.collect(),
+        nics: nics(domain, options.net, guest.nic),
+        graphics: options.graphics.unwrap_or(match shown {
+            true => Graphics::Screen,
+            false => Graphics::Headless,
+        }),
+        on_reboot: match domain.and_then(|d| d.on_reboot.as_deref()) {
+            Some("destroy") => Lifecycle::Destroy,
+            _ => Lifecycle::Restart,
+        },
+        on_crash: match domain.and_then(|d| d.on_crash.as_deref()) {
+            Some("restart" | "coredump-restart" | "rename-restart") => Lifecycle::Restart,
+            Some("preserve") => Lifecycle::Preserve,
+            _ => Lifecycle::Destroy,
+        },
+        ..Machine::default()
+    }
 }
 
-/// A UUID in the form that QEMU and libvirt read; other forms of it are rewritten.
+/// Check that every disk can be what the description says on its bus.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] for a read-only disk on AHCI or IDE.
+pub fn check_buses(machine: &Machine) -> Result<()> {
+    let wrong =
+        machine.drives.iter().find(|d| d.read_only && !d.cdrom && !d.bus.has_read_only_disks());
+    let Some(drive) = wrong else { return Ok(()) };
+    let name = drive.serial.as_deref().unwrap_or("a disk");
+    Err(Error::new(
+        ErrorKind::Invalid,
+        format!(
+            "{name} is read-only, and a disk on {} can't be; use --bus virtio, scsi or nvme",
+            drive.bus.name()
+        ),
+    ))
+}
+
+/// A UUID in the form that QEMU and libvirt read; other spellings are converted.
 pub fn plain_uuid(text: &str) -> Option<String> {
     uuid::Uuid::try_parse(text.trim()).ok().map(|uuid| uuid.hyphenated().to_string())
 }
 
 /// One card without a config; with one, those of `vif`.
 fn nics(domain: Option<&DomainConfig>, net: Net, model: NicModel) -> Vec<Nic> {
-    let Some(domain) = domain else {
-        let card = || Nic { model, ..Nic::default() };
-        return if net == Net::None { Vec::new() } else { vec![card()] };
-    };
-    let backend = |bridge: Option<&String>| match (net, bridge) {
-        (Net::Bridge, Some(bridge)) => NicBackend::Bridge(bridge.clone()),
-        _ => NicBackend::User,
-    };
-    let cards = domain.vifs.iter().map(|vif| Nic {
-        mac: vif.mac_string(),
-        backend: backend(vif.bridge.as_ref()),
+    if net == Net::None {
+        return Vec::new();
+    }
+    let card = |(i, mac, bridge): (usize, Option<String>, Option<&String>)| Nic {
+        mac,
         model,
-    });
-    if net == Net::None { Vec::new() } else { cards.collect() }
-}
-
-/// The disks that a mount of `domain` shows, for commands that print names without mounting: disks,
-/// then cdroms; the first is `disk.raw`, later ones have their letter.
-///
-/// # Errors
-/// Those of [`DomainConfig::layout`].
-pub fn disks_of(domain: &DomainConfig) -> Result<Vec<StatusDisk>> {
-    use crate::xen::{Access, GuestDiskContent};
-    let mut disks = domain.layout()?;
-    // An empty drive shows no file.
-    disks.retain(|d| {
-        !matches!(d.content, GuestDiskContent::Whole(spec) if spec.cdrom && spec.target.is_none())
-    });
-    disks.sort_by_key(|d| d.is_cdrom());
-    let named = disks.iter().enumerate().map(|(i, disk)| StatusDisk {
-        file: crate::plan::disk_file_name(i, &disk.letters(), disk.is_cdrom()),
-        vdev: disk.name(),
-        cdrom: disk.is_cdrom(),
-        read_only: matches!(disk.content, GuestDiskContent::Whole(spec) if spec.access == Access::ReadOnly),
-    });
-    Ok(named.collect())
+        backend: match (net, bridge) {
+            (Net::Bridge, Some(bridge)) => NicBackend::Bridge(bridge.clone()),
+            _ => NicBackend::User,
+        },
+        slot: Nic::slot_of(i),
+    };
+    match domain {
+        None => vec![card((0, None, None))],
+        Some(domain) => {
+            let vifs = domain.vifs.iter().enumerate();
+            vifs.map(|(i, vif)| card((i, vif.mac_string(), vif.bridge.as_ref()))).collect()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -159,14 +164,34 @@ mod tests {
         DomainConfig::parse(text, Path::new("/etc/xen")).unwrap()
     }
 
-    fn make(domain: Option<&DomainConfig>, options: &MachineOptions) -> MachineSpec {
-        let disks = domain.map_or_else(Vec::new, |d| disks_of(d).unwrap());
-        let place = (Path::new("/run/m"), disks.as_slice());
-        machine("web1", domain, options, place, Accel::Tcg, Serial::Pipe).unwrap()
+    /// The disks in the order of the config: what a mount's status would list.
+    fn disks_of(domain: &DomainConfig) -> Vec<StatusDisk> {
+        let disk = |(i, disk): (usize, &crate::xen::GuestDisk<'_>)| StatusDisk {
+            file: crate::plan::disk_file_name(i, &disk.letters(), disk.is_cdrom()),
+            vdev: disk.name(),
+            cdrom: disk.is_cdrom(),
+            read_only: disk.name() == "xvdb",
+        };
+        domain.layout().unwrap().iter().enumerate().map(disk).collect()
     }
 
-    const WEB1: &str = "memory = 768\nvcpus = 2\non_reboot = 'destroy'\n\
-        uuid = '0123ABCD-0123-0123-0123-0123456789AB'\n\
+    fn make(domain: Option<&DomainConfig>, options: &MachineOptions) -> Machine {
+        make_for(domain, options, DiskBus::Virtio, NicModel::Virtio)
+    }
+
+    fn make_for(
+        domain: Option<&DomainConfig>,
+        options: &MachineOptions,
+        bus: DiskBus,
+        nic: NicModel,
+    ) -> Machine {
+        let disks = domain.map_or_else(Vec::new, disks_of);
+        let guest = GuestDisks { dir: Path::new("/run/m"), disks: &disks, bus, nic };
+        describe("web1", domain, guest, options)
+    }
+
+    const WEB1: &str = "memory = 768\nvcpus = 2\non_reboot = 'destroy'\nmaxvcpus = 4\n\
+        uuid = '0123ABCD-0123-0123-0123-0123456789AB'\nlocaltime = 1\nvnc = 1\n\
         vif = ['mac=00:16:3e:01:02:03,bridge=xenbr0', '']\n\
         disk = ['file:/a.img,xvda2,w', 'file:/swap.img,xvda1,w', 'phy:vg/b,xvdb,r', \
         'file:/c.iso,hdc:cdrom,r']";
@@ -174,14 +199,18 @@ mod tests {
     #[test]
     fn a_config_makes_the_machine() {
         let config = domain(WEB1);
-        let spec = make(Some(&config), &MachineOptions::default());
-        assert_eq!((spec.memory_mib, spec.vcpus, spec.no_reboot), (768, 2, true));
-        assert_eq!(spec.uuid.as_deref(), Some("0123abcd-0123-0123-0123-0123456789ab"));
-        let macs: Vec<_> = spec.nics.iter().map(|n| n.mac.as_deref()).collect();
-        assert_eq!(macs, [Some("00:16:3e:01:02:03"), None]);
-        assert!(spec.nics.iter().all(|n| n.backend == NicBackend::User));
-        let disks: Vec<_> = spec
-            .disks
+        let machine = make(Some(&config), &MachineOptions::default());
+        assert_eq!((machine.memory_mib, machine.max_memory_mib), (768, 768));
+        assert_eq!((machine.vcpus, machine.max_vcpus), (2, 4));
+        assert_eq!(machine.on_reboot, Lifecycle::Destroy);
+        assert_eq!(machine.on_crash, Lifecycle::Destroy);
+        assert_eq!((machine.clock, machine.graphics), (Clock::LocalTime, Graphics::Screen));
+        assert_eq!(machine.uuid.as_deref(), Some("0123abcd-0123-0123-0123-0123456789ab"));
+        let cards: Vec<_> = machine.nics.iter().map(|n| (n.mac.as_deref(), n.slot)).collect();
+        assert_eq!(cards, [(Some("00:16:3e:01:02:03"), Some(3)), (None, Some(4))]);
+        assert!(machine.nics.iter().all(|n| n.backend == NicBackend::User));
+        let disks: Vec<_> = machine
+            .drives
             .iter()
             .map(|d| (d.path.clone().unwrap().display().to_string(), d.read_only, d.cdrom))
             .collect();
@@ -196,53 +225,55 @@ mod tests {
     }
 
     #[test]
-    fn options_go_before_the_config() {
+    fn options_override_the_config() {
         let config = domain(WEB1);
         let options = MachineOptions {
             memory_mib: Some(2048),
             vcpus: Some(1),
             net: Net::Bridge,
+            graphics: Some(Graphics::Headless),
             ..MachineOptions::default()
         };
-        let spec = make(Some(&config), &options);
-        assert_eq!((spec.memory_mib, spec.vcpus), (2048, 1));
-        assert_eq!(spec.nics[0].backend, NicBackend::Bridge("xenbr0".into()));
-        assert_eq!(spec.nics[1].backend, NicBackend::User);
+        let machine = make(Some(&config), &options);
+        assert_eq!((machine.memory_mib, machine.max_memory_mib, machine.vcpus), (2048, 2048, 1));
+        assert_eq!(machine.graphics, Graphics::Headless);
+        assert_eq!(machine.nics[0].backend, NicBackend::Bridge("xenbr0".into()));
+        assert_eq!(machine.nics[1].backend, NicBackend::User);
         let none = MachineOptions { net: Net::None, ..options };
         assert!(make(Some(&config), &none).nics.is_empty());
         assert!(make(None, &none).nics.is_empty());
     }
 
     #[test]
-    fn what_the_guest_needs_comes_after_what_was_said() {
-        let needs = |options: &MachineOptions| options.with_needs(Some("ahci"), Some("rtl8139"));
+    fn options_override_what_the_guest_needs() {
         let config = domain(WEB1);
-        let config = DomainConfig { disks: config.disks[..2].to_vec(), ..config };
-        let spec = make(Some(&config), &needs(&MachineOptions::default()));
-        assert!(spec.disks.iter().all(|d| d.bus == DiskBus::Ahci), "{spec:?}");
-        assert!(spec.nics.iter().all(|n| n.model == NicModel::Rtl8139), "{spec:?}");
-        let said = MachineOptions { bus: Some(DiskBus::Nvme), ..MachineOptions::default() };
-        assert!(make(Some(&config), &needs(&said)).disks.iter().all(|d| d.bus == DiskBus::Nvme));
-        let unknown = MachineOptions::default().with_needs(Some("floppy"), None);
-        assert_eq!((unknown.bus, unknown.nic), (None, None));
+        let old = |options: &MachineOptions| {
+            make_for(Some(&config), options, DiskBus::Ahci, NicModel::Rtl8139)
+        };
+        let machine = old(&MachineOptions::default());
+        assert!(machine.drives.iter().all(|d| d.bus == DiskBus::Ahci), "{machine:?}");
+        assert!(machine.nics.iter().all(|n| n.model == NicModel::Rtl8139), "{machine:?}");
+        let nvme = MachineOptions { bus: Some(DiskBus::Nvme), ..MachineOptions::default() };
+        assert!(old(&nvme).drives.iter().all(|d| d.bus == DiskBus::Nvme));
     }
 
     #[test]
     fn without_a_config() {
-        let spec = make(None, &MachineOptions::default());
-        assert_eq!((spec.memory_mib, spec.vcpus, spec.nics.len()), (1024, 1, 1));
-        assert_eq!(spec.uuid, None);
+        let machine = make(None, &MachineOptions::default());
+        assert_eq!((machine.memory_mib, machine.vcpus, machine.nics.len()), (1024, 1, 1));
+        assert_eq!(machine.uuid, None);
     }
 
     #[test]
-    fn a_read_only_disk_needs_a_bus_that_can() {
+    fn a_read_only_disk_needs_a_bus_that_has_them() {
         let config = domain("disk = ['file:/a.img,xvda,w', 'file:/b.img,xvdb,r']");
-        let disks = disks_of(&config).unwrap();
         for bus in [DiskBus::Ide, DiskBus::Ahci] {
-            let options = MachineOptions { bus: Some(bus), ..MachineOptions::default() };
-            let place = (Path::new("/m"), disks.as_slice());
-            let e = machine("n", None, &options, place, Accel::Tcg, Serial::Pipe).unwrap_err();
+            let machine =
+                make_for(Some(&config), &MachineOptions::default(), bus, NicModel::Virtio);
+            let e = check_buses(&machine).unwrap_err();
             assert!(e.to_string().contains("xvdb is read-only"), "{e}");
         }
+        let machine = make(Some(&config), &MachineOptions::default());
+        check_buses(&machine).unwrap();
     }
 }

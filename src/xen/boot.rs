@@ -24,7 +24,7 @@ pub enum BootloaderKind {
     Pygrub,
     /// GRUB in the guest: pv-grub, pvgrub32/64, GRUB's own Xen port.
     Pvgrub,
-    /// Another program, which is taken for one that reads the guest's boot config.
+    /// Another program, which is assumed to read the guest's boot config.
     Other,
 }
 
@@ -43,7 +43,7 @@ pub struct Bootloader {
     pub ramdisk: Option<String>,
     /// `--args=`: appended to the kernel's command line.
     pub args: Option<String>,
-    /// Arguments with another meaning; how the loader behaves, not what it boots.
+    /// Other arguments, which don't change what is booted.
     pub other_args: Vec<String>,
 }
 
@@ -95,8 +95,8 @@ impl Bootloader {
     }
 }
 
-/// Splits a string of arguments at white space as a shell would, quotes honoured. xl splits without
-/// looking at quotes; titles with blanks in them were written for xm, which honoured them.
+/// Splits a string of arguments at white space and honours quotes, as a shell does. xl ignores quotes,
+/// but titles with blanks were written for xm, which honoured them.
 pub(super) fn split_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -1,7 +1,7 @@
 //! The grammar of a domU config: assignments of strings, numbers and nested lists.
 //!
 //! Source: xl.cfg(5) "SYNTAX" and Xen's own grammar (`libxlu_cfg_y.y`). What a setting means is
-//! [`super::domain`]'s business.
+//! decided in [`super::domain`].
 
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ pub struct Number {
     pub text: String,
 }
 
-/// What stands on the right of an assignment.
+/// The right side of an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value {
-    /// A quoted string, escapes resolved. It never holds a NUL.
+    /// A quoted string, escapes resolved. It contains no NUL.
     String(String),
     /// A bare number.
     Number(Number),
@@ -74,7 +74,7 @@ impl Value {
 /// A setting's value after the whole config was read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Assignment {
-    /// The line of the assignment that counts, from 1: the last `=`, or the first `+=`.
+    /// The line of the effective assignment, from 1: the last `=`, or the first `+=`.
     pub line: u32,
     /// The value, with everything that `+=` added.
     pub value: Value,
@@ -96,7 +96,7 @@ impl Config {
         if bytes.len() > MAX_CONFIG_BYTES {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                "a domU config of more than 1 MiB is none; was an image given in its place?",
+                "too large for a domU config (limit 1 MiB); is it an image?",
             ));
         }
         let text = String::from_utf8_lossy(bytes);
@@ -157,7 +157,7 @@ pub(super) fn parse_number(s: &str) -> Option<u64> {
         None => (s, 10),
     };
     if !digits.starts_with(|c: char| c.is_digit(radix)) {
-        return None; // from_str_radix would take a sign
+        return None; // from_str_radix would accept a sign
     }
     u64::from_str_radix(digits, radix).ok()
 }
@@ -169,18 +169,31 @@ const PYTHON_WORDS: &[&str] = &[
     "del", "pass", "global", "assert", "True", "False", "None",
 ];
 
+/// Characters of Python's expressions.
+const PYTHON_OPERATORS: &[char] = &['+', '%', '.', '(', ')', '{', '}', '*', ':'];
+
 fn python(line: u32, word: &str) -> Error {
     let advice = match word {
-        "True" => "write 1 in its place".to_owned(),
-        "False" => "write 0 in its place".to_owned(),
-        _ => "print the value that it computes and write a plain assignment, name = 'value'".into(),
+        "True" => "write 1 instead",
+        "False" => "write 0 instead",
+        _ => "print the value that it computes and write a plain assignment, name = 'value'",
     };
     let word = clip(word);
     error_at(
         ErrorKind::Unsupported,
         line,
-        format!("'{word}' is Python, which old xm configs may hold and xl's may not: {advice}"),
+        format!("'{word}' is Python, which xm accepted and xl does not: {advice}"),
     )
+}
+
+/// The error for a value without quotes, as in `name = web1`.
+fn bare_word(line: u32, word: &str) -> Error {
+    let word = clip(word);
+    let what = format!(
+        "'{word}' is neither a number nor a string in quotes; write '{word}' with its quotes, or, if \
+         it is a variable of an old xm config, its value"
+    );
+    error_at(ErrorKind::Corrupt, line, what)
 }
 
 struct Parser<'a> {
@@ -265,20 +278,33 @@ impl<'a> Parser<'a> {
                 Some(value) => Ok(Value::Number(Number { value, text })),
                 None => {
                     let text = clip(&text);
-                    let what = format!("'{text}' is no number; put quotes around a string");
+                    let what = format!("'{text}' is not a number; put a string in quotes");
                     Err(error_at(ErrorKind::Corrupt, line, what))
                 }
             },
             Token::Open if depth == MAX_DEPTH => {
-                let what = format!("lists nested more than {MAX_DEPTH} deep");
+                let what = format!("lists are nested too deeply (limit {MAX_DEPTH})");
                 Err(error_at(ErrorKind::Unsupported, line, what))
             }
             Token::Open => self.list(line, depth + 1).map(Value::List),
+            Token::Ident(word) if !self.is_in_python(&word) => Err(bare_word(line, &word)),
             other => Err(unexpected(&other, line, "a string in quotes, a number or a list")),
         }
     }
 
-    /// The elements up to the closing bracket; newlines may stand anywhere between them.
+    /// Whether a bare word in place of a value is an expression of Python: by itself, or by the token
+    /// that follows it.
+    fn is_in_python(&self, word: &str) -> bool {
+        PYTHON_WORDS.contains(&word)
+            || match self.peek() {
+                Some(Token::Other(c)) => PYTHON_OPERATORS.contains(c),
+                Some(Token::Open) => true,
+                Some(Token::Ident(next)) => PYTHON_WORDS.contains(&next.as_str()),
+                _ => false,
+            }
+    }
+
+    /// The elements up to the closing bracket; newlines may separate any of them.
     fn list(&mut self, open: u32, depth: usize) -> Result<Vec<ListItem>> {
         let mut items = Vec::new();
         loop {
@@ -311,13 +337,13 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A token at a place where the grammar has none like it: Python, or a slip.
+/// The error for a token that the grammar doesn't allow here: Python, or a typing error.
 fn unexpected(token: &Token, line: u32, wanted: &str) -> Error {
     match token {
-        Token::Ident(word) => python(line, word),
-        Token::Other(c @ ('+' | '%' | '.' | '(' | ')' | '{' | '}' | '*' | ':')) => {
-            python(line, c.encode_utf8(&mut [0; 4]))
+        Token::Ident(word) if wanted.starts_with("a string") || PYTHON_WORDS.contains(&&**word) => {
+            python(line, word)
         }
+        Token::Other(c) if PYTHON_OPERATORS.contains(c) => python(line, c.encode_utf8(&mut [0; 4])),
         Token::Open => python(line, "["),
         other => {
             let found = other.describe();

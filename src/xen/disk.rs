@@ -1,7 +1,7 @@
 //! Disk specs: one string of a config's `disk` list.
 //!
 //! Source: xl-disk-configuration(5), and Xen's own scanner (`libxlu_disk_l.l`) for what the manual
-//! leaves open. Nothing is looked up: a [`DiskSpec`] says what is written.
+//! leaves open. No file is looked at: a [`DiskSpec`] says what the config says.
 
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ pub enum DiskFormat {
 pub enum Access {
     /// `r` or `ro`, and every cdrom.
     ReadOnly,
-    /// `w` or `rw`, and xm's `w!` (write although another guest does so, too).
+    /// `w` or `rw`, and xm's `w!` (write even if another guest writes, too).
     ReadWrite,
 }
 
@@ -40,8 +40,8 @@ pub enum Access {
 pub struct DiskSpec {
     /// Where the bytes are; `None` for an empty cdrom drive.
     pub target: Option<PathBuf>,
-    /// Where else they may be if nothing is at `target`: a relative path is one below the config's
-    /// directory or one below `/dev`, and only a look at the host tells which.
+    /// Where the bytes are if `target` doesn't exist: a relative path is relative to the config's
+    /// directory or to `/dev`, and only the host's files tell which.
     pub target_alternative: Option<PathBuf>,
     /// The image's format.
     pub format: DiskFormat,
@@ -49,27 +49,27 @@ pub struct DiskSpec {
     pub vdev: Vdev,
     /// Whether the guest may write.
     pub access: Access,
-    /// It is a cdrom drive.
+    /// Whether it is a cdrom drive.
     pub cdrom: bool,
-    /// The dom0 program that would have to make the target usable (`script=`, `iscsi:`, `nbd:`,
-    /// `drbd:`). The target is then that program's argument and no path.
+    /// The dom0 program that would provide the target (`script=`, `iscsi:`, `nbd:`, `drbd:`). The
+    /// target is then that program's argument, not a path.
     pub script: Option<String>,
-    /// `discard` or `no-discard`, if either was said.
+    /// `discard` or `no-discard`, if either is given.
     pub discard: Option<bool>,
     /// The target was marked as a block device (`phy:` or `backendtype=phy`).
     pub block_device: bool,
     /// The config's line, from 1.
     pub line: u32,
-    /// What of the spec can't be honoured.
+    /// Parts of the spec that can't be honoured.
     pub notes: Vec<Note>,
 }
 
 impl DiskSpec {
-    /// Parses `spec`, which stands on `line` of its config. The target stays as written; see
+    /// Parses `spec`, from `line` of its config. The target stays as written; see
     /// [`DiskSpec::resolve`].
     ///
     /// # Errors
-    /// `Corrupt` for what xl would refuse, `Unsupported` for device numbers of foreign families.
+    /// `Corrupt` for what xl refuses, `Unsupported` for device numbers of unknown families.
     pub fn parse(spec: &str, line: u32) -> Result<Self> {
         let at = |e: Error| error_at(e.kind(), line, format!("disk '{}': {e}", clip(spec)));
         Scan::new(line).run(spec).map_err(at)
@@ -94,12 +94,12 @@ fn corrupt(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, what)
 }
 
-/// What has been read of a spec.
+/// The parts of a spec that were read so far.
 struct Scan {
     line: u32,
     target: Option<String>,
     format: Option<DiskFormat>,
-    /// Format was given, if only as an empty position.
+    /// The format's position was given, if only empty.
     format_set: bool,
     vdev: Option<String>,
     access: Option<Access>,
@@ -143,13 +143,13 @@ impl Scan {
                 set(&mut self.target, "target", target)?;
                 break;
             }
-            if let Some((prefix, behind)) = old_prefix(rest) {
+            if let Some((prefix, after)) = old_prefix(rest) {
                 self.prefix(prefix)?;
-                rest = behind;
+                rest = after;
                 continue;
             }
-            let (word, behind) = rest.split_once(',').unwrap_or((rest, ""));
-            rest = behind;
+            let (word, after) = rest.split_once(',').unwrap_or((rest, ""));
+            rest = after;
             let word = word.trim_end_matches([' ', '\t', '\n']);
             match word.split_once('=') {
                 Some((key, value)) => self.keyed(key, value)?,
@@ -173,7 +173,7 @@ impl Scan {
             }
             "phy" => self.block_device = true,
             "tapdisk" | "tap" | "tap2" | "aio" | "ioemu" | "file" => {}
-            other => return Err(corrupt(format!("'{}:' is no prefix that xl knows", clip(other)))),
+            other => return Err(corrupt(format!("unknown prefix '{}:'", clip(other)))),
         }
         self.old_prefix = true;
         Ok(())
@@ -201,32 +201,30 @@ impl Scan {
                 if !matches!(value, "" | "0" | "Domain-0" | "dom0") {
                     let domain = clip(value);
                     self.note(format!(
-                        "backend={domain} is ignored: the image is looked for on this host, not in \
-                         that domain"
+                        "backend={domain} is ignored: the image must be on this host"
                     ));
                 }
                 Ok(())
             }
             "colo-host" | "colo-port" | "colo-export" | "active-disk" | "hidden-disk" => {
-                self.note(format!("{key}= is ignored: there is no COLO replication here"));
+                self.note(format!("{key}= is ignored: COLO replication is not supported"));
                 Ok(())
             }
             "specification" | "transport" | "grant_usage" | "trusted" => Ok(()),
             _ => Err(corrupt(format!(
-                "'{}=' is no parameter of a disk; a target with '=' in it is written last, as \
-                 target=…",
+                "'{}=' is not a disk parameter; write a target that contains '=' last, as target=…",
                 clip(key)
             ))),
         }
     }
 
-    /// True if `word` is a flag, which is then done with.
+    /// Applies `word` if it is a flag; false if not.
     fn flag(&mut self, word: &str) -> bool {
         match word {
             "cdrom" => self.cdrom = true,
             "discard" => self.discard = Some(true),
             "no-discard" => self.discard = Some(false),
-            "colo" => self.note("colo is ignored: there is no COLO replication here"),
+            "colo" => self.note("colo is ignored: COLO replication is not supported"),
             "direct-io-safe" | "no-colo" | "removable" => {}
             _ => return false,
         }
@@ -249,7 +247,7 @@ impl Scan {
         } else if !self.access_set {
             self.set_access(word)?;
         } else {
-            return Err(corrupt(format!("'{}' is one parameter too many", clip(word))));
+            return Err(corrupt(format!("too many parameters: '{}'", clip(word))));
         }
         Ok(())
     }
@@ -269,7 +267,7 @@ impl Scan {
             }
         };
         if self.format.is_some_and(|old| old != format) {
-            return Err(corrupt("two formats"));
+            return Err(corrupt("two different formats"));
         }
         self.format_set = true;
         if !value.is_empty() {
@@ -310,7 +308,7 @@ impl Scan {
             }
         };
         if self.access.is_some() && self.access != access {
-            return Err(corrupt("two kinds of access"));
+            return Err(corrupt("two different kinds of access"));
         }
         self.access_set = true;
         self.access = access;
@@ -321,14 +319,14 @@ impl Scan {
         let vdev = match self.vdev.as_deref() {
             None | Some("") => {
                 return Err(corrupt(
-                    "no vdev; say which disk the guest sees, as in '/path/disk.img,raw,xvda,rw'",
+                    "no vdev; name the guest's device, as in '/path/disk.img,raw,xvda,rw'",
                 ));
             }
             Some(name) => Vdev::parse(name)?,
         };
         let target = self.target.take().filter(|t| !t.is_empty());
         if target.is_none() && !self.cdrom {
-            return Err(corrupt(format!("no target for {vdev}; only a cdrom drive may be empty")));
+            return Err(corrupt(format!("no target for {vdev}; only a cdrom drive can be empty")));
         }
         if target.as_deref().is_some_and(|t| t.contains('\0')) {
             return Err(corrupt("a NUL byte in the target"));
@@ -337,8 +335,8 @@ impl Scan {
         if let Some(script) = &script {
             let script = clip(script);
             self.note(format!(
-                "{vdev} needs the dom0 program '{script}', which is not run: make the disk a file \
-                 or a block device on this host and name that as its target"
+                "{vdev} needs the dom0 program '{script}', which is not run: provide a file or a \
+                 block device on this host and name it as the target"
             ));
         }
         let access = match self.access {
@@ -362,7 +360,7 @@ impl Scan {
     }
 }
 
-/// Sets a string that may be set once; an empty one doesn't count as set.
+/// Sets a string that can be set once; an empty one counts as unset.
 fn set(slot: &mut Option<String>, name: &str, value: &str) -> Result<()> {
     if slot.as_deref().is_some_and(|old| !old.is_empty()) {
         return Err(corrupt(format!("{name} is given twice")));
@@ -371,18 +369,18 @@ fn set(slot: &mut Option<String>, name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// Splits `phy:/dev/x` into `phy` and `/dev/x`: the prefixes that xl knows before anything, unknown
-/// ones (which it refuses) only before what is no device type, as in `hdc:cdrom`.
+/// Splits `phy:/dev/x` into `phy` and `/dev/x`. A known prefix counts before any text, an unknown one
+/// (which xl refuses) only if a device type, as in `hdc:cdrom`, can't follow.
 fn old_prefix(rest: &str) -> Option<(&str, &str)> {
     const KNOWN: &[&str] = &[
         "raw", "qcow", "qcow2", "vhd", "iscsi", "nbd", "enbd", "drbd", "tapdisk", "tap", "tap2",
         "aio", "ioemu", "file", "phy",
     ];
     let end = rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit())?;
-    let (prefix, behind) = (&rest[..end], rest[end..].strip_prefix(':')?);
+    let (prefix, after) = (&rest[..end], rest[end..].strip_prefix(':')?);
     if !prefix.starts_with(|c: char| c.is_ascii_lowercase()) {
         return None;
     }
-    let unknown = !behind.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    (KNOWN.contains(&prefix) || unknown).then_some((prefix, behind))
+    let unknown = !after.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    (KNOWN.contains(&prefix) || unknown).then_some((prefix, after))
 }

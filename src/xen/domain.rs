@@ -59,13 +59,15 @@ pub struct DomainConfig {
     pub serial: Vec<String>,
     /// A display was asked for: `vnc`, `sdl`, `spice` or `vfb`.
     pub graphic: bool,
+    /// `localtime`: the clock shows the host's local time, not UTC.
+    pub localtime: bool,
     /// `on_poweroff`.
     pub on_poweroff: Option<String>,
     /// `on_reboot`.
     pub on_reboot: Option<String>,
     /// `on_crash`.
     pub on_crash: Option<String>,
-    /// What can't be honoured, by line.
+    /// Settings that can't be honoured, by line.
     pub notes: Vec<Note>,
     /// The directory to which paths are relative.
     pub base_dir: PathBuf,
@@ -77,7 +79,7 @@ impl DomainConfig {
     /// # Errors
     /// `Io` if it can't be read, else as [`DomainConfig::parse_bytes`]; all name the file.
     pub fn load(path: &Path) -> Result<Self> {
-        let io = |e| Error::io(format!("can't read the domU config {}", path.display()), e);
+        let io = |e| Error::io(format!("cannot read the domU config {}", path.display()), e);
         let file = File::open(path).map_err(io)?;
         let mut bytes = Vec::new();
         file.take(MAX_CONFIG_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
@@ -98,7 +100,7 @@ impl DomainConfig {
     /// Parses a config's bytes; relative paths are relative to `base_dir`.
     ///
     /// # Errors
-    /// `TooLarge` above 1 MiB, `Unsupported` for Python, `Corrupt` for what breaks the grammar of
+    /// `TooLarge` above 1 MiB, `Unsupported` for Python, `Corrupt` for an error in the grammar of
     /// the config or of a disk or network spec. Each names the line.
     pub fn parse_bytes(bytes: &[u8], base_dir: &Path) -> Result<Self> {
         let config = Config::parse_bytes(bytes)?;
@@ -180,7 +182,7 @@ impl<'a> Reader<'a> {
         if cmdline.is_some() {
             for key in ["root", "extra"] {
                 if let Some(a) = self.config.get(key).filter(|a| a.value.as_str() != Some("")) {
-                    self.note(a.line, key, "is ignored, since 'cmdline' is set, as xl does");
+                    self.note(a.line, key, "is ignored because 'cmdline' is set, as in xl");
                 }
             }
         }
@@ -208,6 +210,7 @@ impl<'a> Reader<'a> {
             boot_order: self.text("boot")?,
             serial: self.texts("serial")?,
             graphic: ["vnc", "sdl", "spice", "vfb"].iter().any(|key| self.is_on(key)),
+            localtime: self.is_on("localtime"),
             on_poweroff: self.text("on_poweroff")?,
             on_reboot: self.text("on_reboot")?,
             on_crash: self.text("on_crash")?,
@@ -220,14 +223,14 @@ impl<'a> Reader<'a> {
         Note::add(&mut self.notes, line, key, message);
     }
 
-    /// A setting that is a string or number; an empty one counts as not set.
+    /// A setting that is a string or number; an empty one counts as unset.
     fn setting(&self, key: &str) -> Result<Option<(&'a Assignment, &'a str)>> {
         let Some(a) = self.config.get(key) else { return Ok(None) };
         match a.value.as_str() {
             Some("") => Ok(None),
             Some(text) => Ok(Some((a, text))),
             None => {
-                let what = format!("'{key}' is a list and should be a single value");
+                let what = format!("'{key}' must be a single value, not a list");
                 Err(error_at(ErrorKind::Corrupt, a.line, what))
             }
         }
@@ -242,7 +245,7 @@ impl<'a> Reader<'a> {
         match a.value.as_u64() {
             Some(n) => Ok(Some(n)),
             None => {
-                let what = format!("'{key}' should be a number and is '{}'", clip(text));
+                let what = format!("'{key}' must be a number, not '{}'", clip(text));
                 Err(error_at(ErrorKind::Corrupt, a.line, what))
             }
         }
@@ -254,7 +257,7 @@ impl<'a> Reader<'a> {
             Ok(n) if (1..=4096).contains(&n) => Ok(Some(n)),
             _ => {
                 let line = self.config.get(key).map_or(0, |a| a.line);
-                let what = format!("'{key}' is {n}; from 1 to 4096 can be");
+                let what = format!("'{key}' must be between 1 and 4096, not {n}");
                 Err(error_at(ErrorKind::Corrupt, line, what))
             }
         }
@@ -267,7 +270,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A list of strings with their lines; a single string is taken for a list of one.
+    /// A list of strings with their lines; a single string counts as a list of one.
     fn specs(&self, key: &str) -> Result<Vec<(u32, &'a str)>> {
         let Some(a) = self.config.get(key) else { return Ok(Vec::new()) };
         let mut out = Vec::new();
@@ -275,7 +278,7 @@ impl<'a> Reader<'a> {
             Value::List(items) => {
                 for ListItem { line, value } in items {
                     let Value::String(text) = value else {
-                        let what = format!("'{key}' holds something that is no string in quotes");
+                        let what = format!("'{key}' must be a list of strings in quotes");
                         return Err(error_at(ErrorKind::Corrupt, *line, what));
                     };
                     out.push((*line, text.as_str()));
@@ -286,7 +289,7 @@ impl<'a> Reader<'a> {
             }
         }
         if let Some((line, _)) = out.iter().find(|(_, text)| text.len() > MAX_SPEC_BYTES) {
-            let what = format!("a '{key}' spec of more than {MAX_SPEC_BYTES} bytes");
+            let what = format!("a '{key}' spec is too long (limit {MAX_SPEC_BYTES} bytes)");
             return Err(error_at(ErrorKind::TooLarge, *line, what));
         }
         Ok(out)
@@ -311,7 +314,7 @@ impl<'a> Reader<'a> {
             "hvm" => Ok(GuestKind::Hvm),
             "pvh" => Ok(GuestKind::Pvh),
             other => {
-                let what = format!("type '{}' is none of pv, pvh and hvm", clip(other));
+                let what = format!("'type' must be pv, pvh or hvm, not '{}'", clip(other));
                 Err(error_at(ErrorKind::Corrupt, a.line, what))
             }
         }
@@ -324,11 +327,14 @@ impl<'a> Reader<'a> {
                 "bios" | "seabios" | "rombios" => {}
                 other if boot::is_pvgrub(other) => {}
                 "uefi" | "ovmf" => {
-                    let message = "UEFI firmware is not started: the guest boots from BIOS";
+                    let message = "UEFI is not supported: the guest boots with SeaBIOS";
                     self.note(a.line, key, message);
                 }
                 other => {
-                    let what = format!("the firmware '{}' is not loaded: SeaBIOS is", clip(other));
+                    let what = format!(
+                        "the firmware '{}' is not used: the guest boots with SeaBIOS",
+                        clip(other)
+                    );
                     self.note(a.line, key, what);
                 }
             }
@@ -352,7 +358,7 @@ impl<'a> Reader<'a> {
             loader = None;
         }
         if let Some(loader) = &mut loader {
-            // libxl hands these to the boot loader, which looks for them inside the guest.
+            // libxl passes these to the boot loader, which looks for them inside the guest.
             loader.kernel = files.kernel.take();
             loader.ramdisk = files.ramdisk.take();
         } else if let Some(grub) = files.kernel.take_if(|kernel| boot::is_pvgrub(kernel)) {

@@ -1,4 +1,4 @@
-//! From disk specs to disks: which specs are partitions of the same disk.
+//! From disk specs to disks: which specs are partitions of one disk.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl GuestDisk<'_> {
         disk_letters(self.disk)
     }
 
-    /// It is a cdrom drive.
+    /// Whether it is a cdrom drive.
     pub fn is_cdrom(&self) -> bool {
         matches!(self.content, GuestDiskContent::Whole(spec) if spec.cdrom)
     }
@@ -67,7 +67,8 @@ pub(super) fn group(specs: &[DiskSpec]) -> Result<Vec<GuestDisk<'_>>> {
             return Err(error_at(ErrorKind::Invalid, spec.line, what));
         }
         if spec.cdrom && partition > 0 {
-            let what = format!("{} is a cdrom and a partition; name a whole disk", spec.vdev);
+            let what =
+                format!("{} is a partition, which a cdrom can't be; name a whole disk", spec.vdev);
             return Err(error_at(ErrorKind::Invalid, spec.line, what));
         }
     }
@@ -77,7 +78,7 @@ pub(super) fn group(specs: &[DiskSpec]) -> Result<Vec<GuestDisk<'_>>> {
             Some(whole) => {
                 if let Some(part) = parts.values().next() {
                     let what = format!(
-                        "{} is a partition of {}, which line {} gives as a whole disk: name either \
+                        "{} is a partition of {}, which line {} names as a whole disk; name either \
                          the disk or its partitions",
                         part.vdev, whole.vdev, whole.line
                     );
@@ -88,7 +89,7 @@ pub(super) fn group(specs: &[DiskSpec]) -> Result<Vec<GuestDisk<'_>>> {
             None => GuestDiskContent::Partitions(parts.into_iter().collect()),
         };
         let new = GuestDisk { disk, interface, content };
-        // xvda and an hda that is a cdrom live side by side; two disks of one letter don't.
+        // xvda and a cdrom hda can coexist; two disks with one letter can't.
         if let Some(last) = out.iter().rfind(|d| d.disk == disk && !d.is_cdrom()) {
             if !new.is_cdrom() {
                 let what = format!(

@@ -1,8 +1,8 @@
 //! Splits a domU config into tokens, each with the line on which it starts.
 //!
 //! Source of the grammar: xl.cfg(5) "SYNTAX" and Xen's own lexer (`libxlu_cfg_l.l`). Beyond it, a
-//! byte order mark, carriage returns and a backslash before a newline are taken as white space,
-//! since configs that went through other editors or through xm have them.
+//! byte order mark, carriage returns and a backslash before a newline count as white space,
+//! since configs that were written for xm or on other systems have them.
 
 use crate::{Error, ErrorKind, Result};
 
@@ -22,12 +22,12 @@ pub(super) enum Token {
     Add,
     Semicolon,
     Newline,
-    /// A character that no xl.cfg has outside of strings, and Python does.
+    /// A character that xl.cfg has only in strings; Python has some of them elsewhere.
     Other(char),
 }
 
 impl Token {
-    /// How the token is called in an error message.
+    /// The token's name in an error message.
     pub(super) fn describe(&self) -> String {
         match self {
             Token::Ident(s) | Token::Number(s) => format!("'{}'", clip(s)),
@@ -44,7 +44,7 @@ impl Token {
     }
 }
 
-/// The first 40 characters of `s`, control characters escaped: what an error message quotes.
+/// The first 40 characters of `s`, control characters escaped, for an error message.
 pub(super) fn clip(s: &str) -> String {
     let mut out: String = s.chars().take(40).flat_map(char::escape_debug).collect();
     if s.chars().nth(40).is_some() {
@@ -53,7 +53,7 @@ pub(super) fn clip(s: &str) -> String {
     out
 }
 
-/// An error of the config's own making, with its line.
+/// An error in the config, with its line.
 pub(super) fn error_at(kind: ErrorKind, line: u32, what: impl std::fmt::Display) -> Error {
     Error::new(kind, format!("line {line}: {what}"))
 }
@@ -62,7 +62,7 @@ pub(super) struct Lexer<'a> {
     text: &'a str,
     pos: usize,
     line: u32,
-    /// Replacement characters are what is left of bytes that were not UTF-8.
+    /// Replacement characters stand for bytes that were not UTF-8.
     lossy: bool,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Lexer<'a> {
         Ok(Some((token, line)))
     }
 
-    /// Skips a backslash with the newline behind it; false if that is not what comes.
+    /// Skips a backslash and the newline after it; false if there is none.
     fn continuation(&mut self) -> bool {
         let rest = &self.text[self.pos..];
         let len = if rest.starts_with("\\\n") {
@@ -159,7 +159,11 @@ impl<'a> Lexer<'a> {
     fn string(&mut self, quote: char) -> Result<String> {
         let open = self.line;
         let unended = |c: char| {
-            error_at(ErrorKind::Corrupt, open, format!("a string that starts with {c} has no end"))
+            error_at(
+                ErrorKind::Corrupt,
+                open,
+                format!("the string that starts with {c} has no end"),
+            )
         };
         let mut bytes = Vec::new();
         loop {
@@ -208,7 +212,7 @@ impl<'a> Lexer<'a> {
             Some(c) => {
                 let c = c.escape_debug();
                 return Err(self.corrupt(format!(
-                    "'\\{c}' in a string is no escape; write '\\\\' for a backslash"
+                    "'\\{c}' in a string is not an escape; write '\\\\' for a backslash"
                 )));
             }
             None => return Err(self.corrupt("the text ends inside a string")),

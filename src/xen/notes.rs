@@ -1,4 +1,4 @@
-//! Settings that change what the guest would be and that can't be honoured.
+//! Settings that would change the guest and can't be honoured.
 
 use super::config::{Assignment, Config, Value};
 use super::lexer::clip;
@@ -10,11 +10,11 @@ pub struct Note {
     pub line: u32,
     /// The setting's name.
     pub key: String,
-    /// What is not done, and what to do about it.
+    /// What is not done, and what to do instead.
     pub message: String,
 }
 
-/// More notes than this nobody reads, and a hostile config could hold a million.
+/// A hostile config could cause a million notes.
 const MAX_NOTES: usize = 200;
 
 impl Note {
@@ -31,7 +31,7 @@ impl std::fmt::Display for Note {
     }
 }
 
-/// Settings that are reported whenever they are switched on: not empty, not 0, not an empty list.
+/// Settings that are reported when they are on: not empty, not 0, not an empty list.
 const WHEN_ON: &[(&str, &str)] = &[
     ("pci", "PCI devices are not passed through"),
     ("gfx_passthru", "the graphics card is not passed through"),
@@ -55,14 +55,17 @@ const WHEN_ON: &[(&str, &str)] = &[
     ("soundhw", "no sound card is set up"),
     ("virtio", "Xen's virtio devices are not set up"),
     ("vnuma", "the guest sees one NUMA node"),
-    ("cpuid", "CPU features are those that QEMU gives"),
-    ("cpuid_faulting", "CPU features are those that QEMU gives"),
-    ("nestedhvm", "whether the guest can run guests is up to the host's KVM"),
+    ("cpuid", "the CPU features are QEMU's defaults"),
+    ("cpuid_faulting", "the CPU features are QEMU's defaults"),
+    ("nestedhvm", "nested virtualisation depends on the host's KVM"),
     ("altp2m", "there are no alternate memory views"),
-    ("device_model_override", "that device model is not started; QEMU is the one in PATH"),
-    ("device_model_args", "arguments of Xen's device model are not passed on"),
-    ("device_model_args_hvm", "arguments of Xen's device model are not passed on"),
-    ("device_model_args_pv", "arguments of Xen's device model are not passed on"),
+    (
+        "device_model_override",
+        "that device model is not used; synthdisk run finds QEMU itself (see --qemu)",
+    ),
+    ("device_model_args", "arguments of Xen's device model are not passed to QEMU"),
+    ("device_model_args_hvm", "arguments of Xen's device model are not passed to QEMU"),
+    ("device_model_args_pv", "arguments of Xen's device model are not passed to QEMU"),
     ("device_model_stubdomain_override", "there is no stub domain"),
     ("stubdomain_kernel", "there is no stub domain"),
     ("driver_domain", "the guest can't serve other guests"),
@@ -72,17 +75,19 @@ const WHEN_ON: &[(&str, &str)] = &[
     ("bios_path_override", "that firmware is not loaded"),
     ("ms_vm_genid", "no generation ID is set"),
     ("viridian", "Hyper-V enlightenments are not offered"),
-    ("localtime", "the guest's clock is set to UTC"),
-    ("rtc_timeoffset", "the guest's clock is set to UTC"),
-    ("tsc_mode", "the time stamp counter is KVM's"),
+    (
+        "rtc_timeoffset",
+        "the offset is ignored: the clock shows UTC, or local time with localtime=1",
+    ),
+    ("tsc_mode", "the time stamp counter is KVM's default"),
     ("vfb", "the paravirtual framebuffer is not set up; ask for a graphic display instead"),
     ("loader", "that firmware is not loaded"),
-    ("nics", "cards are made from 'vif' alone"),
+    ("nics", "network cards come from 'vif' only"),
     ("dtb", "no device tree is passed"),
     ("device_tree", "no device tree is passed"),
 ];
 
-/// Settings that are reported when they are switched off.
+/// Settings that are reported when they are off.
 const WHEN_OFF: &[(&str, &str)] = &[
     ("acpi", "ACPI stays on"),
     ("apic", "the APIC stays on"),
@@ -99,7 +104,7 @@ fn is_on(value: &Value) -> bool {
     }
 }
 
-/// The notes of all settings that need no look at other settings, in the order of lines.
+/// The notes on settings that don't depend on other settings, ordered by line.
 pub(super) fn collect(config: &Config, notes: &mut Vec<Note>) {
     for (on, table) in [(true, WHEN_ON), (false, WHEN_OFF)] {
         for (key, message) in table {

@@ -9,7 +9,7 @@ use crate::{ErrorKind, Result};
 /// How the guest would see the interface under Xen.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum VifKind {
-    /// Not said: paravirtual in a PV or PVH guest, both in an HVM guest.
+    /// Not given: paravirtual in a PV or PVH guest, both kinds in an HVM guest.
     #[default]
     Default,
     /// `type=ioemu`: an emulated card next to the paravirtual one.
@@ -38,10 +38,10 @@ pub struct Vif {
 }
 
 impl Vif {
-    /// Parses `spec`, which stands on `line` of its config; what can't be honoured goes to `notes`.
+    /// Parses `spec`, from `line` of its config; adds what can't be honoured to `notes`.
     ///
     /// # Errors
-    /// `Corrupt` for a MAC address that is none, a multicast one, or a word without `=`.
+    /// `Corrupt` for an invalid or multicast MAC address, or a word without `=`.
     pub fn parse(spec: &str, line: u32, notes: &mut Vec<Note>) -> Result<Self> {
         let mut vif = Vif { line, ..Vif::default() };
         for word in spec.split(',').map(str::trim).filter(|w| !w.is_empty()) {
@@ -61,7 +61,7 @@ impl Vif {
                         Some(Some(mac)) => Some(mac),
                         Some(None) => {
                             let what = format!(
-                                "'{}' is no MAC address of a network card; one looks like \
+                                "'{}' is not a MAC address of a network card, such as \
                                  00:16:3e:01:02:03",
                                 clip(value)
                             );
@@ -81,13 +81,16 @@ impl Vif {
                 }
                 "script" => vif.script = text,
                 "backend" if !matches!(value, "" | "0" | "Domain-0") => {
-                    note(format!("backend={} is ignored: this host serves the card", clip(value)));
+                    note(format!(
+                        "backend={} is ignored: this host provides the card",
+                        clip(value)
+                    ));
                 }
                 "rate" => note("rate= is ignored: the card's rate is not limited".into()),
-                // Names on the dom0's side, and tuning of Xen's own drivers.
+                // Names in the dom0, and tuning of Xen's own drivers.
                 "backend" | "vifname" | "gatewaydev" | "devid" | "mtu" | "trusted" | "accel"
                 | "netdev" | "policy" | "colo" | "vlan" => {}
-                other => note(format!("'{}=' is ignored: it is not known", clip(other))),
+                other => note(format!("'{}=' is unknown and ignored", clip(other))),
             }
         }
         Ok(vif)
@@ -100,7 +103,7 @@ impl Vif {
     }
 }
 
-/// Six hexadecimal bytes; a multicast address (odd first byte) can't be a card's own.
+/// Six hexadecimal bytes; a multicast address (odd first byte) can't be a card's address.
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');

@@ -3,7 +3,7 @@
 use crate::cli::args::LayoutArgs;
 use crate::cli::identity::IdentityArgs;
 use crate::layout::parse_size;
-use crate::qemu::DiskBus;
+use crate::qemu::{Aio, DiskBus, Graphics};
 use crate::run::duration::parse_duration;
 use crate::run::machine::{MachineOptions, Net};
 use clap::{Args, ValueEnum};
@@ -147,7 +147,7 @@ pub(super) struct MachineArgs {
 }
 
 impl MachineArgs {
-    pub(super) fn options(&self, extra_args: &[OsString]) -> MachineOptions {
+    pub(super) fn options(&self) -> MachineOptions {
         MachineOptions {
             memory_mib: self.memory,
             vcpus: self.vcpus,
@@ -158,10 +158,9 @@ impl MachineArgs {
                 BusChoice::Ahci => DiskBus::Ahci,
                 BusChoice::Ide => DiskBus::Ide,
             }),
-            nic: None,
             net: self.net,
-            graphic: self.graphic,
-            extra_args: extra_args.to_vec(),
+            graphics: Some(if self.graphic { Graphics::Screen } else { Graphics::Headless }),
+            aio: Aio::default(),
         }
     }
 }

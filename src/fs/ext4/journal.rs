@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::crc::crc32c;
 use super::superblock::Superblock;
-use crate::fs::ReadAt;
+use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: u32 = 0xc03b_3998;
@@ -81,7 +81,7 @@ impl Blocks<'_> {
         }
         let mut data = vec![0; self.size];
         self.reader
-            .read_at(block * self.size as u64, &mut data)
+            .read_at(&mut data, block * self.size as u64)
             .map_err(|e| Error::io("cannot read the guest's journal", e))?;
         Ok(data)
     }

@@ -3,7 +3,7 @@
 //! Source: Linux `Documentation/filesystems/ext4/super.rst`.
 
 use super::crc::crc32c;
-use crate::fs::ReadAt;
+use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 
 /// Where the superblock starts, in bytes.
@@ -53,13 +53,13 @@ impl Superblock {
     /// `Corrupt` for a bad magic or an absurd geometry, `Io` from the reader.
     pub(super) fn read(reader: &dyn ReadAt) -> Result<Self> {
         let mut raw = [0u8; LEN];
-        if reader.size() < OFFSET + LEN as u64 {
+        if reader.len() < OFFSET + LEN as u64 {
             return Err(corrupt("the image is too small to hold an ext2/3/4 filesystem"));
         }
         reader
-            .read_at(OFFSET, &mut raw)
+            .read_at(&mut raw, OFFSET)
             .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
-        Self::parse(&raw, reader.size())
+        Self::parse(&raw, reader.len())
     }
 
     /// Checks the bytes of a superblock against an image of `image_size` bytes.

@@ -6,7 +6,7 @@
 //! `xlog_check_unmount_rec`), `fs/xfs/libxfs/xfs_log_format.h`.
 
 use super::superblock::Superblock;
-use crate::fs::ReadAt;
+use crate::bytes::ReadAt;
 
 const BLOCK: u64 = 512;
 const MAGIC: u32 = 0xfeed_babe;
@@ -47,7 +47,7 @@ struct Log<'a> {
 impl Log<'_> {
     fn block(&self, number: u64) -> Option<[u8; BLOCK as usize]> {
         let mut block = [0; BLOCK as usize];
-        self.reader.read_at(self.start + number * BLOCK, &mut block).ok()?;
+        self.reader.read_at(&mut block, self.start + number * BLOCK).ok()?;
         Some(block)
     }
 

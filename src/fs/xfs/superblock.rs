@@ -3,7 +3,7 @@
 //! Source: *XFS Algorithms & Data Structures*, 3rd edition, section "Superblocks". All fields are
 //! big-endian.
 
-use crate::fs::ReadAt;
+use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use std::ops::Range;
 
@@ -26,13 +26,13 @@ impl Superblock {
     /// `Corrupt` for a bad magic, an absurd geometry or a filesystem longer than the image; `Io`
     /// from the reader.
     pub(super) fn read(reader: &dyn ReadAt) -> Result<Self> {
-        let size = reader.size();
+        let size = reader.len();
         if size < 512 {
             return Err(corrupt("the image is too small to hold an XFS filesystem"));
         }
         let mut raw = [0; LEN];
         reader
-            .read_at(0, &mut raw)
+            .read_at(&mut raw, 0)
             .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
         Self::parse(&raw, size)
     }

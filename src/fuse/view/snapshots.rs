@@ -1,6 +1,7 @@
 //! Files that listings leave out: each shows its namesake as it was when it was opened.
 
 use super::state::{FIRST_FILE, View, to_errno};
+use crate::bytes::Extents;
 use crate::disk::{Chunk, Snapshot};
 use crate::fuse::files::FileSpec;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, Request};

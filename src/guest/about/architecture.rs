@@ -14,7 +14,7 @@ pub fn architecture(root: &dyn GuestFs) -> Option<String> {
         let mut file = root.open(path).ok()?;
         let mut done = 0;
         while done < head.len() {
-            match file.read_at(done as u64, &mut head[done..]).ok()? {
+            match file.read_at(&mut head[done..], done as u64).ok()? {
                 0 => return None,
                 n => done += n,
             }

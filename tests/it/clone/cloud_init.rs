@@ -37,7 +37,8 @@ fn what_cloud_init_finds() {
     fs::OpenOptions::new().write(true).open(&disk).expect_err("it is read-only");
     let printed = mounted.printed();
     let try_it = printed.lines().find(|l| l.starts_with("try it:")).unwrap();
-    assert!(try_it.contains("/cidata.raw,format=raw,if=virtio"), "{try_it}");
+    let drive = try_it.split(" -drive ").find(|part| part.contains("/cidata.raw,format=raw"));
+    assert!(drive.expect(try_it).contains("virtio-blk-pci,"), "{try_it}");
     let status = fs::read_to_string(mounted.dir().join(".synthdisk.json")).unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["disks"][1]["file"], "cidata.raw");

@@ -3,6 +3,7 @@
 use crate::common::model::{LEN, range, table};
 use proptest::prelude::*;
 use std::path::Path;
+use synthdisk::bytes::{Extents, ReadAt};
 use synthdisk::disk::{Chunk, Disk, Overlay, Qcow2Overlay, RegionTable, Scratch};
 
 #[derive(Clone, Debug)]

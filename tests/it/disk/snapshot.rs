@@ -10,9 +10,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use synthdisk::bytes::{Extents, ReadAt, SharedBytes};
 use synthdisk::disk::{
-    BootPlanner, Chunk, Disk, DiskBytes, Overlay, Qcow2Overlay, Region, RegionFile, Scratch,
-    Snapshot, Source,
+    BootPlanner, Chunk, Disk, Overlay, Qcow2Overlay, Region, Scratch, Snapshot, Source,
 };
 
 const TMP: &str = "/var/tmp";
@@ -21,19 +21,22 @@ const POINTER: u64 = IMAGE_START + 3 * 512;
 
 /// A gap that follows what lies behind it, as a guest's kernel does: where its bytes come from is
 /// found out at planning, and they are read when they are read.
-struct Follower(Weak<dyn DiskBytes>);
+struct Follower(Weak<SharedBytes>);
 
-#[derive(Debug)]
-struct Through(Weak<dyn DiskBytes>, u64);
+struct Through(Weak<SharedBytes>, u64);
 
-impl RegionFile for Through {
+impl ReadAt for Through {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let disk = self.0.upgrade().ok_or(io::ErrorKind::NotFound)?;
         disk.read_at(buf, self.1 + offset)
     }
+
+    fn len(&self) -> u64 {
+        LEN - self.1
+    }
 }
 
-fn follow(disk: &Weak<dyn DiskBytes>) -> Vec<Region> {
+fn follow(disk: &Weak<SharedBytes>) -> Vec<Region> {
     let mut pointer = [0; 4];
     disk.upgrade().unwrap().read_at(&mut pointer, POINTER).unwrap();
     let from = IMAGE_START + u64::from(u32::from_le_bytes(pointer)) % (1 << 20);
@@ -49,7 +52,7 @@ impl BootPlanner for Follower {
         follow(&self.0)
     }
 
-    fn plan_frozen(&self, frozen: &Weak<dyn DiskBytes>) -> Vec<Region> {
+    fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region> {
         follow(frozen)
     }
 }

@@ -267,7 +267,7 @@ fn another_machine_where_drivers_are_missing() {
         "if=none,id=d0",
         "-device ich9-ahci,id=ahci",
         "ide-hd,bus=ahci.0,drive=d0",
-        "model=rtl8139",
+        "-device rtl8139,netdev=net0",
     ] {
         assert!(try_it.contains(word), "{try_it}");
     }

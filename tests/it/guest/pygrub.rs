@@ -11,8 +11,9 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 use synthdisk::ErrorKind;
+use synthdisk::bytes::ReadAt;
+use synthdisk::fs::GuestFs;
 use synthdisk::fs::ext4::Ext4Fs;
-use synthdisk::fs::{GuestFs, ReadAt};
 use synthdisk::guest::select::{Boot, EntrySelector, choose};
 
 struct FileReader(fs::File, u64);
@@ -26,11 +27,11 @@ impl FileReader {
 }
 
 impl ReadAt for FileReader {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.read_exact_at(buf, offset)
     }
 
-    fn size(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.1
     }
 }
@@ -377,7 +378,7 @@ fn dirty_journals() {
             (fs.read("/a", 1 << 20).unwrap(), fs.read("/b", 1 << 20).unwrap())
         };
         let mut head = vec![0; 2048];
-        FileReader::open(&image).read_at(0, &mut head).unwrap();
+        FileReader::open(&image).read_at(&mut head, 0).unwrap();
         assert_ne!(head[1024 + 0x60] & 4, 0, "{kind} {open}: the journal is not dirty");
         let ours = look(&image);
         let status = Command::new("/usr/sbin/e2fsck")
@@ -441,7 +442,7 @@ fn lying_inodes() {
     assert_eq!(fs.stat("/f").unwrap().len, 0x3ff_0000_0000);
     assert_eq!(fs.read("/f", 1 << 20).unwrap_err().kind(), ErrorKind::TooLarge);
     let mut buf = [1; 4];
-    let n = fs.open("/f").unwrap().read_at(1 << 41, &mut buf);
+    let n = fs.open("/f").unwrap().read_at(&mut buf, 1 << 41);
     assert!(n.is_err() || buf == [0; 4], "{n:?}");
     assert_eq!(fs.stat("/long").unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(fs.read_dir("/boot").unwrap_err().kind(), ErrorKind::TooLarge);

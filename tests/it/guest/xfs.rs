@@ -14,20 +14,21 @@ use crate::common::mount::LoopDev;
 use crate::common::process::{have, is_root, run};
 use crate::common::tiny::{fake_kernel, menu, noise};
 use synthdisk::ErrorKind;
+use synthdisk::bytes::ReadAt;
 use synthdisk::fs::open::open_fs;
 use synthdisk::fs::xfs::log_is_dirty;
-use synthdisk::fs::{FileKind, GuestFs, ReadAt};
+use synthdisk::fs::{FileKind, GuestFs};
 use synthdisk::guest::select::choose;
 use tempfile::TempDir;
 
 struct FileReader(File, u64);
 
 impl ReadAt for FileReader {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.read_exact_at(buf, offset)
     }
 
-    fn size(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.1
     }
 }
@@ -130,7 +131,7 @@ fn check(image: &Path, tree: &Path) {
     let mut file = guest.open("/big").unwrap();
     for at in [0usize, 1_234_567, 4095, 2_999_990, 3_000_001, 4_000_000] {
         let mut buf = [0; 5000];
-        let n = file.read_at(at as u64, &mut buf).unwrap();
+        let n = file.read_at(&mut buf, at as u64).unwrap();
         let want = big.get(at..).unwrap_or_default();
         assert!(buf[..n] == want[..want.len().min(5000)], "at {at}");
     }

@@ -9,13 +9,23 @@ use tempfile::TempDir;
 fn libvirt_accepts_the_definition() {
     let home = TempDir::new().unwrap();
     let config = home.path().join("it's.cfg");
+    for (name, size) in [("root", 8 << 20), ("swap", 4 << 20), ("data", 8 << 20)] {
+        let path = home.path().join(name);
+        fs::File::create(&path).unwrap().set_len(size).unwrap();
+        match name {
+            "swap" => run("mkswap", &[path.as_os_str()]),
+            _ => run("mke2fs", &["-q".as_ref(), "-t".as_ref(), "ext4".as_ref(), path.as_os_str()]),
+        };
+    }
+    fs::write(home.path().join("c.iso"), [1; 4096]).unwrap();
     fs::write(
         &config,
         "name = 'a<b> & \"c\"'\nmemory = 512\nmaxmem = 1024\nvcpus = 2\nmaxvcpus = 4\nvnc = 1\n\
+         type = 'hvm'\n\
          on_reboot = 'destroy'\non_crash = 'restart'\n\
          vif = ['mac=00:16:3e:01:02:03,bridge=xenbr0', '']\n\
-         disk = ['phy:/dev/vg/root,xvda2,w', 'phy:/dev/vg/swap,xvda1,w', 'file:/data,xvdb,r', \
-         'file:/c.iso,hdc:cdrom,r']\n",
+         disk = ['file:root,xvda2,w', 'file:swap,xvda1,w', 'file:data,xvdb,r', \
+         'file:c.iso,hdc:cdrom,r']\n",
     )
     .unwrap();
     for options in [&[][..], &["--mountpoint", "/srv/a & b"]] {

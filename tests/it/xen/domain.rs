@@ -345,7 +345,7 @@ fn reported() {
         ("serial='tcp::4444'", "serial port"),
         ("bootloader='/opt/x'", "'/opt/x' is not run"),
         ("type='hvm'; bootloader='pygrub'", "HVM"),
-        ("localtime=1", "UTC"),
+        ("rtc_timeoffset=3600", "UTC"),
     ] {
         let notes = notes(text);
         assert_eq!(notes.len(), 1, "{text}: {notes:?}");
@@ -384,16 +384,16 @@ fn networks() {
 #[test]
 fn refused() {
     for (text, words) in [
-        ("memory='lots'", "line 1: 'memory' should be a number"),
-        ("\nmemory=[1]", "line 2: 'memory' is a list"),
-        ("vcpus=0", "line 1: 'vcpus' is 0"),
+        ("memory='lots'", "line 1: 'memory' must be a number"),
+        ("\nmemory=[1]", "line 2: 'memory' must be a single value"),
+        ("vcpus=0", "line 1: 'vcpus' must be between 1 and 4096"),
         ("vcpus=99999", "line 1: 'vcpus'"),
-        ("type='arm'", "line 1: type 'arm'"),
-        ("disk=[1]", "line 1: 'disk' holds"),
-        ("disk=['/a,,xvda1',\n['/b']]", "line 2: 'disk' holds"),
+        ("type='arm'", "line 1: 'type' must be"),
+        ("disk=[1]", "line 1: 'disk' must be a list"),
+        ("disk=['/a,,xvda1',\n['/b']]", "line 2: 'disk' must be a list"),
         ("disk=['/a,,xvda1',\n'/b']", "line 2: disk '/b'"),
         ("vif=['bridge']", "line 1: vif 'bridge'"),
-        ("name=['x']", "line 1: 'name' is a list"),
+        ("name=['x']", "line 1: 'name' must be a single"),
     ] {
         let error = DomainConfig::parse(text, Path::new("/")).expect_err(text);
         assert_eq!(error.kind(), ErrorKind::Corrupt);
