@@ -5,7 +5,7 @@ use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
 use crate::layout::{TableKind, parse_disk_id, parse_size};
 use crate::loader::LoaderKind;
-use crate::plan::{CloudInit, SourceOptions};
+use crate::plan::{CloudInitFiles, SourceOptions};
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -35,8 +35,8 @@ fn selection(text: &str) -> std::result::Result<Selection, String> {
     Selection::parse(text).map_err(|e| e.to_string())
 }
 
-fn cloud_init(text: &str) -> std::result::Result<CloudInit, String> {
-    CloudInit::parse(text).map_err(|e| e.to_string())
+fn cloud_init(text: &str) -> std::result::Result<CloudInitFiles, String> {
+    CloudInitFiles::parse(text).map_err(|e| e.to_string())
 }
 
 /// Options about the disk. Sizes read 512M, 20G, 1048576 or 63s (sectors).
@@ -78,7 +78,7 @@ pub(super) struct LayoutArgs {
 
     /// Give cloud-init these files (NoCloud), on a small disk of their own
     #[arg(long, value_name = "USER-DATA[,META-DATA[,NETWORK-CONFIG]]", value_parser = cloud_init)]
-    cloud_init: Option<CloudInit>,
+    cloud_init: Option<CloudInitFiles>,
 
     /// Take the image although somebody else seems to use it
     #[arg(long)]

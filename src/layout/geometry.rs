@@ -1,8 +1,7 @@
 //! Where the boot gap and the partitions lie on the disk.
 
-use super::{
-    GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, PartitionKind, SECTOR, TableKind, format_size, round_up,
-};
+use super::kind::{GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, MBR_NUMBERS, PartitionKind, TableKind};
+use super::{SECTOR, format_size, round_up};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
@@ -184,9 +183,6 @@ impl Layout {
         Ok(())
     }
 }
-
-/// Partitions that an MBR has without extended ones.
-const MBR_NUMBERS: u32 = 4;
 
 /// What a table takes up at both ends of the disk, and its limits. Lengths in bytes.
 struct Bounds {

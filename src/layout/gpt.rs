@@ -2,15 +2,11 @@
 //!
 //! Source: UEFI specification, chapter 5.
 
+use super::kind::GPT_NUMBERS;
 use super::mbr::{BOOTSTRAP_LEN, check_code};
 use super::{Ids, Layout, Placed, SECTOR};
 use crate::{Error, ErrorKind, Result};
 use uuid::Uuid;
-
-/// Length in bytes of a header and 128 entries: after the MBR, and once more at the end of the disk.
-pub const GPT_LEN: u64 = 33 * SECTOR;
-/// Partitions that the table has.
-pub const GPT_NUMBERS: u32 = 128;
 
 const REVISION: u32 = 0x0001_0000;
 const HEADER_LEN: usize = 92;
@@ -23,9 +19,9 @@ const PRIMARY_LBA: u64 = 1;
 pub struct Gpt {
     /// Sector 0: loader code and the protective MBR.
     pub mbr: [u8; SECTOR as usize],
-    /// Header and entries, from sector 1 on; [`GPT_LEN`] bytes.
+    /// Header and entries, from sector 1 on; [`GPT_LEN`](super::GPT_LEN) bytes.
     pub primary: Vec<u8>,
-    /// Entries and header for the end of the disk; [`GPT_LEN`] bytes.
+    /// Entries and header for the end of the disk; [`GPT_LEN`](super::GPT_LEN) bytes.
     pub backup: Vec<u8>,
 }
 
@@ -156,7 +152,7 @@ const CRC_TABLE: [u32; 256] = {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{LayoutSpec, PartitionKind, PartitionSpec, TableKind};
+    use crate::layout::{GPT_LEN, LayoutSpec, PartitionKind, PartitionSpec, TableKind};
     use std::os::unix::fs::FileExt;
 
     fn layout(len: u64) -> Layout {

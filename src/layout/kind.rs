@@ -1,5 +1,6 @@
 //! What a table calls its partitions: one row per type, for every table and report.
 
+use super::SECTOR;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, uuid};
 
@@ -108,6 +109,15 @@ pub enum TableKind {
     /// GUID partition table: 128 partitions, no size limit that matters.
     Gpt,
 }
+
+/// Sectors that the 32-bit fields of an MBR can address: 2 TiB less one sector.
+pub const MBR_MAX_SECTORS: u64 = u32::MAX as u64;
+/// Partitions that an MBR has without extended ones.
+pub(super) const MBR_NUMBERS: u32 = 4;
+/// Length in bytes of a GPT's header and entries: after the MBR, and once more at the end of the disk.
+pub const GPT_LEN: u64 = 33 * SECTOR;
+/// Partitions that a GPT of this length has.
+pub const GPT_NUMBERS: u32 = 128;
 
 #[cfg(test)]
 mod tests {

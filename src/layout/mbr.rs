@@ -8,9 +8,6 @@ use std::io::Cursor;
 /// Bytes of boot loader code that an MBR can hold before the disk signature.
 pub const BOOTSTRAP_LEN: usize = 440;
 
-/// Sectors that 32-bit LBA fields can address: 2 TiB less one sector.
-pub const MBR_MAX_SECTORS: u64 = u32::MAX as u64;
-
 const HEADS: u64 = 255;
 const SECTORS_PER_TRACK: u64 = 63;
 

@@ -14,7 +14,8 @@ pub use code::{
 };
 pub use params::{MESSAGE_MAX, Params};
 
-use super::{BootOrder, Limits, Loader, Payload, Space};
+use super::api::{BootOrder, Loader, Space};
+use super::payload::{Limits, Payload};
 use crate::disk::{Region, RegionKind, Source};
 
 /// Least length of the gap, in bytes. Room for what a guest may install later costs nothing: it is

@@ -101,6 +101,12 @@ impl SetupHeader {
         })
     }
 
+    /// The kernel's release, as `uname -r` prints it: the first word of the version text, whose rest
+    /// says who built it and when.
+    pub fn release(&self) -> Option<&str> {
+        self.kernel_version.as_deref()?.split(' ').next()
+    }
+
     /// Length of the real-mode part in bytes; the protected-mode part of the file follows it.
     pub fn real_bytes(&self) -> u64 {
         u64::from(self.real_sectors) * 512

@@ -1,6 +1,7 @@
 //! No loader: the boot area holds the partition table only.
 
-use super::{BootOrder, Limits, Loader, Payload, Space};
+use super::api::{BootOrder, Loader, Space};
+use super::payload::{Limits, Payload};
 use crate::disk::Region;
 use crate::layout::SECTOR;
 

@@ -1,16 +1,16 @@
-//! What a user can say about the disk that is to be made.
+//! The options that describe a guest and its disks.
 
-use super::seed::CloudInit;
 use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
 use crate::layout::TableKind;
 use crate::loader::LoaderKind;
-use serde::{Deserialize, Serialize};
+use crate::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 use uuid::Uuid;
 
-/// Options about the disk; `None` means "not said", which an existing overlay may answer.
+/// Options about the guest and its disks. `None` means "not given": an existing overlay decides, else
+/// a default.
 #[derive(Clone, Debug, Default)]
 pub struct SourceOptions {
     /// Images that become partitions 1, 2, 3, …; empty when `config` is given.
@@ -43,13 +43,13 @@ pub struct SourceOptions {
     pub cmdline: Option<String>,
     /// Entry of the guest's boot menu, in place of its default.
     pub entry: Option<EntrySelector>,
-    /// Which edits make the guest, in the overlay, at home on KVM.
+    /// Which edits, made in the overlay, adapt the guest to KVM.
     pub adapt: Selection,
-    /// Who the guest is, when it is not to be what its image is.
+    /// What makes the guest a clone with an identity of its own.
     pub identity: Identity,
-    /// Data for cloud-init, on a disk of their own.
-    pub cloud_init: Option<CloudInit>,
-    /// Take the image although it seems to be in use.
+    /// Files for cloud-init, on a disk of their own.
+    pub cloud_init: Option<CloudInitFiles>,
+    /// Use the image even if it appears to be in use.
     pub force: bool,
 }
 
@@ -60,13 +60,65 @@ impl SourceOptions {
     pub const DEFAULT_ALIGN: u64 = 1 << 20;
 }
 
-/// The options that decide where things lie on a disk.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub(super) struct Shape {
-    /// Length in bytes of a swap partition that no image stands for; 0 for none.
-    pub(super) swap: u64,
-    pub(super) align: u64,
-    pub(super) root_size: Option<u64>,
-    pub(super) table: Option<TableKind>,
-    pub(super) bootloader: LoaderKind,
+/// Files of this host for cloud-init's NoCloud data source.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct CloudInitFiles {
+    /// The user-data: what cloud-init is to do.
+    pub user_data: PathBuf,
+    /// The meta-data with the instance ID; generated when not given.
+    pub meta_data: Option<PathBuf>,
+    /// The network configuration.
+    pub network_config: Option<PathBuf>,
+}
+
+impl CloudInitFiles {
+    /// Parse `USER-DATA[,META-DATA[,NETWORK-CONFIG]]`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for anything else.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut names = text.split(',').map(|name| (!name.is_empty()).then(|| PathBuf::from(name)));
+        let (user, meta, network) = (names.next().flatten(), names.next(), names.next());
+        match (user, names.next()) {
+            (Some(user_data), None) => {
+                Ok(Self { user_data, meta_data: meta.flatten(), network_config: network.flatten() })
+            }
+            _ => Err(Error::new(
+                ErrorKind::Usage,
+                "--cloud-init takes USER-DATA[,META-DATA[,NETWORK-CONFIG]]: one to three files",
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for CloudInitFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |path: &Option<PathBuf>| {
+            path.as_ref().map_or_else(String::new, |p| p.display().to_string())
+        };
+        write!(f, "{}", self.user_data.display())?;
+        if self.meta_data.is_some() || self.network_config.is_some() {
+            write!(f, ",{}", shown(&self.meta_data))?;
+        }
+        if self.network_config.is_some() {
+            write!(f, ",{}", shown(&self.network_config))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cloud_init_files() {
+        for text in ["u", "u,m", "u,m,n", "u,,n"] {
+            assert_eq!(CloudInitFiles::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(CloudInitFiles::parse("u,").unwrap(), CloudInitFiles::parse("u").unwrap());
+        for bad in ["", ",m", "u,m,n,x"] {
+            assert_eq!(CloudInitFiles::parse(bad).unwrap_err().kind(), ErrorKind::Usage, "{bad}");
+        }
+    }
 }

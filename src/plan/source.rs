@@ -1,4 +1,4 @@
-//! Opening images and making sure that they are what a disk can be made of.
+//! Opening images and checking that a disk can be made of them.
 
 use super::options::SourceOptions;
 use crate::bytes::ReadAt;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// An image, open and looked at.
+/// An open image and what it holds.
 #[derive(Clone, Debug)]
 pub(super) struct SourceImage {
     pub(super) image: Arc<RawImage>,

@@ -1,14 +1,15 @@
-//! One disk at a time: its shape, its layout, its regions and its overlay.
+//! Building one disk: its layout, its regions and its overlay.
 
 use super::boot_area::BootArea;
-use super::build::OverlayChoice;
-use super::guest::{DiskContent, DiskSource, PartitionSource};
-use super::options::{Shape, SourceOptions};
-use super::present::other_uuid;
+use super::current_uuid::changed_uuid;
+use super::disk_source::{images_of, is_read_only, new_ids, new_shape};
+use super::options::SourceOptions;
+use super::overlay_metadata::{ImageMark, OverlayMetadata};
 use super::regions::RegionList;
-use super::remembered::{ImageMark, Remembered};
-use super::roots::PartitionNames;
 use super::source::SourceImage;
+use super::types::{
+    DiskContent, DiskRole, DiskShape, DiskSource, OverlayChoice, PartitionNames, PartitionSource,
+};
 use crate::bytes::ReadAt;
 use crate::disk::{Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Stacked};
 use crate::fs::probe::Content;
@@ -22,62 +23,65 @@ use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// A disk whose identifiers and shape are settled, by the user or by its overlay.
+/// A disk whose identifiers and shape are known, from the options or from its overlay.
 #[derive(Debug)]
-pub(super) struct Prepared<'a> {
-    pub(super) source: &'a DiskSource,
+pub(super) struct DiskBuilder {
+    pub(super) source: DiskSource,
     pub(super) ids: Ids,
-    pub(super) shape: Shape,
+    pub(super) shape: DiskShape,
     /// The layout, once it is known.
     pub(super) layout: Option<Layout>,
     /// The overlay's file, where writes are kept.
     pub(super) overlay_path: Option<PathBuf>,
     existing: Option<Qcow2Overlay>,
     had_overlay: bool,
+    pub(super) role: DiskRole,
     /// UUIDs that filesystems have now, by partition, where they are not the images' any more.
-    other_uuids: Vec<(u32, String)>,
+    changed_uuids: Vec<(u32, String)>,
 }
 
-impl<'a> Prepared<'a> {
-    /// Settle identifiers and shape of `source`. `first` is the disk that the firmware boots.
+impl DiskBuilder {
+    /// Settle identifiers and shape of `source`.
     ///
     /// # Errors
     /// Those of an overlay that exists: damaged, in use, or made for something else.
     pub(super) fn new(
-        source: &'a DiskSource,
+        source: DiskSource,
         options: &SourceOptions,
         loader: LoaderKind,
-        first: bool,
+        role: DiskRole,
         overlay_path: Option<PathBuf>,
         choice: &OverlayChoice,
     ) -> Result<Self> {
         let frozen = matches!(choice, OverlayChoice::Over { .. });
         let existing = match &overlay_path {
             Some(path) if path.symlink_metadata().is_ok() => {
-                Some(open_overlay(path, frozen, options, source)?)
+                Some(open_overlay(path, frozen, options, &source)?)
             }
             _ => None,
         };
         Ok(match existing {
-            Some((overlay, remembered)) => Self {
-                other_uuids: other_uuids(&overlay, remembered.layout.as_ref(), source)?,
-                source,
-                ids: remembered.ids(),
-                shape: remembered.shape,
-                layout: remembered.layout,
+            Some((overlay, metadata)) => Self {
+                changed_uuids: changed_uuids(&overlay, metadata.layout.as_ref(), &source)?,
+                ids: metadata.ids(),
+                shape: metadata.shape,
+                layout: metadata.layout,
                 overlay_path,
                 existing: Some(overlay),
                 had_overlay: true,
+                role,
+                source,
             },
             None => Self {
-                other_uuids: Vec::new(),
-                source,
-                ids: new_ids(source, options, first),
-                shape: new_shape(source, options, loader, first),
+                changed_uuids: Vec::new(),
+                ids: new_ids(&source, options, role),
+                shape: new_shape(&source, options, loader, role),
                 layout: None,
                 overlay_path,
                 existing: None,
                 had_overlay: false,
+                role,
+                source,
             },
         })
     }
@@ -87,15 +91,20 @@ impl<'a> Prepared<'a> {
         self.had_overlay
     }
 
+    /// Whether the disk is a CD or DVD.
+    pub(super) fn is_cdrom(&self) -> bool {
+        matches!(self.source.content, DiskContent::Cdrom(_))
+    }
+
     /// The partitions that images stand for.
-    pub(super) fn partitions(&self) -> &'a [PartitionSource] {
+    pub(super) fn partitions(&self) -> &[PartitionSource] {
         match &self.source.content {
             DiskContent::Partitions(partitions) => partitions,
             DiskContent::Whole { .. } | DiskContent::Cdrom(_) => &[],
         }
     }
 
-    /// Kind of table: as laid out, else as it will most likely be.
+    /// Kind of table: as laid out, else the expected one.
     fn table(&self) -> TableKind {
         self.layout.as_ref().map_or(self.shape.table.unwrap_or_default(), |l| l.table)
     }
@@ -125,7 +134,7 @@ impl<'a> Prepared<'a> {
                 p.image.uuid_text()
             };
             let names = name(p.number, kind_of(p), uuid, p.image.label(), p.read_only);
-            match self.other_uuids.iter().find(|(number, _)| *number == p.number) {
+            match self.changed_uuids.iter().find(|(number, _)| *number == p.number) {
                 Some((_, now)) => PartitionNames {
                     former: names.uuid.into_iter().collect(),
                     uuid: Some(now.clone()),
@@ -164,7 +173,7 @@ impl<'a> Prepared<'a> {
                 ),
             ));
         }
-        let Shape { align, table, bootloader, .. } = self.shape;
+        let DiskShape { align, table, bootloader, .. } = self.shape;
         let gap = bootloader.reserve(payload);
         let guests = self.guest_partitions(grown)?;
         let compute = |kind: TableKind, table: Option<TableKind>| {
@@ -226,7 +235,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// The Linux partition that the user or the config named first.
-    pub(super) fn first_listed(&self) -> Option<&'a PartitionSource> {
+    pub(super) fn first_listed(&self) -> Option<&PartitionSource> {
         let linux = self.partitions().iter().filter(|p| !p.image.is_swap());
         linux.min_by_key(|p| p.listed)
     }
@@ -284,7 +293,10 @@ impl<'a> Prepared<'a> {
                 let path = self.overlay_path.clone().unwrap_or_default();
                 return Err(Error::new(
                     ErrorKind::Corrupt,
-                    format!("the overlay {} was resized; it no longer fits", path.display()),
+                    format!(
+                        "the overlay {} was resized and no longer fits the disk; use another overlay",
+                        path.display()
+                    ),
                 ));
             }
             if let OverlayChoice::Over { scratch, .. } = choice {
@@ -293,19 +305,20 @@ impl<'a> Prepared<'a> {
             }
             return Ok(Some(Box::new(existing)));
         }
-        if is_read_only(self.source) {
+        if is_read_only(&self.source) {
             return Ok(None);
         }
         match (choice, &self.overlay_path) {
             (OverlayChoice::ReadOnly | OverlayChoice::Over { .. }, _) => Ok(None),
             (_, Some(path)) => {
-                let marks = marks(self.source);
-                // What the guest writes is no less secret than what it has.
+                let marks = images_of(&self.source);
+                // What the guest writes is as secret as its images.
                 let images = marks.iter().map(|(_, image)| image.image.path().to_path_buf());
                 let mode = common_mode(&images.collect::<Vec<_>>());
                 let marks = marks.iter().map(|(n, image)| ImageMark::new(*n, image)).collect();
-                let remembered = Remembered::new(self.layout.clone(), self.shape, self.ids, marks);
-                let metadata = remembered.encode()?;
+                let metadata =
+                    OverlayMetadata::new(self.layout.clone(), self.shape, self.ids, marks);
+                let metadata = metadata.encode()?;
                 let overlay = Qcow2Overlay::create_with_mode(path, len, &metadata, mode)?;
                 created.push(CreatedFile(Some(path.clone())));
                 Ok(Some(Box::new(overlay)))
@@ -365,7 +378,7 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// Removes a file on drop, unless it was told to let it be.
+/// Removes a file on drop unless [`CreatedFile::keep`] was called.
 #[derive(Debug)]
 pub(super) struct CreatedFile(Option<PathBuf>);
 
@@ -387,75 +400,25 @@ fn kind_of(p: &PartitionSource) -> PartitionKind {
     if p.image.is_swap() { PartitionKind::Swap } else { PartitionKind::Linux }
 }
 
-/// Whether the guest may write to no part of the disk.
-pub(super) fn is_read_only(source: &DiskSource) -> bool {
-    match &source.content {
-        DiskContent::Partitions(partitions) => partitions.iter().all(|p| p.read_only),
-        DiskContent::Whole { read_only, .. } => *read_only,
-        DiskContent::Cdrom(_) => true,
-    }
-}
-
-/// The images of a disk with their numbers; 0 stands for the whole disk.
-pub(super) fn marks(source: &DiskSource) -> Vec<(u32, &SourceImage)> {
-    match &source.content {
-        DiskContent::Partitions(parts) => parts.iter().map(|p| (p.number, &p.image)).collect(),
-        DiskContent::Whole { image, .. } | DiskContent::Cdrom(image) => vec![(0, image)],
-    }
-}
-
-fn new_ids(source: &DiskSource, options: &SourceOptions, first: bool) -> Ids {
-    let mut seed: Vec<u8> = marks(source).iter().flat_map(|(_, image)| image.seed()).collect();
-    if !first {
-        // A copy of another disk's images must not make a disk with the same identifiers.
-        seed.extend(source.letters.as_bytes());
-    }
-    let mut ids = Ids::derive(&seed);
-    if first {
-        ids.disk_id = options.disk_id.unwrap_or(ids.disk_id);
-        ids.swap_uuid = options.swap_uuid.unwrap_or(ids.swap_uuid);
-    }
-    ids
-}
-
-fn new_shape(
-    source: &DiskSource,
-    options: &SourceOptions,
-    loader: LoaderKind,
-    first: bool,
-) -> Shape {
-    // A config says what swap the guest has; a bare image says nothing.
-    let has_swap = options.config.is_some()
-        || marks(source).iter().any(|(_, i)| matches!(i.content, Content::Swap { .. }));
-    let default_swap = if has_swap { 0 } else { SourceOptions::DEFAULT_SWAP };
-    Shape {
-        swap: if first { options.swap.unwrap_or(default_swap) } else { 0 },
-        align: options.align.unwrap_or(SourceOptions::DEFAULT_ALIGN),
-        root_size: options.root_size.filter(|_| first),
-        table: options.table,
-        bootloader: if first { loader } else { LoaderKind::none() },
-    }
-}
-
 /// Open an overlay that exists, and make sure that it belongs to this disk.
 fn open_overlay(
     path: &Path,
     frozen: bool,
     options: &SourceOptions,
     source: &DiskSource,
-) -> Result<(Qcow2Overlay, Remembered)> {
+) -> Result<(Qcow2Overlay, OverlayMetadata)> {
     let open = if frozen { Qcow2Overlay::open_frozen } else { Qcow2Overlay::open };
-    let (overlay, metadata) = open(path)?;
-    let remembered = Remembered::decode(&metadata).map_err(|e| {
+    let (overlay, bytes) = open(path)?;
+    let metadata = OverlayMetadata::decode(&bytes).map_err(|e| {
         let what = format!("the overlay {} cannot be used", path.display());
         Error::with_source(e.kind(), what, e)
     })?;
-    remembered.check(path, options, &marks(source))?;
-    Ok((overlay, remembered))
+    metadata.check(path, options, &images_of(source))?;
+    Ok((overlay, metadata))
 }
 
-/// The UUIDs of filesystems that are not those of their images any more.
-fn other_uuids(
+/// The UUIDs of filesystems that differ from those of their images.
+fn changed_uuids(
     overlay: &Qcow2Overlay,
     layout: Option<&Layout>,
     source: &DiskSource,
@@ -465,7 +428,7 @@ fn other_uuids(
     for p in partitions.iter().filter(|p| !p.image.is_swap()) {
         let placed = layout.and_then(|l| l.partitions.iter().find(|l| l.number == p.number));
         let Some(placed) = placed else { continue };
-        let found = other_uuid(overlay, placed, &p.image)
+        let found = changed_uuid(overlay, placed, &p.image)
             .map_err(|e| Error::io("cannot read the overlay", e))?;
         out.extend(found.map(|uuid| (p.number, uuid)));
     }
@@ -488,7 +451,7 @@ fn no_room(dir: &Path, len: u64, e: std::io::Error) -> Error {
         String::new()
     };
     let what = format!(
-        "cannot make a temporary overlay in {}{hint}; set TMPDIR to another directory, or use \
+        "cannot create a temporary overlay in {}{hint}; set TMPDIR to another directory, or use \
          --overlay or --read-only",
         dir.display()
     );

@@ -1,34 +1,34 @@
 //! Planning the boot area again, from what the guest has installed by then.
 
 use super::boot_area::BootArea;
-use super::guest::GuestWish;
-use super::payload::{BootSummary, Candidate, PlannedBoot, from_guest};
-use super::roots::CmdlineRules;
-use crate::bytes::{ReadAt, SharedBytes};
+use super::payload::from_guest;
+use super::planned_disk::PartitionReader;
+use super::root_resolver::RootResolver;
+use super::types::{BootSummary, Candidate, GuestBootRequest, PlannedBoot};
+use crate::bytes::SharedBytes;
 use crate::disk::{BootPlanner, Region};
 use crate::loader::BootOrder;
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
-use std::io;
 use std::sync::{Arc, Weak};
 
-/// Plans the gap from what the guest has installed, as seen through the disk itself.
+/// Plans the boot area from what the guest has installed, as seen through the disk itself.
 pub(super) struct GuestPlanner {
     /// Partitions that may hold the boot configuration, in the order in which they are tried, with
-    /// their index among the rules' partitions.
+    /// their index among the resolver's partitions.
     pub(super) candidates: Vec<Candidate<PartitionReader>>,
     /// Partitions of further disks, which may hold the root filesystem.
     pub(super) others: Vec<Candidate<PartitionReader>>,
     pub(super) area: BootArea,
-    pub(super) wish: GuestWish,
-    pub(super) rules: CmdlineRules,
+    pub(super) request: GuestBootRequest,
+    pub(super) resolver: RootResolver,
     /// The outcome of the latest planning.
     pub(super) latest: Arc<Mutex<Result<BootSummary>>>,
 }
 
 impl GuestPlanner {
     fn boot(&self, candidates: &[Candidate<PartitionReader>]) -> Result<PlannedBoot> {
-        from_guest(candidates, &self.others, &self.wish, &self.rules, self.area.loader())
+        from_guest(candidates, &self.others, &self.request, &self.resolver, self.area.loader())
     }
 
     fn regions(&self, boot: &Result<PlannedBoot>) -> Vec<Region> {
@@ -60,28 +60,4 @@ impl BootPlanner for GuestPlanner {
 /// Summary slot before the first planning.
 pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
     Arc::new(Mutex::new(Err(Error::new(ErrorKind::NotFound, "nothing was planned yet"))))
-}
-
-/// A partition of the disk as the guest room wants to read it. Holds the disk weakly: the disk's
-/// own regions hold this.
-#[derive(Clone, Debug)]
-pub struct PartitionReader {
-    pub(super) disk: Weak<SharedBytes>,
-    pub(super) start: u64,
-    pub(super) len: u64,
-}
-
-impl ReadAt for PartitionReader {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.len) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let gone = || io::Error::other("the disk is being closed");
-        self.disk.upgrade().ok_or_else(gone)?.read_at(buf, self.start + offset)
-    }
-
-    fn len(&self) -> u64 {
-        self.len
-    }
 }
