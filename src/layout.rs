@@ -1,7 +1,7 @@
 //! Pure computing: where partitions lie, and the bytes of the table and of the swap area.
 //!
-//! Takes numbers and gives numbers or bytes; opens no file and calls no other room, so its tests
-//! can hold it against `sfdisk` and `mkswap`.
+//! Takes numbers and returns numbers or bytes; opens no file and calls no other room, so its tests
+//! can compare it with `sfdisk` and `mkswap`.
 
 mod cidata;
 mod geometry;

@@ -5,7 +5,7 @@ use super::{SECTOR, format_size, round_up};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-/// A partition that wants a place.
+/// A partition to be placed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartitionSpec {
     /// Number in the table, from 1. Guests know it as the N of `xvdaN`.
@@ -156,7 +156,7 @@ impl Layout {
         self.partitions.iter().find(|p| !p.kind.is_loaders()).map_or(self.len, |p| p.start)
     }
 
-    /// Check what was read from a file before anybody trusts it: sorted, disjoint, whole sectors,
+    /// Check a layout that was read from a file: sorted, disjoint, whole sectors,
     /// within the disk.
     ///
     /// # Errors
@@ -166,14 +166,14 @@ impl Layout {
         let Bounds { head, tail, numbers, max_len } = Bounds::of(self.table);
         let usable = self.len.saturating_sub(tail);
         if self.len % SECTOR != 0 || self.len > max_len {
-            return corrupt(format!("a disk of {} cannot be", format_size(self.len)));
+            return corrupt(format!("invalid disk length {}", format_size(self.len)));
         }
         let mut end = head;
         for p in &self.partitions {
             let fits = p.start.checked_add(p.len).is_some_and(|e| e <= usable);
             if p.start < end || !fits || p.len == 0 || p.start % SECTOR != 0 || p.len % SECTOR != 0
             {
-                return corrupt(format!("partition {} cannot lie where it claims to", p.number));
+                return corrupt(format!("invalid place of partition {}", p.number));
             }
             if !(1..=numbers).contains(&p.number) {
                 return corrupt(format!("there is no partition number {}", p.number));

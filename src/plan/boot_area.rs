@@ -93,6 +93,7 @@ impl BootArea {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes::ReadAt;
     use crate::disk::{RegionTable, Source};
     use crate::layout::{LayoutSpec, PartitionKind, PartitionSpec};
     use crate::loader::{Limits, Loader, Payload, WantedPartition};

@@ -12,7 +12,7 @@ use super::source::ImageReader;
 use super::survey::Survey;
 use super::types::{BootRequest, PlannedBoot};
 use crate::identity::UuidChange;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 use std::sync::Arc;
 
 /// What boots, and how the guest's partitions are called.
@@ -27,7 +27,7 @@ pub(super) struct BootChoice {
 /// Choose what boots from the disks of `survey`, which are laid out.
 ///
 /// # Errors
-/// Those of a kernel of this host; [`ErrorKind::Unsupported`] for a UUID that cannot be changed.
+/// Those of a kernel of this host; `Unsupported` for a UUID that cannot be changed.
 pub(super) fn choose_boot(
     survey: &mut Survey,
     preview: Preview,

@@ -5,7 +5,7 @@ use super::planned_disk::PlannedDisk;
 use crate::disk::{Disk, Region, RegionKind, RegionTable, Source};
 use crate::identity::Hostname;
 use crate::layout::{Ids, SEED_FILE_MAX, Seed};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -32,7 +32,7 @@ const BEGINNINGS: [&[u8]; 11] = [
 /// The disk with `wanted`'s files, for a guest called `hostname`.
 ///
 /// # Errors
-/// Those of reading the files; [`ErrorKind::TooLarge`].
+/// Those of reading the files; `TooLarge`.
 pub(super) fn seed_disk(
     wanted: &CloudInitFiles,
     hostname: Option<&Hostname>,

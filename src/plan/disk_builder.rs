@@ -12,7 +12,6 @@ use super::types::{
 };
 use crate::bytes::ReadAt;
 use crate::disk::{Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Stacked};
-use crate::fs::probe::Content;
 use crate::image::{Image, common_mode};
 use crate::layout::{
     Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN, SWAP_PAGE,

@@ -25,7 +25,7 @@ use crate::loader::PayloadFile;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
-use insmod::{Bits, program};
+use insmod::{WordSize, program};
 
 /// Directory of the extra initrd's files. The guest's initrd has no such directory.
 const DIR: &str = "synthdisk";
@@ -244,7 +244,7 @@ fn build(
         if total > MAX_MODULES {
             return Err(Error::new(ErrorKind::TooLarge, "the guest's modules are too large"));
         }
-        bits = Some(Bits::of_module(&module)?);
+        bits = Some(WordSize::of_module(&module)?);
         archive.file(&format!("{DIR}/{name}.ko"), 0o644, &module)?;
         loaded.push(format!("/{DIR}/{name}.ko"));
         names.push(name);

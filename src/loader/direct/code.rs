@@ -6,33 +6,32 @@
 /// Sector size, in bytes, that all LBAs in this room count in.
 pub const SECTOR: u64 = 512;
 
-/// First sector of stage 2 (8 sectors). Behind the entries of a GPT, which end with sector 33.
+/// First sector of stage 2 (8 sectors). After the entries of a GPT, which end with sector 33.
 pub const STAGE2_LBA: u64 = 40;
 /// Length of stage 2 in bytes.
 pub const STAGE2_BYTES: usize = 4096;
-/// Sector of the parameter block ([`Params`]). It and all that may change while the
-/// disk is in use keep 64 KiB away from the MBR: a guest that edits its partition table makes a
-/// copy-on-write overlay keep the whole cluster around sector 0 as it was at that moment.
+/// Sector of the parameter block. It and all that may change while the disk is in use start 64 KiB
+/// after the MBR: when a guest edits its partition table, a copy-on-write overlay keeps the whole
+/// cluster around sector 0 from then on.
 pub const PARAMS_LBA: u64 = 128;
 /// First sector of the command line (8 sectors, NUL terminated).
 pub const CMDLINE_LBA: u64 = 129;
 /// Longest command line in bytes, without its NUL. The kernel may take less:
 /// [`SetupHeader::cmdline_size`](super::linux::SetupHeader::cmdline_size).
 pub const CMDLINE_MAX: usize = 4095;
-/// First sector of the kernel. A multiple of 64 KiB, so that the file in the guest and the disk have the same
-/// page alignment.
+/// First sector of the kernel: a multiple of 64 KiB, so that the file in the guest and the disk have
+/// the same page alignment.
 pub const KERNEL_LBA: u64 = 256;
 /// Longest kernel file in bytes that the loader accepts.
 pub const KERNEL_MAX: u64 = 256 << 20;
-/// Longest initrd in bytes that the loader accepts; the machine's memory mostly says less.
+/// Longest initrd in bytes that the loader accepts; the machine's memory is usually the lower limit.
 pub const INITRD_MAX: u64 = 3 << 30;
 
-/// What stands at 0x7c00..0x9000 in memory while the loader runs.
+/// The memory at 0x7c00..0x9000 while the loader runs.
 const IMAGE: &[u8; 5120] = include_bytes!("loader.bin");
 const STAGE2_AT: usize = 0x400;
 
-/// Stage 1: the MBR's bootstrap area, 440 bytes. It keeps clear of the disk signature and the
-/// partition table behind it.
+/// Stage 1: the MBR's bootstrap area, 440 bytes. The disk signature and the partition table follow.
 pub const STAGE1: &[u8; 440] = match IMAGE.first_chunk() {
     Some(code) => code,
     None => unreachable!(),
