@@ -7,7 +7,7 @@ use std::fmt;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The class of an error, as far as a caller may handle classes differently.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A system call failed; the cause says how.
@@ -67,7 +67,8 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Some(source) if self.message.is_empty() => write!(f, "{source}"),
+            // The caller adds what failed.
+            Some(source) if self.message.is_empty() => source.fmt(f),
             Some(source) => write!(f, "{}: {source}", self.message),
             None => f.write_str(&self.message),
         }

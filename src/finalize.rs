@@ -58,7 +58,7 @@ pub use destination::{Destination, Existing, OutputPath, shares_blocks};
 pub use device::Device;
 pub use formats::{Conversion, OutputFormat};
 pub use identity::refuse_sources;
-pub use live::{LiveMount, open_live_disk};
+pub use live::{open_live_disk, writer_of};
 pub use new_file::NewFile;
 pub use options::{CopyOptions, Reflink};
 pub use private::with_mount;

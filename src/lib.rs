@@ -7,6 +7,7 @@ pub mod adapt;
 pub mod bootmenu;
 pub mod bytes;
 pub mod cli;
+pub mod daemon;
 pub mod disk;
 pub mod edit;
 pub mod error;
@@ -22,8 +23,10 @@ pub mod layout;
 pub mod libvirt;
 pub mod loader;
 pub mod plan;
+pub mod private_file;
 pub mod qemu;
 pub mod run;
+pub mod text;
 pub mod xen;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,7 +1,8 @@
 //! Which disks are written, and to where.
 
-use super::ResultArgs;
+use super::args::ResultArgs;
 use crate::finalize::{Destination, Existing, SourceAccess, refuse_sources};
+use crate::plan::partition_file_name;
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -109,6 +110,27 @@ fn beside(output: &Path, stem: &str) -> PathBuf {
         name.push(extension);
     }
     output.with_file_name(name)
+}
+
+impl Output {
+    /// The file of partition `number` in a mount, if that shows it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub(super) fn partition_file(
+        &self,
+        number: u32,
+        exists: impl FnOnce(&str) -> bool,
+    ) -> Result<String> {
+        let file = partition_file_name(&self.disk, number);
+        if exists(&file) { Ok(file) } else { Err(no_partition(&self.disk, number)) }
+    }
+}
+
+/// The error for a partition that a disk does not have.
+pub(super) fn no_partition(disk: &str, number: u32) -> Error {
+    let what = format!("{disk} has no partition {number}; `synthdisk map` lists what it has");
+    Error::new(ErrorKind::NotFound, what)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Test boots: one after another or several at a time, and what came of them.
 
 use super::RunArgs;
+use crate::private_file::{self, Existing};
 use crate::run::{Expectation, GuestReport, Job, Mode, Stop, Verdict, boot, report};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -95,10 +96,11 @@ fn results(args: &RunArgs, reports: &[GuestReport]) -> Result<()> {
 }
 
 fn print(path: &Path, text: &str) -> Result<()> {
-    let written = if path == Path::new("-") {
-        std::io::stdout().write_all(text.as_bytes())
-    } else {
-        std::fs::write(path, text)
+    let written = match path == Path::new("-") {
+        true => std::io::stdout().write_all(text.as_bytes()),
+        false => {
+            private_file::open(path, "the results", Existing::Truncate)?.write_all(text.as_bytes())
+        }
     };
     written.map_err(|e| Error::io(format!("cannot write the results to {}", path.display()), e))
 }

@@ -184,7 +184,7 @@ fn a_run_that_is_killed_early_leaves_nothing() {
 
 #[test]
 fn a_killed_keeper_or_mount_ends_the_run() {
-    for victim in ["internal keep", "mount --foreground"] {
+    for victim in ["internal keep", "internal mount"] {
         let scene = Scene::new(STAY);
         let (child, qemu) = scene.start();
         let pid = scene.process(victim);
