@@ -15,9 +15,9 @@ mod insmod;
 use super::hardware::{Hardware, card, other_bus};
 use crate::bytes::ReadAt;
 use crate::disk::Source;
-use crate::fs::open::open_fs;
+use crate::fs::open::{open_fs, open_fs_within};
 use crate::fs::probe::{Content, HEAD_LEN, probe};
-use crate::fs::{GuestFile, GuestFs};
+use crate::fs::{Budget, GuestFile, GuestFs};
 use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::initrd::{Compression, Initrd, made_for_any_machine};
 use crate::layout::Ids;
@@ -114,8 +114,9 @@ fn fix(
     out: &mut Remedy,
 ) -> Result<()> {
     let mut found: Option<Initrd> = None;
+    let budget = Budget::new();
     for file in initrds {
-        let next = Initrd::find(&mut InitrdFile(file), &survey.version, &survey.doubtful)?;
+        let next = Initrd::find(&mut InitrdFile(file), &survey.version, &survey.doubtful, &budget)?;
         match &mut found {
             Some(found) => found.join(next),
             None => found = Some(next),
@@ -127,7 +128,7 @@ fn fix(
         return Ok(());
     }
     let for_root = drivers_of(&root);
-    let fs = open_fs(root)?;
+    let fs = open_fs_within(root, &budget)?;
     let no_modules =
         || Error::new(ErrorKind::NotFound, "the guest's kernel modules have been removed");
     let modules = Modules::open(&*fs, &survey.version).ok_or_else(no_modules)?;
