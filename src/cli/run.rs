@@ -5,13 +5,15 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
-use crate::daemon::{Background, Channel, MountRequest, status_disks};
+use crate::daemon::{Background, Channel, MountRequest};
 use crate::disk::temporary_dir;
+use crate::export::status_disks;
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
+use crate::process::Stop;
 use crate::qemu::{Accel, Launch, Serial, find_qemu, probe};
 use crate::run::machine::{GuestDisks, check_buses, describe};
-use crate::run::{Job, Mode, Stop, Verdict, boot};
+use crate::run::{Job, Mode, Verdict, boot};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -68,11 +70,11 @@ pub(super) enum Internal {
 pub(super) fn internal(args: Internal) -> Result<()> {
     match args {
         Internal::Exec { signal, parent, keep_mask, words } => {
-            crate::run::exec(signal, parent, keep_mask, &words)
+            crate::process::exec(signal, parent, keep_mask, &words)
         }
         Internal::EditMounted => crate::edit::kernel_driver::run_job(),
         Internal::Sweep { mount, temporary } => {
-            crate::finalize::sweep(mount.as_deref(), temporary.as_deref())
+            crate::process::sweep(mount.as_deref(), temporary.as_deref())
         }
         Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),
         Internal::Keep { dir, terminal } => {

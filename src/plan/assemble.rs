@@ -15,7 +15,6 @@ use super::root_resolver::RootResolver;
 use super::survey::Survey;
 use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
 use crate::identity::UuidChange;
-use crate::image::Image;
 use crate::loader::BootOrder;
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;

@@ -8,7 +8,6 @@ use super::lay_out::Preview;
 use super::options::SourceOptions;
 use super::payload::from_host;
 use super::root_resolver::RootResolver;
-use super::source::ImageReader;
 use super::survey::Survey;
 use super::types::{BootRequest, PlannedBoot};
 use crate::identity::UuidChange;
@@ -87,9 +86,8 @@ fn missing_modules(
 ) -> Option<String> {
     let version = boot.summary.kernel_version.as_deref()?;
     let roots = disks[0].partitions().iter().filter(|p| !p.image.is_swap());
-    let found: Vec<bool> = roots
-        .filter_map(|p| has_modules(ImageReader(Arc::clone(&p.image.image)), version))
-        .collect();
+    let found: Vec<bool> =
+        roots.filter_map(|p| has_modules(Arc::clone(&p.image.image), version)).collect();
     if found.is_empty() || found.contains(&true) {
         return None;
     }

@@ -2,8 +2,8 @@
 
 use super::disk_builder::DiskBuilder;
 use super::planned_disk::{PartitionReader, PlannedDisk};
-use super::source::ImageReader;
 use super::types::Candidate;
+use crate::image::Image;
 use std::sync::Arc;
 
 /// Partitions that may hold the boot configuration, first what was listed first: their index among
@@ -30,19 +30,19 @@ fn elsewhere(disks: &[DiskBuilder]) -> Vec<(usize, usize, u32)> {
 }
 
 /// The first disk's candidates, read from the images themselves.
-pub(super) fn image_readers(disk: &DiskBuilder) -> Vec<(usize, ImageReader)> {
+pub(super) fn image_readers(disk: &DiskBuilder) -> Vec<(usize, Arc<dyn Image>)> {
     let reader = |(i, number)| {
         let source = disk.partitions().iter().find(|p| p.number == number)?;
-        Some((i, ImageReader(Arc::clone(&source.image.image))))
+        Some((i, Arc::clone(&source.image.image)))
     };
     candidates(disk).into_iter().filter_map(reader).collect()
 }
 
 /// Partitions of further disks, read from the images themselves.
-pub(super) fn other_image_readers(disks: &[DiskBuilder]) -> Vec<(usize, ImageReader)> {
+pub(super) fn other_image_readers(disks: &[DiskBuilder]) -> Vec<(usize, Arc<dyn Image>)> {
     let reader = |(k, i, number): (usize, usize, u32)| {
         let source = disks[k].partitions().iter().find(|p| p.number == number)?;
-        Some((i, ImageReader(Arc::clone(&source.image.image))))
+        Some((i, Arc::clone(&source.image.image)))
     };
     elsewhere(disks).into_iter().filter_map(reader).collect()
 }

@@ -5,7 +5,7 @@ use super::disk_builder::DiskBuilder;
 use super::options::SourceOptions;
 use super::planned_disk::{PartitionReader, PlannedDisk};
 use super::root_resolver::RootResolver;
-use super::source::{ImageReader, SourceImage};
+use super::source::SourceImage;
 use super::types::PartitionNames;
 use crate::bytes::ReadAt;
 use crate::fs::GuestFs;
@@ -123,7 +123,7 @@ pub(super) fn clone_edits(
     let fs = open(reader)?;
     let written_to = builders.iter().any(|d| d.source.letters == root.disk && d.has_overlay());
     let image = source_of(builders, root).filter(|_| written_to);
-    let pristine = image.map(|s| open(ImageReader(Arc::clone(&s.image)))).transpose()?;
+    let pristine = image.map(|s| open(Arc::clone(&s.image))).transpose()?;
     let clone = CloneOf { identity: &options.identity, pristine: pristine.as_deref(), uuid };
     let devices = devices(resolver, root, disks);
     let edits = propose_with_identity(&*fs, &devices, &options.adapt, clone)?;

@@ -11,8 +11,10 @@ use super::types::{
     DiskContent, DiskRole, DiskShape, DiskSource, OverlayChoice, PartitionNames, PartitionSource,
 };
 use crate::bytes::ReadAt;
-use crate::disk::{Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Stacked};
-use crate::image::{Image, common_mode};
+use crate::disk::{
+    Disk, LayeredOverlay, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch,
+};
+use crate::image::common_mode;
 use crate::layout::{
     Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN, SWAP_PAGE,
     SwapHeader, TableKind, format_size,
@@ -300,7 +302,7 @@ impl DiskBuilder {
             }
             if let OverlayChoice::Over { scratch, .. } = choice {
                 let top = Scratch::new(scratch, len).map_err(|e| no_room(scratch, len, e))?;
-                return Ok(Some(Box::new(Stacked::new(top, Box::new(existing)))));
+                return Ok(Some(Box::new(LayeredOverlay::new(top, Box::new(existing)))));
             }
             return Ok(Some(Box::new(existing)));
         }

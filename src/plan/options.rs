@@ -3,6 +3,7 @@
 use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
+use crate::image::{self, Foreign, InUse};
 use crate::layout::{TableKind, parse_disk_id, parse_size};
 use crate::loader::LoaderKind;
 use crate::{Error, ErrorKind};
@@ -56,6 +57,11 @@ pub struct SourceOptions {
     #[arg(value_parser = CloudInitFiles::parse)]
     pub cloud_init: Option<CloudInitFiles>,
 
+    /// Format of the images (raw, qcow2) [default: what the config or a file's name says]; with raw,
+    /// an image is shown as it is even if it begins like another format
+    #[arg(long, value_name = "FORMAT", value_parser = image::Format::parse)]
+    pub image_format: Option<image::Format>,
+
     /// Use the image even if it appears to be in use
     #[arg(long)]
     pub force: bool,
@@ -108,6 +114,14 @@ impl SourceOptions {
     pub const DEFAULT_SWAP: u64 = 512 << 20;
     /// Alignment when nothing else is said, in bytes.
     pub const DEFAULT_ALIGN: u64 = 1 << 20;
+
+    /// How to open an image whose format the config says is `configured`.
+    pub(super) fn open_options(&self, configured: Option<image::Format>) -> image::OpenOptions {
+        let in_use = if self.force { InUse::Open } else { InUse::Refuse };
+        // A user who says that an image is raw knows what it begins with; a config may be wrong.
+        let foreign = if self.image_format.is_some() { Foreign::Serve } else { Foreign::Refuse };
+        image::OpenOptions { format: self.image_format.or(configured), in_use, foreign }
+    }
 }
 
 /// Files of this host for cloud-init's NoCloud data source.

@@ -4,7 +4,6 @@ use super::options::SourceOptions;
 use super::source::SourceImage;
 use super::types::DiskShape;
 use crate::bytes::ReadAt;
-use crate::image::Image;
 use crate::layout::{Ids, Layout, format_size};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};

@@ -37,11 +37,11 @@ impl RegionList {
         start: u64,
         stop: u64,
         kind: RegionKind,
-        image: &Arc<impl Image + 'static>,
+        image: &Arc<dyn Image>,
     ) {
         let origin = image.path().display().to_string();
-        let image: Arc<dyn Image> = Arc::clone(image) as _;
-        self.push(start, stop, kind, &origin, Source::Image { image, offset: 0 });
+        let source = Source::Image { image: Arc::clone(image), offset: 0 };
+        self.push(start, stop, kind, &origin, source);
     }
 
     pub(super) fn append(&mut self, regions: Vec<Region>) {

@@ -1,14 +1,13 @@
 //! One guest from its mount to its end.
 
-use super::child;
 use super::console::{Finding, Watch};
 use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
-use super::private::{PrivateMount, poll_until};
+use super::private::PrivateMount;
 use super::report::{GuestReport, Verdict};
-use super::stop::Stop;
 use super::terminal::Terminal;
 use crate::daemon::{MountReport, MountRequest};
 use crate::private_file::{self, Existing};
+use crate::process::{self, Stop, bound_to_us, poll_until};
 use crate::qemu::{Accel, Launch, Serial};
 use crate::text::{in_a_line, printable};
 use crate::xen::DomainConfig;
@@ -149,7 +148,7 @@ impl Qemu {
     fn start(job: &Job, args: &[OsString], watched: bool) -> Result<Self> {
         let stdio = || if watched { Stdio::piped() } else { Stdio::inherit() };
         let started = Instant::now();
-        let mut child = child::bound(job.qemu.as_os_str(), Signal::SIGKILL)?
+        let mut child = bound_to_us(job.qemu.as_os_str(), Signal::SIGKILL)?
             .args(args)
             .stdin(stdio())
             .stdout(stdio())
@@ -204,7 +203,7 @@ impl Qemu {
         self.console = None;
         self.errors = None;
         if matches!(self.child.try_wait(), Ok(None)) {
-            child::end(&mut self.child, PATIENCE);
+            process::end(&mut self.child, PATIENCE);
         }
         self.input = None;
     }
