@@ -9,7 +9,7 @@ use crate::daemon::{MountReport, MountRequest};
 use crate::private_file::{self, Existing};
 use crate::process::{self, Stop, bound_to_us, poll_until};
 use crate::qemu::{Accel, Launch, Serial};
-use crate::text::in_a_line;
+use crate::text::{in_a_line, printable};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
@@ -249,7 +249,7 @@ impl Complaints {
             // Keeping all would let a noisy QEMU take all memory.
             Some(rest) if self.kept.len() < 100 => self.kept.push(rest.to_owned()),
             Some(_) => {}
-            None => eprintln!("{line}"),
+            None => eprintln!("{}", in_a_line(&line)),
         }
     }
 
@@ -394,7 +394,8 @@ fn keep(bytes: &[u8], log: Option<&mut File>, job: &Job) -> Result<()> {
         log.write_all(bytes).map_err(|e| Error::io("cannot write the console's log", e))?;
     }
     if job.verbose {
-        let _ = std::io::stderr().write_all(bytes);
+        let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
+        let _ = std::io::stderr().write_all(printable(&text).as_bytes());
     }
     Ok(())
 }

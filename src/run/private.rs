@@ -2,6 +2,7 @@
 
 use crate::daemon::{Channel, MountReply, MountReport, MountRequest};
 use crate::process::{MountEntry, Stop, Unmount, ourselves, poll_until, private_dir_name, unmount};
+use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
 use std::io::{Read, Write};
@@ -116,7 +117,7 @@ impl PrivateMount {
         let mut buffer = [0; 4096];
         if let Some(messages) = &mut self.messages {
             match messages.read(&mut buffer) {
-                Ok(n) if n > 0 => drop(std::io::stderr().write_all(&buffer[..n])),
+                Ok(n) if n > 0 => eprint!("{}", printable(&String::from_utf8_lossy(&buffer[..n]))),
                 _ => self.messages = None,
             }
         }

@@ -15,4 +15,5 @@ mod inspect;
 mod loader;
 mod rooms;
 mod run;
+mod semantics;
 mod xen;
