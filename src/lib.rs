@@ -24,6 +24,8 @@ pub mod loader;
 pub mod plan;
 pub mod qemu;
 pub mod run;
+pub mod text;
+pub mod tool;
 pub mod xen;
 
 pub use error::{Error, ErrorKind, Result};

@@ -13,7 +13,7 @@ use crate::fuse::{
 };
 use crate::layout::{PartitionKind, TableKind, format_size};
 use crate::plan::{Adaptation, OverlayChoice, Plan, PlannedDisk};
-use crate::qemu::Graphics;
+use crate::qemu::{Graphics, allowed_by_kernel};
 use crate::run::machine::{GuestDisks, MachineOptions, describe};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -172,8 +172,11 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         let disk = shown_at.join("disk.raw");
         let guest =
             GuestDisks { dir: &target, disks: &status.disks, bus: hardware.bus, nic: hardware.nic };
-        let options =
-            MachineOptions { graphics: Some(Graphics::Headless), ..MachineOptions::default() };
+        let options = MachineOptions {
+            graphics: Some(Graphics::Headless),
+            aio: allowed_by_kernel(),
+            ..MachineOptions::default()
+        };
         let machine = describe(&name, domain.as_ref(), guest, &options);
         let try_it = machine.short_line(Path::new("qemu-system-x86_64"));
         // Closed output is no reason to give up a mount that works.

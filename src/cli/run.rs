@@ -10,12 +10,12 @@ use super::mount::status_disks;
 use super::printable::in_a_line;
 use crate::disk::temporary_dir;
 use crate::plan::{OverlayChoice, Plan};
-use crate::qemu::{Accel, Launch, Serial, find_qemu, probe};
+use crate::qemu::{Accel, Aio, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Stop, Verdict, boot};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
-use args::AccelChoice;
+use args::{AccelChoice, AioChoice};
 use clap::Subcommand;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -27,7 +27,7 @@ use std::time::Duration;
 /// A KVM that works answers in a tenth of this.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// A directory that is not there yet, in what `--dry-run` prints.
+/// A directory that does not exist yet, in what `--dry-run` prints.
 const PLACEHOLDER: &str = "MOUNTPOINT";
 
 /// Started by this program only.
@@ -111,8 +111,8 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
     }
     let qemu = qemu.ok_or_else(no_qemu)?;
     let stop = Stop::on_signals()?;
-    let accel = accel(args.machine.accel, &qemu);
-    let jobs: Vec<_> = guests.into_iter().map(|g| job(&args, g, &qemu, accel)).collect();
+    let host = host(&args, &qemu);
+    let jobs: Vec<_> = guests.into_iter().map(|g| job(&args, g, &qemu, host)).collect();
     match &args.test.expect {
         Some(text) => batch::run(&args, text, jobs, &stop),
         None => {
@@ -127,8 +127,8 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
 fn no_qemu() -> Error {
     Error::new(
         ErrorKind::NotFound,
-        "there is no QEMU for x86-64 guests (qemu-system-x86_64); install the package \
-         qemu-system-x86, or name it by --qemu",
+        "no QEMU for x86-64 guests found (qemu-system-x86_64); install the package \
+         qemu-system-x86, or name it with --qemu",
     )
 }
 
@@ -172,7 +172,7 @@ pub(super) fn guest_name(domain: Option<&DomainConfig>, file: &Path) -> String {
 }
 
 /// What to run for a guest; with its own name, for the case that it can't be.
-fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origin, Result<Job>) {
+fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin, Result<Job>) {
     let origin =
         batch::Origin { name: guest.name.clone(), config: guest.config, images: guest.images };
     let several = args.config.len() > 1;
@@ -202,8 +202,8 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origi
             domain: guest.domain?,
             mount_words,
             qemu: qemu.into(),
-            accel,
-            machine: args.machine.options(),
+            accel: host.accel,
+            machine: args.machine.options(host.aio),
             extra_args: args.qemu_args.clone(),
             log: log_file(args, &guest.name)?,
             verbose: args.verbose,
@@ -226,7 +226,29 @@ fn log_file(args: &RunArgs, name: &str) -> Result<Option<PathBuf>> {
     Ok(Some(log.join(format!("{name}.log"))))
 }
 
-/// The accelerator; says so when it is the slow one without having been asked for.
+/// What QEMU can use on this host.
+#[derive(Clone, Copy)]
+struct Host {
+    accel: Accel,
+    aio: Aio,
+}
+
+/// The user's choices, or what trying QEMU shows; both trials run at once.
+fn host(args: &RunArgs, qemu: &Path) -> Host {
+    std::thread::scope(|scope| {
+        let aio = scope.spawn(|| match args.machine.aio {
+            AioChoice::Auto => probe_aio(qemu, PROBE),
+            AioChoice::Threads => Aio::Threads,
+            AioChoice::IoUring => Aio::IoUring,
+            AioChoice::Native => Aio::Native,
+        });
+        let accel = accel(args.machine.accel, qemu);
+        // A trial that panics has shown nothing.
+        Host { accel, aio: aio.join().unwrap_or_default() }
+    })
+}
+
+/// The accelerator, with a note if it is slow and was not asked for.
 fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
     match choice {
         AccelChoice::Kvm => Accel::Kvm,
@@ -244,8 +266,8 @@ fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
 /// Print the commands that would run the guests, once it is known that their disks can be made.
 fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()> {
     let qemu = qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
-    let accel = accel(args.machine.accel, &qemu);
-    let options = args.machine.options();
+    let host = host(args, &qemu);
+    let options = args.machine.options(host.aio);
     for guest in guests {
         let plan = planned(args, guest)?;
         let disks = status_disks(&plan);
@@ -264,7 +286,7 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
             (None, Some(log)) => Serial::StdioLogged(log),
             (None, None) => Serial::Stdio,
         };
-        let launch = Launch { accel, serial, extra_args: args.qemu_args.clone() };
+        let launch = Launch { accel: host.accel, serial, extra_args: args.qemu_args.clone() };
         writeln!(std::io::stdout(), "{}", machine.shell_line(&qemu, &launch))
             .map_err(|e| Error::io("cannot print the command", e))?;
     }

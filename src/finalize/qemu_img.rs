@@ -3,6 +3,7 @@
 use super::copy::check;
 use super::progress::Progress;
 use crate::run::{Stop, bound};
+use crate::tool;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -28,7 +29,8 @@ pub(super) fn qemu_img(
 ) -> Result<()> {
     let failed = |e| Error::io("cannot run qemu-img", e);
     let program = find_qemu_img()?;
-    let mut child = bound(program.as_os_str(), Signal::SIGKILL)?
+    let mut command = bound(program.as_os_str(), Signal::SIGKILL)?;
+    let mut child = tool::clean_environment(&mut command)
         .args(words)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
@@ -68,9 +70,7 @@ fn last_line(text: &str) -> Option<&str> {
 
 /// The path of qemu-img.
 fn find_qemu_img() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join("qemu-img")).find(|p| p.is_file());
-    found.ok_or_else(|| {
+    tool::find("qemu-img").ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
             "formats other than raw are written by qemu-img, which is not there; install the \

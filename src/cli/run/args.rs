@@ -19,7 +19,7 @@ pub(in crate::cli) struct RunArgs {
     #[arg(value_name = "IMAGE", required_unless_present = "config", conflicts_with = "config")]
     pub(super) images: Vec<PathBuf>,
 
-    /// Take the guest from its domU config (xl.cfg) in place of IMAGE; several times with --expect
+    /// Read the guest from its domU config (xl.cfg) instead of IMAGE; with --expect, several times
     #[arg(long, value_name = "DOMU.cfg")]
     pub(super) config: Vec<PathBuf>,
 
@@ -29,7 +29,7 @@ pub(in crate::cli) struct RunArgs {
     #[command(flatten)]
     pub(super) identity: IdentityArgs,
 
-    /// Keep writes in this qcow2 file, created on first use; without it they are gone at the end
+    /// Keep writes in this qcow2 file, created on first use; without it they are discarded at the end
     #[arg(long, value_name = "FILE", help_heading = "Writes")]
     #[arg(conflicts_with_all = ["read_only", "overlay_dir"])]
     pub(super) overlay: Option<PathBuf>,
@@ -56,26 +56,25 @@ pub(in crate::cli) struct RunArgs {
     #[arg(short, long, help_heading = "Machine")]
     pub(super) verbose: bool,
 
-    /// Arguments for QEMU, as they are
+    /// Arguments that are passed to QEMU verbatim
     #[arg(last = true, value_name = "QEMU ARGS")]
     pub(super) qemu_args: Vec<OsString>,
 }
 
 impl RunArgs {
-    /// Ends the process with exit code 2 if arguments contradict each other in a way that clap
-    /// can't be told.
+    /// Ends the process with exit code 2 for a contradiction that clap can't express.
     pub(super) fn check(&self) {
         let several = self.config.len() > 1;
         let wrong = if several && self.test.expect.is_none() && !self.dry_run {
-            "several guests can't share the terminal; say by --expect what each is to print"
+            "several guests can't share the terminal; use --expect"
         } else if several && self.overlay.is_some() {
             "several guests can't share an overlay; use --overlay-dir"
         } else if several && self.identity.hostname.is_some() {
-            "several guests can't share a hostname; run them one by one"
+            "several guests can't share a hostname; run them one at a time"
         } else if self.read_only && self.identity.given().is_some() {
             "options like --hostname edit the guest in an overlay, and --read-only leaves it none"
         } else if self.qemu_args.iter().any(|a| a == "-daemonize" || a == "--daemonize") {
-            "QEMU is looked after until it ends, so -daemonize can't be used"
+            "-daemonize can't be used: run waits until QEMU ends"
         } else {
             return;
         };
@@ -91,6 +90,18 @@ pub(super) enum AccelChoice {
     Auto,
     Kvm,
     Tcg,
+}
+
+/// How QEMU does I/O.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(super) enum AioChoice {
+    /// io_uring where the kernel and QEMU have it, else threads
+    #[default]
+    Auto,
+    Threads,
+    #[value(name = "io_uring")]
+    IoUring,
+    Native,
 }
 
 /// How disks are plugged in.
@@ -110,10 +121,14 @@ fn memory(text: &str) -> Result<u64, String> {
         Err(_) => parse_size(text).map_err(|e| e.to_string())? >> 20,
     };
     // More than any host has, and QEMU's own limit.
-    if (1..1 << 32).contains(&mib) { Ok(mib) } else { Err(format!("{mib} MiB can't be")) }
+    if (1..1 << 32).contains(&mib) {
+        Ok(mib)
+    } else {
+        Err(format!("the memory must be between 1 MiB and 4 PiB, not {mib} MiB"))
+    }
 }
 
-/// The machine; a config answers what is not said.
+/// The machine; a config supplies what is not given.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub(super) struct MachineArgs {
@@ -133,6 +148,10 @@ pub(super) struct MachineArgs {
     #[arg(long, value_enum)]
     bus: Option<BusChoice>,
 
+    /// How QEMU reads and writes the disks
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) aio: AioChoice,
+
     /// What network cards are connected to
     #[arg(long, value_enum, default_value_t)]
     net: Net,
@@ -141,13 +160,13 @@ pub(super) struct MachineArgs {
     #[arg(long, conflicts_with = "expect")]
     graphic: bool,
 
-    /// QEMU's binary [default: qemu-system-x86_64 in PATH]
+    /// QEMU's binary [default: qemu-system-x86_64 of the system; PATH is searched unless root runs it]
     #[arg(long, value_name = "FILE")]
     pub(super) qemu: Option<PathBuf>,
 }
 
 impl MachineArgs {
-    pub(super) fn options(&self) -> MachineOptions {
+    pub(super) fn options(&self, aio: Aio) -> MachineOptions {
         MachineOptions {
             memory_mib: self.memory,
             vcpus: self.vcpus,
@@ -160,7 +179,7 @@ impl MachineArgs {
             }),
             net: self.net,
             graphics: Some(if self.graphic { Graphics::Screen } else { Graphics::Headless }),
-            aio: Aio::default(),
+            aio,
         }
     }
 }
@@ -173,8 +192,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Test boots")]
 pub(super) struct TestArgs {
-    /// Watch the serial console for this regular expression, line by line, and end the guest when
-    /// it has come; the exit code is 1 when it doesn't
+    /// Watch the serial console for a line that matches this regular expression, then end the guest;
+    /// the exit code is 1 if there is none
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     pub(super) expect: Option<Regex>,
 
@@ -183,12 +202,12 @@ pub(super) struct TestArgs {
     #[arg(requires = "expect")]
     pub(super) timeout: Duration,
 
-    /// Keep the serial console in this file; in a directory, with one file per guest, if it is one
-    /// or if there are several guests
+    /// Write the serial console to this file; for several guests, or if it is a directory, to a file
+    /// for each in it
     #[arg(long, value_name = "FILE|DIR")]
     pub(super) log: Option<PathBuf>,
 
-    /// Run so many guests at a time
+    /// Number of guests that run at a time
     #[arg(long, value_name = "N", default_value_t = 1, requires = "expect")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) jobs: u32,
