@@ -2,21 +2,21 @@
 
 mod adapt;
 mod args;
-mod detach;
+mod exit_code;
 mod finalize;
+mod generate;
 mod helper;
 mod identity;
 mod inspect;
 mod libvirt_xml;
 mod map;
 mod mount;
-mod printable;
 mod run;
 mod umount;
 
-use crate::{ErrorKind, Result};
+use crate::Result;
+use crate::text::printable;
 use clap::{CommandFactory, Parser, Subcommand};
-use printable::printable;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
@@ -47,6 +47,8 @@ enum Command {
     Run(run::RunArgs),
     /// Print a libvirt domain for a domU config
     LibvirtXml(libvirt_xml::LibvirtXmlArgs),
+    /// Write manual pages and shell completions
+    Generate(generate::GenerateArgs),
     #[command(subcommand, hide = true)]
     Internal(run::Internal),
 }
@@ -62,7 +64,7 @@ fn is_subcommand(word: &OsStr) -> bool {
 /// Run the command that the process was started with. Exit codes: 0 done, 1 failed, 2 wrong usage.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let args = match helper::translate(&args) {
+    let args = match helper::translate(&args, is_subcommand) {
         Ok(Some(translated)) => translated,
         Ok(None) => args,
         Err(e) => {
@@ -80,13 +82,14 @@ pub fn main() -> ExitCode {
         Command::Finalize(args) => finalize::run(args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
+        Command::Generate(args) => generate::run(args, Cli::command()),
         Command::Internal(args) => run::internal(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("synthdisk: {}", printable(&e.to_string()));
-            ExitCode::from(if e.kind() == ErrorKind::Usage { 2 } else { 1 })
+            ExitCode::from(exit_code::of(&e))
         }
     }
 }

@@ -1,20 +1,39 @@
-//! Writing a disk out, so that it needs no synthdisk any more: the bytes that `disk.raw` shows, in
-//! a file of their own or on a block device.
+//! Writing a disk out: the bytes that `disk.raw` shows, in a file or on a block device that needs
+//! no synthdisk.
 //!
-//! Raw targets are written here, from the region table and the overlay, without a mount; other
+//! Raw results are written here, from the region table and the overlay, without a mount; other
 //! formats by the host's qemu-img, which reads a private mount. Calls `disk` and `image` for bytes,
-//! `fuse` for that mount, and `run` for child processes and signals. Which disks there are, `plan`
-//! has decided before.
+//! `fuse` for that mount, and `run` for child processes and signals. `plan` has decided before which
+//! disks there are.
+//!
+//! Files of this room call only those further down in this list:
+//!
+//! - `write`, `delta`: one result from its first byte to its name
+//! - `convert`, `qemu_img`: other formats; `copy`, `share`, `device`: raw bytes; `verify`: reading back
+//! - `new_file`, `hidden`: files that are not complete yet; `room`: is there space
+//! - `snapshot`, `live`, `private`: disks of a mount, and a mount of our own
+//! - `destination`, `access`, `identity`, `loops`: where results go, who may read them, and that they
+//!   replace no source
+//! - `backing`, `contents`: what is written
+//! - `sweep`, `progress`, `writeback`, `reflink`, `zeros`, `formats`, `options`, `unique`,
+//!   `errors`
 
+mod access;
 mod backing;
-mod check;
 mod contents;
 mod convert;
 mod copy;
 mod delta;
+mod destination;
+mod device;
+mod errors;
+mod formats;
+mod hidden;
 mod identity;
 mod live;
 mod loops;
+mod new_file;
+mod options;
 mod private;
 mod progress;
 mod qemu_img;
@@ -23,22 +42,67 @@ mod room;
 mod share;
 mod snapshot;
 mod sweep;
-mod target;
+mod unique;
+mod verify;
 mod write;
 mod writeback;
+mod zeros;
 
+pub use access::SourceAccess;
 pub use backing::Backing;
-pub use check::{sha256, verify};
-pub use contents::{Contents, DiskRange, Lender, OpenFile};
-pub use convert::{Conversion, ConvertOptions, Converted, Format, compare, convert};
-pub use copy::{Copied, CopyOptions, to_device, to_file};
+pub use contents::{Contents, DiskRange, OpenFile, ReflinkSource};
+pub use convert::{ConvertOptions, Converted, compare, convert};
+pub use copy::{Copied, to_device, to_file};
 pub use delta::write_delta;
+pub use destination::{Destination, Existing, OutputPath, shares_blocks};
+pub use device::Device;
+pub use formats::{Conversion, OutputFormat};
 pub use identity::refuse_sources;
-pub use live::{LiveMount, open_live_disk};
+pub use live::{open_live_disk, writer_of};
+pub use new_file::NewFile;
+pub use options::{CopyOptions, Reflink};
 pub use private::with_mount;
 pub use room::check_room;
-pub use share::Reflink;
 pub use snapshot::LiveSnapshot;
 pub use sweep::sweep;
-pub use target::{Device, NewFile, Place, Target, shares_blocks};
+pub use verify::{sha256, verify};
 pub use write::{Input, Pending, Request, Written, write_converted, write_raw};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    /// Which files of the room each of its files uses, tests left out.
+    fn uses() -> BTreeMap<String, BTreeSet<String>> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/finalize");
+        let mut uses = BTreeMap::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            let rest = code.split("super::").skip(1);
+            let names = rest.map(|rest| {
+                rest.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).next().unwrap().into()
+            });
+            uses.insert(path.file_stem().unwrap().to_str().unwrap().into(), names.collect());
+        }
+        uses
+    }
+
+    #[test]
+    fn no_two_files_use_each_other() {
+        let mut left: BTreeMap<String, BTreeSet<String>> = uses();
+        assert!(left["write"].contains("verify") && left.len() > 20);
+        // Take away files that use nothing that is left, until nothing can be taken away.
+        loop {
+            let names: BTreeSet<String> = left.keys().cloned().collect();
+            let before = left.len();
+            left.retain(|_, uses| uses.intersection(&names).next().is_some());
+            if left.len() == before {
+                break;
+            }
+        }
+        assert!(left.is_empty(), "these files use each other in a circle: {left:#?}");
+    }
+}

@@ -5,6 +5,7 @@
 
 mod coherence;
 mod files;
+mod live;
 mod mount;
 mod mounts;
 mod options;
@@ -12,8 +13,9 @@ mod serve;
 mod view;
 
 pub use files::{FileSpec, Status, StatusDisk};
+pub use live::LiveMount;
 pub use mount::{Mounted, check_mount_point, unmount};
 pub use mounts::{MountEntry, find_mount};
 pub use options::MountOptions;
-pub use serve::{STATUS_FILE, hold_signals, serve, serve_during};
+pub use serve::{hold_signals, serve, serve_during};
 pub use view::SNAPSHOT_PREFIX;

@@ -31,7 +31,7 @@ use crate::fs::GuestFs;
 use crate::{Error, ErrorKind, Result};
 
 /// All that a user can say about who a guest is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// Its name.
     pub hostname: Option<Hostname>,

@@ -5,7 +5,8 @@ use crate::{Error, ErrorKind, Result};
 use std::fmt;
 
 /// The steps that are wanted, by name.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Selection(Wanted);
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -58,6 +59,20 @@ impl Selection {
     /// Whether no step is wanted.
     pub fn is_none(&self) -> bool {
         matches!(&self.0, Wanted::Only(names) if names.is_empty())
+    }
+}
+
+impl TryFrom<String> for Selection {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Selection> for String {
+    fn from(selection: Selection) -> Self {
+        selection.to_string()
     }
 }
 

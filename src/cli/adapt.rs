@@ -2,10 +2,12 @@
 
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
-use super::printable::{in_a_line, printable};
+use crate::daemon::{Background, MountRequest};
 use crate::edit::{Change, Content, Edit};
+use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan};
 use crate::run::{Stop, once};
+use crate::text::{in_a_line, printable};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use similar::TextDiff;
@@ -40,20 +42,23 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
     if args.dry_run {
         return show(args);
     }
-    // A mount makes the edits; so make one, and end it.
-    let mut words = vec!["--must-adapt".into()];
-    if let Some(overlay) = &args.overlay {
-        words.extend(["--overlay".into(), overlay.into()]);
+    let mut source = args.source.into_options(args.images)?;
+    source.identity = args.identity.read()?;
+    let request = MountRequest {
+        source,
+        // clap requires one without --dry-run.
+        overlay: OverlayChoice::File(args.overlay.unwrap_or_default()),
+        options: MountOptions::default(),
+        must_adapt: true,
+        log: None,
+        background: Background::Stay,
+    };
+    let report = once(&request, &Stop::on_signals()?)?;
+    for note in report.warnings() {
+        eprintln!("note:    {}", in_a_line(&note));
     }
-    words.extend(args.source.to_args());
-    words.extend(args.identity.to_args());
-    words.push("--".into());
-    words.extend(args.images.iter().map(Into::into));
-    let said = once(&words, &Stop::on_signals()?)?;
-    let is_edit = |line: &&str| line.starts_with("adapted: ");
-    let told = said.lines().filter(|line| is_edit(line) || line.starts_with("note: "));
-    told.for_each(|line| eprintln!("{line}"));
-    if !said.lines().any(|line| is_edit(&line)) {
+    eprint!("{}", report.edits.text());
+    if report.edits.is_empty() {
         eprintln!("nothing to adapt");
     }
     Ok(())

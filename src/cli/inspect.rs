@@ -1,7 +1,6 @@
 //! `synthdisk inspect`.
 
 use super::args::SourceArgs;
-use super::printable::{in_a_line, printable};
 use crate::guest::drivers::{Driver, Place};
 use crate::inspect::{
     DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, Outcome, PartitionReport,
@@ -9,6 +8,7 @@ use crate::inspect::{
 };
 use crate::layout::format_size;
 use crate::plan::OverlayChoice;
+use crate::text::{in_a_line, printable};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::fmt::{self, Write as _};

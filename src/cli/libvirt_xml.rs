@@ -1,8 +1,8 @@
 //! `synthdisk libvirt-xml`.
 
-use super::mount::status_disks;
+use crate::daemon::status_disks;
 use crate::disk::temporary_dir;
-use crate::fuse::{STATUS_FILE, Status};
+use crate::fuse::Status;
 use crate::libvirt::domain_xml;
 use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
 use crate::qemu::{DiskBus, NicModel, allowed_by_kernel};
@@ -25,7 +25,7 @@ pub(super) struct LibvirtXmlArgs {
     mountpoint: Option<PathBuf>,
 }
 
-/// Print the definition; what of the config can't be honoured goes to stderr.
+/// Print the definition on standard output, and notes on standard error.
 pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
     let domain = DomainConfig::load(&args.config)?;
     for note in domain.notes.iter().chain(domain.disks.iter().flat_map(|d| &d.notes)) {
@@ -37,10 +37,8 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
             .map_err(|e| Error::io(format!("cannot use {}", dir.display()), e))?,
         None => PathBuf::from("/run/synthdisk").join(name.replace('/', "_")),
     };
-    // A mount that is there already knows its disks best.
-    let status = std::fs::read(dir.join(STATUS_FILE)).ok();
-    let status: Option<Status> = status.and_then(|text| serde_json::from_slice(&text).ok());
-    let (disks, bus, nic) = match status.filter(|status| !status.disks.is_empty()) {
+    // A mount that exists lists its own disks.
+    let (disks, bus, nic) = match Status::read(&dir)? {
         Some(status) => (
             status.disks,
             status.bus.as_deref().and_then(DiskBus::from_name).unwrap_or_default(),

@@ -1,12 +1,12 @@
 //! `synthdisk map`.
 
 use super::args::SourceArgs;
-use super::printable::printable;
 use crate::Result;
 use crate::bytes::ReadAt;
 use crate::disk::{Region, RegionKind};
 use crate::layout::SECTOR;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk};
+use crate::text::printable;
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Display;

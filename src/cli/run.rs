@@ -5,14 +5,14 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
-use super::args::SourceArgs;
-use super::mount::status_disks;
-use super::printable::in_a_line;
+use crate::daemon::{Background, Channel, MountRequest, status_disks};
 use crate::disk::temporary_dir;
-use crate::plan::{OverlayChoice, Plan};
+use crate::fuse::MountOptions;
+use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::qemu::{Accel, Aio, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Stop, Verdict, boot};
+use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use args::{AccelChoice, AioChoice};
@@ -53,14 +53,14 @@ pub(super) enum Internal {
         #[arg(long)]
         temporary: Option<PathBuf>,
     },
+    /// Mount as the process at the other end of standard input asks
+    Mount { mountpoint: PathBuf },
     /// Keep a mount while standard input is open
     Keep {
         #[arg(long)]
         dir: PathBuf,
         #[arg(long)]
         terminal: bool,
-        #[arg(last = true)]
-        words: Vec<OsString>,
     },
 }
 
@@ -74,7 +74,11 @@ pub(super) fn internal(args: Internal) -> Result<()> {
         Internal::Sweep { mount, temporary } => {
             crate::finalize::sweep(mount.as_deref(), temporary.as_deref())
         }
-        Internal::Keep { dir, terminal, words } => crate::run::keep(&dir, terminal, &words),
+        Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),
+        Internal::Keep { dir, terminal } => {
+            let mut channel = Channel::from_stdout()?;
+            crate::run::keep(&dir, terminal).or_else(|e| super::mount::answered(&mut channel, e))
+        }
     }
 }
 
@@ -83,11 +87,8 @@ struct Guest {
     name: String,
     config: Option<PathBuf>,
     domain: Result<Option<DomainConfig>>,
-    /// The source options and images, as `synthdisk mount` and `map` take them.
-    source: Vec<OsString>,
-    /// What `synthdisk mount` takes besides.
-    identity: Vec<OsString>,
-    images: Vec<PathBuf>,
+    /// What its disks are made of; identities are read when it is mounted.
+    source: SourceOptions,
 }
 
 /// Run the guest or the guests.
@@ -149,13 +150,9 @@ fn guests(args: &RunArgs) -> Vec<Guest> {
             .chain(names)
             .find(|name| out.iter().all(|g| g.name != *name))
             .unwrap_or(wanted);
-        let source = SourceArgs { config: config.cloned(), layout: args.layout.clone() };
-        let mut source = source.to_args();
-        source.push("--".into());
         let images = if config.is_none() { args.images.clone() } else { Vec::new() };
-        source.extend(images.iter().map(OsString::from));
-        let identity = args.identity.to_args();
-        out.push(Guest { name, config: config.cloned(), domain, source, identity, images });
+        let source = SourceOptions { images, config: config.cloned(), ..args.options.clone() };
+        out.push(Guest { name, config: config.cloned(), domain, source });
     };
     if args.config.is_empty() {
         add(None);
@@ -173,34 +170,39 @@ pub(super) fn guest_name(domain: Option<&DomainConfig>, file: &Path) -> String {
 
 /// What to run for a guest; with its own name, for the case that it can't be.
 fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin, Result<Job>) {
-    let origin =
-        batch::Origin { name: guest.name.clone(), config: guest.config, images: guest.images };
+    let origin = batch::Origin {
+        name: guest.name.clone(),
+        config: guest.config,
+        images: guest.source.images.clone(),
+    };
     let several = args.config.len() > 1;
     let make = || {
-        let mut mount_words = Vec::new();
-        let mut option =
-            |name: &str, value: PathBuf| mount_words.extend([name.into(), value.into()]);
-        if let Some(path) = &args.overlay {
-            option("--overlay", path.clone());
-        }
-        if let Some(dir) = &args.overlay_dir {
-            let dir = if several { dir.join(&guest.name) } else { dir.clone() };
-            std::fs::create_dir_all(&dir).map_err(|e| {
-                Error::io(format!("cannot make the directory {}", dir.display()), e)
-            })?;
-            option("--overlay-dir", dir);
-        }
-        if args.read_only {
-            mount_words.push("--read-only".into());
-        }
-        if args.verbose {
-            mount_words.push("--verbose".into());
-        }
-        mount_words.extend(guest.identity);
-        mount_words.extend(guest.source);
+        let overlay = match (&args.overlay, &args.overlay_dir) {
+            (Some(path), _) => OverlayChoice::File(path.clone()),
+            (None, Some(dir)) => {
+                let dir = if several { dir.join(&guest.name) } else { dir.clone() };
+                std::fs::create_dir_all(&dir).map_err(|e| {
+                    Error::io(format!("cannot create the directory {}", dir.display()), e)
+                })?;
+                OverlayChoice::Dir(dir)
+            }
+            (None, None) if args.read_only => OverlayChoice::ReadOnly,
+            (None, None) => OverlayChoice::Temporary(temporary_dir()),
+        };
+        let source = SourceOptions { identity: args.identity.read()?, ..guest.source };
+        let mut options = MountOptions::default();
+        options.read_only = args.read_only;
+        let mount = MountRequest {
+            must_adapt: !source.identity.is_empty(),
+            source,
+            overlay,
+            options,
+            log: None,
+            background: Background::Stay,
+        };
         Ok(Job {
             domain: guest.domain?,
-            mount_words,
+            mount,
             qemu: qemu.into(),
             accel: host.accel,
             machine: args.machine.options(host.aio),
@@ -295,12 +297,11 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
 
 /// Plans the disks as a mount would, without edits of the guest and without keeping anything.
 fn planned(args: &RunArgs, guest: &Guest) -> Result<Plan> {
-    let source = SourceArgs { config: guest.config.clone(), layout: args.layout.clone() };
     let overlay = match args.read_only {
         true => OverlayChoice::ReadOnly,
         false => OverlayChoice::Temporary(temporary_dir()),
     };
-    let plan = Plan::build(&source.into_options(guest.images.clone())?, &overlay)?;
+    let plan = Plan::build(&guest.source, &overlay)?;
     for note in &plan.notes {
         eprintln!("note:    {}", in_a_line(note));
     }

@@ -1,21 +1,21 @@
 //! `synthdisk umount`.
 
-use crate::fuse::{STATUS_FILE, Status, find_mount, unmount};
+use crate::fuse::{Status, find_mount, unmount};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long the daemon may take to bring the last writes to storage.
+/// How long the daemon may take to flush the last writes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Arguments of `umount`.
 #[derive(Debug, Args)]
 pub(super) struct UmountArgs {
-    /// Directory that shows the mount
+    /// Mount point
     mountpoint: PathBuf,
 
-    /// Take the mount away at once and let programs that use it finish
+    /// Detach the mount now and end it when nothing uses it any more
     #[arg(short = 'z', long)]
     lazy: bool,
 }
@@ -37,7 +37,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
         if started.elapsed() > PATIENCE {
             return Err(Error::new(
                 ErrorKind::Busy,
-                format!("unmounted, but process {} still writes to the overlay", daemon.pid),
+                format!("unmounted, but process {} is still writing to the overlay", daemon.pid),
             ));
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -45,7 +45,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
     Ok(())
 }
 
-/// The mount point's absolute path, without asking the mount itself, whose daemon may be dead.
+/// The mount point's absolute path, found without the mount itself, whose daemon may have died.
 fn absolute(path: &Path) -> Result<PathBuf> {
     let failed = |e| Error::io(format!("cannot find {}", path.display()), e);
     match (path.parent(), path.file_name()) {
@@ -71,21 +71,21 @@ impl Daemon {
     }
 }
 
+/// The process that serves the mount, when it answers and can be believed: that of another user may
+/// name any process.
 fn daemon_of(target: &Path) -> Option<Daemon> {
-    let status = std::fs::read(target.join(STATUS_FILE)).ok()?;
-    let status: Status = serde_json::from_slice(&status).ok()?;
+    let status = Status::read(target).ok()??;
     Some(Daemon { pid: status.pid, started: start_time(status.pid)? })
 }
 
-/// Field 22 of /proc/PID/stat (proc(5)), of a process that has not ended. The name in field 2 may
-/// hold anything but ends at the last parenthesis.
+/// Field 22 of /proc/PID/stat (proc(5)); `None` for a process that has ended. The name in field 2 may
+/// hold any character and ends at the last parenthesis.
 fn start_time(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     let first_thread_ended = fields.next()? == "Z";
-    // Files are closed, and locks let go, when the last thread has ended, and that need not be the
-    // first one.
+    // Files are closed and locks released when the last thread ends, which need not be the first.
     if first_thread_ended && std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.count() <= 1 {
         return None;
     }

@@ -100,8 +100,6 @@ pub(super) fn apply(edits: &[Edit], partition: &Path, mount: &KernelMount) -> Re
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
         .arg0("synthdisk")
         .args(SUBCOMMAND)
-        // A daemon's mark would make the child take itself for one.
-        .env_remove("SYNTHDISK_DAEMON")
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

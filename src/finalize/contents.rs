@@ -16,7 +16,7 @@ pub trait Contents: Extents + Sync {
     ///
     /// # Errors
     /// Those of looking.
-    fn lender_at(&self, offset: u64) -> io::Result<(Lender<'_>, u64)>;
+    fn reflink_source_at(&self, offset: u64) -> io::Result<(ReflinkSource<'_>, u64)>;
 }
 
 /// The runs of data and holes of something, for who goes through it from its beginning to its end in
@@ -48,7 +48,7 @@ impl<F: Fn(u64) -> Result<Extent>> Runs<F> {
 
 /// A file that may share its blocks with a copy.
 #[derive(Debug)]
-pub enum Lender<'a> {
+pub enum ReflinkSource<'a> {
     /// None: the bytes are zeros.
     Zeros,
     /// None: the bytes must be copied.
@@ -101,15 +101,15 @@ impl Extents for DiskRange {
 }
 
 impl Contents for DiskRange {
-    fn lender_at(&self, offset: u64) -> io::Result<(Lender<'_>, u64)> {
+    fn reflink_source_at(&self, offset: u64) -> io::Result<(ReflinkSource<'_>, u64)> {
         let (stored, end) = self.disk.stored_at(self.start + offset)?;
-        let lender = match stored {
-            Stored::Zeros => Lender::Zeros,
-            Stored::Made => Lender::None,
-            Stored::Overlay(file, at) => Lender::File(file, at),
-            Stored::Image(image, at) => Lender::Image(image, at),
+        let source = match stored {
+            Stored::Zeros => ReflinkSource::Zeros,
+            Stored::Made => ReflinkSource::None,
+            Stored::Overlay(file, at) => ReflinkSource::File(file, at),
+            Stored::Image(image, at) => ReflinkSource::Image(image, at),
         };
-        Ok((lender, self.end(end)))
+        Ok((source, self.end(end)))
     }
 }
 
@@ -153,8 +153,8 @@ impl Extents for OpenFile {
 }
 
 impl Contents for OpenFile {
-    fn lender_at(&self, _offset: u64) -> io::Result<(Lender<'_>, u64)> {
+    fn reflink_source_at(&self, _offset: u64) -> io::Result<(ReflinkSource<'_>, u64)> {
         // Not the mount's file itself, whose filesystem has no blocks.
-        Ok((Lender::None, self.len))
+        Ok((ReflinkSource::None, self.len))
     }
 }

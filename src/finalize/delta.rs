@@ -9,11 +9,13 @@
 
 use super::backing::Backing;
 use super::contents::{Contents, Runs};
-use super::convert::Format;
-use super::copy::{cannot_read, check, is_zero};
+use super::destination::{Destination, allocated};
+use super::errors::{cannot_read, cannot_write, check_stop};
+use super::formats::OutputFormat;
+use super::new_file::NewFile;
 use super::progress::Progress;
-use super::target::{NewFile, Target, allocated};
 use super::write::{Pending, Request, Unnamed, Written};
+use super::zeros::is_zero;
 use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Overlay, Qcow2Overlay};
 use crate::{Error, ErrorKind, Result};
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 /// Bytes that are compared at a time.
 const WINDOW: u64 = 1 << 20;
 
-/// Write what `contents` has other than `backing` to `target`, which becomes a qcow2 file over it.
+/// Write what `contents` has other than `backing` to `destination`, which becomes a qcow2 file over it.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] when the two disks are not of one length, [`ErrorKind::Unsupported`] for a
@@ -32,12 +34,12 @@ const WINDOW: u64 = 1 << 20;
 pub fn write_delta(
     contents: &dyn Contents,
     backing: &Backing,
-    target: Target,
+    destination: Destination,
     request: &Request<'_>,
 ) -> Result<Pending> {
     let started = Instant::now();
-    let path = target.path();
-    let Target::File(place) = target else {
+    let path = destination.path();
+    let Destination::File(output) = destination else {
         let what = format!("{} is a block device; a delta is a file", path.display());
         return Err(Error::new(ErrorKind::Unsupported, what));
     };
@@ -49,14 +51,14 @@ pub fn write_delta(
     let name = path.display().to_string();
     let dir = path.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
     let backing_name = backing.name_from(&dir)?;
-    let new = NewFile::create(place)?;
+    let new = NewFile::create(output)?;
     let delta = Qcow2Overlay::create_over(new.file(), disk_len, backing_name, backing.format())?;
     let compared = Compared { contents, backing, request };
     compared.store(&delta, &name)?;
     let failed = |e| cannot_write(&name, e);
     delta.sync().map_err(failed)?;
     if request.verify {
-        super::check::forget(new.file());
+        super::verify::forget(new.file());
         compared.verify(&delta, &name)?;
     }
     drop(delta);
@@ -64,26 +66,19 @@ pub fn write_delta(
     let len = new.file().metadata().map_err(failed)?.len();
     let sum = request
         .checksum
-        .then(|| super::check::sha256(new.file(), len, &name, request.quiet, request.stop));
+        .then(|| super::verify::sha256(new.file(), len, &name, request.quiet, request.stop));
     let written = Written {
         path,
-        format: Format::Qcow2,
+        format: OutputFormat::Qcow2,
         disk_len,
         len,
-        allocated: Some(allocated(new.file())),
+        allocated: allocated(new.file()),
         copied: None,
         sha256: sum.transpose()?,
         verified: request.verify,
         took: Duration::ZERO,
     };
     Ok(Pending { result: Unnamed::File(new), written, started })
-}
-
-fn cannot_write(name: &str, e: io::Error) -> Error {
-    if e.kind() == io::ErrorKind::StorageFull {
-        return Error::new(ErrorKind::TooLarge, format!("there is no room left for {name}"));
-    }
-    Error::io(format!("cannot write {name}"), e)
 }
 
 /// The two disks.
@@ -128,7 +123,7 @@ impl Compared<'_> {
         let mut theirs = vec![0; WINDOW as usize];
         let mut at = 0;
         while at < len {
-            check(self.request.stop)?;
+            check_stop(self.request.stop)?;
             let window = self.next_window(at, &mut our_runs, &mut their_runs)?;
             progress.add(window.end - at);
             at = window.end;
@@ -164,7 +159,7 @@ impl Compared<'_> {
         let mut theirs = vec![0; WINDOW as usize];
         let mut at = 0;
         while at < len {
-            check(self.request.stop)?;
+            check_stop(self.request.stop)?;
             let n = WINDOW.min(len - at) as usize;
             let (ours, theirs) = (&mut ours[..n], &mut theirs[..n]);
             self.contents.read_at(ours, at).map_err(cannot_read)?;

@@ -1,91 +1,39 @@
 //! The disks of a live mount.
 
-use crate::fuse::{STATUS_FILE, Status, StatusDisk, find_mount};
+use crate::fuse::LiveMount;
 use crate::image::{RawImage, check_unused};
 use crate::{Error, ErrorKind, Result};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
-/// A mount that somebody else serves.
-#[derive(Clone, Debug)]
-pub struct LiveMount {
-    /// The mount point, absolute.
-    pub dir: PathBuf,
-    /// What the mount says of itself.
-    pub status: Status,
-}
-
-impl LiveMount {
-    /// The mount on `path`; `None` if that is no synthdisk mount.
-    ///
-    /// # Errors
-    /// When it is one that does not answer.
-    pub fn at(path: &Path) -> Result<Option<Self>> {
-        let shown = path.display();
-        let dir = match path.canonicalize() {
-            Ok(dir) => dir,
-            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-                let what = format!(
-                    "{shown} is a mount whose program has died; end it (synthdisk umount {shown})"
-                );
-                return Err(Error::new(ErrorKind::Invalid, what));
+/// What has `file` of `mount`, or a partition of that disk, open for writing, as far as that can be
+/// known: what QEMU and loop devices say, and for root what any process has open. Writes through a
+/// mapping that outlives its descriptor go unseen.
+///
+/// # Errors
+/// Those of looking at the mount.
+pub fn writer_of(mount: &LiveMount, file: &str) -> Result<Option<String>> {
+    let failed = |e| Error::io(format!("cannot look at the mount on {}", mount.dir.display()), e);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&mount.dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let of_disk = name.to_str().is_some_and(|name| is_of_disk(name, file));
+        files.extend(of_disk.then(|| mount.dir.join(name)));
+    }
+    let mut ids = Vec::new();
+    for path in files {
+        match RawImage::open(&path).and_then(|image| check_unused(&image)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::Busy => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Ok(Some(format!("{name} is attached elsewhere or open in QEMU")));
             }
-            Err(_) => return Ok(None),
-        };
-        if find_mount(&dir).is_none_or(|m| m.fs_type != "fuse.synthdisk") {
-            return Ok(None);
+            Err(e) => return Err(e),
         }
-        let failed = |e| Error::io(format!("cannot ask the mount on {shown} for its disks"), e);
-        let text = fs::read(dir.join(STATUS_FILE)).map_err(failed)?;
-        let status = serde_json::from_slice(&text).map_err(|e| failed(e.into()))?;
-        Ok(Some(Self { dir, status }))
+        let meta = fs::metadata(&path).map_err(failed)?;
+        ids.push((meta.dev(), meta.ino()));
     }
-
-    /// Its disks, first the one that the firmware boots from.
-    pub fn disks(&self) -> Vec<StatusDisk> {
-        if !self.status.disks.is_empty() {
-            return self.status.disks.clone();
-        }
-        // A mount of an older version shows one disk and does not list it.
-        vec![StatusDisk {
-            file: "disk.raw".into(),
-            vdev: "xvda".into(),
-            cdrom: false,
-            read_only: self.status.read_only,
-        }]
-    }
-
-    /// Who has `file` of the mount, or a partition of that disk, open for writing, as far as that
-    /// can be known: what QEMU and loop devices say, and for root what any process has open. Writes
-    /// through a mapping that outlives its descriptor go unseen.
-    ///
-    /// # Errors
-    /// Those of looking at the mount.
-    pub fn writer(&self, file: &str) -> Result<Option<String>> {
-        let failed =
-            |e| Error::io(format!("cannot look at the mount on {}", self.dir.display()), e);
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let of_disk = name.to_str().is_some_and(|name| is_of_disk(name, file));
-            files.extend(of_disk.then(|| self.dir.join(name)));
-        }
-        let mut ids = Vec::new();
-        for path in files {
-            match RawImage::open(&path).and_then(|image| check_unused(&image)) {
-                Ok(()) => {}
-                Err(e) if e.kind() == ErrorKind::Busy => {
-                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    return Ok(Some(format!("{name} is attached elsewhere or open in QEMU")));
-                }
-                Err(e) => return Err(e),
-            }
-            let meta = fs::metadata(&path).map_err(failed)?;
-            ids.push((meta.dev(), meta.ino()));
-        }
-        Ok(writing_process(&ids))
-    }
+    Ok(writing_process(&ids))
 }
 
 /// Whether `name` is `disk` itself or one of its partitions.
@@ -127,15 +75,15 @@ fn is_open_for_writing(info: &str) -> bool {
     flags.is_some_and(|f| f & libc::O_ACCMODE != libc::O_RDONLY)
 }
 
-/// The disk or partition `name` of the mount on `mountpoint`, as it is to be written out: what was
-/// acknowledged before is in it.
+/// The disk or partition `name` of `mount`, as it is to be written out: it holds all writes that were
+/// acknowledged before.
 ///
 /// # Errors
 /// Those of opening it.
-pub fn open_live_disk(mountpoint: &Path, name: &str) -> Result<File> {
-    let path = mountpoint.join(name);
+pub fn open_live_disk(mount: &LiveMount, name: &str) -> Result<File> {
+    let path = mount.dir.join(name);
     let failed = |e: std::io::Error| Error::io(format!("cannot read {}", path.display()), e);
-    let file = File::open(&path).map_err(failed)?;
+    let file = mount.open(name).map_err(failed)?;
     // Has the kernel hand over what others have written to their pages of it.
     file.sync_all().map_err(failed)?;
     Ok(file)

@@ -2,7 +2,7 @@
 //!
 //! Source: loop(4), `LOOP_GET_STATUS64`.
 
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "an ioctl that writes to a structure of ours")]
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

@@ -1,7 +1,7 @@
 //! A mount that only this process uses, and only for a while: for programs that want a file.
 
 use super::sweep::Sweeper;
-use super::target::unique;
+use super::unique::unique;
 use crate::fuse::{FileSpec, Status, serve_during};
 use crate::{Error, Result};
 use std::fs::DirBuilder;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Those of mounting, and those of `work`.
 pub fn with_mount<T>(files: Vec<FileSpec>, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let dir = new_dir();
-    let _sweeper = Sweeper::start(Some(&dir), None)?;
+    let _sweeper = Sweeper::of_mount(&dir)?;
     DirBuilder::new()
         .mode(0o700)
         .create(&dir)

@@ -1,6 +1,6 @@
 //! Running the host's `qemu-img`.
 
-use super::copy::check;
+use super::errors::check_stop;
 use super::progress::Progress;
 use crate::run::{Stop, bound};
 use crate::tool;
@@ -48,7 +48,7 @@ pub(super) fn qemu_img(
     let status = child.wait().map_err(failed)?;
     let (said, complaint) = watched?;
     // Ctrl-C reaches qemu-img as well, perhaps first.
-    check(stop)?;
+    check_stop(stop)?;
     if status.success() {
         return Ok(());
     }

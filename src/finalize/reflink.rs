@@ -2,7 +2,7 @@
 //!
 //! Source: ioctl_ficlonerange(2).
 
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "an ioctl that reads a structure of ours")]
 
 use std::fs::File;
 use std::io;

@@ -1,46 +1,44 @@
-//! Is there room for the results? Told before the first byte, where it can be known.
+//! Whether there is room for all results, before the first byte is written.
 
 use super::contents::Contents;
-use super::copy::cannot_read;
-use super::target::{Place, Target};
-use crate::layout::format_size;
-use crate::{Error, ErrorKind, Result};
+use super::destination::{Destination, OutputPath};
+use super::errors::{cannot_read, no_room};
+use crate::Result;
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 
-/// What goes to one filesystem.
-struct Share<'a> {
-    place: &'a Place,
+/// What is written to one filesystem.
+struct Demand<'a> {
+    output: &'a OutputPath,
     names: Vec<String>,
     needed: u64,
 }
 
 /// Refuse when the data of all `outputs`, none of which shares blocks or compresses, may not fit on
-/// their filesystems. Zeros that are stored count as data, which nobody has looked at yet.
+/// their filesystems. Stored zeros count as data, as nobody has read them yet.
 ///
 /// # Errors
-/// [`ErrorKind::TooLarge`]; those of looking for data.
+/// [`crate::ErrorKind::TooLarge`]; those of looking for data.
 pub fn check_room<'a>(
-    outputs: impl IntoIterator<Item = (&'a dyn Contents, &'a Target)>,
+    outputs: impl IntoIterator<Item = (&'a dyn Contents, &'a Destination)>,
 ) -> Result<()> {
-    let mut shares: BTreeMap<u64, Share<'a>> = BTreeMap::new();
-    for (contents, target) in outputs {
-        let Target::File(place) = target else { continue };
-        let Ok(meta) = place.dir.metadata() else { continue };
-        let share =
-            shares.entry(meta.dev()).or_insert(Share { place, names: Vec::new(), needed: 0 });
-        share.names.push(place.path().display().to_string());
-        share.needed += data_of(contents)?;
+    let mut demands: BTreeMap<u64, Demand<'a>> = BTreeMap::new();
+    for (contents, destination) in outputs {
+        let Destination::File(output) = destination else { continue };
+        let Some(filesystem) = output.filesystem() else { continue };
+        let new = Demand { output, names: Vec::new(), needed: 0 };
+        let demand = demands.entry(filesystem).or_insert(new);
+        demand.names.push(output.path().display().to_string());
+        demand.needed += data_of(contents)?;
     }
-    for share in shares.into_values() {
-        if let Some(room) = share.place.room().filter(|room| *room < share.needed) {
-            return Err(no_room(&share.names.join(" and "), share.needed, room));
+    for demand in demands.into_values() {
+        if let Some(room) = demand.output.room().filter(|room| *room < demand.needed) {
+            return Err(no_room(&demand.names.join(" and "), demand.needed, room));
         }
     }
     Ok(())
 }
 
-/// Bytes of `contents` that are no holes.
+/// Bytes of `contents` outside holes.
 fn data_of(contents: &dyn Contents) -> Result<u64> {
     let (mut at, mut data) = (0, 0);
     while at < contents.len() {
@@ -49,17 +47,4 @@ fn data_of(contents: &dyn Contents) -> Result<u64> {
         at = found.end;
     }
     Ok(data)
-}
-
-/// `names` may take `needed` bytes, and there are `room`.
-pub(super) fn no_room(names: &str, needed: u64, room: u64) -> Error {
-    Error::new(
-        ErrorKind::TooLarge,
-        format!(
-            "writing {names} needs up to {}, but there are {} left; make room, take another \
-             directory, or try it nevertheless with --force",
-            format_size(needed),
-            format_size(room)
-        ),
-    )
 }

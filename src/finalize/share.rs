@@ -1,35 +1,24 @@
 //! Which blocks a new file shares with images and overlays, and what is left to copy.
 
-use super::contents::{Contents, Lender};
-use super::copy::{CopyOptions, cannot_read, cannot_write, check};
+use super::contents::{Contents, ReflinkSource};
+use super::errors::{cannot_read, cannot_write, check_stop};
+use super::options::{CopyOptions, Reflink};
 use super::reflink::{cannot_share, clone_range};
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 
-/// Whether blocks are shared with images and overlays.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
-pub enum Reflink {
-    /// Where the filesystem can
-    #[default]
-    Auto,
-    /// All whole blocks of images and overlays, or fail
-    Always,
-    /// None
-    Never,
-}
-
 /// What was shared, and what is left to copy.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct Sharing {
     /// Bytes that are shared.
     pub(super) shared: u64,
     /// Data that is left to copy: sorted, disjoint, neighbours joined.
     pub(super) rest: Vec<Range<u64>>,
 }
 
-impl Plan {
+impl Sharing {
     /// Add the data of `range` to what is left.
     fn copy(&mut self, contents: &dyn Contents, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
@@ -44,7 +33,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Join neighbours, so that pieces are cut at their own borders only.
+    /// Join neighbours, so that a copy is cut into pieces at their boundaries only.
     fn coalesce(&mut self) {
         self.rest.dedup_by(|next, last| {
             let joins = last.end == next.start;
@@ -56,37 +45,37 @@ impl Plan {
     }
 }
 
-/// Share all blocks that can be.
+/// Share all blocks that can be shared.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] when some must be shared and cannot be; the system calls'; that of a
+/// [`ErrorKind::Unsupported`] when one must be shared and cannot be; the system calls'; that of a
 /// raised stop.
 pub(super) fn share(
     contents: &dyn Contents,
     target: &File,
     options: &CopyOptions<'_>,
-) -> Result<Plan> {
-    let mut plan = Plan::default();
+) -> Result<Sharing> {
+    let mut sharing = Sharing::default();
     let block = block_size(target);
-    // A file that is refused once is refused again for its next piece.
+    // A file that cannot share one piece cannot share the next one either.
     let mut refusing: Vec<RawFd> = Vec::new();
     let mut at = 0;
     while at < contents.len() {
-        check(options.stop)?;
-        let (lender, end) = contents.lender_at(at).map_err(cannot_read)?;
+        check_stop(options.stop)?;
+        let (source, end) = contents.reflink_source_at(at).map_err(cannot_read)?;
         let range = at..end;
         at = end;
-        let (file, from) = match &lender {
-            Lender::Zeros => continue,
-            Lender::File(file, from) => (Some(*file), *from),
-            Lender::Image(image, from) => (image.plain_file(), *from),
-            Lender::None => (None, 0),
+        let (file, from) = match &source {
+            ReflinkSource::Zeros => continue,
+            ReflinkSource::File(file, from) => (Some(*file), *from),
+            ReflinkSource::Image(image, from) => (image.plain_file(), *from),
+            ReflinkSource::None => (None, 0),
         };
         let wanted = |file: &&File| {
             options.reflink != Reflink::Never && !refusing.contains(&file.as_raw_fd())
         };
         let Some(file) = file.filter(wanted) else {
-            plan.copy(contents, range)?;
+            sharing.copy(contents, range)?;
             continue;
         };
         // Whole blocks only; the edges are copied.
@@ -109,9 +98,9 @@ pub(super) fn share(
         };
         match refused {
             None => {
-                plan.shared += stop - start;
-                plan.copy(contents, range.start..start)?;
-                plan.copy(contents, stop..range.end)?;
+                sharing.shared += stop - start;
+                sharing.copy(contents, range.start..start)?;
+                sharing.copy(contents, stop..range.end)?;
             }
             Some(why) if options.reflink == Reflink::Always => {
                 return Err(Error::new(
@@ -126,12 +115,12 @@ pub(super) fn share(
                 if source % block == 0 {
                     refusing.push(file.as_raw_fd());
                 }
-                plan.copy(contents, range)?;
+                sharing.copy(contents, range)?;
             }
         }
     }
-    plan.coalesce();
-    Ok(plan)
+    sharing.coalesce();
+    Ok(sharing)
 }
 
 /// Bytes per block of the filesystem that `file` is on.

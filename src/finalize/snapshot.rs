@@ -5,7 +5,7 @@ use super::live::open_live_disk;
 use super::private::with_mount;
 use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Disk, Region, RegionKind, RegionTable, Source};
-use crate::fuse::{FileSpec, SNAPSHOT_PREFIX};
+use crate::fuse::{FileSpec, LiveMount, SNAPSHOT_PREFIX};
 use crate::image::{Image, extent_of};
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
@@ -29,19 +29,18 @@ pub struct LiveSnapshot {
 }
 
 impl LiveSnapshot {
-    /// Take a snapshot of the disk or partition `name` of the mount on `mountpoint`: a crash at
-    /// this moment would leave the same. Mapped pages that nobody has synced are synced first.
+    /// Take a snapshot of the disk or partition `name` of `mount`: a crash at this moment would
+    /// leave the same. Mapped pages that nobody has synced are synced first.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] while somebody else has one, [`ErrorKind::Unsupported`] when the mount
-    /// is served by a version that has none, those of the mount otherwise.
-    pub fn take(mountpoint: &Path, name: &str) -> Result<Self> {
-        let path = mountpoint.join(name);
-        drop(open_live_disk(mountpoint, name)?);
-        let hidden = mountpoint.join(format!("{SNAPSHOT_PREFIX}{name}"));
+    /// [`ErrorKind::Busy`] while another process has one; those of the mount otherwise.
+    pub fn take(mount: &LiveMount, name: &str) -> Result<Self> {
+        let path = mount.dir.join(name);
+        drop(open_live_disk(mount, name)?);
+        let hidden = format!("{SNAPSHOT_PREFIX}{name}");
         let deadline = Instant::now() + PATIENCE;
         let file = loop {
-            match File::open(&hidden) {
+            match mount.open(&hidden) {
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
@@ -50,12 +49,6 @@ impl LiveSnapshot {
         };
         let shown = path.display();
         let file = file.map_err(|e| match e.raw_os_error() {
-            Some(libc::ENOENT) => Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "{shown} is served by a synthdisk that takes no snapshots; end what writes to it first"
-                ),
-            ),
             Some(libc::EBUSY) => Error::new(
                 ErrorKind::Busy,
                 format!(

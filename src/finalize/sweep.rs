@@ -1,52 +1,70 @@
-//! Cleaning up behind a `finalize` that is killed.
+//! Cleaning up after a `finalize` that is killed.
 //!
 //! A process that is killed can remove neither a mount nor a temporary file. The sweeper can: a
-//! process of its own, whose standard input is a pipe that only `finalize` holds. When that breaks,
-//! or is closed at an orderly end, it takes away what it was told of.
+//! separate process whose standard input is a pipe that only `finalize` holds. When the pipe is
+//! closed, by an orderly end or by the kernel, the sweeper removes what it was started for.
 
 use crate::fuse::{find_mount, unmount};
 use crate::run::ourselves;
 use crate::{Error, Result};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// The sweeper's other end. What it was told of is gone once this was dropped.
+/// This process's end of a sweeper. What it was started for is gone once this has been dropped.
 #[derive(Debug)]
 pub struct Sweeper {
     child: Child,
-    mount: Option<PathBuf>,
-    temporary: Option<PathBuf>,
+    leftover: Leftover,
+}
+
+/// What is removed. It need not exist yet, or ever.
+#[derive(Debug)]
+enum Leftover {
+    /// A mount and its directory.
+    Mount(PathBuf),
+    /// A file or directory, by a path that leads through the open directory.
+    Temporary(PathBuf, Arc<File>),
 }
 
 impl Sweeper {
-    /// To take away a mount and its directory, and a temporary file or directory; none need exist
-    /// yet, or ever.
+    /// For a mount and its directory.
     ///
     /// # Errors
     /// That of starting a process.
-    pub fn start(mount: Option<&Path>, temporary: Option<&Path>) -> Result<Self> {
+    pub fn of_mount(dir: &Path) -> Result<Self> {
         let mut command = ourselves()?;
-        command.args(["internal", "sweep"]);
-        if let Some(dir) = mount {
-            command.arg("--mount").arg(dir);
-        }
-        if let Some(path) = temporary {
-            command.arg("--temporary").arg(path);
-        }
+        command.args(["internal", "sweep", "--mount"]).arg(dir);
+        Self::start(command, Leftover::Mount(dir.to_path_buf()))
+    }
+
+    /// For the file or directory `name` in `dir`.
+    ///
+    /// # Errors
+    /// That of starting a process.
+    pub fn of_temporary(dir: &Arc<File>, name: &OsStr) -> Result<Self> {
+        let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let mut command = ourselves()?;
+        // It works in that directory, whatever happens to the directory's path.
+        command.current_dir(&by_descriptor);
+        command.args(["internal", "sweep", "--temporary"]).arg(Path::new(".").join(name));
+        Self::start(command, Leftover::Temporary(by_descriptor.join(name), Arc::clone(dir)))
+    }
+
+    fn start(mut command: Command, leftover: Leftover) -> Result<Self> {
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // Whoever reads what `finalize` says must not have to wait for this process.
+            // A reader of what `finalize` prints must not have to wait for this process.
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| Error::io("cannot start the process that cleans up", e))?;
-        Ok(Self {
-            child,
-            mount: mount.map(Path::to_path_buf),
-            temporary: temporary.map(Path::to_path_buf),
-        })
+        Ok(Self { child, leftover })
     }
 }
 
@@ -55,33 +73,37 @@ impl Drop for Sweeper {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
         // It may have been killed itself.
-        take_away(self.mount.as_deref(), self.temporary.as_deref());
+        match &self.leftover {
+            Leftover::Mount(dir) => remove_mount(dir),
+            Leftover::Temporary(path, _open) => remove_temporary(path),
+        }
     }
 }
 
 /// The sweeper's own process: wait for the end of standard input, then clean up.
 ///
 /// # Errors
-/// None that anybody could be told of.
+/// None that could be reported to anybody.
 pub fn sweep(mount: Option<&Path>, temporary: Option<&Path>) -> Result<()> {
     // Signals that a terminal sends are not for this process.
     let _ = nix::unistd::setsid();
     crate::fuse::hold_signals()?;
     // Nothing is ever written to it: this returns at its end, or when it cannot be read at all.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    take_away(mount, temporary);
+    mount.into_iter().for_each(remove_mount);
+    temporary.into_iter().for_each(remove_temporary);
     Ok(())
 }
 
-fn take_away(mount: Option<&Path>, temporary: Option<&Path>) {
-    if let Some(dir) = mount {
-        if let Some(entry) = find_mount(dir) {
-            let _ = unmount(&entry, true);
-        }
-        let _ = std::fs::remove_dir(dir);
+fn remove_mount(dir: &Path) {
+    if let Some(entry) = find_mount(dir) {
+        let _ = unmount(&entry, true);
     }
-    let Some(path) = temporary else { return };
-    // A child of the killed process may still make a file in it while it is ended.
+    let _ = std::fs::remove_dir(dir);
+}
+
+fn remove_temporary(path: &Path) {
+    // A child of the killed process may still create a file in it while it is being ended.
     for _ in 0..20 {
         let removed = match path.symlink_metadata() {
             Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),

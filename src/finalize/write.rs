@@ -1,11 +1,14 @@
-//! One result from its first byte to its name.
+//! One result, from its first byte to its name.
 
-use super::check::{sha256, verify};
 use super::contents::{Contents, DiskRange, OpenFile};
-use super::convert::{Conversion, ConvertOptions, Converted, Format, compare, convert};
-use super::copy::{Copied, CopyOptions, to_device, to_file};
-use super::share::Reflink;
-use super::target::{Device, NewFile, Target, allocated};
+use super::convert::{ConvertOptions, Converted, compare, convert};
+use super::copy::{Copied, to_device, to_file};
+use super::destination::{Destination, allocated};
+use super::device::Device;
+use super::formats::{Conversion, OutputFormat};
+use super::new_file::NewFile;
+use super::options::{CopyOptions, Reflink};
+use super::verify::{sha256, verify};
 use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
@@ -23,15 +26,15 @@ pub struct Request<'a> {
     pub verify: bool,
     /// Compute the SHA-256 of the file.
     pub checksum: bool,
-    /// Write over what is there, and although there may be too little room.
+    /// Overwrite data on a device, and write even if there may be too little space.
     pub force: bool,
-    /// Tell nothing on the way.
+    /// Print no progress.
     pub quiet: bool,
-    /// Raised to end it.
+    /// Ends the writing when raised.
     pub stop: &'a Stop,
 }
 
-/// What is written out.
+/// The bytes to write.
 #[derive(Debug)]
 pub enum Input {
     /// A disk of this process, or a part of it.
@@ -50,7 +53,7 @@ impl Input {
     }
 }
 
-/// A result that has no name yet; it is gone when dropped, but for what a device holds.
+/// A result that has no name yet. A file is gone when this is dropped; a device keeps its bytes.
 #[derive(Debug)]
 pub struct Pending {
     pub(super) result: Unnamed,
@@ -65,37 +68,41 @@ pub(super) enum Unnamed {
     Device(Device),
 }
 
-/// What was written.
+/// A result that was written.
 #[derive(Clone, Debug)]
 pub struct Written {
     /// The file or device.
     pub path: PathBuf,
     /// Its format.
-    pub format: Format,
+    pub format: OutputFormat,
     /// Length of the disk in bytes.
     pub disk_len: u64,
     /// Length of the file in bytes; of a device, what the disk takes of it.
     pub len: u64,
     /// Bytes of storage that the file takes up, shared ones among them; `None` for a device.
     pub allocated: Option<u64>,
-    /// What became of the bytes, where they were not converted.
+    /// How the bytes reached the file; `None` for formats that qemu-img writes.
     pub copied: Option<Copied>,
     /// SHA-256 of the file in hexadecimal, if it was asked for.
     pub sha256: Option<String>,
-    /// Whether it was compared with the disk.
+    /// Whether it was read back and compared with the disk.
     pub verified: bool,
     /// How long it took.
     pub took: Duration,
 }
 
-/// Write `input` as raw bytes to `target`.
+/// Write `input` as raw bytes to `destination`.
 ///
 /// # Errors
 /// Those of [`to_file`], [`to_device`], [`verify`] and [`sha256`].
-pub fn write_raw(input: &Input, target: Target, request: &Request<'_>) -> Result<Pending> {
+pub fn write_raw(
+    input: &Input,
+    destination: Destination,
+    request: &Request<'_>,
+) -> Result<Pending> {
     let started = Instant::now();
     let contents = input.contents();
-    let (path, len) = (target.path(), contents.len());
+    let (path, len) = (destination.path(), contents.len());
     let name = path.display().to_string();
     let options = CopyOptions {
         reflink: request.reflink,
@@ -104,26 +111,26 @@ pub fn write_raw(input: &Input, target: Target, request: &Request<'_>) -> Result
         name: &name,
         stop: request.stop,
     };
-    let (result, copied) = match target {
-        Target::File(place) => {
-            let room = place.room();
-            let new = NewFile::create(place)?;
+    let (result, copied) = match destination {
+        Destination::File(output) => {
+            let room = output.room();
+            let new = NewFile::create(output)?;
             let copied = to_file(contents, new.file(), room, &options)?;
             (Unnamed::File(new), copied)
         }
-        Target::Device(_) if request.reflink == Reflink::Always => {
+        Destination::Device(_) if request.reflink == Reflink::Always => {
             let what = format!("{name} is a block device, which shares no blocks with files");
             return Err(Error::new(ErrorKind::Unsupported, what));
         }
-        Target::Device(path) => {
+        Destination::Device(path) => {
             let device = Device::open(&path, len, request.force)?;
             let copied = to_device(contents, device.file(), &options)?;
             (Unnamed::Device(device), copied)
         }
     };
-    let (file, on_device) = match &result {
-        Unnamed::File(new) => (new.file(), false),
-        Unnamed::Device(device) => (device.file(), true),
+    let file = match &result {
+        Unnamed::File(new) => new.file(),
+        Unnamed::Device(device) => device.file(),
         Unnamed::Converted(_) => {
             return Err(Error::new(ErrorKind::Invalid, "raw bytes are not converted"));
         }
@@ -135,10 +142,10 @@ pub fn write_raw(input: &Input, target: Target, request: &Request<'_>) -> Result
     let sum = request.checksum.then(|| sha256(file, len, &name, request.quiet, request.stop));
     let written = Written {
         path,
-        format: Format::Raw,
+        format: OutputFormat::Raw,
         disk_len: len,
         len,
-        allocated: (!on_device).then(|| allocated(file)),
+        allocated: allocated(file),
         copied: Some(copied),
         sha256: sum.transpose()?,
         verified: request.verify,
@@ -147,46 +154,47 @@ pub fn write_raw(input: &Input, target: Target, request: &Request<'_>) -> Result
     Ok(Pending { result, written, started })
 }
 
-/// Write `source`, a raw disk in a mount, in another format. `private`: the mount is this process's.
+/// Write `source`, a raw disk in a mount, in another format. `private`: only this
+/// process uses the mount.
 ///
 /// # Errors
 /// Those of [`convert`], [`compare`] and [`sha256`].
 pub fn write_converted(
     source: &File,
-    target: Target,
+    destination: Destination,
     private: bool,
     request: &Request<'_>,
 ) -> Result<Pending> {
     let started = Instant::now();
-    let place = match target {
-        Target::File(place) => place,
-        Target::Device(path) => {
+    let output = match destination {
+        Destination::File(output) => output,
+        Destination::Device(path) => {
             let what =
                 format!("{} is a block device, which takes --format raw only", path.display());
             return Err(Error::new(ErrorKind::Unsupported, what));
         }
     };
     let format = request.conversion.format;
-    let path = place.path();
+    let path = output.path();
     let name = path.display().to_string();
     let disk_len = source.metadata().map_err(|e| Error::io("cannot read the disk", e))?.len();
     let options = ConvertOptions { quiet: request.quiet, private, name: &name, stop: request.stop };
-    let converted = convert(source, disk_len, place, request.conversion, &options)?;
+    let converted = convert(source, disk_len, output, request.conversion, &options)?;
     if request.verify {
-        // qemu-img leaves what it wrote in the page cache; storage is asked.
+        // Otherwise it would be compared with the page cache, not with what is on storage.
         converted.sync()?;
-        compare(source, disk_len, converted.path(), format, &options)?;
+        compare(source, disk_len, &converted, format, &options)?;
     }
     let failed = |e| Error::io(format!("cannot read {name} back"), e);
-    let file = File::open(converted.path()).map_err(failed)?;
+    let file = converted.file();
     let len = file.metadata().map_err(failed)?.len();
-    let sum = request.checksum.then(|| sha256(&file, len, &name, request.quiet, request.stop));
+    let sum = request.checksum.then(|| sha256(file, len, &name, request.quiet, request.stop));
     let written = Written {
         path,
         format,
         disk_len,
         len,
-        allocated: Some(allocated(&file)),
+        allocated: allocated(file),
         copied: None,
         sha256: sum.transpose()?,
         verified: request.verify,
@@ -199,12 +207,12 @@ impl Pending {
     /// Give it its name, for good.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when a file of that name has come meanwhile; the system calls'.
+    /// [`ErrorKind::Invalid`] when another file has taken the name; the system calls'.
     pub fn publish(self) -> Result<Written> {
         match self.result {
             Unnamed::File(new) => new.publish()?,
             Unnamed::Converted(converted) => converted.publish()?,
-            // It has had its name all the time.
+            // A device has its name already.
             Unnamed::Device(_) => {}
         }
         Ok(Written { took: self.started.elapsed(), ..self.written })

@@ -3,7 +3,7 @@
 //! A result counts once it is on storage. Left to itself, the kernel begins with that at the final
 //! `fsync` (or when a tenth of the memory waits to be written), and storage idles until then.
 
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "nix lacks sync_file_range(2)")]
 
 use std::fs::File;
 use std::ops::Range;

@@ -165,7 +165,7 @@ fn by_fusermount(source: &str, target: &Path, options: &MountOptions) -> Result<
 }
 
 /// The file descriptor that comes over `socket`, if one does before its other end is closed.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "the kernel gives a descriptor as a number")]
 fn receive_fd(socket: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
     let mut byte = [0];
     let mut parts = [IoSliceMut::new(&mut byte)];

@@ -4,7 +4,7 @@ use crate::{Error, ErrorKind, Result};
 use nix::mount::MsFlags;
 
 /// Options of the mount itself. See mount(8) and mount.fuse3(8).
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct MountOptions {
     /// Let every user in, not only the one who mounted.
     pub allow_other: bool,
@@ -23,8 +23,21 @@ pub struct MountOptions {
 }
 
 /// Flags of a fresh mount: no set-user-id programs, no devices, as all FUSE mounts.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "u64", into = "u64")]
 struct MsFlagsDefault(MsFlags);
+
+impl From<u64> for MsFlagsDefault {
+    fn from(bits: u64) -> Self {
+        Self(MsFlags::from_bits_truncate(bits as nix::libc::c_ulong))
+    }
+}
+
+impl From<MsFlagsDefault> for u64 {
+    fn from(flags: MsFlagsDefault) -> Self {
+        flags.0.bits() as Self
+    }
+}
 
 impl Default for MsFlagsDefault {
     fn default() -> Self {

@@ -10,7 +10,7 @@ use crate::fs::{FileKind, GuestFs};
 use crate::{Error, ErrorKind, Result};
 
 /// Which entry the user wants (`--entry`).
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum EntrySelector {
     /// The entry's number, from 0, submenus flattened.
     Index(usize),

@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Result};
 use uuid::Uuid;
 
 /// A script of this host.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Script {
     /// Its file's name.
     name: String,

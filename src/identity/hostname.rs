@@ -5,7 +5,7 @@ use crate::{Error, ErrorKind, Result};
 use std::fmt;
 
 /// A name that a Linux machine can have.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Hostname(String);
 
 /// Linux's own limit in bytes (`__NEW_UTS_LEN`).

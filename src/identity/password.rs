@@ -5,7 +5,7 @@ use crate::{Error, ErrorKind, Result};
 use std::fmt;
 
 /// A hash as crypt(5) has it: `$id$…$…`.
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PasswordHash(String);
 
 impl fmt::Debug for PasswordHash {

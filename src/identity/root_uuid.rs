@@ -6,7 +6,7 @@ use std::fmt;
 use uuid::Uuid;
 
 /// Which UUID the root filesystem is to have.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum RootUuid {
     /// A random one, unless it has one that the image does not have.
     New,

@@ -5,7 +5,7 @@ use crate::edit::{Access, Content};
 use crate::{Error, ErrorKind, Result};
 
 /// Public keys of one user of the guest.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SshKeys {
     /// The user's name in the guest.
     user: String,

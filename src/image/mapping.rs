@@ -3,7 +3,7 @@
 //! A reply that the kernel copies straight out of this mapping costs one copy where `pread` into a
 //! buffer costs two.
 
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "mmap(2), and slices of what it maps")]
 
 use parking_lot::RwLock;
 use std::fs::File;

@@ -221,10 +221,10 @@ pub fn unescape_mount_field(field: &str) -> String {
 }
 
 /// Permission bits of a file that will hold what `images` hold: what all of them grant, and what its
-/// owner needs.
+/// owner needs. An image whose mode cannot be read grants nothing; neither do no images.
 pub fn common_mode(images: &[PathBuf]) -> u32 {
-    let modes = images.iter().filter_map(|path| std::fs::metadata(path).ok());
-    modes.fold(0o666, |mode, meta| mode & meta.permissions().mode()) | 0o600
+    let mode_of = |path| std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    images.iter().map(mode_of).reduce(|all, mode| all & mode).unwrap_or(0) & 0o666 | 0o600
 }
 
 #[cfg(test)]

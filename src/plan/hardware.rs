@@ -5,7 +5,7 @@ use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::qemu::{DiskBus, NicModel};
 
 /// What the guest has drivers for. The default is virtio throughout.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Hardware {
     /// Where disks are plugged in.
     pub bus: DiskBus,

@@ -4,8 +4,9 @@ use super::seed::CloudInit;
 use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
-use crate::layout::TableKind;
+use crate::layout::{TableKind, parse_disk_id, parse_size};
 use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -20,47 +21,96 @@ pub enum Bootloader {
     None,
 }
 
-/// Options about the disk; `None` means "not said", which an existing overlay may answer.
-#[derive(Clone, Debug, Default)]
+/// Options about the guest's disks. `None` means "not given", which an existing overlay may answer.
+///
+/// This is the one description of these options: clap derives parsing, help, manual pages and
+/// completions from it, mount(8)'s `-o` takes the same names, and serde carries the values to the
+/// process that serves the mount. Sizes read `512M`, `20G`, `1048576` or `63s` (sectors).
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Disk")]
 pub struct SourceOptions {
     /// Images that become partitions 1, 2, 3, …; empty when `config` is given.
+    #[arg(skip)]
     pub images: Vec<PathBuf>,
+
     /// The domU config that names the disks.
+    #[arg(skip)]
     pub config: Option<PathBuf>,
-    /// Length of the swap partition in bytes; 0 for none.
+
+    /// Size of the swap partition, 0 for none [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub swap: Option<u64>,
-    /// Partitions start at multiples of this many bytes.
+
+    /// Start partitions at multiples of this size [default: 1M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub align: Option<u64>,
-    /// Length of the root partition in bytes, when it is to be larger than the image.
+
+    /// Size of the root partition if larger than the image; zeros follow the image
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub root_size: Option<u64>,
-    /// Kind of partition table.
+
+    /// Partition table type [default: mbr, or gpt where mbr cannot describe the disk]
+    #[arg(long, value_enum)]
     pub table: Option<TableKind>,
-    /// What starts the kernel.
-    pub bootloader: Option<Bootloader>,
-    /// MBR disk signature in place of the derived one.
+
+    /// Disk signature of the partition table, in hex [default: derived from the image]
+    #[arg(long, value_name = "HEX", value_parser = parse_disk_id)]
     pub disk_id: Option<u32>,
-    /// UUID of the swap area in place of the derived one.
+
+    /// UUID of the swap area [default: derived from the image]
+    #[arg(long, value_name = "UUID")]
     pub swap_uuid: Option<Uuid>,
-    /// A kernel file of this host in place of the guest's.
-    pub kernel: Option<PathBuf>,
-    /// Initrd files of this host, which the kernel sees as one.
-    pub initrds: Vec<PathBuf>,
-    /// Boot the guest's own kernel whatever the config says.
-    pub guest_kernel: bool,
-    /// Parameters added to the kernel's command line.
-    pub append: Option<String>,
-    /// A command line that replaces the guest's.
-    pub cmdline: Option<String>,
-    /// Entry of the guest's boot menu, in place of its default.
-    pub entry: Option<EntrySelector>,
-    /// Which edits make the guest, in the overlay, at home on KVM.
-    pub adapt: Selection,
-    /// Who the guest is, when it is not to be what its image is.
-    pub identity: Identity,
-    /// Data for cloud-init, on a disk of their own.
+
+    /// Attach a NoCloud disk with these files for cloud-init
+    #[arg(long, value_name = "USER-DATA[,META-DATA[,NETWORK-CONFIG]]")]
+    #[arg(value_parser = CloudInit::parse)]
     pub cloud_init: Option<CloudInit>,
-    /// Take the image although it seems to be in use.
+
+    /// Use the image even if it appears to be in use
+    #[arg(long)]
     pub force: bool,
+
+    /// Boot loader [default: direct]
+    #[arg(long, value_enum, help_heading = "Boot")]
+    pub bootloader: Option<Bootloader>,
+
+    /// Boot this kernel file of the host instead of the guest's kernel
+    #[arg(long, value_name = "FILE", help_heading = "Boot")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initrd for --kernel; may be repeated, the kernel sees all as one
+    #[arg(long = "initrd", value_name = "FILE", help_heading = "Boot")]
+    pub initrds: Vec<PathBuf>,
+
+    /// Boot the guest's own kernel even if the config names a kernel of dom0
+    #[arg(long, help_heading = "Boot", conflicts_with = "kernel")]
+    pub guest_kernel: bool,
+
+    /// Boot this entry of the guest's boot menu: a number from 0, or a title
+    #[arg(long, value_name = "N|TITLE", help_heading = "Boot")]
+    #[arg(value_parser = parse_entry)]
+    pub entry: Option<EntrySelector>,
+
+    /// Append parameters to the kernel's command line
+    #[arg(long, value_name = "WORDS", help_heading = "Boot", allow_hyphen_values = true)]
+    pub append: Option<String>,
+
+    /// Replace the kernel's command line
+    #[arg(long, value_name = "WORDS", help_heading = "Boot", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+
+    /// Edits, made in the overlay, that let the guest run well on KVM: all, none, or steps by name
+    #[arg(long, value_name = "auto|none|STEP,...", help_heading = "Guest edits")]
+    #[arg(value_parser = Selection::parse, default_value_t)]
+    pub adapt: Selection,
+
+    /// What makes the guest a machine of its own.
+    #[arg(skip)]
+    pub identity: Identity,
+}
+
+fn parse_entry(text: &str) -> Result<EntrySelector, Infallible> {
+    Ok(EntrySelector::parse(text))
 }
 
 impl SourceOptions {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub const CIDATA_FILE: &str = "cidata.raw";
 
 /// Files of this host for cloud-init's NoCloud data source.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct CloudInit {
     /// What to do.
     pub user_data: PathBuf,

@@ -78,7 +78,7 @@ impl Lifecycle {
 }
 
 /// Which controller a drive is plugged into.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum DiskBus {
     /// virtio-blk: `/dev/vda`.
     #[default]
@@ -201,7 +201,7 @@ impl Drive {
 }
 
 /// An emulated network card.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum NicModel {
     /// virtio-net.
     #[default]

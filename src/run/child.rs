@@ -14,8 +14,6 @@ pub(crate) fn ourselves() -> Result<Command> {
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
     let mut command = Command::new(program);
     command.arg0("synthdisk");
-    // A daemon's mark would make the child take itself for one.
-    command.env_remove("SYNTHDISK_DAEMON");
     Ok(command)
 }
 

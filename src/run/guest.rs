@@ -3,12 +3,13 @@
 use super::child;
 use super::console::{Echo, Finding, Watch};
 use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
-use super::output_file;
-use super::private::{PrivateMount, disks, poll_until};
+use super::private::{PrivateMount, poll_until};
 use super::report::{GuestReport, Verdict};
 use super::stop::Stop;
 use super::terminal::Terminal;
-use crate::qemu::{Accel, DiskBus, Launch, NicModel, Serial};
+use crate::daemon::{MountReport, MountRequest};
+use crate::private_file::{self, Existing};
+use crate::qemu::{Accel, Launch, Serial};
 use crate::text::in_a_line;
 use crate::tool;
 use crate::xen::DomainConfig;
@@ -38,8 +39,8 @@ pub struct Job {
     pub name: String,
     /// Its config, if it has one.
     pub domain: Option<DomainConfig>,
-    /// Arguments for `synthdisk mount`, without the mount point.
-    pub mount_words: Vec<OsString>,
+    /// Its disks.
+    pub mount: MountRequest,
     /// QEMU's binary.
     pub qemu: PathBuf,
     /// The accelerator.
@@ -82,21 +83,21 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
         Mode::Terminal => (Terminal::of_stdin(), None),
         Mode::Watch(e) => (None, Some(e.timeout)),
     };
-    let mut mount = PrivateMount::start(&job.mount_words, terminal.is_some())?;
-    let said = mount.wait_ready(stop, limit)?;
-    tell(&said, job, matches!(mode, Mode::Terminal));
-    let status = mount.status()?;
-    let disks = disks(&status);
+    let mut mount = PrivateMount::start(&job.mount, terminal.is_some())?;
+    let report = mount.wait_ready(stop, limit)?;
+    tell(&report, job, matches!(mode, Mode::Terminal));
+    let disks = report.status_disks();
     let guest = GuestDisks {
         dir: mount.dir(),
         disks: &disks,
-        bus: status.bus.as_deref().and_then(DiskBus::from_name).unwrap_or_default(),
-        nic: status.nic.as_deref().and_then(NicModel::from_name).unwrap_or_default(),
+        bus: report.hardware.bus,
+        nic: report.hardware.nic,
     };
     let machine = describe(&job.name, job.domain.as_ref(), guest, &job.machine);
     check_buses(&machine)?;
-    // With the terminal, QEMU writes the log, into the file as it is created here.
-    let log = job.log.as_deref().map(output_file::create).transpose()?;
+    // Before QEMU opens it by its name, so that it has our mode.
+    let open_log = |path| private_file::open(path, "the console", Existing::Truncate);
+    let log = job.log.as_deref().map(open_log).transpose()?;
     let serial = match (mode, &job.log) {
         (Mode::Watch(_), _) => Serial::Pipe,
         (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),
@@ -118,18 +119,18 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     Ok(report)
 }
 
-/// Passes on what the mount said of the disk: all of it to a person, else only what is amiss.
-fn tell(said: &str, job: &Job, person: bool) {
-    for line in said.lines() {
-        let amiss = line.starts_with("note:") || line.starts_with("warning:");
-        if line.starts_with("try it:") {
-            continue; // the very thing that is being done
-        }
-        if person {
-            eprintln!("{line}");
-        } else if amiss || job.verbose || line.starts_with("synthdisk: ") {
-            eprintln!("{}: {line}", job.name);
-        }
+/// Says what was mounted: all of it to a person, else only what the user should know.
+fn tell(report: &MountReport, job: &Job, person: bool) {
+    if person {
+        return eprint!("{}", report.text(job.verbose));
+    }
+    let warnings = report.warnings().into_iter().chain(report.edits.failure.clone());
+    let lines: Vec<String> = match job.verbose {
+        true => report.text(true).lines().map(str::to_owned).collect(),
+        false => warnings.map(|note| format!("note:    {}", in_a_line(&note))).collect(),
+    };
+    for line in lines {
+        eprintln!("{}: {line}", job.name);
     }
 }
 

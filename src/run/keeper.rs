@@ -2,7 +2,8 @@
 //!
 //! It is a process of its own, since a `run` that is killed can't clean up, and the mount's daemon
 //! can't remove the directory that it is mounted on. Its standard input is the lifeline, a pipe
-//! that `run` holds and never writes to but at an orderly end; its standard output says "ready".
+//! that `run` holds and never writes to but at an orderly end; its standard output is the channel
+//! between `run` and the mount, which it hands on.
 
 use super::child;
 use super::terminal::Terminal;
@@ -10,21 +11,20 @@ use crate::fuse::{find_mount, unmount};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use std::ffi::OsString;
 use std::fs::DirBuilder;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
-/// Make `dir`, mount on it by `synthdisk mount --foreground WORDS DIR`, and take both away once
-/// standard input ends. With `terminal`, a terminal that was not given back in order is, too.
+/// Make `dir`, mount on it by `synthdisk internal mount DIR` as the other end of standard output
+/// asks, and take both away once standard input ends. With `terminal`, a terminal that was not given back in order is, too.
 ///
 /// # Errors
-/// When the mount could not be made or ended badly. Its own process has then said why.
-pub fn keep(dir: &Path, terminal: bool, words: &[OsString]) -> Result<()> {
+/// When the mount could not be made or ended badly. It has then told `run` why.
+pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     let terminal = if terminal { Terminal::controlling() } else { None };
     // Signals meant for `run` by a terminal or a service manager end this process by the lifeline,
     // in good order.
@@ -36,7 +36,7 @@ pub fn keep(dir: &Path, terminal: bool, words: &[OsString]) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|e| Error::io(format!("cannot make the directory {}", dir.display()), e))?;
-    let result = serve(dir, words);
+    let result = serve(dir);
     // A mount whose daemon was killed is still there, and dead.
     if let Some(entry) = find_mount(dir) {
         let _ = unmount(&entry, true);
@@ -52,17 +52,20 @@ pub fn keep(dir: &Path, terminal: bool, words: &[OsString]) -> Result<()> {
 }
 
 /// True if the end was announced.
-fn serve(dir: &Path, words: &[OsString]) -> Result<bool> {
+fn serve(dir: &Path) -> Result<bool> {
+    let channel = std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|e| Error::io("cannot hand on the channel", e))?;
     let program =
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
     let mut mount = child::bound(program.as_os_str(), Signal::SIGTERM)?
-        .args(["mount", "--foreground"])
-        .args(words)
+        .args(["internal", "mount", "--"])
         .arg(dir)
-        .stdin(Stdio::null())
+        .stdin(Stdio::from(channel))
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|e| Error::io("cannot start synthdisk mount", e))?;
+        .map_err(|e| Error::io("cannot start the process that serves the mount", e))?;
     let mut ready = false;
     let output = mount.stdout.take();
     let orderly = output.map_or(Ok(false), |mut output| wait(&mut output, &mut ready));
@@ -87,22 +90,19 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
             other => other.map_err(|e| failed(e.into()))?,
         };
         let [from_run, from_mount] = fds.map(|fd| fd.any().unwrap_or(true));
-        if from_run {
-            match lifeline.read(&mut buffer).map_err(failed)? {
-                0 => return Ok(announced),
-                _ => announced = true,
-            }
-        }
+        // First: that the disks can be used was said before `run` could end.
         if from_mount {
             match mount.read(&mut buffer).map_err(failed)? {
                 0 => return Ok(announced),
                 _ => {
                     *ready = true;
-                    // The mount prints the disk's path when it can be used. A `run` that doesn't
-                    // hear of it has ended, and the lifeline will tell.
-                    let mut out = std::io::stdout();
-                    let _ = out.write_all(b"+").and_then(|()| out.flush());
                 }
+            }
+        }
+        if from_run {
+            match lifeline.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(announced),
+                _ => announced = true,
             }
         }
     }

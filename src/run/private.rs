@@ -2,27 +2,26 @@
 
 use super::child;
 use super::stop::Stop;
-use crate::fuse::{STATUS_FILE, Status, StatusDisk, find_mount, unmount};
+use crate::daemon::{Channel, MountReply, MountReport, MountRequest};
+use crate::fuse::{find_mount, unmount};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Mount with `words`, as `synthdisk mount` takes them without a mount point, and unmount at once.
-/// Returns what the mount said.
+/// Mount as `request` says, on a private directory, and unmount at once.
 ///
 /// # Errors
 /// The mount's own; [`ErrorKind::Io`] when the last writes could not be brought to storage.
-pub fn once(words: &[OsString], stop: &Stop) -> Result<String> {
-    let mut mount = PrivateMount::start(words, false)?;
-    let said = mount.wait_ready(stop, None)?;
+pub fn once(request: &MountRequest, stop: &Stop) -> Result<MountReport> {
+    let mut mount = PrivateMount::start(request, false)?;
+    let report = mount.wait_ready(stop, None)?;
     mount.end()?;
-    Ok(said)
+    Ok(report)
 }
 
 /// The mount, its keeper, and the directory. Ended when dropped.
@@ -31,34 +30,35 @@ pub(super) struct PrivateMount {
     dir: PathBuf,
     keeper: Child,
     lifeline: Option<ChildStdin>,
-    output: ChildStdout,
+    channel: Channel,
     messages: Option<ChildStderr>,
-    text: Vec<u8>,
 }
 
 impl PrivateMount {
-    /// Starts `synthdisk mount WORDS DIR` on a new directory. `terminal`: QEMU will have the
-    /// terminal, so the keeper must be able to give it back.
-    pub(super) fn start(words: &[OsString], terminal: bool) -> Result<Self> {
+    /// Starts a mount on a new directory. `terminal`: QEMU will have the terminal, so the keeper
+    /// must be able to give it back.
+    pub(super) fn start(request: &MountRequest, terminal: bool) -> Result<Self> {
         let dir = new_dir();
         let mut command = child::ourselves()?;
         command.args(["internal", "keep"]);
         if terminal {
             command.arg("--terminal");
         }
-        command.arg("--dir").arg(&dir).arg("--").args(words);
+        command.arg("--dir").arg(&dir);
+        let (mut channel, theirs) = Channel::pair()?;
         let mut keeper = command
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| Error::io("cannot start the mount's keeper", e))?;
         let lifeline = keeper.stdin.take();
         let messages = keeper.stderr.take();
-        let Some(output) = keeper.stdout.take() else {
-            return Err(Error::new(ErrorKind::Io, "the mount's keeper has no output"));
-        };
-        Ok(Self { dir, keeper, lifeline, output, messages, text: Vec::new() })
+        // `command` has a copy of the other end, which would hide that the keeper has ended.
+        drop(command);
+        let sent = channel.send(request);
+        let mount = Self { dir, keeper, lifeline, channel, messages };
+        sent.map(|()| mount)
     }
 
     /// Where the mount is.
@@ -66,18 +66,20 @@ impl PrivateMount {
         &self.dir
     }
 
-    /// Waits until the mount can be used, and gives what it said about itself.
+    /// Waits until the mount can be used.
     ///
     /// # Errors
     /// The mount's own, if it fails; else when `stop` is raised or `limit` is over.
-    pub(super) fn wait_ready(&mut self, stop: &Stop, limit: Option<Duration>) -> Result<String> {
+    pub(super) fn wait_ready(
+        &mut self,
+        stop: &Stop,
+        limit: Option<Duration>,
+    ) -> Result<MountReport> {
         let deadline = limit.map(|limit| Instant::now() + limit);
-        let failed = |e| Error::io("cannot wait for the mount", e);
-        let mut buffer = [0; 4096];
         loop {
             let mut fds = vec![
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.output.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
             ];
             fds.extend(self.messages.as_ref().map(|m| PollFd::new(m.as_fd(), PollFlags::POLLIN)));
             let ready = poll_until(&mut fds, deadline)?;
@@ -85,19 +87,15 @@ impl PrivateMount {
                 return Err(stop.error());
             }
             if ready.get(2) == Some(&true) {
-                if let Some(messages) = &mut self.messages {
-                    match messages.read(&mut buffer).map_err(failed)? {
-                        0 => self.messages = None,
-                        n => self.text.extend_from_slice(&buffer[..n]),
-                    }
-                }
+                self.pass_messages();
                 continue; // what was said comes before what was done
             }
             if ready[1] {
-                if self.output.read(&mut buffer).map_err(failed)? > 0 {
-                    return Ok(String::from_utf8_lossy(&std::mem::take(&mut self.text)).into());
-                }
-                return Err(self.failure());
+                return match self.channel.receive()? {
+                    Some(MountReply::Ready(report)) => Ok(*report),
+                    Some(MountReply::Failed { kind, message }) => Err(Error::new(kind, message)),
+                    None => Err(no_word()),
+                };
             }
             if !ready.contains(&true) {
                 let what = "the mount was not ready in time; is an image on a server that is away?";
@@ -106,19 +104,9 @@ impl PrivateMount {
         }
     }
 
-    /// What the mount says of itself.
-    ///
-    /// # Errors
-    /// That of reading it.
-    pub(super) fn status(&self) -> Result<Status> {
-        let failed = |e| Error::io("cannot ask the mount for its disks", e);
-        let text = std::fs::read(self.dir.join(STATUS_FILE)).map_err(failed)?;
-        serde_json::from_slice(&text).map_err(|e| failed(e.into()))
-    }
-
-    /// Becomes readable when the keeper ends, which it doesn't before its mount does.
+    /// Becomes readable when the mount fails or the keeper ends.
     pub(super) fn end_of_keeper(&self) -> BorrowedFd<'_> {
-        self.output.as_fd()
+        self.channel.as_fd()
     }
 
     /// Where messages of the mount come from while it serves; `None` after their end.
@@ -149,8 +137,8 @@ impl PrivateMount {
         let Some(mut lifeline) = self.lifeline.take() else { return Ok(()) };
         let _ = lifeline.write_all(b"q"); // a keeper that has ended needs no word
         drop(lifeline);
-        if let Some(mut messages) = self.messages.take() {
-            let _ = messages.read_to_end(&mut self.text);
+        while self.messages.is_some() {
+            self.pass_messages();
         }
         let status = self.keeper.wait();
         // The keeper was killed, then.
@@ -164,37 +152,28 @@ impl PrivateMount {
         }
     }
 
-    /// The sentence in which the mount said why it ended.
+    /// Why the mount ended, when the keeper has.
     fn failure(&mut self) -> Error {
-        if let Some(mut messages) = self.messages.take() {
-            let _ = messages.read_to_end(&mut self.text);
+        loop {
+            match self.channel.receive() {
+                // It was ready while this process gave up on it.
+                Ok(Some(MountReply::Ready(_))) => {}
+                Ok(Some(MountReply::Failed { kind, message })) => return Error::new(kind, message),
+                Ok(None) => return no_word(),
+                Err(e) => return e,
+            }
         }
-        let text = String::from_utf8_lossy(&self.text);
-        let sentence = text
-            .lines()
-            .find_map(|l| l.strip_prefix("synthdisk: ").or_else(|| l.strip_prefix("error: ")))
-            .unwrap_or("the mount ended without a word");
-        Error::new(ErrorKind::Io, sentence)
     }
+}
+
+fn no_word() -> Error {
+    Error::new(ErrorKind::Io, "the process that serves the mount ended unexpectedly")
 }
 
 impl Drop for PrivateMount {
     fn drop(&mut self) {
         let _ = self.take_down();
     }
-}
-
-/// The disks of a mount that does not list them: one.
-pub(super) fn disks(status: &Status) -> Vec<StatusDisk> {
-    if !status.disks.is_empty() {
-        return status.disks.clone();
-    }
-    vec![StatusDisk {
-        file: "disk.raw".into(),
-        vdev: "xvda".into(),
-        cdrom: false,
-        read_only: status.read_only,
-    }]
 }
 
 /// Waits until one of `fds` is ready or `deadline` is over, and tells which are.

@@ -1,8 +1,6 @@
 //! What the integration tests share: guests, QEMU with its serial console, mounts, loop devices.
-//!
-//! A test file says `mod common;` and uses the part it needs.
-#![allow(dead_code)]
 
+pub mod clock;
 pub mod console;
 pub mod drive;
 pub mod field;
@@ -17,4 +15,5 @@ pub mod model;
 pub mod mount;
 pub mod overlay;
 pub mod process;
+pub mod slots;
 pub mod tiny;

@@ -9,7 +9,7 @@ use crate::common::console::{Bus, Disk, Guest, plain};
 use crate::common::guests::{domu, extract_kernel, mini_guest, mini_guest_with, test_kernel};
 use crate::common::hash::Untouched;
 use crate::common::mount::LoopDev;
-use crate::common::process::{is_root, output, run, run_text};
+use crate::common::process::{is_root, output, run, run_text, skip};
 
 const BOOT: Duration = Duration::from_secs(120);
 
@@ -32,7 +32,7 @@ fn boot_bare_image(bus: Bus, root: &str) {
     assert_eq!(guest.run("echo one; echo two >&2; (exit 7)"), (7, "one\ntwo".to_string()));
     guest.run_ok("echo hello >/root/file && sync");
     assert_eq!(guest.run_ok("cat /root/file"), "hello");
-    // Longer than any terminal line is wide, and with more output than one pipe buffer.
+    // Longer than a terminal line, and with more output than a pipe buffer holds.
     let word = "x".repeat(1000);
     assert_eq!(guest.run_ok(&format!("echo {word}")), word);
     assert_eq!(guest.run_ok("seq 1 2000").lines().count(), 2000);
@@ -64,7 +64,7 @@ fn mini_guest_boots_on_scsi() {
     boot_bare_image(Bus::Scsi, "/dev/sda");
 }
 
-/// The disk that synthdisk shows, made by copying: what the guest does with a table is known good.
+/// The same disk, made by copying: shows that the guest copes with such a partition table.
 #[test]
 #[ignore = "boots QEMU"]
 fn mini_guest_boots_from_a_partition_and_reboots() {
@@ -111,7 +111,7 @@ fn mini_guest_boots_from_a_partition_and_reboots() {
     guest.poweroff_and_wait(Duration::from_secs(60));
 }
 
-/// bash, systemd and their noise on the console.
+/// bash, systemd and their messages on the console.
 #[test]
 #[ignore = "boots QEMU; makes a domU as root"]
 fn domu_boots_and_answers() {
@@ -151,7 +151,7 @@ fn mini_guest_boots_without_initramfs() {
 #[test]
 fn a_loop_device_shows_partitions() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -2,6 +2,7 @@
 
 mod adapt;
 mod boot;
+mod cli;
 mod clone;
 mod common;
 mod config;

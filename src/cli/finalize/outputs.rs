@@ -1,7 +1,8 @@
 //! Which disks are written, and to where.
 
-use super::ResultArgs;
-use crate::finalize::{Target, refuse_sources};
+use super::args::ResultArgs;
+use crate::finalize::{Destination, Existing, SourceAccess, refuse_sources};
+use crate::plan::partition_file_name;
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ pub(super) struct Output {
     /// Its name in a mount.
     pub(super) disk: String,
     /// Where it goes.
-    pub(super) target: Target,
+    pub(super) target: Destination,
 }
 
 impl Disk {
@@ -42,17 +43,17 @@ impl Disk {
     }
 }
 
-/// The outputs that `args` ask for, in the order of `disks`, whose targets get `mode` and are none
-/// of `sources`.
+/// The outputs that `args` ask for, in the order of `disks`, none of which is one of `sources` or
+/// more open than `access` says.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] for a disk that is not there; those of [`refuse_sources`] and
-/// [`Target::look`].
+/// [`Destination::examine`].
 pub(super) fn choose(
     disks: &[Disk],
     args: &ResultArgs,
     sources: &[PathBuf],
-    mode: u32,
+    access: &SourceAccess,
     force: bool,
 ) -> Result<Vec<Output>> {
     let all = disks.iter().enumerate();
@@ -70,14 +71,15 @@ pub(super) fn choose(
         let what = format!("there is no disk {wanted}; the guest has {}", names.join(", "));
         return Err(Error::new(ErrorKind::NotFound, what));
     }
+    let existing = if force { Existing::Replace } else { Existing::Keep };
     let several = chosen.len() > 1;
     let mut outputs = Vec::new();
     for (place, (index, disk)) in chosen.into_iter().enumerate() {
         let path = path_for(args, disk, place);
         // First: --force is no way round it.
         refuse_sources(&path, sources)?;
-        let target = Target::look(&path, force, mode)?;
-        if several && matches!(target, Target::Device(_)) {
+        let target = Destination::examine(&path, existing, access.clone())?;
+        if several && matches!(target, Destination::Device(_)) {
             let what = format!("{} takes one disk; name it with --disk", path.display());
             return Err(Error::new(ErrorKind::Invalid, what));
         }
@@ -108,6 +110,27 @@ fn beside(output: &Path, stem: &str) -> PathBuf {
         name.push(extension);
     }
     output.with_file_name(name)
+}
+
+impl Output {
+    /// The file of partition `number` in a mount, if that shows it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub(super) fn partition_file(
+        &self,
+        number: u32,
+        exists: impl FnOnce(&str) -> bool,
+    ) -> Result<String> {
+        let file = partition_file_name(&self.disk, number);
+        if exists(&file) { Ok(file) } else { Err(no_partition(&self.disk, number)) }
+    }
+}
+
+/// The error for a partition that a disk does not have.
+pub(super) fn no_partition(disk: &str, number: u32) -> Error {
+    let what = format!("{disk} has no partition {number}; `synthdisk map` lists what it has");
+    Error::new(ErrorKind::NotFound, what)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Arguments of `run`.
 
-use crate::cli::args::LayoutArgs;
 use crate::cli::identity::IdentityArgs;
 use crate::layout::parse_size;
+use crate::plan::SourceOptions;
 use crate::qemu::{Aio, DiskBus, Graphics};
 use crate::run::duration::parse_duration;
 use crate::run::machine::{MachineOptions, Net};
@@ -24,7 +24,7 @@ pub(in crate::cli) struct RunArgs {
     pub(super) config: Vec<PathBuf>,
 
     #[command(flatten)]
-    pub(super) layout: LayoutArgs,
+    pub(super) options: SourceOptions,
 
     #[command(flatten)]
     pub(super) identity: IdentityArgs,

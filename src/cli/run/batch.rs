@@ -1,7 +1,8 @@
 //! Test boots: one after another or several at a time, and what came of them.
 
 use super::RunArgs;
-use crate::run::{Expectation, GuestReport, Job, Mode, Stop, Verdict, boot, create_output, report};
+use crate::private_file::{self, Existing};
+use crate::run::{Expectation, GuestReport, Job, Mode, Stop, Verdict, boot, report};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use regex::Regex;
@@ -95,13 +96,13 @@ fn results(args: &RunArgs, reports: &[GuestReport]) -> Result<()> {
 }
 
 fn print(path: &Path, text: &str) -> Result<()> {
-    let failed = |e| Error::io(format!("cannot write the results to {}", path.display()), e);
-    let written = if path == Path::new("-") {
-        std::io::stdout().write_all(text.as_bytes())
-    } else {
-        return create_output(path)?.write_all(text.as_bytes()).map_err(failed);
+    let written = match path == Path::new("-") {
+        true => std::io::stdout().write_all(text.as_bytes()),
+        false => {
+            private_file::open(path, "the results", Existing::Truncate)?.write_all(text.as_bytes())
+        }
     };
-    written.map_err(failed)
+    written.map_err(|e| Error::io(format!("cannot write the results to {}", path.display()), e))
 }
 
 fn verdict(reports: &[GuestReport], stop: &Stop) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Storing edits in ext2, ext3 and ext4: what tools say of the filesystem afterwards.
+//! Storing edits in ext2, ext3 and ext4, checked by e2fsck and debugfs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ fn what_is_new_and_what_goes() {
     }
 }
 
-/// An enforcing guest's services may not read what has no label.
+/// Under enforcing SELinux, services may not read files without a label.
 #[test]
 fn what_is_new_has_the_label_of_its_directory() {
     const LABEL: &str = "system_u:object_r:etc_t:s0";

@@ -11,14 +11,16 @@ use std::process::{Command, Stdio};
 use crate::common::field::{FSTAB, Field, mount};
 use crate::common::foreign::{make_btrfs, make_xfs};
 use crate::common::mount::{LoopDev, Mount};
-use crate::common::process::{SYNTHDISK, command, have, is_root, output, run, run_text, text};
+use crate::common::process::{
+    SYNTHDISK, command, have, is_root, output, run, run_text, skip, text,
+};
 use crate::common::tiny::{fake_kernel, menu, noise};
 use serde_json::json;
 
-/// Whether the tests can run that only root can.
+/// Whether tests that need root can run.
 fn skipped() -> bool {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
     }
     !is_root()
 }
@@ -62,7 +64,7 @@ impl Shown {
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        // A child of another test may hold a file of ours for a moment.
+        // A child that another test is starting may briefly hold a file of ours open.
         for _ in 0..100 {
             if output("umount", &[self.dir.path()]).status.success() {
                 break;
@@ -72,7 +74,7 @@ impl Drop for Shown {
     }
 }
 
-/// All that stays when a file is rewritten.
+/// What must not change when a file is rewritten.
 fn about(file: &Path) -> String {
     let meta = file.metadata().unwrap();
     let attributes = run_text("getfattr", &["-d".as_ref(), "-m-".as_ref(), file.as_os_str()]);
@@ -82,7 +84,7 @@ fn about(file: &Path) -> String {
     format!("{} {uid} {gid} {mode:o} {links} {times:?} {attributes:?}", meta.ino())
 }
 
-/// Gives a file what must stay.
+/// Sets on a file what must not change.
 fn mark(file: &Path) {
     run("setfattr", &["-n", "user.long", "-v", &"x".repeat(300), &file.to_string_lossy()]);
     run("setfattr", &["-n", "trusted.t", "-v", "y", &file.to_string_lossy()]);
@@ -92,7 +94,7 @@ fn mark(file: &Path) {
     run("touch", &["-d", "2001-02-03 04:05:06.789", &file.to_string_lossy()]);
 }
 
-/// What `adapted: /etc/fstab` must have made of FSTAB: no name of Xen is left.
+/// FSTAB after the edit: no Xen device name is left.
 fn check_fstab(file: &Path, uuid: &str) {
     let text = fs::read_to_string(file).unwrap();
     assert!(text.contains(&format!("UUID={uuid} / ")) && !text.contains("xvda2"), "{text}");
@@ -102,7 +104,7 @@ fn uuid(image: &Path) -> String {
     run_text("blkid", &["-p", "-o", "value", "-s", "UUID", &image.to_string_lossy()])
 }
 
-/// Nothing but what serves may have anything of the mount open.
+/// Only the daemon may have a file of the mount open.
 fn nothing_is_left(mounted: &Mount) {
     let dir = mounted.dir().to_string_lossy().into_owned();
     let loops = run_text("losetup", &["--list", "--noheadings", "-O", "BACK-FILE"]);
@@ -151,7 +153,7 @@ fn xfs_is_edited_in_place_and_once() {
     assert!(fs::read(&overlay).unwrap() == stored, "the second mount wrote to the overlay");
 }
 
-/// What is in the journal only is what is edited.
+/// The edit applies to a file that is in the journal only.
 #[test]
 fn a_dirty_journal_is_replayed_first() {
     if skipped() || !have("xfs_io") {
@@ -239,7 +241,7 @@ fn an_image_that_the_host_has_mounted_stays_as_it_is() {
     mounted.unmount();
 }
 
-/// A user who is not root gets a disk that boots, and is told what was left out.
+/// A plain user gets a disk that boots and a note about the edits left out.
 #[test]
 fn without_root_nothing_is_edited() {
     let field = Field::new();
@@ -271,7 +273,7 @@ fn without_root_nothing_is_edited() {
     assert!(gone.status.success(), "{}", text(&gone.stderr));
 }
 
-/// Starts the process that edits, and gives its exit code and what it says.
+/// Runs the process that edits; returns its exit code and output.
 fn edit(image: &Path, fs_type: &str, options: &str, tasks: serde_json::Value) -> (i32, String) {
     let job = json!({
         "partition": image, "fs_type": fs_type, "options": options, "tasks": tasks,
@@ -344,7 +346,7 @@ fn every_kind_of_edit() {
     }
 }
 
-/// A guest that was changed since it was looked at, in the worst way.
+/// A guest that was maliciously changed after the edits were drafted.
 #[test]
 fn no_way_leads_out_of_the_guest() {
     if skipped() {
@@ -383,7 +385,7 @@ fn no_way_leads_out_of_the_guest() {
         assert_eq!(code, 1, "{path} {action}");
         assert!(said.contains(path) && said.trim_end().lines().count() == 1, "{said}");
     }
-    // Dots stay below the guest's root.
+    // Paths with `..` stay below the guest's root.
     let up = json!([{ "path": "/../../../etc/fstab", "action": rewrite }]);
     assert_eq!(edit(&image, "xfs", "nouuid", up), (0, String::new()));
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);

@@ -21,7 +21,7 @@ fn start(mount: &Mount) -> Guest {
         .start()
 }
 
-/// The whole life of a domU's overlay.
+/// A domU's overlay from its first mount to its last.
 #[test]
 #[ignore = "boots QEMU; makes a domU as root"]
 fn a_domu_keeps_what_it_wrote() {

@@ -1,7 +1,7 @@
-//! Real domUs of several releases, filesystems and init systems: what each says after it booted.
+//! Real domUs of several releases, filesystems and init systems: what each reports after booting.
 //!
-//! A guest boots once, and all that we ask of it is asked in that one login. What it said is on
-//! stderr (`--nocapture`); `docs/guests.md` is written from it.
+//! A guest boots once, and everything is checked in that one login. What it printed is on
+//! stderr (`--nocapture`); `docs/RESULTS.md` is written from it.
 
 use std::fs;
 use std::path::Path;
@@ -41,7 +41,7 @@ impl Case {
         self.check_domu(&self.domu(), |_| ());
     }
 
-    /// [`Case::check`] of a domU like this one; `more` asks what is particular to it.
+    /// [`Case::check`] of a domU like this one; `more` checks what is particular to it.
     fn check_domu(&self, domu: &Domu, more: impl FnOnce(&mut Guest)) {
         let untouched = [&domu.disk, &domu.swap, &domu.config].map(Untouched::remember);
         let mount = Mount::of(&["--config", &domu.config.to_string_lossy()], &[]);
@@ -98,7 +98,7 @@ fn sysvinit_is_content(guest: &mut Guest) {
     assert_eq!(level, "N 2");
     let said = guest.console();
     let bad = |line: &&str| {
-        // What the kernel itself says depends on the host's load.
+        // The kernel's own messages depend on the host's load.
         let is_kernels = line.starts_with("[ ") && line.contains("] ") && !line.contains("[FAIL]");
         let line = line.to_lowercase();
         !is_kernels
@@ -108,7 +108,7 @@ fn sysvinit_is_content(guest: &mut Guest) {
     assert!(failed.is_empty(), "{failed:#?}\n{said}");
 }
 
-/// Prints what a person would look at.
+/// Prints what a person would want to see.
 fn report(guest: &mut Guest, init: Init) {
     let systemd = [
         "systemd-analyze time --no-pager",
@@ -140,7 +140,7 @@ fn filesystems_agree(guest: &mut Guest, filesystem: &str) {
     assert_eq!((&*named, &*used), ("/dev/vda1", "/dev/vda1"));
 }
 
-/// The address of QEMU's DHCP, a way out, and an answer from there.
+/// An address from QEMU's DHCP server, a default route, and an answer from the gateway.
 fn network_is_up(guest: &mut Guest) {
     let address = guest.run_ok("ip -4 -o addr show scope global");
     assert!(address.contains("eth0 ") && address.contains(" 10.0.2.15/"), "{address}");
@@ -151,8 +151,8 @@ fn network_is_up(guest: &mut Guest) {
     guest.run_ok("ping -c 1 -W 20 10.0.2.2");
 }
 
-/// We came in through it; the next one must be able to, and none may wait for a console that is not
-/// there.
+/// This login came through it; the next one must be possible too, and none may wait for a missing
+/// console.
 fn console_has_a_getty(guest: &mut Guest, init: Init) {
     assert_eq!(guest.run_ok("tty </dev/ttyS0"), "/dev/ttyS0");
     let (there, elsewhere) = match init {
@@ -230,8 +230,8 @@ fn bookworm_with_sysvinit() {
     .check();
 }
 
-/// What the images' users changed last is in the journal only, and the copy was taken from under a
-/// program that writes.
+/// The latest changes are in the journal only, and the copy was made while a program was
+/// writing.
 fn change(root: &Path) {
     write_durably(&root.join("etc/hostname"), "journaled\n");
     fs::create_dir(root.join("data")).expect("our own copy");
@@ -247,7 +247,7 @@ fn without_journal(disk: &Path, path: &str) -> String {
 
 /// A domU with a dirty journal, made from the bookworm one.
 fn dirty(dir: &Path, options: &str) -> Domu {
-    // Whoever calls sync(2) on the host while we copy empties the journal.
+    // A sync(2) by any program on the host during the copy empties the journal.
     for _ in 0..5 {
         let domu = BOOKWORM.domu().copied_while_mounted(dir, options, change);
         if without_journal(&domu.disk, "/etc/hostname") == BOOKWORM.name

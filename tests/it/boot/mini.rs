@@ -11,7 +11,7 @@ use crate::common::console::{Bus, Disk, Guest};
 use crate::common::guests::{extract_kernel, mini_guest, mini_guest_with};
 use crate::common::hash::Untouched;
 use crate::common::mount::{Mount, is_mount_point};
-use crate::common::process::{SYNTHDISK, command, is_root, run, text};
+use crate::common::process::{SYNTHDISK, command, is_root, run, skip, text};
 
 /// Five to ten seconds on an idle machine under TCG.
 const BOOT: Duration = Duration::from_secs(120);
@@ -152,7 +152,7 @@ fn a_plain_user_mounts_and_boots() {
     const USER: u32 = 65534;
     if !is_root() {
         // Then all other tests show it.
-        eprintln!("skipped: run by a plain user already");
+        skip("run by a plain user already");
         return;
     }
     let home = tempfile::tempdir().expect("a temporary directory");

@@ -1,4 +1,4 @@
-//! The disk for cloud-init: what other programs read from it, and who is told of it.
+//! The disk for cloud-init: what other programs read from it, and where it is listed.
 
 use std::fs;
 use std::path::Path;
@@ -56,7 +56,7 @@ fn what_cloud_init_finds() {
     mounted.unmount();
 
     // The same files make the same disk, and others make another.
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    crate::common::clock::next_second(2);
     let mounted = mount(&config, &[&option, "--hostname=web2"]);
     assert!(fs::read(mounted.dir().join("cidata.raw")).unwrap() == bytes);
     mounted.unmount();
@@ -91,7 +91,7 @@ fn run_attaches_it() {
     let shown =
         synthdisk(&["run", "--dry-run", "--accel=tcg", "--bus=ide", "--config", &config, &option]);
     assert!(text(&shown.stdout).contains("virtio-blk-pci,drive=disk1"), "{}", text(&shown.stdout));
-    // What cloud-init would pass over is said.
+    // Input that cloud-init would ignore gets a note.
     let mounted = mount(&config, &[&option]);
     assert!(
         mounted.printed().contains("note:    cloud-init will not know"),

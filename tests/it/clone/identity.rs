@@ -95,7 +95,7 @@ fn write_files(field: &Field) {
     symlink("sub/tool", tree.join("link")).unwrap();
 }
 
-/// Every option at once.
+/// All options at once.
 fn all(field: &Field) -> Vec<String> {
     let words = [
         "--hostname=web2".to_owned(),
@@ -186,8 +186,8 @@ fn everything_once_and_the_same_every_time() {
             assert!(fs::read(&overlay).unwrap() == before, "a later mount wrote to the overlay");
         }
 
-        // Somewhere else, at another time, it is the same disk.
-        std::thread::sleep(std::time::Duration::from_millis(1100));
+        // At another path and time it is the same disk.
+        crate::common::clock::next_second(1);
         let mounted = mount_with(&config, &options, &field.arg("other.qcow2"));
         let other = fs::read(mounted.part(2)).unwrap();
         let differ = bytes.iter().zip(&other).position(|(a, b)| a != b);
@@ -247,7 +247,7 @@ fn a_new_uuid_is_new_once_per_overlay() {
         }
         assert_ne!(uuids[0], uuids[1]);
 
-        // A given one replaces that.
+        // A given UUID replaces that.
         let given = [format!("--root-uuid={GIVEN}")];
         let mounted = mount_with(&config, &given, &field.arg("a.qcow2"));
         assert_eq!(blkid(&mounted.part(2), "UUID"), GIVEN);
@@ -281,7 +281,7 @@ fn a_new_uuid_with_a_kernel_of_the_host() {
     }
 }
 
-/// What the clone has made its own stays, what the user wants otherwise changes.
+/// What the clone has changed since stays; what new options ask for changes.
 #[test]
 fn what_is_the_clones_own_stays() {
     let field = Field::new();
@@ -314,7 +314,7 @@ fn what_is_the_clones_own_stays() {
     mounted.unmount();
 }
 
-/// `--adapt none` is about KVM, not about who the guest is.
+/// `--adapt none` does not affect options like --hostname.
 #[test]
 fn no_adaptation_and_no_overlay() {
     let field = Field::new();
@@ -345,7 +345,7 @@ fn a_pair() {
     pair.into_iter().for_each(Mount::unmount);
 }
 
-/// The other ways to say it: `-o`, as in fstab, and `adapt`, which shows or makes the edits.
+/// The same options through `-o`, as in fstab, and through `adapt`, which shows or makes the edits.
 #[test]
 fn other_commands() {
     let field = Field::new();

@@ -1,10 +1,10 @@
-//! What cannot be done for a clone is said in a sentence, and leaves nothing behind.
+//! What cannot be done for a clone fails with one message and leaves nothing over.
 
 use std::fs;
 
 use crate::common::field::{FSTAB, Field, ROOT, mount};
 use crate::common::mount::expect_no_mount;
-use crate::common::process::{command, expect_failure, have};
+use crate::common::process::{command, expect_failure, have, skip};
 use crate::common::tiny::noise;
 
 #[test]
@@ -83,18 +83,18 @@ fn what_this_guest_cannot_have() {
         assert!(sentence.contains(said), "{option}: {sentence}");
         assert!(!field.path("o.qcow2").exists(), "{option} left an overlay");
     }
-    // What was refused is no hindrance.
+    // A refused option does not affect the next mount.
     let mounted = mount(&config, &["--hostname=web", "--overlay", &overlay]);
     mounted.unmount();
     assert!(field.path("o.qcow2").exists());
 }
 
-/// Filesystems that can't be edited, and disks that have none.
+/// Filesystems that can't be edited, and disks without one.
 #[test]
 fn other_filesystems() {
     let field = Field::new();
     if !have("mkfs.xfs") {
-        eprintln!("skipped: there is no mkfs.xfs");
+        skip("there is no mkfs.xfs");
         return;
     }
     let image = field.path("xfs.img");

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use super::drive::{Bus, Disk};
 use super::process::command;
+use super::slots::Slot;
 
 /// How to start a guest.
 #[derive(Clone, Debug)]
@@ -92,17 +93,10 @@ impl GuestBuilder {
             if disk.snapshot {
                 drive.push_str(",snapshot=on");
             }
-            if disk.discard {
-                drive.push_str(",discard=unmap,detect-zeroes=unmap");
-            }
             add(&["-drive", &drive]);
             let device = match disk.bus {
                 Bus::Virtio => format!("virtio-blk-pci,drive=disk{n}"),
                 Bus::Ide => format!("ide-hd,bus=ide.{},unit={},drive=disk{n}", n / 2 % 2, n % 2),
-                Bus::Ahci => {
-                    add(&["-device", &format!("ich9-ahci,id=ahci{n}")]);
-                    format!("ide-hd,bus=ahci{n}.0,drive=disk{n}")
-                }
                 Bus::Nvme => format!("nvme,serial=synthdisk{n},drive=disk{n}"),
                 Bus::Scsi => {
                     add(&["-device", &format!("virtio-scsi-pci,id=scsi{n}")]);
@@ -123,6 +117,7 @@ impl GuestBuilder {
 
     /// Starts QEMU. It must end in the thread that started it: the kernel kills it with that
     /// thread, so that a test that is killed leaves nothing behind.
+    #[expect(unsafe_code, reason = "what runs between fork and exec must be safe there")]
     pub fn start(self) -> Guest {
         let args = self.qemu_args();
         let mut qemu = command("qemu-system-x86_64");
@@ -141,6 +136,7 @@ impl GuestBuilder {
                 }
             });
         }
+        let slot = Slot::take();
         let started = Instant::now();
         let mut child =
             qemu.spawn().unwrap_or_else(|e| panic!("cannot start qemu-system-x86_64: {e}"));
@@ -157,6 +153,7 @@ impl GuestBuilder {
             seen: 0,
             serial: 0,
             started,
+            _slot: slot,
         }
     }
 }
@@ -210,6 +207,7 @@ pub struct Guest {
     /// Makes the markers of each command its own.
     serial: u32,
     started: Instant,
+    _slot: Arc<Slot>,
 }
 
 impl Guest {
@@ -229,11 +227,6 @@ impl Guest {
     /// Time since QEMU was started.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    /// QEMU's process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// All that the console has printed so far.

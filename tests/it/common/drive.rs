@@ -9,8 +9,6 @@ pub enum Bus {
     Virtio,
     /// The IDE controller of the `pc` machine: `/dev/sda`.
     Ide,
-    /// AHCI: `/dev/sda`. Debian's cloud kernel (the small guest) has no driver for it.
-    Ahci,
     /// NVMe: `/dev/nvme0n1`.
     Nvme,
     /// virtio-scsi: `/dev/sda`.
@@ -24,21 +22,13 @@ pub struct Disk {
     pub(super) bus: Bus,
     pub(super) cache: &'static str,
     pub(super) snapshot: bool,
-    pub(super) discard: bool,
     pub(super) format: &'static str,
 }
 
 impl Disk {
     /// A raw virtio disk with `cache=none,aio=threads`, as synthdisk advises.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            bus: Bus::Virtio,
-            cache: "none",
-            snapshot: false,
-            discard: false,
-            format: "raw",
-        }
+        Self { path: path.into(), bus: Bus::Virtio, cache: "none", snapshot: false, format: "raw" }
     }
 
     /// The file is of another format than raw, as QEMU calls it.
@@ -64,12 +54,6 @@ impl Disk {
         self.snapshot = true;
         // The temporary file may lie on a tmpfs, where O_DIRECT can fail.
         self.cache = "unsafe";
-        self
-    }
-
-    /// Lets the guest's discards through to the file.
-    pub fn discard(mut self) -> Self {
-        self.discard = true;
         self
     }
 }

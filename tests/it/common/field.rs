@@ -1,4 +1,4 @@
-//! Tiny domUs as the field has them: a directory with a config and the images that it names.
+//! Tiny domUs as they are in production: a directory with a config and the images that it names.
 
 use std::cell::RefCell;
 use std::fs;
@@ -72,7 +72,7 @@ impl Field {
         self.arg("domu.cfg")
     }
 
-    /// From now on this file must not change.
+    /// Requires that this file does not change from now on.
     pub fn guard(&self, path: &Path) {
         self.images.borrow_mut().push(Untouched::remember(path));
     }
@@ -105,7 +105,7 @@ impl Field {
         args.extend(options);
         args.extend(["-d", &tree, &image_text]);
         run("mke2fs", &args);
-        // The guard would read all of a huge one.
+        // The guard reads all of a file; this one is too large for that.
         if len < 1 << 30 {
             self.guard(&image);
         }

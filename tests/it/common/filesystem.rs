@@ -1,10 +1,10 @@
-//! Filesystems of their own, in files, for what depends on the filesystem. Need root.
+//! Filesystems in files, for tests that depend on the kind of filesystem. They need root.
 
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::process::{command, have, is_root, run};
+use super::process::{command, have, is_root, run, skip};
 
 /// A mounted filesystem, gone when dropped.
 pub struct Filesystem {
@@ -13,8 +13,8 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// A new filesystem of `kind` (`xfs`, `btrfs`, `ext4`) and `len` bytes; `None`, with a word on
-    /// standard error, where this host cannot have one.
+    /// A new filesystem of `kind` (`xfs`, `btrfs`, `ext4`) and `len` bytes; `None`, with a message
+    /// on standard error, where this host cannot have one.
     pub fn new(kind: &str, len: u64) -> Option<Self> {
         let mkfs = format!("mkfs.{kind}");
         let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -29,14 +29,14 @@ impl Filesystem {
         } else {
             return Some(Self::make(&mkfs, kind, len));
         };
-        eprintln!("SKIPPED on {kind}: {why}");
+        skip(&format!("{kind}: {why}"));
         None
     }
 
     /// A filesystem in memory.
     pub fn tmpfs(len: u64) -> Option<Self> {
         if !is_root() {
-            eprintln!("SKIPPED on tmpfs: this needs root");
+            skip("tmpfs: this needs root");
             return None;
         }
         let mut this = Self::empty();

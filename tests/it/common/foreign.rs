@@ -1,4 +1,4 @@
-//! Images of filesystems other than ext2/3/4, made of a tree without mounting anything.
+//! Images of filesystems other than ext2/3/4, made from a tree without mounting anything.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ pub fn make_xfs(image: &Path, len: u64, options: &[&str], tree: &Path) {
     describe_dir(tree, "d--755 0 0", &mut text);
     fs::write(&proto, text).expect("our own file");
     let mut mkfs = command("mkfs.xfs");
-    // mkfs.xfs makes filesystems below 300 MB only for those who test it.
+    // mkfs.xfs refuses filesystems below 300 MB except in its own tests.
     mkfs.envs([("TEST_DIR", "1"), ("TEST_DEV", "1"), ("QA_CHECK_FS", "1")]);
     mkfs.args(["-q", "-f", "-p"]).arg(&proto).args(options).arg(image);
     let output = mkfs.output().expect("mkfs.xfs must be installed (package xfsprogs)");
@@ -24,7 +24,7 @@ pub fn make_xfs(image: &Path, len: u64, options: &[&str], tree: &Path) {
     fs::remove_file(&proto).expect("our own file");
 }
 
-/// What a protofile of mkfs.xfs says of a directory and all in it.
+/// The lines of a mkfs.xfs protofile for a directory and everything in it.
 fn describe_dir(dir: &Path, line: &str, text: &mut String) {
     writeln!(text, "{line}").expect("a String");
     let mut entries: Vec<_> = fs::read_dir(dir).expect("our own tree").flatten().collect();

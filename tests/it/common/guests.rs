@@ -129,15 +129,6 @@ pub fn domu_with(name: &str, options: &[&str]) -> Domu {
 }
 
 impl Domu {
-    /// A domU like this one in `dir`, in which `change` may change the files below the directory
-    /// that it is given. Needs root (loop mount).
-    pub fn altered(&self, dir: &Path, change: impl FnOnce(&Path)) -> Self {
-        let domu = self.copy_of_config(dir);
-        copy_sparse(&self.disk, &domu.disk);
-        change(LoopMount::new(&domu.disk, dir, "defaults").dir());
-        domu
-    }
-
     /// A domU like this one in `dir` whose disk was copied while it was mounted with `options`,
     /// after `change` and while a program was writing to it. So its journal has not been replayed,
     /// and what `change` wrote and synchronised, file by file, is in the journal only.
@@ -160,7 +151,7 @@ impl Domu {
         write_busy(&busy, 1..=BUSY_FILES);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            // Not without end: a journal that is full would be written home.
+            // Not without limit: a full journal is written back to the filesystem.
             let writer = scope.spawn(|| {
                 for n in BUSY_FILES + 1..=BUSY_FILES + 200 {
                     if stop.load(Ordering::Relaxed) {
@@ -181,7 +172,7 @@ impl Domu {
         domu
     }
 
-    /// Its config in `dir`, for a disk that is to be there. The swap stays shared.
+    /// Its config in `dir`, for a disk in that directory. The swap stays shared.
     fn copy_of_config(&self, dir: &Path) -> Self {
         let domu = Self {
             dir: dir.to_path_buf(),
@@ -265,7 +256,7 @@ pub fn domu_variant(dist: &str, kind: &str) -> Domu {
     }
 }
 
-/// The bookworm domU with its parts on partitions of their own, as `scripts/split-domu` makes it:
+/// The bookworm domU split into several partitions, as `scripts/split-domu` makes it:
 /// the directory of the images, and its swap.
 pub fn split_domu() -> (PathBuf, PathBuf) {
     let whole = domu("bookworm");

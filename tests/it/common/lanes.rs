@@ -1,4 +1,4 @@
-//! Writers that leave a trail by which a moment can be told from a mixture of moments.
+//! Writers whose trail shows whether a copy is of one moment or a mixture of several.
 //!
 //! A lane is a ring of blocks that one writer goes through in order, again and again. Its `n`th
 //! write (from 1) fills block `(n - 1) % blocks` with `n`. At any moment the ring holds the latest
@@ -9,13 +9,13 @@ pub fn block(n: u64, len: usize) -> Vec<u8> {
     n.to_le_bytes().repeat(len / 8)
 }
 
-/// The number that a block holds, if it is the same all over.
+/// The number that a block holds, if all of the block holds it.
 pub fn number(block: &[u8]) -> Option<u64> {
     let first: [u8; 8] = block[..8].try_into().ok()?;
     block.chunks(8).all(|c| c == first).then(|| u64::from_le_bytes(first))
 }
 
-/// Number of the last write that the ring `blocks` holds; what is wrong, if it is of no one moment.
+/// The number of the last write in the ring `blocks`, or why it is not of one moment.
 pub fn last_write<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Result<u64, String> {
     let mut found = Vec::new();
     for (i, block) in blocks.into_iter().enumerate() {

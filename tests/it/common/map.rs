@@ -1,5 +1,5 @@
 //! Files mapped into memory.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "mmap(2), and slices of what it maps")]
 
 use std::fs::File;
 use std::io;

@@ -33,7 +33,7 @@ impl Mount {
         mount
     }
 
-    /// Like [`Mount::of`], on a directory that the caller owns.
+    /// Like [`Mount::of`], on a directory of the caller's.
     pub fn at(options: &[&str], images: &[&Path], dir: &Path) -> Self {
         let mut args: Vec<&OsStr> = vec!["mount".as_ref()];
         args.extend(options.iter().map(OsStr::new));
@@ -165,7 +165,7 @@ pub fn expect_no_mount(args: &[&str]) -> String {
     let mut all: Vec<&OsStr> = vec!["mount".as_ref()];
     all.extend(args.iter().map(OsStr::new));
     all.push(dir.as_os_str());
-    // Whatever comes of it is taken away again.
+    // Clean up whatever the command left.
     let output = output("true", &[""; 0]);
     let guard = Mount { dir: dir.clone(), output, mounted: true, _home: Some(home) };
     let sentence = super::process::expect_failure(&all, 1);

@@ -1,4 +1,4 @@
-//! A tiny guest with a persistent overlay, and waiting for what a mount does.
+//! A tiny guest with a persistent overlay, and waiting for the effects of a mount.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::mount::{Mount, expect_no_mount};
 use super::process::{output, text};
 use super::tiny::Tiny;
 
-/// A tiny guest, its overlay's path, and proof that the image stays as it is.
+/// A tiny guest, its overlay's path, and a check that the image does not change.
 pub struct Case {
     /// The guest.
     pub tiny: Tiny,
@@ -43,7 +43,7 @@ impl Case {
         Mount::new(&[&["--overlay", &self.overlay()], options].concat(), &self.tiny.image)
     }
 
-    /// Mounting with the overlay and `options` must fail; gives the sentence.
+    /// Mounts with the overlay and `options`, which must fail; returns the message.
     pub fn refused(&self, options: &[&str]) -> String {
         let image = self.tiny.image.to_string_lossy();
         expect_no_mount(&[&["--overlay", &self.overlay()], options, &[&*image]].concat())

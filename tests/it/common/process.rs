@@ -1,4 +1,4 @@
-//! Running host commands, with everything they said when they fail.
+//! Running host commands, with all of their output when they fail.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -31,13 +31,28 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// True if `program` can be found on the path that [`command`] uses.
+/// True if `program` can be found on the path that [`command`] uses. Where `CI=true`, a missing
+/// program fails the test that asks: `scripts/setup --test` installs all of them.
 pub fn have(program: &str) -> bool {
     let status = command("sh").args(["-c", "command -v -- \"$0\" >/dev/null", program]).status();
-    status.is_ok_and(|s| s.success())
+    let found = status.is_ok_and(|s| s.success());
+    if !found && in_ci() {
+        panic!("{program} is not installed; scripts/setup --test should have installed it");
+    }
+    found
 }
 
-/// Runs a command to its end, whatever that is. Panics only if it cannot be started.
+/// Says on stderr that the rest of this test is skipped. Where `CI=true` a skipped test is a failure.
+pub fn skip(why: &str) {
+    assert!(!in_ci(), "a test is skipped where CI=true: {why}");
+    eprintln!("skipped: {why}");
+}
+
+fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|v| v == "true")
+}
+
+/// Runs a command to its end, successful or not. Panics only if it cannot be started.
 pub fn output(program: impl AsRef<OsStr>, args: &[impl AsRef<OsStr>]) -> Output {
     let program = program.as_ref();
     command(program)

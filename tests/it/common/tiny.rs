@@ -1,5 +1,5 @@
-//! Tiny guests: an ext4 image of a few MiB with a kernel that looks like one and boots nowhere.
-//! What needs no boot tests faster with these.
+//! Tiny guests: an ext4 image of a few MiB with a kernel that only looks like one.
+//! Tests that boot nothing are faster with these.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ pub const INITRD_LEN: usize = 70_001;
 /// UUID of a tiny guest's filesystem.
 pub const UUID: &str = "74696e79-6775-4573-8074-000000000001";
 
-/// A tree and the images made of it, removed when dropped. Every user can read it.
+/// A tree and the images made from it, removed when dropped. Every user can read it.
 pub struct Tiny {
     home: TempDir,
     /// The bare ext4 image.
@@ -60,13 +60,13 @@ impl Tiny {
     }
 }
 
-/// Let every user into a directory of ours.
+/// Lets every user enter a directory of ours.
 pub fn open_to_all(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("chmod of our own file");
 }
 
-/// Make `image` an ext4 filesystem of `len` bytes with what is in `tree`.
+/// Makes `image` an ext4 filesystem of `len` bytes that holds `tree`.
 pub fn make_ext4(image: &Path, len: u64, tree: Option<&Path>) {
     let file = fs::File::create(image).expect("a file in our own directory");
     file.set_len(len).expect("a sparse file");
@@ -107,7 +107,7 @@ pub fn fake_kernel(seed: u64) -> Vec<u8> {
     kernel
 }
 
-/// Bytes that nothing else looks like; the same `seed` gives the same.
+/// Pseudo-random bytes; the same `seed` gives the same bytes.
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(len + 8);

@@ -1,4 +1,4 @@
-//! What of a domU may be written, and where that is kept.
+//! Which disks of a domU are writable, and where writes are kept.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -34,7 +34,7 @@ fn a_read_only_partition_among_others() {
         .mount("disk = ['root.img,,xvda1,w', 'home.img,,xvda2,r', 'data.img,,xvda3,rw']\n", &[]);
     let start = crate::common::field::table(&mounted.disk()).1[1].start;
     refuses(&mounted.part(2), MIB);
-    // The whole disk may be written, but not there, and not across its borders.
+    // The rest of the disk is writable, up to the boundaries of that partition.
     for offset in [start, start + MIB, start - 2048, start + (16 << 20) - 2048] {
         refuses(&mounted.disk(), offset);
     }
@@ -121,7 +121,7 @@ fn an_overlay_for_each_disk() {
         run("qemu-img", &["check", &format!("{dir}/{name}")]);
     }
 
-    // Another mount of the same finds all, and has nothing to adapt.
+    // Another mount with the same overlays finds everything and has nothing to adapt.
     let before: Vec<_> = names.iter().map(|n| fs::read(format!("{dir}/{n}")).unwrap()).collect();
     let mounted = mount(&config, &options);
     assert!(!mounted.printed().contains("adapted: "), "{}", mounted.printed());
@@ -134,7 +134,7 @@ fn an_overlay_for_each_disk() {
     let after: Vec<_> = names.iter().map(|n| fs::read(format!("{dir}/{n}")).unwrap()).collect();
     assert!(before == after, "a mount that writes nothing changes no overlay");
 
-    // What an overlay has settled may be said again, but not otherwise.
+    // Options that an overlay remembers may be repeated, but not changed.
     let again = [&options[..], &["--table", "mbr", "--swap", "0"]].concat();
     mount(&config, &again).unmount();
     let name = format!("name = 'web/1'\n{disks}");
@@ -143,7 +143,7 @@ fn an_overlay_for_each_disk() {
         assert!(said.contains(option) && said.contains("web_1-a.qcow2"), "{said}");
     }
 
-    // Without the directory everything is as it was.
+    // Without the overlays everything is as before.
     let mounted = mount(&config, &[]);
     assert_ne!(crate::common::file::bytes_of(mounted.part(1), 9 * MIB, 12), b"on the first");
     mounted.unmount();

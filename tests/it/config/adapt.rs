@@ -1,14 +1,14 @@
-//! Edits that make the guest at home on KVM: in the overlay, in place, and no more than needed.
+//! Edits that make the guest run well on KVM: in the overlay, in place, and no more than needed.
 
 use std::fs;
 use std::path::Path;
 
 use crate::common::field::{FSTAB, Field, HOME, ROOT, SWAP, mount};
 use crate::common::mount::{LoopDev, Mount};
-use crate::common::process::{is_root, run, run_text};
+use crate::common::process::{is_root, run, run_text, skip};
 use crate::common::tiny::{fake_kernel, menu, noise};
 
-/// What debugfs answers about the filesystem in `part`.
+/// What debugfs prints about the filesystem in `part`.
 fn debugfs(part: &Path, request: &str) -> String {
     run_text("debugfs", &["-R", request, &part.to_string_lossy()])
 }
@@ -21,7 +21,7 @@ fn is_clean(mount: &Mount, number: u32) {
     run("e2fsck", &["-fn".as_ref(), mount.part(number).as_os_str()]);
 }
 
-/// All that an inode says but for its length.
+/// Everything that debugfs prints about an inode except its length.
 fn inode(part: &Path, path: &str) -> Vec<String> {
     let about = debugfs(part, &format!("stat {path}")) + &debugfs(part, &format!("ea_list {path}"));
     about
@@ -35,7 +35,7 @@ fn inode(part: &Path, path: &str) -> Vec<String> {
         .collect()
 }
 
-/// FSTAB as it must become.
+/// FSTAB after the edit.
 fn adapted() -> String {
     let new = FSTAB.replace("/dev/xvda1", &format!("UUID={SWAP}"));
     new.replace("/dev/xvda2", &format!("UUID={ROOT}")).trim_end().to_owned()
@@ -148,7 +148,7 @@ fn inittab_and_more_than_one_file() {
     mounted.unmount();
 }
 
-/// Edits that make, link and take away, of several steps at once.
+/// Edits of several steps that create, link and remove.
 #[test]
 fn units_agents_and_new_files() {
     let field = Field::new();
@@ -212,11 +212,11 @@ fn units_agents_and_new_files() {
     assert!(fs::read(&overlay).unwrap() == before, "the second mount wrote to the overlay");
 }
 
-/// A guest that was not shut down: its journal holds what its fstab is.
+/// A guest that was not shut down: its fstab is in the journal only.
 #[test]
 fn a_dirty_journal_is_replayed_first() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let field = Field::new();
@@ -236,7 +236,7 @@ fn a_dirty_journal_is_replayed_first() {
             .and_then(|()| fs::File::open(dir.join("etc/fstab"))?.sync_all())
             .and_then(|()| fs::File::open(dir.join("data"))?.sync_all());
         let copied = fs::copy(&live, &image);
-        // A child of another test may hold a file of ours for a moment.
+        // A child that another test is starting may briefly hold a file of ours open.
         for _ in 0..100 {
             if crate::common::process::output("umount", &[&dir]).status.success() {
                 break;
@@ -264,7 +264,7 @@ fn a_dirty_journal_is_replayed_first() {
         assert!(!after.contains("needs_recovery"), "{after}");
         states.push(fs::read(mounted.part(2)).unwrap());
         mounted.unmount();
-        std::thread::sleep(std::time::Duration::from_millis(1100));
+        crate::common::clock::next_second(1);
     }
     let differ = states[0].iter().zip(&states[1]).position(|(a, b)| a != b);
     assert_eq!(differ, None, "two mounts of one image differ at this byte");

@@ -14,7 +14,7 @@ fn the_diff_is_what_is_done() {
     assert!(diff.starts_with("diff --git a/etc/fstab b/etc/fstab\n--- a/etc/fstab\n"), "{diff}");
     assert!(text(&shown.stderr).contains("root=/dev/xvda2 became root=UUID="));
 
-    // patch makes of the file what the mount shows.
+    // Applying the diff gives the file that the mount shows.
     fs::create_dir(field.path("etc")).unwrap();
     fs::write(field.path("etc/fstab"), FSTAB).unwrap();
     fs::write(field.path("diff"), &diff).unwrap();
@@ -62,7 +62,7 @@ fn steps_can_be_chosen() {
 #[test]
 fn what_is_refused() {
     let (field, config) = Field::xen_tools();
-    // Where the edits are to go must be said.
+    // An overlay for the edits is required.
     expect_failure(&["adapt", "--config", &config], 2);
     let missing = field.arg("none.qcow2");
     let said =

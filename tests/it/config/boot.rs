@@ -1,4 +1,4 @@
-//! What boots, as the domU config has it: the guest's menu, a separate /boot, files of the dom0.
+//! What boots according to the domU config: the guest's menu, a separate /boot, files of the dom0.
 
 use std::fs;
 
@@ -58,7 +58,7 @@ fn the_menu_on_a_separate_boot() {
         assert_eq!(mapped["boot"]["title"], "Separate", "prefix {prefix:?}");
         let line = cmdline(&mapped);
         assert_eq!(word(&line, "root="), format!("UUID={ROOT}"));
-        // The network is the root's business, wherever the menu is.
+        // The network is configured in the root filesystem, wherever the menu is.
         assert_eq!(word(&line, "net.ifnames="), "0");
         let mount = mount(&config, &[]);
         assert_eq!(region(&mapped, &mount.disk(), "kernel"), fake_kernel(3));
@@ -73,13 +73,13 @@ fn the_menu_on_a_separate_boot() {
     }
 }
 
-/// A /boot on one disk and the root on another: it is edited, and asked for its network, there.
+/// /boot on one disk and the root on another: edits and the network belong to the root's disk.
 #[test]
 fn boot_and_root_on_two_disks() {
     let field = separate_boot("");
     let text = "bootloader = 'pygrub'\nroot = '/dev/xvdb3'\ndisk = ['boot.img,,xvda1', \
                 'swap.img,,xvda2', 'root.img,,xvdb3']\n";
-    // The menu says xvda3, which is not there.
+    // The menu names xvda3, which does not exist.
     let mounted = field.mount(text, &[]);
     let printed = mounted.printed();
     for part in [&format!("root=UUID={ROOT} "), "net.ifnames=0", "adapted: /etc/fstab: "] {
@@ -158,14 +158,14 @@ fn a_kernel_of_the_dom0() {
     assert_eq!(region(&mapped, &mounted.disk(), "initrd"), noise(60_000, 8));
     mounted.unmount();
 
-    // cmdline goes before root and extra, which a note says.
+    // cmdline takes precedence over root and extra, and a note says so.
     let mapped = map(&field.config(&format!("{text}cmdline = 'root=/dev/xvda2 rw own=1'\n")), &[]);
     let line = cmdline(&mapped);
     assert!(line.starts_with(&format!("root=UUID={ROOT} rw own=1")), "{line}");
     assert!(!line.contains("quiet"), "{line}");
     assert!(mapped["notes"].to_string().contains("cmdline"), "{mapped}");
 
-    // The user goes before the config.
+    // Options take precedence over the config.
     let config = field.config(&text);
     let own = map(&config, &["--guest-kernel"]);
     assert_eq!(own["boot"]["title"], "Tiny 1");
@@ -174,7 +174,7 @@ fn a_kernel_of_the_dom0() {
     let line = cmdline(&map(&config, &["--append", "single"]));
     assert!(line.contains("quiet") && line.ends_with(" single"), "{line}");
 
-    // No root= at all: there is only one that it can be.
+    // No root= at all: there is only one candidate.
     let line = cmdline(&map(&field.config(&both), &[]));
     assert_eq!(word(&line, "root="), format!("UUID={ROOT}"));
 }
@@ -196,7 +196,7 @@ fn a_kernel_without_modules_in_the_guest() {
     assert_eq!(map(&config, &["--guest-kernel"])["notes"], Value::Array(vec![]));
 }
 
-/// The kernels of old can't boot on KVM: the way out is the guest's own.
+/// PV-only kernels can't boot on KVM: the message suggests the guest's own kernel.
 #[test]
 fn a_kernel_for_xen_alone() {
     let (field, _) = Field::xen_tools();
@@ -217,7 +217,7 @@ fn a_kernel_for_xen_alone() {
     }
 }
 
-/// What pygrub was told, it is told here.
+/// Options for pygrub are honoured.
 #[test]
 fn arguments_of_the_boot_loader() {
     let field = Field::new();
@@ -261,7 +261,7 @@ fn arguments_of_the_boot_loader() {
         assert!(found.starts_with(title) && found.contains(words), "{settings}: {found}");
         assert!(!found.contains("hd0,0"), "{settings}: {found}");
     }
-    // --entry on the command line goes before that of the config.
+    // --entry on the command line takes precedence over the config's.
     let found = with("bootloader = 'pygrub'\nbootargs = '--entry=1'", &["--entry", "0"]);
     assert!(found.starts_with("First one"), "{found}");
     let config = "bootloader = 'pygrub'\nbootargs = '--entry=7'\ndisk = ['root.img,,xvda1']\n";
@@ -272,7 +272,7 @@ fn arguments_of_the_boot_loader() {
     assert!(said.contains("no boot entry 7") && said.contains("  1  Second one"), "{said}");
 }
 
-/// The same config gives the same bytes, here and elsewhere, today and tomorrow.
+/// The same config gives the same bytes, at any place and time.
 #[test]
 fn the_same_config_gives_the_same_disk() {
     let (field, config) = Field::xen_tools();
@@ -283,7 +283,7 @@ fn the_same_config_gives_the_same_disk() {
         sums
     };
     let first = sum();
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    crate::common::clock::next_second(1);
     assert_eq!(sum(), first);
     assert!(fs::metadata(field.path("disk.img")).unwrap().len() > KERNEL_LEN as u64);
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a config is said in one line that names the line, and nothing is left behind.
+//! An error in a config is reported in one message that names the line, and nothing is left over.
 
 use std::fs;
 
@@ -55,7 +55,7 @@ fn one_line_that_says_where() {
         for part in parts {
             assert!(said.contains(part), "no {part:?} in {said:?}, config {text:?}");
         }
-        // Whatever is about a line says of which file.
+        // Messages about a line also name the file.
         assert!(!said.contains("line ") || said.contains("domu.cfg: line "), "{said}");
         assert!(said.len() < 700, "{} bytes: {said}", said.len());
     }
@@ -85,7 +85,7 @@ fn what_is_not_a_config() {
     expect_failure(&["mount", "--config", &config, "--guest-kernel", "--kernel", "k", &dir], 2);
 }
 
-/// Settings that nobody knows are nothing to stumble over; what is not done is said once.
+/// Unknown settings are no error; ignored ones are reported once.
 #[test]
 fn notes_of_what_is_not_done() {
     let field = Field::new();

@@ -1,11 +1,11 @@
-//! Disks made of domU configs: the layouts of the field, against what the tools of the trade say.
+//! Disks made from domU configs: layouts from production, compared with what sfdisk and others say.
 
 use std::fs;
 use std::path::Path;
 
 use crate::common::field::{BOOT, DATA, Field, HOME, ROOT, SWAP, blkid, map, mount, table, word};
 use crate::common::mount::{LoopDev, Mount};
-use crate::common::process::{is_root, run, run_text};
+use crate::common::process::{is_root, run, run_text, skip};
 use crate::common::tiny::noise;
 
 const MIB: u64 = 1 << 20;
@@ -54,7 +54,7 @@ fn as_xen_tools_writes_it() {
     assert_eq!(cmdline.matches("root=").count(), 1, "{cmdline}");
 }
 
-/// Old swap bytes are nobody's business: the area is made afresh.
+/// Old contents of a swap image stay hidden: the area is generated.
 #[test]
 fn what_lay_in_swap_is_not_shown() {
     let field = Field::new();
@@ -111,7 +111,7 @@ fn bare_filesystem_and_bare_swap() {
     plain.unmount();
 }
 
-/// Disks made of copies of one image are told apart.
+/// Disks made from copies of one image get different identifiers.
 #[test]
 fn copies_have_identifiers_of_their_own() {
     let field = Field::new();
@@ -129,7 +129,7 @@ fn copies_have_identifiers_of_their_own() {
     }
 }
 
-/// The firmware boots the first disk that has something to boot.
+/// The firmware boots the first bootable disk.
 #[test]
 fn bare_swap_before_the_bare_root() {
     let field = Field::new();
@@ -148,7 +148,7 @@ fn bare_swap_before_the_bare_root() {
     mount.unmount();
 }
 
-/// A disk with a table of its own, as hvm guests have, and partitions beside it.
+/// A disk with its own partition table, as HVM guests have, and partitions beside it.
 #[test]
 fn a_whole_disk_is_passed_through() {
     let field = Field::new();
@@ -200,7 +200,7 @@ fn five_partitions_make_a_gpt() {
     for (n, image) in &extra {
         same(image, &mount.part(*n));
     }
-    // The disk's own bytes at the table's places are the partitions'.
+    // At the offsets in the table, the disk shows the partitions' bytes.
     for p in &parts {
         let shown = crate::common::file::bytes_of(mount.part(p.number), 0, MIB as usize);
         assert_eq!(crate::common::file::bytes_of(mount.disk(), p.start, MIB as usize), shown);
@@ -245,7 +245,7 @@ fn more_than_two_tebibytes_make_a_gpt() {
     let len = (2 << 40) + 12_345 * 4096;
     let file = fs::File::create(&huge).unwrap();
     if file.set_len(len).is_err() {
-        eprintln!("skipped: this filesystem takes no file of 2 TiB");
+        skip("this filesystem takes no file of 2 TiB");
         return;
     }
     crate::common::file::write_at(&file, b"the start", 0);
@@ -267,7 +267,7 @@ fn more_than_two_tebibytes_make_a_gpt() {
     assert!(said.contains("2 TiB"), "{said}");
 }
 
-/// Paths are the config's, whatever directory the caller is in; `phy:` may be a device.
+/// Paths are relative to the config, not to the current directory; `phy:` may be a device.
 #[test]
 fn paths_and_prefixes() {
     let field = Field::new();
@@ -296,7 +296,7 @@ fn paths_and_prefixes() {
     if is_root() {
         let device = LoopDev::attach(&root, true);
         let name = device.device().file_name().unwrap().to_str().unwrap();
-        // As xm had it: below /dev.
+        // As with xm: relative to /dev.
         for target in [format!("phy:{name}"), format!("phy:/dev/{name}")] {
             let text = format!("disk = ['{target},xvda2,w', 'file:swap.img,xvda1,w']\n");
             let mount = field.mount(&text, &["--adapt=none"]);

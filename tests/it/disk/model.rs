@@ -193,7 +193,7 @@ fn overlays_are_locked_and_checked() {
     drop(d);
     Qcow2Overlay::open(&path).unwrap();
     assert_eq!(kind(Qcow2Overlay::open(&image)), synthdisk::ErrorKind::Unsupported);
-    // Every table pointer turned into nonsense, one after the other.
+    // Every table pointer replaced by nonsense, one after the other.
     let good = std::fs::read(&path).unwrap();
     for at in [40usize, 48, 24] {
         let mut bad = good.clone();
@@ -205,8 +205,8 @@ fn overlays_are_locked_and_checked() {
     assert!(Qcow2Overlay::open(&path).is_err());
 }
 
-/// The disk's last cluster is a partial one. Put where another cluster was freed, with data behind
-/// it in the file, it must not cut that off.
+/// The disk's last cluster is partial. Stored where another cluster was freed, with data after
+/// it in the file, it must not truncate that data.
 #[test]
 fn a_partial_last_cluster_leaves_the_file_its_length() {
     const CLUSTER: u64 = 64 << 10;

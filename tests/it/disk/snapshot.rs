@@ -1,8 +1,8 @@
-//! Snapshots of a disk that goes on being written, against what the disk showed at the moment.
+//! Snapshots of a disk that is being written, compared with what it showed at that moment.
 
 use crate::common::lanes::{block, last_write};
 use crate::common::model::{IMAGE_START, LEN, range, region, table};
-use crate::common::process::run;
+use crate::common::process::{run, skip};
 use proptest::prelude::*;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -16,11 +16,11 @@ use synthdisk::disk::{
 };
 
 const TMP: &str = "/var/tmp";
-/// What the gap shows lies here on the disk: first four bytes that say from where, then a "file".
+/// The gap shows bytes from here on the disk: four bytes with an offset, then a "file".
 const POINTER: u64 = IMAGE_START + 3 * 512;
 
-/// A gap that follows what lies behind it, as a guest's kernel does: where its bytes come from is
-/// found out at planning, and they are read when they are read.
+/// A gap that follows the partitions after it, as with a guest's kernel: where its bytes come from
+/// is decided when planning, and they are read on demand.
 struct Follower(Weak<SharedBytes>);
 
 struct Through(Weak<SharedBytes>, u64);
@@ -269,11 +269,11 @@ fn first_writes_take_no_space() {
     check(&snapshot, &vec![1; LEN as usize], (0, LEN));
 }
 
-/// Where the overlay and what is saved share a filesystem that runs full, the guest's writes win.
+/// When the overlay and preserved blocks share a filesystem that fills up, the guest's writes win.
 #[test]
 fn a_full_filesystem_costs_the_snapshot_and_no_write() {
     if !crate::common::process::is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -285,10 +285,10 @@ fn a_full_filesystem_costs_the_snapshot_and_no_write() {
         let part = vec![1; 2 << 20];
         disk.write_at(&part, 0).unwrap();
         let snapshot = Snapshot::take(&disk, &small).unwrap();
-        // Two of four MiB are taken; copying these would make it four and some.
+        // Two of four MiB are used; preserving these would need more than four.
         disk.write_at(&vec![2; 1 << 20], 0).unwrap();
         check(&snapshot, &part, (0, 2 << 20));
-        // The third MiB of the overlay fits only if the snapshot gives way.
+        // The third MiB of the overlay fits only if the snapshot ends.
         disk.write_at(&vec![3; (LEN - (2 << 20)) as usize], 2 << 20).unwrap();
         disk.write_at(&vec![4; 1 << 20], 1 << 20).unwrap();
         let mut byte = [0];
@@ -310,7 +310,7 @@ fn a_full_filesystem_costs_the_snapshot_and_no_write() {
     }
 }
 
-/// A disk that nobody writes to has snapshots, too.
+/// A disk without an overlay has snapshots, too.
 #[test]
 fn a_read_only_disk() {
     let dir = tempfile::tempdir().unwrap();

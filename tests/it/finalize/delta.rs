@@ -33,7 +33,7 @@ fn use_the_guest(mount: &Mount, tiny: &Tiny, seed: u64) {
         run("debugfs", &["-w", "-R", &request, arg(&mount.part(1))]);
     }
     let part = arg(&mount.part(1)).to_owned();
-    // What is in the image becomes zeros, and what is in no image becomes data.
+    // Data of the image becomes zeros, and generated zeros become data.
     run("fallocate", &["-p", "-o", "15M", "-l", "300K", &part]);
     write_at(&writer(mount.part(2)), &noise(100_000, seed), 5 * MIB + 77);
     write_at(&writer(mount.disk()), &noise(700, seed), 60 * 512);
@@ -83,7 +83,7 @@ impl Golden {
         told["files"][0].clone()
     }
 
-    /// QEMU reads the disk through the delta and finds it sound.
+    /// QEMU reads the disk through the delta and finds no error in it.
     fn expect(&self, delta: &Path) {
         let back = self.file("back.raw");
         run("qemu-img", &["convert", "-O", "raw", arg(delta), arg(&back)]);
@@ -121,7 +121,7 @@ fn a_delta_is_what_differs() {
     fs::rename(&golden, used.file("away")).unwrap();
     used.expect(&moved.join("delta.qcow2"));
     fs::rename(used.file("away"), &golden).unwrap();
-    // From elsewhere the path is absolute.
+    // In another directory the path is absolute.
     let elsewhere = used.file("moved/elsewhere.qcow2");
     used.delta(&golden, &elsewhere);
     let named = info(&elsewhere)["backing-filename"].clone();
@@ -156,7 +156,7 @@ fn golden_images_of_any_kind() {
     assert!(fs::metadata(&delta).unwrap().blocks() * 512 < 4 * MIB);
 }
 
-/// Edits that make the guest at home on KVM are in the golden image and in the overlay.
+/// Edits that make the guest run well on KVM are in the golden image and in the overlay.
 #[test]
 fn adapted_guests() {
     let (field, config) = Field::xen_tools();
@@ -203,7 +203,7 @@ fn what_does_not_belong_together_is_refused() {
     run("tune2fs", &["-U", uuid, arg(&part)]);
     write_at(&writer(&other), &fs::read(&part).unwrap(), 64 * MIB);
     refused(&overlay, &other, uuid);
-    // Overlays that are none, and one in use.
+    // Files that are no overlays, and an overlay in use.
     let foreign = used.file("foreign.qcow2");
     run("qemu-img", &["create", "-q", "-f", "qcow2", arg(&foreign), "88M"]);
     refused(arg(&foreign), &golden, "cannot be used as an overlay");
@@ -217,7 +217,7 @@ fn what_does_not_belong_together_is_refused() {
     let chain = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", arg(&golden), arg(&chained)];
     run("qemu-img", &chain);
     refused(&overlay, &chained, "backing file of its own");
-    // No way to lose the golden image.
+    // The golden image is never overwritten.
     let said =
         expect_failure(&[&used.args(&overlay, &golden, &golden)[..], &["--force"]].concat(), 1);
     assert!(said.contains("is the same as"), "{said}");

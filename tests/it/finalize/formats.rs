@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::common::field::{Field, mount};
 use crate::common::hash::sha256;
 use crate::common::mount::Mount;
+use crate::common::overlay::Case;
 use crate::common::process::{SYNTHDISK, command, expect_failure, output, run, run_text, text};
 use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
@@ -22,7 +23,7 @@ fn info(path: &Path, format: &str) -> Value {
 
 #[test]
 fn every_format_holds_what_disk_raw_shows() {
-    // A size that no CHS geometry gives.
+    // A size that no CHS geometry can express.
     let (field, config) = Field::xen_tools();
     let source = ["--config", &config, "--align", "2M"];
     let mounted = mount(&config, &source[2..]);
@@ -52,7 +53,7 @@ fn every_format_holds_what_disk_raw_shows() {
         assert_eq!(told["files"][0]["sha256"], sha256(&out).as_str(), "{name}");
         assert_eq!(told["files"][0]["format"], format, "{name}");
         run("qemu-img", &["compare", "-f", "raw", "-F", format, arg(&disk), arg(&out)]);
-        // A size that was rounded would be another disk.
+        // A rounded size would make it a different disk.
         assert_eq!(told["files"][0]["disk_length"], len, "{name}");
         let found = info(&out, format);
         assert_eq!(found["virtual-size"], len, "{name}");
@@ -149,11 +150,45 @@ fn a_result_is_no_more_open_than_the_image() {
     }
 }
 
+#[test]
+fn a_result_is_no_more_open_than_its_least_open_source() {
+    let case = Case::new();
+    case.mount().unmount();
+    let tiny = &case.tiny;
+    let kernel = tiny.file("vmlinuz");
+    fs::write(&kernel, crate::common::tiny::fake_kernel(1)).unwrap();
+    let overlay = ["--overlay", &case.overlay()];
+    let with_kernel = ["--kernel", arg(&kernel), "--append", "root=/dev/xvda1"];
+    for (image, overlay_mode, kernel_mode, options, expected) in [
+        (0o644, 0o600, 0o600, &[][..], 0o644),
+        (0o640, 0o644, 0o600, &[][..], 0o640),
+        (0o644, 0o600, 0o644, &overlay[..], 0o600),
+        (0o644, 0o644, 0o600, &with_kernel[..], 0o600),
+        (0o644, 0o644, 0o644, &with_kernel[..], 0o644),
+    ] {
+        for (path, mode) in
+            [(&tiny.image, image), (&case.overlay, overlay_mode), (&kernel, kernel_mode)]
+        {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        for format in ["raw", "qcow2"] {
+            // A file that everybody could read is replaced.
+            let out = tiny.file("open");
+            fs::write(&out, b"").unwrap();
+            fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
+            let args = ["finalize", "-q", "--force", "--format", format, arg(&tiny.image), "-o"];
+            run(SYNTHDISK, &[&args[..], &[arg(&out)], options].concat());
+            let mode = fs::metadata(&out).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, expected, "{format}, {options:?}: {mode:o}, not {expected:o}");
+        }
+    }
+}
+
 /// QEMU aborts when the holes of a file that it has opened with O_DIRECT begin within a block.
 #[test]
 fn qemu_reads_a_mounts_files_past_the_page_cache() {
     let tiny = Tiny::new();
-    // Its last block is cut short; and so is the first partition's.
+    // Its last block is partial, and so is the first partition's.
     let len = fs::metadata(&tiny.image).unwrap().len();
     fs::File::options().write(true).open(&tiny.image).unwrap().set_len(len + 512).unwrap();
     let mounted = Mount::new(&["--align", "31744", "--swap", "8M"], &tiny.image);
@@ -165,7 +200,7 @@ fn qemu_reads_a_mounts_files_past_the_page_cache() {
     }
 }
 
-/// Comparing with what the page cache has would prove nothing.
+/// Comparing with the page cache would prove nothing.
 #[test]
 fn verifying_reads_from_storage() {
     let tiny = Tiny::with(|tree| fs::write(tree.join("more"), noise(4 << 20, 1)).unwrap());
@@ -183,7 +218,7 @@ fn verifying_reads_from_storage() {
         [("a.raw", &[][..]), ("a.qcow2", &["--format", "qcow2"]), ("delta.qcow2", &delta)]
     {
         let out = dir.path().join(name);
-        // What a shell's children have read, and theirs, counts as its own once they have ended.
+        // Reads of a shell's descendants count as its own once they have ended.
         let script = "\"$@\" >&2 && cat /proc/$$/io";
         let args = ["-c", script, "sh", SYNTHDISK, "finalize", "-q", "--verify"];
         let source = [arg(&tiny.image), "-o", arg(&out)];

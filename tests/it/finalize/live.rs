@@ -1,4 +1,4 @@
-//! `synthdisk finalize` of a mount that somebody else serves.
+//! `synthdisk finalize` of a mount that another process serves.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -49,17 +49,18 @@ fn a_mount_is_written_as_it_is_now() {
         let said = expect_failure(&args, 1);
         assert!(said.contains("is the same as"), "{said}");
     }
-    let args = ["finalize", arg(mounted.dir()), "--partition", "8", "-o", "/tmp/x"];
+    let new = case.tiny.file("new.raw");
+    let args = ["finalize", arg(mounted.dir()), "--partition", "8", "-o", arg(&new)];
     assert!(expect_failure(&args, 1).contains("no partition 8"));
-    let args = ["finalize", "--overlay", "x", arg(mounted.dir()), "-o", "/tmp/x"];
+    let args = ["finalize", "--overlay", "x", arg(mounted.dir()), "-o", arg(&new)];
     assert_eq!(output(SYNTHDISK, &args).status.code(), Some(2));
-    let args = ["finalize", "--reflink", "always", arg(mounted.dir()), "-o", "/tmp/x"];
+    let args = ["finalize", "--reflink", "always", arg(mounted.dir()), "-o", arg(&new)];
     assert!(expect_failure(&args, 1).contains("no blocks to share"));
     mounted.unmount();
     case.untouched.check();
 }
 
-/// What is written once the copy has begun is not in it, nor torn by it.
+/// Writes that begin after the copy are not in it, in whole or in part.
 #[test]
 fn who_begins_to_write_meanwhile_is_not_in_the_copy() {
     const DATA: u64 = 96 * MIB;
@@ -139,7 +140,7 @@ fn further_disks_of_a_mount() {
     for file in ["disk.raw", "disk-b.raw"] {
         assert_eq!(sha256(mounted.dir().join(file)), sha256(Path::new(&dir).join(file)), "{file}");
     }
-    // Somebody who writes to one disk does not keep the other from being written out.
+    // A writer of one disk does not prevent writing out the other.
     let _writer = writer(mounted.dir().join("disk-b-part1.raw"));
     let args = ["finalize", arg(mounted.dir()), "--force", "--disk"];
     let out = field.arg("out/one.raw");
@@ -153,6 +154,9 @@ fn further_disks_of_a_mount() {
 #[test]
 fn a_directory_that_is_no_mount() {
     let case = Case::new();
-    let said = expect_failure(&["finalize", arg(case.tiny.path()), "-o", "/tmp/x"], 1);
+    let said = expect_failure(
+        &["finalize", arg(case.tiny.path()), "-o", arg(&case.tiny.file("new.raw"))],
+        1,
+    );
     assert!(said.contains("is a directory"), "{said}");
 }

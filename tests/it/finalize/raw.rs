@@ -33,7 +33,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Runs finalize with `--json`; the one result that it tells of.
+/// Runs finalize with `--json`; returns the one result in its output.
 fn finalize(args: &[&str]) -> Value {
     let all = [&["finalize", "--json"], args].concat();
     let printed: Value = serde_json::from_str(&run_text(SYNTHDISK, &all)).expect("it says JSON");
@@ -56,7 +56,7 @@ fn the_same_bytes_as_a_mount_adapted_edits_included() {
     assert!(said.contains("adapted: /etc/fstab") && said.contains("wrote:   "), "{said}");
     assert_eq!(sha256(&out), sum);
     assert_eq!(names(&field.path("out")), ["web1.raw"]);
-    // Unless asked not to; and quietly.
+    // Not with --adapt none; and --quiet prints nothing.
     let plain = field.path("out/plain.raw");
     let args = ["finalize", "-q", "--config", &config, "--adapt", "none", "-o", arg(&plain)];
     assert_eq!(text(&synthdisk(&args).stderr), "");
@@ -128,7 +128,7 @@ fn edits_lie_over_an_overlay_that_lacks_them() {
     let out = field.path("out.raw");
     finalize(&[&["--config", &config, "-o", arg(&out)], &options[..]].concat());
     before.check();
-    // What the mount shows, which makes the edits in the overlay.
+    // The same as the mount, which makes the edits in the overlay.
     let mounted = mount(&config, &options);
     assert!(mounted.printed().contains("adapted: "), "{}", mounted.printed());
     assert_eq!(sha256(mounted.disk()), sha256(&out));
@@ -192,7 +192,7 @@ fn a_terabyte_of_nothing_takes_no_time() {
     assert!(told["disk_length"].as_u64().unwrap() > 1 << 40);
     assert!(fs::metadata(&out).unwrap().blocks() * 512 < 32 * MIB);
     assert!(took.as_secs() < 10, "{took:?}");
-    // The partition's first bytes are where the table says.
+    // The partition begins where the table says.
     let map = run_text(SYNTHDISK, &["map", "--json", "--root-size", "1T", arg(&tiny.image)]);
     let map: Value = serde_json::from_str(&map).unwrap();
     let start = map["disks"][0]["partitions"][0]["start"].as_u64().unwrap();

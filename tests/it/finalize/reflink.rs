@@ -32,7 +32,7 @@ fn image_on(fs: &Filesystem, data: usize) -> std::path::PathBuf {
     let image = fs.path("root.img");
     run("cp", &["--sparse=always", arg(&tiny.image), arg(&image)]);
     let len = fs::metadata(&image).unwrap().len();
-    // Behind the filesystem: part of the image all the same.
+    // After the filesystem, but part of the image.
     write_at(&writer(&image), &noise(data, 3), len);
     image
 }
@@ -56,7 +56,7 @@ fn shares(kind: &str) {
     assert!(told["shared"].as_u64().unwrap() >= data, "{kind}: {told}");
     assert!(told["copied"].as_u64().unwrap() < 2 * MIB, "{kind}: {told}");
 
-    // A copy is a copy: writing to it changes no image.
+    // Writing to the result does not change the image.
     write_at(&writer(&out), &noise(4096, 9), 65 * MIB);
     untouched.check();
 
@@ -114,7 +114,7 @@ fn what_cannot_be_shared_is_said_or_copied() {
     let said = expect_failure(&[&["finalize", "-q", "--reflink", "always"], &odd[..]].concat(), 1);
     assert!(said.contains("a block of 4096 bytes") && said.contains("--align"), "{said}");
     assert!(!out.exists());
-    // But for edits of the guest, which lie in a file where byte N is byte N of the disk.
+    // Except for edits of the guest, which are in a file where byte N is byte N of the disk.
     let told = finalize(&odd);
     assert!(told["shared"].as_u64().unwrap() < MIB, "{told}");
     let mounted = Mount::new(&["--align", "63s"], &image);

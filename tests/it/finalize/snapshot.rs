@@ -8,7 +8,9 @@ use crate::common::file::{bytes_of, write_at, writer};
 use crate::common::lanes::{block, last_write};
 use crate::common::mount::Mount;
 use crate::common::overlay::Case;
-use crate::common::process::{SYNTHDISK, command, expect_failure, is_root, output, run, text};
+use crate::common::process::{
+    SYNTHDISK, command, expect_failure, is_root, output, run, skip, text,
+};
 
 const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;
@@ -19,7 +21,7 @@ fn arg(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// Does `work` while somebody writes to a lane of `blocks`; `work` is told how far that is.
+/// Does `work` while a thread writes to a lane of `blocks`; `work` learns how far that is.
 fn beside_a_writer<T>(mount: &Mount, blocks: u64, work: impl FnOnce(&AtomicU64) -> T) -> T {
     let (done, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
     let disk = writer(mount.disk());
@@ -82,7 +84,7 @@ fn a_mount_that_is_written_to() {
             assert!(after > before + 50, "only {} writes meanwhile", after - before);
         }
     });
-    // Now nobody writes, and it is the same as ever.
+    // Without a writer it works as before.
     fs::remove_file(&out).unwrap();
     run(SYNTHDISK, &["finalize", "--verify", arg(mount.dir()), "-o", arg(&out)]);
     mount.unmount();
@@ -90,12 +92,12 @@ fn a_mount_that_is_written_to() {
     case.untouched.check();
 }
 
-/// The guest goes on; finalize says why it cannot, and leaves nothing.
+/// The guest goes on; finalize fails with the reason and leaves nothing.
 #[test]
 fn a_snapshot_that_cannot_be_kept() {
     const BLOCKS: u64 = 25 << 10;
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let case = Case::new();

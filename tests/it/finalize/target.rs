@@ -1,4 +1,4 @@
-//! What `synthdisk finalize` writes to and what it refuses, and that it leaves nothing half done.
+//! What `synthdisk finalize` writes to and what it refuses, and that it leaves no partial result.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, symlink};
@@ -11,7 +11,7 @@ use crate::common::hash::{Untouched, sha256};
 use crate::common::mount::{LoopDev, Mount};
 use crate::common::overlay::{Case, wait_until};
 use crate::common::process::{
-    SYNTHDISK, command, expect_failure, have, is_root, output, run, text,
+    SYNTHDISK, command, expect_failure, have, is_root, output, run, skip, text,
 };
 use crate::common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
@@ -28,7 +28,7 @@ fn names(dir: &Path) -> Vec<String> {
     entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Finalizing `image` to `out` must fail; the sentence.
+/// Finalizing `image` to `out` must fail; returns the message.
 fn refused(image: &Path, out: &Path, options: &[&str]) -> String {
     let args = [&["finalize", "-q", arg(image), "-o", arg(out)], options].concat();
     expect_failure(&args, 1)
@@ -48,7 +48,7 @@ fn a_file_that_exists_is_left_alone_unless_forced() {
     let said = refused(&tiny.image, &out, &["--format", "qcow2"]);
     assert!(said.contains("exists"), "{said}");
     assert_eq!(fs::read(&out).unwrap(), b"precious");
-    // Through a link, the file that it names is replaced.
+    // Through a symbolic link, the file that it names is replaced.
     let link = tiny.file("link");
     symlink("out.raw", &link).unwrap();
     finalize(&tiny.image, &link, &["--force"]);
@@ -89,7 +89,7 @@ fn a_source_is_never_the_target() {
         // The other way round: the image is the device, the target its file.
         let said = refused(device.device(), &tiny.image, &["--force"]);
         assert!(said.contains("is the same as"), "{said}");
-        // By a name that it was not attached by, which is gone.
+        // Attached by a name that has been removed since.
         fs::remove_file(&hard).unwrap();
         for (from, to) in [(&*tiny.image, device.device()), (device.device(), &*tiny.image)] {
             let said = refused(from, to, &["--force"]);
@@ -115,27 +115,27 @@ fn what_can_be_no_target_is_refused() {
 #[test]
 fn a_block_device_is_written_whole() {
     if !is_root() {
-        eprintln!("SKIPPED: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let tiny = Tiny::new();
     let mounted = Mount::new(&["--swap", "8M"], &tiny.image);
     let len = fs::metadata(mounted.disk()).unwrap().len();
     let backing = tiny.file("device");
-    // Full of something else: what is zeros on the disk must become zeros on the device.
+    // Full of other data: zeros on the disk must become zeros on the device.
     fs::write(&backing, noise((len + MIB) as usize, 4)).unwrap();
     let device = LoopDev::attach(&backing, false);
     let path = device.device();
     assert!(fs::metadata(path).unwrap().file_type().is_block_device());
     let options = ["--swap", "8M", "--verify"];
     let said = refused(&tiny.image, path, &options);
-    assert!(said.contains("holds something") && said.contains("--force"), "{said}");
+    assert!(said.contains("holds data") && said.contains("--force"), "{said}");
     finalize(&tiny.image, path, &[&options[..], &["--force"]].concat());
     run("cmp", &["-n", &len.to_string(), arg(&mounted.disk()), arg(path)]);
     let said = refused(&tiny.image, path, &["--force", "--format", "qcow2"]);
     assert!(said.contains("raw only"), "{said}");
     assert!(refused(&tiny.image, path, &["--force", "--root-size", "1G"]).contains("larger"));
-    // Held by somebody.
+    // Mounted.
     run("mkfs.ext4", &["-q", "-F", arg(path)]);
     let dir = tiny.file("held");
     fs::create_dir(&dir).unwrap();
@@ -145,7 +145,7 @@ fn a_block_device_is_written_whole() {
     assert!(said.contains("is mounted"), "{said}");
     drop(device);
 
-    // A fresh one is not asked about, and stays as sparse as the disk.
+    // An empty one needs no --force, and stays as sparse as the disk.
     let fresh = tiny.file("fresh");
     File::create(&fresh).unwrap().set_len(len).unwrap();
     let device = LoopDev::attach(&fresh, false);
@@ -164,7 +164,7 @@ fn too_little_room_is_said_before_the_first_byte() {
     let out = fs.path("out.raw");
     let said = refused(&tiny.image, &out, &[]);
     assert!(said.contains("needs up to") && said.contains("left"), "{said}");
-    // On the way, then.
+    // With --force it fails while writing.
     let said = refused(&tiny.image, &out, &["--force"]);
     assert!(said.contains("no room left"), "{said}");
     let qcow2 = ["--format", "qcow2", "--force"];
@@ -194,7 +194,7 @@ fn too_little_room_is_said_before_the_first_byte() {
     finalize(&zeros, &out, &["--force"]);
 }
 
-/// A finalize that goes on for long enough to be ended.
+/// A finalize that takes long enough to be interrupted.
 struct Running {
     child: Child,
     dir: std::path::PathBuf,
@@ -221,7 +221,7 @@ impl Running {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    /// Ends it by `signal` and gives what it said.
+    /// Ends it by `signal` and returns what it printed.
     fn end(mut self, signal: Signal) -> String {
         kill(self.pid(), signal).unwrap();
         let mut said = String::new();
@@ -232,7 +232,7 @@ impl Running {
             assert_eq!(output.status.code(), Some(1));
             said = text(&output.stderr);
         }
-        // Neither a result nor a temporary one, nor a private mount.
+        // Neither a result nor a temporary file nor a private mount.
         let (dir, home) = (self.dir.clone(), self.tiny.path().to_path_buf());
         let clean =
             || names(&dir).is_empty() && !names(&home).iter().any(|n| n.starts_with("synthdisk-"));
@@ -312,7 +312,7 @@ fn nothing_stays_of_a_conversion_that_was_not_finished() {
 #[test]
 fn nothing_stays_of_a_file_that_was_about_to_replace_another() {
     if !have("strace") {
-        eprintln!("SKIPPED: strace is not installed");
+        skip("strace is not installed");
         return;
     }
     let tiny = Tiny::new();
@@ -325,7 +325,7 @@ fn nothing_stays_of_a_file_that_was_about_to_replace_another() {
     let ours = [SYNTHDISK, "finalize", "-q", "--force", "--adapt", "none", arg(&tiny.image)];
     let killed = output("strace", &[&args[..], &inject, &ours, &["-o", arg(&out)]].concat());
     assert!(!killed.status.success());
-    // The signal comes when the call has been made, or in its place.
+    // The signal arrives after the call, or instead of it.
     wait_until("all is gone", || names(&dir) == ["out.raw"]);
 }
 
@@ -337,6 +337,6 @@ fn a_name_that_is_taken_meanwhile_stays_theirs() {
     fs::write(&out, b"theirs").unwrap();
     let output = running.child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("come meanwhile"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("in the meantime"), "{}", text(&output.stderr));
     assert_eq!(bytes_of(&out, 0, 6), b"theirs");
 }

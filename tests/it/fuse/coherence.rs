@@ -1,5 +1,5 @@
 //! disk.raw and partN.raw are one disk: what is written through one is what the other shows, the
-//! pages that the kernel keeps included, and the boot gap follows what the guest installs.
+//! pages that the kernel caches included, and the boot gap follows what the guest installs.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use crate::common::file::{
 use crate::common::hash::Untouched;
 use crate::common::map::Map;
 use crate::common::mount::{LoopDev, Mount};
-use crate::common::process::{is_root, run, run_text};
+use crate::common::process::{is_root, run, run_text, skip};
 use crate::common::tiny::{INITRD_LEN, KERNEL_LEN, Tiny, UUID, fake_kernel, menu, noise};
 use synthdisk::loader::direct::Params;
 use synthdisk::loader::direct::{CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA};
@@ -70,7 +70,7 @@ fn pages_that_nobody_has_open_do_not_come_back() {
     let tiny = Tiny::new();
     let (mount, untouched) = mounted(&tiny);
     for round in 0..50 {
-        // Fill the page cache, close, change behind its back, open again.
+        // Fill the page cache, close, change the bytes through the other file, open again.
         bytes_of(mount.disk(), ROOT_AT, MIB as usize);
         let block = noise(PAGE, round);
         write_at(&writer(mount.part(1)), &block, 5 * PAGE as u64);
@@ -201,7 +201,7 @@ fn stress_with_all_kinds_of_access() {
     untouched.check();
 }
 
-/// What the gap says: parameters, kernel, initrd, command line.
+/// What the gap holds: parameters, kernel, initrd, command line.
 fn gap(disk: &File) -> (Params, Vec<u8>, Vec<u8>, String) {
     let read = |at: u64, len: usize| {
         let from = at - at % DIRECT_ALIGN as u64;
@@ -242,7 +242,7 @@ fn expect_gap(disk: &Path, cached: &File, kernel: &[u8], initrd: &[u8]) -> Param
 fn debugfs(part: &Path, requests: &[String]) {
     for request in requests {
         let said = run("debugfs", &["-w", "-R", request, &part.to_string_lossy()]);
-        // Its exit code is 0 whatever happens; errors are lines behind the version's.
+        // Its exit code is always 0; errors are lines after the one with the version.
         let said = crate::common::process::text(&said.stderr);
         assert!(said.lines().count() <= 1, "debugfs {request}: {said}");
     }
@@ -289,7 +289,7 @@ fn the_gap_follows_the_guest() {
     let third = expect_gap(&mount.disk(), &cached, &new, &rebuilt);
     assert_ne!(second.token, third.token);
 
-    // Nothing to boot: the loader has something to say, and stale kernels are gone.
+    // Nothing to boot: the loader has a message, and stale kernels are gone.
     debugfs(&part, &["rm boot/vmlinuz-1".into(), "rm boot/vmlinuz-2".into()]);
     for file in [&cached, &reader(mount.disk()), &direct(mount.disk(), false)] {
         let (params, ..) = gap(file);
@@ -309,7 +309,7 @@ fn the_gap_follows_the_guest() {
 #[test]
 fn the_gap_follows_a_mounted_partition() {
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let tiny = Tiny::new();
@@ -338,13 +338,13 @@ fn the_gap_follows_a_mounted_partition() {
     untouched.check();
 }
 
-/// Readers of the gap beside a writer of the guest's boot files: who reads after a write has
-/// returned must see it, however many others read at that moment.
+/// Readers of the gap beside a writer of the guest's boot files: a read that begins after a write
+/// has returned must see it, however many other reads are in flight.
 #[test]
 fn the_gap_is_never_older_than_the_last_write() {
     let tiny = Tiny::new();
     let (mount, untouched) = mounted(&tiny);
-    // The kernel's bytes are changed in place: where does its second half lie?
+    // The kernel's bytes are changed in place: find the offset of its second half.
     let image = fs::read(&tiny.image).unwrap();
     let needle = &fake_kernel(1)[200_000 / PAGE * PAGE..][..PAGE];
     let at = image.chunks(PAGE).position(|c| c == needle).expect("the kernel is in the image");
@@ -404,7 +404,7 @@ fn writes_at_the_gaps_end() {
     assert_ne!(start % PAGE as u64, 0);
     for round in 0..20 {
         let file = writer(mount.disk());
-        // Read the gap, so that its pages must go; partly write a page that is not there yet.
+        // Read the gap, so that its pages must be dropped; partly write an uncached page.
         read_at(&file, 0, 4096);
         let at = start + 512 * (round % 3);
         let bytes = noise(100, round);

@@ -7,14 +7,14 @@ use std::process::Stdio;
 use crate::common::file::{bytes_of, write_at, writer};
 use crate::common::mount::{Mount, is_mount_point};
 use crate::common::overlay::{Case, daemon, wait_until};
-use crate::common::process::{SYNTHDISK, command, is_root, output, run, text};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, skip, text};
 use crate::common::tiny::noise;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const MIB: u64 = 1 << 20;
 
-/// What it is, and how to do it.
+/// A name, and the way to end the mount.
 type Way<'a> = (&'a str, &'a dyn Fn(&Mount));
 
 #[test]
@@ -48,7 +48,7 @@ fn every_way_to_end_a_mount() {
         mount.already_gone();
         case.check();
     }
-    // The temporary overlay is nowhere to be seen.
+    // The temporary overlay has no name.
     let mount = Mount::new(&[], &case.tiny.image);
     write_at(&writer(mount.part(1)), b"gone", 0);
     mount.unmount();
@@ -80,15 +80,15 @@ fn a_signal_ends_a_mount_whose_files_are_open() {
 #[test]
 fn another_filesystem_at_the_same_place_survives() {
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let case = Case::new();
     let mount = case.mount();
     let dir = mount.dir().to_path_buf();
     let file = writer(mount.part(2));
-    // Unmounted lazily, so that the daemon lives on until the file is closed; by then somebody
-    // else uses the place.
+    // Unmounted lazily, so that the daemon lives on until the file is closed; by then another
+    // filesystem is mounted there.
     run("umount", &["-l".as_ref(), dir.as_os_str()]);
     run("mount", &["-t", "tmpfs", "tmpfs", &dir.to_string_lossy()]);
     fs::write(dir.join("precious"), b"data").unwrap();

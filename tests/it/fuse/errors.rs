@@ -1,5 +1,5 @@
-//! Bad input: one sentence that says what is wrong, exit code 1 (2 for wrong usage), and nothing
-//! left behind.
+//! Bad input: one message that says what is wrong, exit code 1 (2 for wrong usage), and nothing
+//! left over.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -10,14 +10,14 @@ use crate::common::file::{bytes_of, writer};
 use crate::common::hash::Untouched;
 use crate::common::mount::{LoopDev, Mount, expect_no_mount, is_mount_point};
 use crate::common::process::{
-    SYNTHDISK, command, expect_failure, is_root, output, run, run_text, text,
+    SYNTHDISK, command, expect_failure, is_root, output, run, run_text, skip, text,
 };
 use crate::common::tiny::{Tiny, fake_kernel, make_ext4, noise};
 
-/// The user whom tests that run as root become.
+/// The user that tests running as root switch to.
 const NOBODY: u32 = 65534;
 
-/// Mounting `image` must fail with a sentence that has all of `words`; the image stays.
+/// Mounting `image` must fail with a message that contains all `words`; the image does not change.
 fn refused(options: &[&str], image: &Path, words: &[&str]) {
     let untouched = image.is_file().then(|| Untouched::remember(image));
     let image = image.to_string_lossy();
@@ -195,7 +195,7 @@ fn wrong_usage() {
 #[test]
 fn images_that_somebody_uses() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let tiny = Tiny::new();
@@ -231,7 +231,7 @@ fn images_that_somebody_uses() {
     untouched.check();
 }
 
-/// Mounts and unmounts `image`, whatever comes of it.
+/// Mounts and unmounts `image`, successfully or not.
 fn output_of_mount(image: &Path) -> Output {
     let home = tempfile::tempdir().unwrap();
     let made = output(SYNTHDISK, &["mount".as_ref(), image.as_os_str(), home.path().as_os_str()]);
@@ -252,7 +252,7 @@ impl Plain {
     /// `None` where no plain user can mount.
     fn new() -> Option<Self> {
         if !is_root() {
-            eprintln!("skipped: becoming a plain user needs root");
+            skip("becoming a plain user needs root");
             return None;
         }
         let tiny = Tiny::new();
@@ -275,7 +275,7 @@ impl Plain {
         self.command(&self.program).args(args).output().unwrap()
     }
 
-    /// It must fail with one sentence.
+    /// It must fail with one message.
     fn refused(&self, result: &Output, words: &[&str]) {
         let said = text(&result.stderr);
         assert_eq!(result.status.code(), Some(1), "{said}");
@@ -302,7 +302,7 @@ fn a_plain_user() {
     shell("echo hello | dd of=\"$0/disk.raw\" bs=1 seek=70000000 conv=notrunc 2>/dev/null");
     assert_eq!(shell("dd if=\"$0/disk.raw\" bs=1 skip=70000000 count=5 2>/dev/null"), "hello");
     shell("sfdisk --verify \"$0/disk.raw\" && sync \"$0/disk.raw\"");
-    // Others have no business there, not even root.
+    // Nobody else may enter it, not even root.
     assert!(fs::read_dir(&plain.mnt).is_err());
     let gone = plain.synthdisk(&["umount".as_ref(), mnt]);
     assert!(gone.status.success(), "{}", text(&gone.stderr));
@@ -360,7 +360,7 @@ fn mount_helper() {
 fn mount_by_type() {
     let sbin = Path::new("/sbin/mount.fuse.synthdisk");
     if !is_root() || sbin.symlink_metadata().is_ok() {
-        eprintln!("skipped: the mount helper is installed by root, and not twice");
+        skip("the mount helper is installed by root, and not twice");
         return;
     }
     struct Installed<'a>(&'a Path);
@@ -402,7 +402,7 @@ fn a_closed_pipe_for_messages_is_no_reason_to_fail() {
     let untouched = Untouched::remember(&tiny.image);
     let dir = tiny.file("mnt");
     fs::create_dir(&dir).unwrap();
-    // The reader is gone before the first message comes.
+    // The reader has ended before the first message.
     let script = "{ sleep 0.3; \"$0\" mount \"$1\" \"$2\"; echo $? >\"$3\"; } 2>&1 | true";
     let code = tiny.file("code");
     let words = [SYNTHDISK.as_ref(), tiny.image.as_os_str(), dir.as_os_str(), code.as_os_str()];

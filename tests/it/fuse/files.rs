@@ -10,7 +10,7 @@ use crate::common::file::{Aligned, bytes_of, direct, read_at, reader, write_at, 
 use crate::common::hash::{Untouched, sha256};
 use crate::common::map::Map;
 use crate::common::mount::Mount;
-use crate::common::process::{command, have, output, run, run_text, text};
+use crate::common::process::{command, have, output, run, run_text, skip, text};
 use crate::common::tiny::{Tiny, noise};
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::{Whence, lseek64};
@@ -19,7 +19,7 @@ const MIB: u64 = 1 << 20;
 /// Where the root partition starts with the options used here.
 const ROOT_AT: u64 = 64 * MIB;
 
-/// A mount with a swap area of 8 MiB, and proof that its image stays as it is.
+/// A mount with a swap area of 8 MiB, and a check that its image does not change.
 fn mounted(tiny: &Tiny) -> (Mount, Untouched) {
     let untouched = Untouched::remember(&tiny.image);
     (Mount::new(&["--swap", "8M"], &tiny.image), untouched)
@@ -38,13 +38,13 @@ fn past_the_page_cache() {
     assert_eq!(Aligned::read(&disk, ROOT_AT, MIB as usize).unwrap(), image[..MIB as usize]);
     let sector = Aligned::of(&noise(512, 1));
     let big = Aligned::of(&noise(MIB as usize, 2));
-    // Sectors, pages, and what straddles gap and partition.
+    // Sectors, pages, and ranges across the boundary of gap and partition.
     write_at(&disk, sector.as_ref(), ROOT_AT + 8 * MIB + 512);
     write_at(&disk, big.as_ref(), ROOT_AT - MIB / 2);
     assert_eq!(Aligned::read(&disk, ROOT_AT + 8 * MIB + 512, 512).unwrap(), sector.as_ref());
     assert_eq!(Aligned::read(&disk, ROOT_AT - MIB / 2, MIB as usize).unwrap(), big.as_ref());
     assert_eq!(bytes_of(mount.part(1), 0, (MIB / 2) as usize), big.as_ref()[(MIB / 2) as usize..]);
-    // The neighbours of a written sector are as they were.
+    // The sectors next to a written one do not change.
     let around = Aligned::read(&disk, ROOT_AT + 8 * MIB, 4096).unwrap();
     let at = 8 * MIB as usize;
     assert_eq!(around[..512], image[at..at + 512]);
@@ -181,7 +181,7 @@ fn locks_of_open_file_descriptions() {
 #[test]
 fn qemus_own_tools() {
     if !have("qemu-img") || !have("qemu-io") {
-        eprintln!("skipped: no qemu-utils");
+        skip("no qemu-utils");
         return;
     }
     let tiny = Tiny::new();

@@ -1,4 +1,4 @@
-//! The disk that a mount shows, against what the tools of the trade say about it.
+//! The disk that a mount shows, compared with what sfdisk, blkid and others say about it.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,7 +7,9 @@ use std::time::Instant;
 use crate::common::file::{bytes_of, reader, writer};
 use crate::common::hash::{Untouched, sha256};
 use crate::common::mount::{LoopDev, Mount, expect_no_mount};
-use crate::common::process::{SYNTHDISK, have, is_root, output, run, run_text, synthdisk, text};
+use crate::common::process::{
+    SYNTHDISK, have, is_root, output, run, run_text, skip, synthdisk, text,
+};
 use crate::common::tiny::{Tiny, UUID, fake_kernel, make_ext4, noise};
 use serde_json::Value;
 use synthdisk::loader::direct::Params;
@@ -85,7 +87,7 @@ fn table_partitions_and_swap_are_what_the_tools_expect() {
     run("cmp", &[&tiny.image, &mount.part(1)]);
     assert_eq!(blkid(&mount.part(1), "UUID"), UUID);
     run("e2fsck", &["-fn".as_ref(), mount.part(1).as_os_str()]);
-    // The disk's own bytes at these places are the partitions'.
+    // At these offsets, the disk shows the partitions' bytes.
     run(
         "cmp",
         &[
@@ -137,7 +139,7 @@ fn the_gap_of_old_days_is_63_sectors() {
     assert_zeros(&mount.disk(), SECTOR, MIB);
     mount.unmount();
 
-    // With a loader the gap is as long as it must be, in whole units.
+    // With a loader the gap is as long as needed, in whole units.
     let mount = Mount::new(&["--align", "63s"], &tiny.image);
     let start = partitions(&mount.disk())[0].0;
     assert_eq!((start % 63, start > 64 << 11), (0, true));
@@ -200,7 +202,7 @@ fn an_odd_length_is_padded_with_zeros() {
 #[test]
 fn a_loop_device_finds_the_partitions() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let tiny = Tiny::new();
@@ -327,7 +329,7 @@ fn nearly_two_tebibytes_mount_at_once() {
     let huge = File::create(&image).expect("a file in our own directory");
     let size: u64 = 1_900 << 30;
     if huge.set_len(size).is_err() {
-        eprintln!("skipped: this filesystem takes no file of 1.9 TiB");
+        skip("this filesystem takes no file of 1.9 TiB");
         return;
     }
     let tree = dir.path().join("tree");
@@ -368,7 +370,7 @@ fn nearly_two_tebibytes_mount_at_once() {
     assert_eq!(bytes_of(mount.disk(), 64 * MIB + size - 12, 12), b"the very end");
     drop(last);
     mount.unmount();
-    // Hashing it takes hours; that nothing was stored has to do.
+    // Hashing it takes hours; checking that nothing was stored must suffice.
     assert_eq!(before, (allocated(&image), fs::metadata(&image).unwrap().modified().unwrap()));
 
     let image = image.to_string_lossy();
@@ -379,7 +381,7 @@ fn nearly_two_tebibytes_mount_at_once() {
     File::options().write(true).open(&*image).unwrap().set_len(2100 << 30).unwrap();
     let said = expect_no_mount(&["--table", "mbr", &image]);
     assert!(said.contains("2 TiB"), "{said}");
-    // Without being told so, it is a GPT.
+    // GPT is chosen without an option.
     let mount = Mount::new(&[], Path::new(&*image));
     assert!(mount.printed().contains("GPT"), "{}", mount.printed());
     run("sgdisk", &["-v", &mount.disk().to_string_lossy()]);

@@ -10,7 +10,7 @@ use crate::common::file::{bytes_of, read_at, write_at, writer};
 use crate::common::hash::{Untouched, sha256};
 use crate::common::mount::{LoopDev, Mount, expect_no_mount, has_ended};
 use crate::common::overlay::{Case, daemon, wait_until};
-use crate::common::process::{SYNTHDISK, command, is_root, output, run, run_text, text};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, run_text, skip, text};
 use crate::common::tiny::{Tiny, noise};
 use nix::sys::signal::{Signal, kill};
 
@@ -26,7 +26,7 @@ fn an_overlay_is_no_more_open_than_its_image() {
         let overlay = tiny.file("o.qcow2");
         Mount::new(&["--overlay", overlay.to_str().unwrap()], &copy).unmount();
         let mode = fs::metadata(&overlay).unwrap().mode() & 0o777;
-        // The umask may take more away, but not from the owner.
+        // The umask may remove more, but not from the owner.
         assert_eq!((mode & !expected, mode & 0o600), (0, 0o600), "{image:o}: {mode:o}");
     }
 }
@@ -53,7 +53,7 @@ fn contents_come_back() {
             .unwrap();
     assert_eq!((&info["format"], &info["virtual-size"]), (&"qcow2".into(), &end.into()));
 
-    // The layout comes from the overlay: no option needs to be said again.
+    // The layout comes from the overlay: no option need be repeated.
     let mount = case.mount();
     assert_eq!(sha256(mount.disk()), sum);
     mount.unmount();
@@ -99,7 +99,7 @@ fn other_images_are_refused() {
         assert!(said.contains("another image") || said.contains("belongs to"), "{said}");
     };
     refused(&other.image);
-    // The same image, changed by somebody, and grown.
+    // The same image after a change, and after growing.
     let changed = case.tiny.file("changed.img");
     fs::copy(&case.tiny.image, &changed).unwrap();
     run("tune2fs", &["-L", "changed", &changed.to_string_lossy()]);
@@ -156,7 +156,7 @@ fn damage_is_found() {
     spoil("refcounts elsewhere", &|b| b[49] = 0x7f);
     spoil("marked corrupt", &|b| b[79] |= 2);
     spoil("a text file", &|b| *b = b"#!/bin/sh\necho hello\n".repeat(100));
-    // A sound qcow2 that is not ours.
+    // A valid qcow2 file that is not ours.
     fs::remove_file(&case.overlay).unwrap();
     run("qemu-img", &["create", "-q", "-f", "qcow2", &case.overlay(), "64M"]);
     let said = case.refused(&[]);
@@ -212,10 +212,10 @@ fn discards_give_space_back() {
     case.untouched.check();
 }
 
-/// Length in bytes of the range that each thread of [`killed_at_any_moment`] has to itself.
+/// Length in bytes of each thread's own range in [`killed_at_any_moment`].
 const OWN: u64 = 4 << 20;
 
-/// Of each thread: which blocks of its range it wrote and fsynced, and with what.
+/// For each thread: which blocks of its range it wrote and fsynced, and their contents.
 type Kept = Vec<std::collections::BTreeMap<u64, u64>>;
 
 fn all_there(part: &Path, kept: &Kept) {
@@ -253,7 +253,7 @@ fn killed_at_any_moment() {
                                 let pair = (dice.next().unwrap(), dice.next().unwrap());
                                 let block = u64::from(pair.0) << 2 | u64::from(pair.1) & 3;
                                 let seed = (round << 40) | (thread << 32) | (step << 12) | block;
-                                // Until the next fsync it may be the old or the new.
+                                // Until the next fsync it may be the old or the new contents.
                                 safe.remove(&block);
                                 let at = thread * OWN + block * 4096;
                                 match file.write_all_at(&noise(4096, seed), at) {
@@ -313,7 +313,7 @@ impl Drop for SmallFs {
 #[test]
 fn a_full_disk_under_the_overlay() {
     if !is_root() {
-        eprintln!("skipped: making a small filesystem needs root");
+        skip("making a small filesystem needs root");
         return;
     }
     let tiny = Tiny::new();
@@ -350,7 +350,7 @@ fn a_full_disk_under_the_overlay() {
         };
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
         assert!(written > 8, "{written} steps");
-        // More attempts do no harm.
+        // Further attempts do no harm.
         for i in 0..20 {
             let _: io::Result<()> = file.write_all_at(&noise(4096, i), 24 * MIB + i * 70_000);
         }
@@ -391,7 +391,7 @@ fn a_full_disk_under_the_overlay() {
 #[test]
 fn a_guests_filesystem_survives_in_the_overlay() {
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let case = Case::new();

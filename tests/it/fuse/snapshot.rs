@@ -1,5 +1,5 @@
 //! Snapshots of a live mount: `.snapshot-NAME` shows NAME as it was when it was opened, while
-//! others go on writing.
+//! other programs keep writing.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -14,7 +14,7 @@ use crate::common::hash::{Untouched, sha256, sha256_of};
 use crate::common::lanes::{block, last_write};
 use crate::common::mount::Mount;
 use crate::common::overlay::{Case, wait_until};
-use crate::common::process::{SYNTHDISK, command, is_root, output, run, text};
+use crate::common::process::{SYNTHDISK, command, is_root, output, run, skip, text};
 use crate::common::tiny::{Tiny, fake_kernel, menu, noise, open_to_all};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Whence, lseek64};
@@ -27,7 +27,7 @@ fn snapshot_of(mount: &Mount, name: &str) -> PathBuf {
     mount.dir().join(format!(".snapshot-{name}"))
 }
 
-/// Opens a snapshot. The kernel tells of a close only after close(2) has returned, so the one
+/// Opens a snapshot. The kernel reports a close only after close(2) has returned, so the one
 /// before may still be there for a moment.
 fn take(path: impl AsRef<Path>) -> io::Result<File> {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -99,7 +99,7 @@ fn is_one_moment(mount: &Mount, seconds: u64) {
                     let blocks = bytes.chunks(PAGE).skip(lane).step_by(LANES as usize);
                     let last = last_write(blocks)
                         .map_err(|e| format!("round {rounds}, lane {lane}: {e}"))?;
-                    // The one in flight may be in it.
+                    // The write in flight may be in it.
                     if !(before[lane]..=after[lane] + 1).contains(&last) {
                         return Err(format!(
                             "round {rounds}, lane {lane}: {last}, with {} acknowledged before and \
@@ -144,7 +144,7 @@ fn a_snapshot_is_one_moment_of_a_persistent_overlay() {
 fn debugfs(part: &Path, requests: &[String]) {
     for request in requests {
         let said = text(&run("debugfs", &["-w", "-R", request, &part.to_string_lossy()]).stderr);
-        // Its exit code is 0 whatever happens; errors are lines behind the version's.
+        // Its exit code is always 0; errors are lines after the one with the version.
         assert!(said.lines().count() <= 1, "debugfs {request}: {said}");
     }
 }
@@ -175,7 +175,7 @@ fn the_gap_stays_as_it_was() {
     );
     let new = sha256(mount.disk());
     assert_ne!(old, new);
-    // Something in the gap and the table, too.
+    // Writes in the gap and the table, too.
     write_at(&writer(mount.disk()), &noise(3000, 1), 40 * 512);
     assert_eq!(sha256_of(&snapshot), old);
     drop(snapshot);
@@ -206,7 +206,7 @@ fn names_and_what_they_allow() {
     assert_eq!(errno(OpenOptions::new().write(true).open(&path)), Some(libc::EROFS));
     assert_eq!(errno(fs::remove_file(&path)), Some(libc::EPERM));
 
-    // One at a time, whatever its name.
+    // One at a time, under any name.
     let first = reader(&path);
     let part = snapshot_of(&mount, "part1.raw");
     for path in [&path, &part] {
@@ -257,7 +257,7 @@ fn holes_stay_holes() {
 #[test]
 fn a_snapshot_is_for_the_owner() {
     if !is_root() {
-        eprintln!("skipped: becoming another user needs root");
+        skip("becoming another user needs root");
         return;
     }
     let tiny = Tiny::new();
@@ -313,7 +313,7 @@ fn mount_with_tmpdir(case: &Case, dir: &Path) -> Mount {
 #[test]
 fn space_is_given_back_and_never_taken_from_the_guest() {
     if !is_root() {
-        eprintln!("skipped: mounting needs root");
+        skip("mounting needs root");
         return;
     }
     let case = Case::new();
@@ -344,7 +344,7 @@ fn space_is_given_back_and_never_taken_from_the_guest() {
     assert_eq!(errno(snapshot.read_at(&mut byte, at)), Some(libc::EIO));
     assert!(small.used() < MIB / 2, "{}", small.used());
     drop(snapshot);
-    // And the next one is as good as any.
+    // The next snapshot works again.
     let snapshot = take(&path).unwrap();
     fill(400, 2);
     assert!(read_at(&snapshot, at, MIB as usize) == noise(MIB as usize, 300));

@@ -1,4 +1,4 @@
-//! What is inside an initrd, against archives that cpio(1) and the compressors themselves made.
+//! What is inside an initrd, compared with archives made by cpio(1) and the compressors themselves.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::common::process::{command, have, run, run_text};
 use proptest::prelude::*;
 use synthdisk::initrd::{Compression, Entry, Generator, Initrd, SegmentKind, Whole};
 
-/// What `program` makes of `input`.
+/// The output of `program` for `input`.
 fn filter(program: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
     let mut child = command(program)
         .args(args)
@@ -84,7 +84,7 @@ fn check_main(found: &Initrd, what: &str) {
     assert_eq!(found.small_files["usr/lib/modules/6.1/modules.dep"], b"a.ko:\n", "{what}");
 }
 
-/// How initramfs-tools, dracut and the kernel's own build call the compressors.
+/// How initramfs-tools, dracut and the kernel's own build invoke the compressors.
 const COMPRESSORS: [(&str, &[&str], Compression); 10] = [
     ("gzip", &["-n", "-9"], Compression::Gzip),
     ("bzip2", &["-9"], Compression::Bzip2),
@@ -116,14 +116,14 @@ fn every_compression_alone_and_behind_others() {
         assert_eq!(found.segments[0].len, packed.len() as u64, "{what}");
         assert_eq!(found.segments[0].files, 6, "{what}");
 
-        // Microcode, modules, zeros of any length, and then the packed archive twice: what is
-        // behind an end is found only if the end was.
+        // Microcode, modules, zeros of any length, and then the compressed archive twice: what
+        // comes after an end is found only if the end was.
         let mut all = microcode.clone();
         all.extend(&plain);
         all.resize(all.len() + 13, 0);
         let first = all.len() as u64;
         all.extend(&packed);
-        // Nothing but zeros may follow what lz4 packed: it has no end of its own.
+        // Only zeros may follow lz4 data: it has no end marker.
         all.resize(all.len() + 7, 0);
         let second = all.len() as u64;
         all.extend(&packed);
@@ -174,7 +174,7 @@ fn what_is_broken_is_said_and_what_came_before_is_kept() {
     let found = read([main.clone(), zstd[..1000].to_vec()].concat());
     assert!(found.has_driver("6.1", "virtio_blk") && !found.complete && found.problem.is_some());
     assert_eq!(found.segments.len(), 2);
-    // An empty file is no initrd, but nothing is wrong with it either.
+    // An empty file is no initrd, but no error either.
     let found = read(Vec::new());
     assert!(found.complete && !found.has_init && found.segments.is_empty());
 }
@@ -184,7 +184,7 @@ fn what_is_broken_is_said_and_what_came_before_is_kept() {
 fn nobody_makes_us_take_all_memory() {
     let zstd = filter("zstd", &["-q", "--ultra", "--long=31", "-1"], &main_archive());
     let mut zstd = zstd;
-    // The window's size stands behind magic number and descriptor; 1 << (10 + 21).
+    // The window's size comes after magic number and descriptor; 1 << (10 + 21).
     zstd[4] &= !0x20;
     zstd[5] = 21 << 3;
     assert!(read(zstd).problem.is_some());
@@ -193,7 +193,7 @@ fn nobody_makes_us_take_all_memory() {
     let mut lzma = filter("lzma", &[], &main_archive());
     lzma[1..5].copy_from_slice(&0xffff_0000_u32.to_le_bytes());
     assert!(read(lzma).problem.is_some());
-    // A file of a gigabyte and more in a few kilobytes.
+    // A file of more than a gigabyte in a few kilobytes.
     let dir = tempfile::tempdir().unwrap();
     fs::File::create(dir.path().join("zeros")).unwrap().set_len(1200 << 20).unwrap();
     let zeros = dir.path().join("packed");

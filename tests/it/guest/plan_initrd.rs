@@ -23,7 +23,7 @@ kernel/drivers/block/xen-blkfront.ko:
 /// The modules in the order in which they must be loaded.
 const ORDER: [&str; 4] = ["virtio", "virtio_ring", "virtio_pci", "virtio_blk"];
 
-/// The head of an x86-64 module, with something of its own behind it.
+/// The head of an x86-64 module, followed by bytes that differ per module.
 fn module(seed: u64) -> Vec<u8> {
     let mut module = noise(3001, seed);
     module[..20].fill(0);
@@ -32,7 +32,7 @@ fn module(seed: u64) -> Vec<u8> {
     module
 }
 
-/// Writes all that depmod and the kernel's build leave below `dir`; virtio_blk is compressed.
+/// Writes what depmod and the kernel's build leave below `dir`; virtio_blk is compressed.
 fn write_modules(dir: &Path, with: &[&str]) {
     for (i, line) in DEP.lines().enumerate() {
         let path = line.split(':').next().unwrap();
@@ -193,7 +193,7 @@ fn only_where_they_are_needed() {
     is_left_alone(&map(&other.image, &[]), "nothing is known of this kernel");
 }
 
-/// Debian's default holds all drivers, and so the initrd itself is not even looked at.
+/// Debian's default includes all drivers, so the initrd itself is not read.
 #[test]
 fn a_configuration_that_says_so_is_believed() {
     let guest = |modules: &str, initrd: &str| {
@@ -213,7 +213,7 @@ fn a_configuration_that_says_so_is_believed() {
     assert_eq!(initrds(&map(&guest("most", "2019-01-02").image, &[])).len(), 2, "older");
 }
 
-/// Where nothing can be added, the machine must be another.
+/// Where no driver can be added, the machine gets other devices.
 #[test]
 fn another_machine_where_drivers_are_missing() {
     let lacks = Tiny::with(|tree| {
@@ -231,13 +231,13 @@ fn another_machine_where_drivers_are_missing() {
     assert!(warning(&mapped).contains("has no virtio_pci and no virtio_blk"), "{mapped}");
     assert!(warning(&mapped).contains("AHCI"), "{mapped}");
 
-    // A command line of the user's is taken as it is.
+    // --cmdline is used verbatim.
     let whole = xen_guest(|_| ());
     let mapped = map(&whole.image, &["--cmdline", "root=/dev/sda1"]);
     assert_eq!(hardware(&mapped).0, "ahci");
     assert_eq!(mapped["boot"]["cmdline"], "root=/dev/sda1");
 
-    // A module that is none.
+    // A file that is no module.
     let broken = xen_guest(|tree| {
         let dir = tree.join("lib/modules").join(VERSION).join("kernel/drivers/virtio");
         fs::write(dir.join("virtio_pci.ko"), "no module").unwrap();
@@ -249,7 +249,7 @@ fn another_machine_where_drivers_are_missing() {
         "{mapped}"
     );
 
-    // The mount says it, and prints a command that does it.
+    // The mount's summary says so, and its `try it` command does it.
     let stderr = Command::new(SYNTHDISK)
         .args(["run", "--dry-run", "--accel", "tcg"])
         .arg(&lacks.image)
@@ -287,7 +287,7 @@ fn an_initrd_that_cannot_be_read_is_said() {
         warning.contains("it is not known whether") && warning.contains("neither"),
         "{warning}"
     );
-    // lzo is not read here, but Linux does: drivers that are there twice do no harm.
+    // lzo is not read here, but by Linux: drivers that are present twice do no harm.
     let lzo = xen_guest(|tree| {
         fs::write(tree.join("boot/initrd.img-1"), b"\x89LZO\0\r\n\x1a\n and so on").unwrap();
     });
@@ -329,7 +329,7 @@ fn a_separate_boot() {
     let config =
         field.config("bootloader = 'pygrub'\ndisk = ['boot.img,,xvda1', 'root.img,,xvda2']\n");
     let mapped = crate::common::field::map(&config, &[]);
-    // The guest's initrd has no /start, so nothing could be gone on with.
+    // The guest's initrd has no /start, so there would be no program to continue with.
     assert_eq!(hardware(&mapped).0, "ahci", "{mapped}");
     let menu = menu.replace("rdinit=/start", "rdinit=/init quiet");
     let boot = [boot[0], boot[1], ("grub/menu.lst", menu.as_bytes())];

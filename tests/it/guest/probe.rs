@@ -1,4 +1,4 @@
-//! What an image starts with, against blkid on images that the tools themselves made.
+//! What an image contains, compared with blkid on images made by the tools themselves.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,7 +10,7 @@ fn run(program: &str, args: &[&str], image: &Path) -> Option<String> {
     let output = match Command::new(program).args(args).arg(image).output() {
         Ok(output) => output,
         Err(_) => {
-            eprintln!("skipped: {program} is not installed");
+            crate::common::process::skip(&format!("{program} is not installed"));
             return None;
         }
     };

@@ -1,4 +1,4 @@
-//! The choice of what boots, against pygrub on the same images; and hostile images.
+//! The choice of what boots, compared with pygrub on the same images; and hostile images.
 //!
 //! Needs `mke2fs` (e2fsprogs). Where pygrub (xen-utils) is not installed, the comparisons are
 //! skipped with a message.
@@ -86,7 +86,7 @@ fn pygrub_path() -> Option<PathBuf> {
         .find(|p| p.exists())
 }
 
-/// What pygrub or we chose: hashes of kernel and initrd, the command line with single blanks.
+/// A choice, by pygrub or synthdisk: hashes of kernel and initrd, the command line.
 #[derive(Debug, Eq, PartialEq)]
 struct Choice {
     kernel: String,
@@ -104,7 +104,7 @@ fn hash(data: &[u8]) -> String {
 
 fn pygrub(image: &Path, entry: Option<&str>) -> Option<Choice> {
     let Some(pygrub) = pygrub_path() else {
-        eprintln!("skipped: pygrub is not installed (package xen-utils-4.17)");
+        crate::common::process::skip("pygrub is not installed (package xen-utils-4.17)");
         return None;
     };
     let out = tempfile::tempdir().unwrap();
@@ -264,7 +264,7 @@ fn same_file_as_pygrub_when_there_are_several() {
         ("/boot/grub/grub.cfg", "menuentry 'x' --class y {\nlinux /vmlinuz zero\n}\n"),
     ];
     for (path, text) in configs {
-        // pygrub wants something between title and brace.
+        // pygrub needs something between title and brace.
         guest.add(path, &text.replace("'x' {", "'x' --class y {"));
         let image = guest.image("ext4", "8M");
         let Some(want) = pygrub(&image, None) else { return };
@@ -279,7 +279,7 @@ fn same_choice_as_pygrub_on_a_real_domu() {
     });
     let image = cache.join("domains/domu-bookworm/disk.img");
     if !image.exists() {
-        eprintln!("skipped: {} does not exist", image.display());
+        crate::common::process::skip("there is no domU in the cache; scripts/make-domu makes one");
         return;
     }
     let Some(want) = pygrub(&image, None) else { return };
@@ -449,7 +449,7 @@ fn lying_inodes() {
     assert_eq!(choose(&fs, None).unwrap_err().kind(), ErrorKind::TooLarge);
 }
 
-/// A look at everything in a broken image; errors are fine, panics and hangs are not.
+/// Reads everything in a broken image; errors are fine, panics and hangs are not.
 fn exercise(image: Vec<u8>) -> bool {
     let Ok(fs) = Ext4Fs::open(image) else { return false };
     let ok = choose(&fs, None).is_ok();

@@ -1,5 +1,5 @@
-//! Reading XFS and Btrfs: against the trees that the images were made of, against what the kernel
-//! shows of them, and with hostile images.
+//! Reading XFS and Btrfs: compared with the trees that the images were made from, with what
+//! the kernel shows, and on hostile images.
 //!
 //! Needs `mkfs.xfs` (xfsprogs) and `mkfs.btrfs` (btrfs-progs). What only the kernel can make, such as
 //! fragmented files and journals of guests that crashed, needs root and is skipped without.
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::foreign::{make_btrfs, make_xfs};
 use crate::common::mount::LoopDev;
-use crate::common::process::{have, is_root, run};
+use crate::common::process::{have, is_root, run, skip};
 use crate::common::tiny::{fake_kernel, menu, noise};
 use synthdisk::ErrorKind;
 use synthdisk::bytes::ReadAt;
@@ -80,7 +80,7 @@ impl Home {
     }
 }
 
-/// All that is below `dir` of the guest must be as it is in `tree`.
+/// Everything below `dir` in the guest must be as in `tree`.
 fn compare(fs: &dyn GuestFs, tree: &Path, dir: &str) {
     let mut names: Vec<String> = fs::read_dir(tree)
         .unwrap()
@@ -98,7 +98,7 @@ fn compare(fs: &dyn GuestFs, tree: &Path, dir: &str) {
         } else if meta.is_symlink() {
             assert_eq!(fs.lstat(&path).unwrap().kind, FileKind::Symlink, "{path}");
         } else {
-            // Looking each of thousands of names up would take long, and prove little.
+            // Looking up thousands of names would take long and prove little.
             if i > 40 && meta.len() == 0 {
                 continue;
             }
@@ -215,7 +215,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // A child of another test may hold a file of ours for a moment.
+        // A child that another test is starting may briefly hold a file of ours open.
         for _ in 0..100 {
             if crate::common::process::output("umount", &[&self.dir]).status.success() {
                 break;
@@ -251,7 +251,7 @@ fn same_times(guest: &dyn GuestFs, tree: &Path) {
 #[test]
 fn what_the_kernel_wrote_on_xfs() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let home = Home::new();
@@ -286,7 +286,7 @@ fn what_the_kernel_wrote_on_xfs() {
 #[test]
 fn what_the_kernel_wrote_on_btrfs() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let home = Home::new();
@@ -320,7 +320,7 @@ fn what_the_kernel_wrote_on_btrfs() {
 #[test]
 fn the_root_subvolume_is_found() {
     if !is_root() {
-        eprintln!("skipped: loop devices need root");
+        skip("loop devices need root");
         return;
     }
     let home = Home::new();
@@ -373,7 +373,7 @@ fn the_root_subvolume_is_found() {
 #[test]
 fn a_journal_is_replayed_in_memory() {
     if !is_root() || !have("xfs_io") {
-        eprintln!("skipped: needs root and xfs_io");
+        skip("needs root and xfs_io");
         return;
     }
     let home = Home::new();
@@ -409,7 +409,7 @@ fn a_journal_is_replayed_in_memory() {
     compare(&*guest, &copy, "");
 }
 
-/// What only the kernel can replay does not keep a guest from being read.
+/// A journal that only the kernel can replay does not prevent reading the guest.
 #[test]
 fn a_journal_of_version_4_is_left_out() {
     let home = Home::new();
@@ -430,7 +430,7 @@ fn a_journal_of_version_4_is_left_out() {
     assert_eq!(choose(&*guest, None).unwrap().kernel, "/boot/vmlinuz-1");
 }
 
-/// A look at everything in a broken image; errors are fine, panics and hangs are not.
+/// Reads everything in a broken image; errors are fine, panics and hangs are not.
 fn exercise(image: Vec<u8>) -> bool {
     let Ok(guest) = open_fs(image) else { return false };
     let ok = choose(&*guest, None).is_ok();
@@ -444,7 +444,7 @@ fn exercise(image: Vec<u8>) -> bool {
     ok
 }
 
-/// Numbers that are the same each time (xorshift64*).
+/// Reproducible pseudo-random numbers (xorshift64*).
 fn random(mut state: u64) -> impl FnMut() -> usize {
     move || {
         state ^= state >> 12;
@@ -459,7 +459,7 @@ fn flipped_bytes() {
     let home = Home::new();
     let tree = home.tree(400);
     let image = home.path("img");
-    // Without checksums what is broken is looked at; with them it is refused.
+    // Without checksums broken metadata is parsed; with them it is refused.
     make_xfs(&image, 24 << 20, &["-m", "crc=0"], &tree);
     let v4 = fs::read(&image).unwrap();
     make_xfs(&image, 24 << 20, &[], &tree);

@@ -1,4 +1,4 @@
-//! `synthdisk inspect` on real domUs, field by field, against what other programs say of them.
+//! `synthdisk inspect` on real domUs, field by field, compared with what other programs report.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::common::guests::{Domu, domu_variant, domu_with};
 use crate::common::hash::Untouched;
 use crate::common::process::{SYNTHDISK, run, run_text};
 
-/// What is known of a domU without looking inside.
+/// What is known about a domU without examining it.
 struct Expected {
     filesystem: &'static str,
     version: &'static str,
@@ -28,7 +28,7 @@ const PLAIN: Expected = Expected {
     edits: &["/etc/fstab"],
 };
 
-/// What debugfs says of an ext2/3/4 image.
+/// What debugfs prints about an ext2/3/4 image.
 fn debugfs(domu: &Domu, request: &str) -> String {
     run_text("debugfs", &["-R", request, &domu.disk.to_string_lossy()])
 }

@@ -1,4 +1,4 @@
-//! `synthdisk inspect`: what it says of guests, field by field.
+//! `synthdisk inspect`: its report, field by field.
 
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ fn a_guest_of_xen_tools() {
     assert_eq!(report["kernels"][0]["format"], "bzimage");
     assert!(printed(&["--config", &config]).starts_with("domu: boots, with edits in /etc/fstab"));
 
-    // What was done needs not be done again.
+    // Edits that are in the overlay are not listed again.
     let overlay = field.arg("o.qcow2");
     run(SYNTHDISK, &["adapt", "--overlay", &overlay, "--config", &config]);
     let report = inspect(&["--overlay", &overlay, "--config", &config]);
@@ -128,7 +128,7 @@ fn what_does_not_boot() {
     let text = report["verdict"]["text"].as_str().unwrap();
     assert!(text.starts_with("does not boot: no kernel found in the guest"), "{text}");
     assert!(report["verdict"]["advice"].is_string());
-    // What can be said of it is said nevertheless.
+    // The rest of the report is complete.
     assert_eq!(report["disks"][0]["partitions"][0]["type"], "ext4");
     assert_eq!(report["guest"]["fstab"][1]["source"], "/dev/xvda1");
 
@@ -145,7 +145,7 @@ fn what_does_not_boot() {
     assert_eq!(report["kernels"][0]["version"], "2.6.18-xen");
 }
 
-/// Titles, labels and names of an untrusted image are text, and no commands to a terminal.
+/// Titles, labels and names from an untrusted image cannot control the terminal.
 #[test]
 fn a_hostile_guest_says_nothing_to_the_terminal() {
     let field = Field::new();
@@ -178,7 +178,7 @@ fn a_hostile_guest_says_nothing_to_the_terminal() {
     assert_eq!(report["edits"], json!([]));
 }
 
-/// A filesystem that was given another UUID than its boot menu has.
+/// A filesystem whose UUID differs from the one in its boot menu.
 #[test]
 fn a_root_that_no_partition_has() {
     let field = Field::new();
@@ -203,7 +203,7 @@ fn a_root_that_no_partition_has() {
     let advice = report["verdict"]["advice"].as_str().unwrap();
     let append = format!("root=UUID={ROOT}");
     assert!(advice.contains(&append), "{advice}");
-    // Which is good advice.
+    // Following the advice works.
     let report = inspect(&["--append", &append, &field.arg("root.img")]);
     assert_eq!(report["verdict"]["answer"], "boots-with-edits");
     assert_eq!(outcome(&report, "fstab"), "mended");

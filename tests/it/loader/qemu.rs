@@ -8,10 +8,11 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::common::slots::Slot;
 use synthdisk::loader::direct::Params;
 use synthdisk::loader::direct::{
     CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA, SECTOR, STAGE1, STAGE2, STAGE2_LBA,
@@ -105,7 +106,7 @@ impl Disk {
         let mut mbr = [0; 512];
         mbr[..440].copy_from_slice(STAGE1);
         mbr[440..444].copy_from_slice(b"SIGN");
-        // One Linux partition at 1 GiB, which the loader must not care for.
+        // One Linux partition at 1 GiB, which the loader must ignore.
         mbr[446..462].copy_from_slice(&[
             0x80, 0xfe, 0xff, 0xff, 0x83, 0xfe, 0xff, 0xff, 0, 0, 0x20, 0, 0, 0, 0x20, 0,
         ]);
@@ -167,6 +168,7 @@ struct Machine {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
+    _slot: Arc<Slot>,
 }
 
 impl Machine {
@@ -182,6 +184,7 @@ impl Machine {
             true => &["-nographic"][..],
             false => &["-display", "none", "-serial", "stdio"],
         };
+        let slot = Slot::take();
         let mut child = Command::new("qemu-system-x86_64")
             .args(["-nodefaults", "-vga", "std", "-accel", "tcg", "-no-reboot", "-m", memory])
             .args(if more.contains(&"-nographic") { &["-serial", "stdio"][..] } else { &[] })
@@ -203,7 +206,7 @@ impl Machine {
                 }
             }
         });
-        Self { child, lines, seen: Vec::new() }
+        Self { child, lines, seen: Vec::new(), _slot: slot }
     }
 
     /// The first line from here on that contains `wanted`.
@@ -226,7 +229,7 @@ impl Machine {
         }
     }
 
-    /// What else comes within `time`.
+    /// Further output within `time`.
     fn listen(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         while let Ok(line) =
@@ -313,8 +316,8 @@ fn kernel_and_initrd_of_150_mib() {
     boots("150-mib", VIRTIO_BLK, "512M", 150 * MIB - kernel().len() as u64);
 }
 
-/// As an old kernel would tell: no initrd_addr_max, no pref_address, no init_size. The initrd then
-/// lies below 0x38000000 although there is memory above.
+/// The header of an old kernel: no initrd_addr_max, no pref_address, no init_size. The initrd then
+/// is placed below 0x38000000 although there is memory above.
 #[test]
 #[ignore = "boots QEMU"]
 fn a_kernel_of_boot_protocol_2_02() {
@@ -336,7 +339,7 @@ fn without_an_initrd() {
     machine.expect("Unable to mount root fs");
 }
 
-/// Controllers that fewer people use: that the loader gets through to its block.
+/// Less common controllers: the loader must reach its parameter block.
 #[test]
 #[ignore = "boots QEMU"]
 fn other_controllers() {
@@ -366,7 +369,7 @@ fn a_changed_block_starts_over() {
     assert!(line.starts_with("READY second"), "{line}");
 }
 
-/// What looks wrong in the middle of a change is not reported, but looked at again.
+/// An inconsistency in the middle of a change is not reported, but read again.
 #[test]
 #[ignore = "boots QEMU"]
 fn an_error_from_a_mixture_starts_over() {
@@ -406,7 +409,7 @@ fn a_block_that_never_rests_is_reported() {
     assert!(!log.contains("READY"), "{log}");
 }
 
-// ---- it says why not -----------------------------------------------------------------------
+// ---- it reports errors ---------------------------------------------------------------------
 
 #[test]
 #[ignore = "boots QEMU"]

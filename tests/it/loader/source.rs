@@ -1,4 +1,4 @@
-//! The committed programs are what their sources assemble to.
+//! The committed programs are equal to their assembled sources.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! `synthdisk run` with a QEMU that is a shell script: arguments, and what is left behind however
+//! `synthdisk run` with a QEMU that is a shell script: arguments, and what is left over however
 //! the command ends. Verdicts are in `verdicts.rs`, real guests in `boot/run.rs`.
 
 use std::fs;
@@ -201,7 +201,7 @@ fn a_run_that_is_killed_leaves_nothing() {
 
 #[test]
 fn a_run_that_is_killed_early_leaves_nothing() {
-    // At various moments of its start.
+    // At various moments while it starts.
     for millis in [1, 5, 10, 20, 40, 80] {
         let scene = Scene::new(STAY);
         let image = scene.path("web1.img");
@@ -215,7 +215,7 @@ fn a_run_that_is_killed_early_leaves_nothing() {
 
 #[test]
 fn a_killed_keeper_or_mount_ends_the_run() {
-    for victim in ["internal keep", "mount --foreground"] {
+    for victim in ["internal keep", "internal mount"] {
         let scene = Scene::new(STAY);
         let (child, qemu) = scene.start();
         let pid = scene.process(victim);

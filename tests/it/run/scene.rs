@@ -1,4 +1,4 @@
-//! A stage for `synthdisk run` with a QEMU that is a shell script.
+//! A set-up for `synthdisk run` with a QEMU that is a shell script.
 #![allow(dead_code)]
 
 use std::fs::{self, Permissions};
@@ -13,7 +13,7 @@ use crate::common::process::{SYNTHDISK, command, run};
 
 /// An image, a fake QEMU, and a directory in which private mounts are made.
 pub struct Scene {
-    /// All that belongs to it.
+    /// The directory with all of its files.
     pub home: TempDir,
 }
 
@@ -114,7 +114,7 @@ impl Scene {
         found.unwrap_or_else(|| panic!("no process `{begin}` among {all:?}")).0
     }
 
-    /// Nothing of a run is there: no mount, no directory, no process.
+    /// Nothing is left of a run: no mount, no directory, no process.
     pub fn is_clean(&self) -> bool {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let dir = self.path("run");
@@ -128,7 +128,7 @@ impl Scene {
     }
 }
 
-/// Waits for something that happens within moments.
+/// Waits for something that happens soon.
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !condition() {
@@ -142,5 +142,5 @@ pub fn lives(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// Holds the disk open and stays, under its own process id.
+/// Holds the disk open and keeps running under its own process id.
 pub const STAY: &str = "exec 3<>\"$disk\"; echo $$ >$home/pid; exec sleep 300";

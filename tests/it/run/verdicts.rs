@@ -8,7 +8,7 @@ use crate::common::process::{run_text, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A console that shows a boot as a terminal would get it, and stays at the prompt.
+/// A console with the output of a boot, terminal control sequences included, up to the prompt.
 const LOGIN: &str = "printf '\\033[2J\\033[0;32mLinux version 6.1\\033[0m\\r\\n'; \
                      printf '\\r\\nweb1 login: '; exec 3<>\"$disk\"; exec sleep 300";
 

@@ -49,7 +49,7 @@ fn accepted() {
             "/root/image.iso|raw|hdc|r|cdrom",
         ),
         ("raw:/root/image.iso,hdc:cdrom,ro", "/root/image.iso|raw|hdc|r|cdrom"),
-        // "Missing format and empty target", and newer ways to say the same.
+        // "Missing format and empty target", and newer spellings of it.
         (",hdc:cdrom,r", "-|raw|hdc|r|cdrom"),
         (",raw,hdc,,cdrom", "-|raw|hdc|r|cdrom"),
         ("vdev=hdc,cdrom", "-|raw|hdc|r|cdrom"),

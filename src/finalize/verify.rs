@@ -1,8 +1,9 @@
-//! Looking at what was written: is it the same, and what is its SHA-256.
+//! Reading a result back: comparing it with the disk, and its SHA-256.
 
 use super::contents::{Contents, Runs};
-use super::copy::{cannot_read, check, is_zero};
+use super::errors::{cannot_read, check_stop};
 use super::progress::Progress;
+use super::zeros::is_zero;
 use crate::image::extent_of;
 use crate::run::Stop;
 use crate::{Error, ErrorKind, Result};
@@ -16,8 +17,8 @@ use std::os::unix::fs::FileExt;
 /// Bytes that are read at a time.
 const PIECE: u64 = 1 << 20;
 
-/// Compare `written`, whose bytes are on storage, with `contents`; it may be longer. What the page
-/// cache holds of it is dropped first, as far as that can be, so that storage is asked.
+/// Compare `written`, whose bytes are on storage, with `contents`; it may be longer. Its pages are
+/// dropped from the page cache first, where possible, so that they are read from storage.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] with the first byte that differs; those of reading; that of `stop`.
@@ -34,7 +35,7 @@ pub fn verify(
     let failed = |e| Error::io(format!("cannot read {name} back"), e);
     let end = lseek64(written, 0, Whence::SeekEnd).map_err(|e| failed(e.into()))?;
     if u64::try_from(end).unwrap_or(0) < len {
-        let what = format!("{name} has become {end} bytes long, which is less than the disk");
+        let what = format!("{name} has only {end} bytes, fewer than the disk ({len})");
         return Err(Error::new(ErrorKind::Corrupt, what));
     }
     let mut our_runs = Runs::new(|at| contents.extent_at(at).map_err(cannot_read));
@@ -43,7 +44,7 @@ pub fn verify(
     let mut theirs = vec![0; PIECE as usize];
     let mut at = 0;
     while at < len {
-        check(stop)?;
+        check_stop(stop)?;
         let (one, other) = (our_runs.at(at)?, their_runs.at(at)?);
         let end = one.end.min(other.end).min(len);
         if !one.data && !other.data {
@@ -68,9 +69,9 @@ pub fn verify(
     Ok(())
 }
 
-/// Have the page cache drop what it holds of `file`, whose bytes are on storage.
+/// Have the page cache drop its pages of `file`, whose bytes are on storage.
 pub(super) fn forget(file: &File) {
-    // Some filesystems (tmpfs) are nothing but page cache, and go on as they are.
+    // A filesystem that is only page cache (tmpfs) keeps them.
     let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
@@ -87,7 +88,7 @@ pub fn sha256(file: &File, len: u64, name: &str, quiet: bool, stop: &Stop) -> Re
     let mut clean = true;
     let mut at = 0;
     while at < len {
-        check(stop)?;
+        check_stop(stop)?;
         let extent = runs.at(at)?;
         let end = extent.end.min(at + PIECE);
         let bytes = &mut buffer[..(end - at) as usize];
@@ -95,7 +96,7 @@ pub fn sha256(file: &File, len: u64, name: &str, quiet: bool, stop: &Stop) -> Re
             file.read_exact_at(bytes, at).map_err(failed)?;
             clean = false;
         } else if !clean {
-            // Hashed over and over, zeroed once.
+            // A buffer of zeros is hashed again and again.
             buffer.fill(0);
             clean = true;
             continue;
@@ -140,7 +141,7 @@ mod tests {
         assert!(verify(&ours, &file(len - 1, &spots), "x", true, &stop).is_err());
     }
 
-    /// One run of data that asks to be counted how often it is looked at.
+    /// One run of data, which counts how often it is looked for.
     #[derive(Debug)]
     struct Counted(File, std::sync::atomic::AtomicU64);
 
@@ -162,8 +163,11 @@ mod tests {
     }
 
     impl Contents for Counted {
-        fn lender_at(&self, _: u64) -> io::Result<(crate::finalize::contents::Lender<'_>, u64)> {
-            Ok((crate::finalize::contents::Lender::None, self.len()))
+        fn reflink_source_at(
+            &self,
+            _: u64,
+        ) -> io::Result<(crate::finalize::contents::ReflinkSource<'_>, u64)> {
+            Ok((crate::finalize::contents::ReflinkSource::None, self.len()))
         }
     }
 

@@ -1,0 +1,135 @@
+//! Writing disks that are planned here.
+
+use super::args::ResultArgs;
+use super::outputs::{Disk, Output, choose, no_partition};
+use crate::cli::mount::files;
+use crate::daemon::{EditReport, adapt};
+use crate::disk::temporary_dir;
+use crate::finalize::{
+    Backing, Contents, DiskRange, Input, OutputFormat, Pending, Reflink, Request, SourceAccess,
+    check_room, shares_blocks, with_mount, write_converted, write_delta, write_raw,
+};
+use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions};
+use crate::text::in_a_line;
+use crate::{Error, ErrorKind, Result};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Write the disks that `options` describe, seen through `overlay`; with `backing`, what differs from
+/// it.
+///
+/// # Errors
+/// Those of planning, adapting and writing.
+pub(super) fn write_planned(
+    options: SourceOptions,
+    overlay: Option<OverlayChoice>,
+    backing: Option<&Path>,
+    result: &ResultArgs,
+    request: &Request<'_>,
+) -> Result<Vec<Pending>> {
+    let scratch = scratch_dir(&result.output, result.reflink);
+    let choice = match overlay {
+        Some(below) => OverlayChoice::Over { below: Box::new(below), scratch },
+        None => OverlayChoice::Temporary(scratch),
+    };
+    let mut plan = Plan::build(&options, &choice)?;
+    let backing = backing.map(Backing::open).transpose()?;
+    // With a golden image there is one overlay, and so one disk that it can be about.
+    let over = backing.as_ref().and_then(|_| plan.disks.iter().position(|d| d.overlay.is_some()));
+    if let Some(backing) = &backing {
+        let nothing = "no disk of this guest can be written to, so it has no delta";
+        let over = over.ok_or_else(|| Error::new(ErrorKind::Invalid, nothing))?;
+        backing.check_same_base(&plan.disks[over].disk.table())?;
+    }
+    // It is about what a mount would boot.
+    plan.boot = None;
+    let must_adapt = !options.identity.is_empty();
+    let mut sources = plan.images.clone();
+    sources.extend(plan.disks.iter().filter_map(|d| d.overlay.clone()));
+    sources.extend(options.kernel.into_iter().chain(options.initrds));
+    let access = SourceAccess::of(&sources);
+    sources.extend(backing.iter().map(|b| b.path().to_path_buf()));
+    sources.extend(options.config);
+    let chosen = plan.disks.iter().enumerate().filter(|(i, _)| over.is_none_or(|over| over == *i));
+    let disks: Vec<_> = chosen.map(|(_, planned)| disk_of(planned)).collect();
+    let mut outputs = choose(&disks, result, &sources, &access, request.force)?;
+    if let Some(over) = over {
+        outputs.iter_mut().for_each(|output| output.index = over);
+    }
+    let range_of = |output: &Output| {
+        let planned = &plan.disks[output.index];
+        match result.partition {
+            None => Ok(DiskRange::whole(Arc::clone(&planned.disk))),
+            Some(number) => partition(planned, number),
+        }
+    };
+    let ranges = outputs.iter().map(range_of).collect::<Result<Vec<_>>>()?;
+    // What a delta takes shows when it is made.
+    if backing.is_none() && result.takes_all(outputs[0].target.dir()) && !request.force {
+        let all = ranges.iter().map(|range| range as &dyn Contents);
+        check_room(all.zip(outputs.iter().map(|output| &output.target)))?;
+    }
+    if !request.quiet {
+        plan.notes.iter().for_each(|note| eprintln!("note:    {}", in_a_line(note)));
+    }
+    let adapt_in = |dir: &Path| {
+        let edits = match adapt(&plan, dir) {
+            // Nobody looks into a file that was written in the night.
+            Err(e) if must_adapt || plan.adaptation.is_ok() => {
+                let what = format!(
+                    "the guest is not adapted to KVM: {e}; --adapt none writes the disk without"
+                );
+                return Err(Error::new(e.kind(), what));
+            }
+            // A guest that cannot be looked into boots as it is, here as in a mount.
+            edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
+        };
+        if !request.quiet {
+            eprint!("{}", edits.text());
+        }
+        Ok(())
+    };
+    if result.format() != OutputFormat::Raw && backing.is_none() {
+        return with_mount(files(&plan), |dir| {
+            adapt_in(dir)?;
+            let one = |output: Output| {
+                let file = match result.partition {
+                    None => output.disk.clone(),
+                    Some(number) => output.partition_file(number, |f| dir.join(f).exists())?,
+                };
+                let source =
+                    File::open(dir.join(file)).map_err(|e| Error::io("cannot read the disk", e))?;
+                write_converted(&source, output.target, true, request)
+            };
+            outputs.into_iter().map(one).collect()
+        });
+    }
+    if !matches!(plan.adaptation, Ok(None)) {
+        with_mount(files(&plan), adapt_in)?;
+    }
+    let one = |(range, output): (DiskRange, Output)| match &backing {
+        Some(backing) => write_delta(&range, backing, output.target, request),
+        None => write_raw(&Input::Disk(range), output.target, request),
+    };
+    ranges.into_iter().zip(outputs).map(one).collect()
+}
+
+fn disk_of(planned: &PlannedDisk) -> Disk {
+    Disk::new(planned.file.clone(), planned.vdev.clone(), planned.cdrom)
+}
+
+/// The bytes of a partition.
+fn partition(planned: &PlannedDisk, number: u32) -> Result<DiskRange> {
+    let placed = planned.layout.iter().flat_map(|l| &l.partitions).find(|p| p.number == number);
+    let placed = placed.ok_or_else(|| no_partition(&planned.file, number))?;
+    Ok(DiskRange::part(Arc::clone(&planned.disk), placed.start, placed.len))
+}
+
+/// Where the temporary overlay goes: beside the target where its blocks can be shared.
+fn scratch_dir(output: &Path, reflink: Reflink) -> PathBuf {
+    let dir = if output.is_dir() { Some(output) } else { output.parent() };
+    let dir = dir.map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    let beside = dir.filter(|dir| reflink != Reflink::Never && shares_blocks(dir));
+    beside.map_or_else(temporary_dir, Path::to_path_buf)
+}

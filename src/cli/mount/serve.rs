@@ -1,0 +1,145 @@
+//! The process that serves a mount.
+
+use super::log::start_log;
+use crate::bytes::ReadAt;
+use crate::daemon::{
+    Background, Channel, EditReport, MountReply, MountReport, MountRequest, adapt,
+};
+use crate::fuse::{FileSpec, Status, check_mount_point, hold_signals, serve};
+use crate::plan::{Plan, SourceOptions};
+use crate::{Error, ErrorKind, Result};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Mount as `request` says, call `ready` once the disks can be used, and serve them until the mount
+/// is ended.
+///
+/// # Errors
+/// Those of planning, mounting and serving, and that of `ready`.
+pub(super) fn mount(
+    request: MountRequest,
+    mountpoint: &Path,
+    ready: impl FnOnce(&MountReport) -> Result<()>,
+) -> Result<()> {
+    hold_signals()?;
+    start_log(request.log.as_deref())?;
+    let shown_source = shown_source(&request.source);
+    let target = check_mount_point(mountpoint)?;
+    let mut plan = Plan::build(&request.source, &request.overlay)?;
+    let mut report = MountReport::of(&plan, target.clone());
+    let status = status(&plan, &report, request.options.read_only);
+    let files = files(&plan);
+    // What serves needs only the disks.
+    plan.boot = None;
+    serve(files, &status, &shown_source, &target, &request.options, || {
+        report.edits = match adapt(&plan, &target) {
+            Err(e) if request.must_adapt => return Err(e),
+            edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
+        };
+        plan.keep();
+        drop(plan);
+        ready(&report)
+    })
+}
+
+/// `synthdisk internal mount`: mount as the process at the other end of standard input asks.
+///
+/// # Errors
+/// Those of [`mount`], when that process could not be told of them.
+pub(in crate::cli) fn internal(mountpoint: &Path) -> Result<()> {
+    let mut channel = Channel::from_stdin()?;
+    let request: MountRequest = channel.receive()?.ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "this command is started by synthdisk itself")
+    })?;
+    let background = request.background;
+    let mut detached = false;
+    let result = mount(request, mountpoint, |report| {
+        let reply = MountReply::Ready(Box::new(report.clone()));
+        match background {
+            Background::Detach => {
+                detached = true;
+                detach(&mut channel, &reply)
+            }
+            Background::Stay => {
+                // The keeper has no part in that conversation. It hears first, so that it knows of
+                // a mount in use before `run` can tell it to end that.
+                let mut out = std::io::stdout();
+                let said = out.write_all(b"ready\n").and_then(|()| out.flush());
+                said.map_err(|e| Error::io("cannot reach the process that keeps the mount", e))?;
+                channel.send(&reply)
+            }
+        }
+    });
+    result.or_else(|e| {
+        if detached {
+            // Nobody listens any more but those who read the log.
+            tracing::error!("{e}");
+        }
+        answered(&mut channel, e)
+    })
+}
+
+/// Tell the process at the other end of `channel` of `error`, and end this one.
+///
+/// # Errors
+/// `error`, when nobody listens.
+pub(in crate::cli) fn answered(channel: &mut Channel, error: Error) -> Result<()> {
+    match channel.send(&MountReply::failed(&error)) {
+        Ok(()) => std::process::exit(i32::from(crate::cli::exit_code::of(&error))),
+        Err(_) => Err(error),
+    }
+}
+
+/// Send `reply` and become a daemon.
+fn detach(channel: &mut Channel, reply: &MountReply) -> Result<()> {
+    let failed = |e: nix::Error| Error::io("cannot go to the background", e.into());
+    setsid().map_err(failed)?;
+    chdir("/").map_err(failed)?;
+    channel.send(reply)?;
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(|e| Error::io("cannot open /dev/null", e))?;
+    dup2_stdin(&null).map_err(failed)?;
+    dup2_stdout(&null).map_err(failed)?;
+    dup2_stderr(&null).map_err(failed)
+}
+
+/// What the host's list of mounts shows as the source: the config or the first image.
+fn shown_source(source: &SourceOptions) -> String {
+    let path = source.config.as_ref().or(source.images.first()).cloned().unwrap_or_default();
+    path.canonicalize().unwrap_or(path).display().to_string()
+}
+
+/// What the mount says of itself in its status file.
+fn status(plan: &Plan, report: &MountReport, read_only: bool) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        images: plan.images.clone(),
+        overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
+        read_only,
+        disks: report.status_disks(),
+        bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
+        nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
+    }
+}
+
+/// Each disk as a whole, then its partitions by their numbers.
+pub(in crate::cli) fn files(plan: &Plan) -> Vec<FileSpec> {
+    let mut files = Vec::new();
+    for planned in &plan.disks {
+        let mut add = |name: String, start, len| {
+            files.push(FileSpec { name, disk: Arc::clone(&planned.disk), start, len });
+        };
+        add(planned.file.clone(), 0, planned.disk.len());
+        for p in planned.layout.iter().flat_map(|l| &l.partitions) {
+            add(planned.partition_file(p.number), p.start, p.len);
+        }
+    }
+    files
+}

@@ -1,0 +1,25 @@
+//! The line with which `mount` shows how to boot its disks.
+
+use crate::daemon::MountReport;
+use crate::qemu::{Graphics, allowed_by_kernel};
+use crate::run::machine::{GuestDisks, MachineOptions, describe};
+use crate::xen::DomainConfig;
+use std::path::Path;
+
+/// A command that boots the disks when it is pasted into a shell. `domain` is the guest's config.
+pub(super) fn qemu_line(report: &MountReport, domain: Option<&DomainConfig>) -> String {
+    let disks = report.status_disks();
+    let guest = GuestDisks {
+        dir: &report.mountpoint,
+        disks: &disks,
+        bus: report.hardware.bus,
+        nic: report.hardware.nic,
+    };
+    let options = MachineOptions {
+        graphics: Some(Graphics::Headless),
+        aio: allowed_by_kernel(),
+        ..MachineOptions::default()
+    };
+    let machine = describe(&report.name, domain, guest, &options);
+    machine.short_line(Path::new("qemu-system-x86_64"))
+}

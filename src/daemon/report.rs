@@ -1,0 +1,191 @@
+//! What a mount is: its disks, what boots, what was edited, and the machine that it needs.
+
+use crate::bytes::ReadAt;
+use crate::fuse::StatusDisk;
+use crate::layout::{PartitionKind, TableKind};
+use crate::plan::{Hardware, Plan, PlannedDisk};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A mount whose disks can be used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountReport {
+    /// The guest's name.
+    pub name: String,
+    /// Directory of the mount, absolute.
+    pub mountpoint: PathBuf,
+    /// The disks; the firmware boots from the first.
+    pub disks: Vec<ReportedDisk>,
+    /// What boots.
+    pub boot: BootReport,
+    /// What the user should know.
+    pub notes: Vec<String>,
+    /// What was edited in the guest.
+    pub edits: EditReport,
+    /// The buses and cards that the guest has drivers for.
+    pub hardware: Hardware,
+}
+
+/// A disk of a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReportedDisk {
+    /// Its file and what the guest sees of it.
+    pub disk: StatusDisk,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Its partition table, when it was made here.
+    pub table: Option<TableKind>,
+    /// Its MBR signature, when it was made here.
+    pub disk_id: Option<u32>,
+    /// Its partitions, when its table was made here.
+    pub partitions: Vec<PartitionReport>,
+    /// The file in which its writes are kept, absolute.
+    pub overlay: Option<PathBuf>,
+}
+
+/// A partition whose entry in the table was made here.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct PartitionReport {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Its length in bytes.
+    pub len: u64,
+    /// What it holds.
+    pub kind: PartitionKind,
+}
+
+/// What boots from the first disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum BootReport {
+    /// A kernel that synthdisk's loader starts.
+    Kernel {
+        /// Title of the boot entry, or where the kernel is from.
+        title: String,
+        /// The kernel: where it is, and its version.
+        kernel: String,
+        /// The initrds, in order.
+        initrds: Vec<String>,
+        /// The command line as the kernel gets it.
+        cmdline: String,
+        /// What the user must know: the guest may not boot everywhere.
+        warnings: Vec<String>,
+        /// What was changed in the guest's command line, and why.
+        changes: Vec<String>,
+    },
+    /// The disk's own boot loader.
+    OwnLoader,
+    /// Nothing: there is no boot loader.
+    Nothing,
+}
+
+/// What was edited in a guest.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EditReport {
+    /// The UUID that the root filesystem got.
+    pub root_uuid: Option<String>,
+    /// Paths that were edited, each with what was done; not more than [`EditReport::MOST`].
+    pub paths: Vec<(String, String)>,
+    /// Edited paths that are not listed.
+    pub more: usize,
+    /// Why the guest could not be adapted.
+    pub failure: Option<String>,
+}
+
+impl EditReport {
+    /// Paths that are listed, at most: a directory that is copied in may have thousands.
+    pub const MOST: usize = 100;
+
+    /// Whether nothing was edited.
+    pub fn is_empty(&self) -> bool {
+        self.root_uuid.is_none() && self.paths.is_empty()
+    }
+
+    /// Nothing was edited because of `e`.
+    pub fn failed(e: &Error) -> Self {
+        Self { failure: Some(e.to_string()), ..Self::default() }
+    }
+}
+
+impl MountReport {
+    /// The report of a mount of `plan` on `mountpoint`, before edits.
+    pub fn of(plan: &Plan, mountpoint: PathBuf) -> Self {
+        let boot = match &plan.boot {
+            Some(boot) => BootReport::Kernel {
+                title: boot.title.clone(),
+                kernel: boot.kernel.clone(),
+                initrds: boot.initrds.clone(),
+                cmdline: boot.cmdline.clone(),
+                warnings: boot.warnings.clone(),
+                changes: boot.notes.clone(),
+            },
+            None if plan.disks[0].layout.is_some() => BootReport::Nothing,
+            None => BootReport::OwnLoader,
+        };
+        Self {
+            name: plan.name.clone(),
+            mountpoint,
+            disks: plan.disks.iter().map(ReportedDisk::of).collect(),
+            boot,
+            notes: plan.notes.clone(),
+            edits: EditReport::default(),
+            hardware: plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default(),
+        }
+    }
+
+    /// The disks as the mount's status lists them.
+    pub fn status_disks(&self) -> Vec<StatusDisk> {
+        self.disks.iter().map(|d| d.disk.clone()).collect()
+    }
+}
+
+impl ReportedDisk {
+    fn of(planned: &PlannedDisk) -> Self {
+        let layout = planned.layout.as_ref().filter(|_| planned.ids.is_some());
+        let partitions = layout.iter().flat_map(|l| &l.partitions);
+        Self {
+            disk: status_disk(planned),
+            len: planned.disk.len(),
+            table: layout.map(|l| l.table),
+            disk_id: planned.ids.map(|ids| ids.disk_id),
+            partitions: partitions
+                .map(|p| PartitionReport { number: p.number, len: p.len, kind: p.kind })
+                .collect(),
+            overlay: planned.overlay.clone(),
+        }
+    }
+}
+
+/// The files of a plan's disks and what they are, as a mount's status lists them.
+pub fn status_disks(plan: &Plan) -> Vec<StatusDisk> {
+    plan.disks.iter().map(status_disk).collect()
+}
+
+fn status_disk(planned: &PlannedDisk) -> StatusDisk {
+    StatusDisk {
+        file: planned.file.clone(),
+        vdev: planned.vdev.clone(),
+        cdrom: planned.cdrom,
+        read_only: planned.disk.is_read_only(),
+    }
+}
+
+/// Make `plan`'s edits in the mount on `mountpoint`.
+///
+/// # Errors
+/// Why the guest cannot be adapted, from planning or from making the edits.
+pub fn adapt(plan: &Plan, mountpoint: &std::path::Path) -> Result<EditReport> {
+    let adaptation = match &plan.adaptation {
+        Ok(Some(adaptation)) => adaptation,
+        Ok(None) => return Ok(EditReport::default()),
+        Err(e) => return Err(Error::new(e.kind(), e.to_string())),
+    };
+    adaptation.apply(mountpoint)?;
+    let listed = adaptation.edits.iter().take(EditReport::MOST);
+    Ok(EditReport {
+        root_uuid: adaptation.uuid.clone(),
+        paths: listed.map(|e| (e.path.clone(), e.why.clone())).collect(),
+        more: adaptation.edits.len().saturating_sub(EditReport::MOST),
+        failure: None,
+    })
+}

@@ -1,0 +1,56 @@
+//! What a serving process is asked for, and its reply.
+
+use super::report::MountReport;
+use crate::fuse::MountOptions;
+use crate::plan::{OverlayChoice, SourceOptions};
+use crate::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// All that a process needs to mount a guest's disks. Relative paths are relative to the working
+/// directory that it inherits. Files with identities (keys, hashes, scripts) are read already.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountRequest {
+    /// The guest.
+    pub source: SourceOptions,
+    /// Where writes go.
+    pub overlay: OverlayChoice,
+    /// Options of the mount itself.
+    pub options: MountOptions,
+    /// Fail when the guest cannot be adapted, in place of a note.
+    pub must_adapt: bool,
+    /// File to which messages are appended; standard error without.
+    pub log: Option<PathBuf>,
+    /// Whether the process leaves its terminal and session once the disks can be used.
+    pub background: Background,
+}
+
+/// Whether a serving process detaches itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Background {
+    /// It stays with the process that started it, which ends it.
+    Stay,
+    /// It becomes a daemon.
+    Detach,
+}
+
+/// What a serving process answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum MountReply {
+    /// The disks can be used.
+    Ready(Box<MountReport>),
+    /// It ends with this error: instead of [`MountReply::Ready`], or after it.
+    Failed {
+        /// The error's kind, from which the exit code follows.
+        kind: ErrorKind,
+        /// The error's message.
+        message: String,
+    },
+}
+
+impl MountReply {
+    /// The reply that tells of `e`.
+    pub fn failed(e: &Error) -> Self {
+        Self::Failed { kind: e.kind(), message: e.to_string() }
+    }
+}

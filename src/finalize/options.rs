@@ -1,0 +1,30 @@
+//! How a copy is made.
+
+use crate::run::Stop;
+
+/// Whether blocks are shared with images and overlays.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Reflink {
+    /// Where the filesystem can
+    #[default]
+    Auto,
+    /// All whole blocks of images and overlays, or fail
+    Always,
+    /// None
+    Never,
+}
+
+/// How to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyOptions<'a> {
+    /// Whether blocks are shared.
+    pub reflink: Reflink,
+    /// Copy even if there may be too little space.
+    pub force: bool,
+    /// Print no progress.
+    pub quiet: bool,
+    /// The result's name in messages.
+    pub name: &'a str,
+    /// Ends the copy when raised.
+    pub stop: &'a Stop,
+}

@@ -1,0 +1,188 @@
+//! A mount that another process serves, from the side of who reads it.
+//!
+//! Any user may mount a filesystem of type fuse.synthdisk whose files say what that user likes. What
+//! a mount says of itself is believed only when root or the caller mounted it, and its files are
+//! opened beneath its own directory, whatever their names are.
+
+use super::files::Status;
+use super::mounts::{MountEntry, all_mounts};
+use super::serve::STATUS_FILE;
+use crate::{Error, ErrorKind, Result};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
+use nix::unistd::Uid;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// More bytes than any status has.
+const STATUS_MAX: u64 = 4 << 20;
+
+/// The mount that a process serves on a directory.
+#[derive(Clone, Debug)]
+pub struct LiveMount {
+    /// The mount point, absolute.
+    pub dir: PathBuf,
+    /// What the mount says of itself; the names in it are plain file names.
+    pub status: Status,
+    root: Arc<OwnedFd>,
+}
+
+impl LiveMount {
+    /// The mount on `path`; `None` if that is no synthdisk mount.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a mount whose process has died or that another user made;
+    /// [`ErrorKind::Corrupt`] for a status that no synthdisk wrote; those of reading it.
+    pub fn at(path: &Path) -> Result<Option<Self>> {
+        let shown = path.display();
+        let dir = match path.canonicalize() {
+            Ok(dir) => dir,
+            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+                let what = format!(
+                    "the process that served the mount on {shown} has died; unmount it with \
+                     `synthdisk umount {shown}`"
+                );
+                return Err(Error::new(ErrorKind::Invalid, what));
+            }
+            Err(_) => return Ok(None),
+        };
+        let failed = |e| Error::io(format!("cannot read the status of the mount on {shown}"), e);
+        // By the descriptor's own mount: the path may show another one in a moment.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = match open(&dir, flags, Mode::empty()) {
+            Ok(root) => root,
+            Err(nix::Error::ENOTDIR) => return Ok(None),
+            Err(e) => return Err(failed(e.into())),
+        };
+        let Some(entry) = mount_of(&root).filter(|m| m.fs_type == "fuse.synthdisk") else {
+            return Ok(None);
+        };
+        if entry.target != dir {
+            return Ok(None);
+        }
+        check_owner(&entry, path)?;
+        let status = beneath(&root, STATUS_FILE).map_err(failed)?;
+        let mut text = Vec::new();
+        status.take(STATUS_MAX).read_to_end(&mut text).map_err(failed)?;
+        let status: Status = serde_json::from_slice(&text).map_err(|e| {
+            let what = format!("the mount on {shown} has a status that cannot be read");
+            Error::with_source(ErrorKind::Corrupt, what, e)
+        })?;
+        if let Some(disk) = status.disks.iter().find(|disk| !is_plain(&disk.file)) {
+            let what = format!(
+                "the mount on {shown} lists a disk with the name {:?}, which is not a file name",
+                disk.file
+            );
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        Ok(Some(Self { dir, status, root: Arc::new(root) }))
+    }
+
+    /// Open `name`, a file of the mount, for reading. Neither symlinks nor other mounts are followed.
+    ///
+    /// # Errors
+    /// That of openat2(2).
+    pub fn open(&self, name: &str) -> io::Result<File> {
+        beneath(&self.root, name)
+    }
+}
+
+impl Status {
+    /// What the mount on `mountpoint` says of itself; `None` if that is no synthdisk mount.
+    ///
+    /// # Errors
+    /// Those of [`LiveMount::at`].
+    pub fn read(mountpoint: &Path) -> Result<Option<Self>> {
+        Ok(LiveMount::at(mountpoint)?.map(|live| live.status))
+    }
+}
+
+/// The mount that `fd` is in (proc_pid_fdinfo(5): `mnt_id`).
+fn mount_of(fd: &OwnedFd) -> Option<MountEntry> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    let id: u64 = id.trim().parse().ok()?;
+    all_mounts().into_iter().find(|m| m.id == id)
+}
+
+/// Refuse a mount that neither root nor the caller made. The kernel keeps who did, and shows it as
+/// `user_id` among the mount's options: fusermount3 leaves others no choice.
+fn check_owner(entry: &MountEntry, shown: &Path) -> Result<()> {
+    let own = Uid::effective().as_raw();
+    if entry.owner.is_some_and(|owner| owner == 0 || owner == own) {
+        return Ok(());
+    }
+    let owner = entry.owner.map_or_else(|| "another user".into(), |uid| format!("user {uid}"));
+    let what = format!(
+        "the mount on {} was made by {owner}, who decides what it says of itself; run this command \
+         as that user",
+        shown.display()
+    );
+    Err(Error::new(ErrorKind::Invalid, what))
+}
+
+fn beneath(dir: &OwnedFd, name: &str) -> io::Result<File> {
+    let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC).resolve(
+        ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS
+            | ResolveFlag::RESOLVE_NO_XDEV,
+    );
+    Ok(openat2(dir, name, how)?.into())
+}
+
+/// Whether `name` names a file in a directory, and nothing above or below that.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !matches!(name, "." | "..") && !name.contains(['/', '\0'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files() {
+        for name in ["disk.raw", "..raw", "disk-b.raw", "a b"] {
+            assert!(is_plain(name), "{name}");
+        }
+        for name in ["", ".", "..", "/etc/passwd", "../x", "a/b", "a\0"] {
+            assert!(!is_plain(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_outside_is_opened() {
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("mount");
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(outer.path().join("secret"), "x").unwrap();
+        std::fs::write(inner.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("../secret", inner.join("link")).unwrap();
+        let dir: OwnedFd = File::open(&inner).unwrap().into();
+        assert!(beneath(&dir, "file").is_ok());
+        for name in ["link", "../secret", "/etc/passwd", "/proc/self/exe"] {
+            assert!(beneath(&dir, name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn whose_mounts_are_believed() {
+        let entry = |owner| MountEntry {
+            id: 1,
+            device: "0:1".into(),
+            target: "/mnt".into(),
+            fs_type: "fuse.synthdisk".into(),
+            owner,
+        };
+        let own = Uid::effective().as_raw();
+        for (owner, believed) in
+            [(Some(0), true), (Some(own), true), (Some(own + 65534), false), (None, false)]
+        {
+            let result = check_owner(&entry(owner), Path::new("/mnt"));
+            assert_eq!(result.is_ok(), believed, "{owner:?}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+mod cmdline;
+mod generate;
+mod hostile_mount;
+mod logs;
