@@ -6,6 +6,7 @@
 //! panic, abort or hang the caller.
 
 pub mod btrfs;
+mod budget;
 pub mod ext4;
 pub(crate) mod guard;
 mod guest_fs;
@@ -16,5 +17,6 @@ pub mod probe;
 pub mod usage;
 pub mod xfs;
 
+pub use budget::{Budget, Cost};
 pub use guest_fs::*;
 pub use mem_fs::MemFs;

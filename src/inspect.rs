@@ -17,7 +17,7 @@ use crate::edit::Edit;
 use crate::fs::GuestFs;
 use crate::fs::open::open_fs;
 use crate::guest::about::{
-    self, CloudInit, Distribution, FstabEntry, Gettys, Init, Interfaces, RootAccount, Tool,
+    self, Distribution, FstabEntry, Gettys, Init, InstalledCloudInit, Interfaces, RootAccount, Tool,
 };
 use crate::guest::select::{BootSource, EntrySelector, choose};
 use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
@@ -73,7 +73,7 @@ pub struct GuestReport {
     /// Tools of hypervisors.
     pub tools: Vec<Tool>,
     /// `None` when it is not installed.
-    pub cloud_init: Option<CloudInit>,
+    pub cloud_init: Option<InstalledCloudInit>,
 }
 
 /// The boot menu.

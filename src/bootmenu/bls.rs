@@ -5,35 +5,37 @@
 
 use std::cmp::Ordering;
 
-use super::{Entry, MAX_ENTRIES, bounded, first_word, read_optional, strip_device};
+use super::menu::{MAX_ENTRIES, MenuEntry};
+use super::text::{bounded, charge_words, first_word, read_optional, strip_device};
+use super::version::rpm_cmp;
 use crate::Result;
-use crate::bootmenu::version::rpm_cmp;
-use crate::fs::GuestFs;
+use crate::fs::{Cost, GuestFs};
 
-/// Largest single entry file that is read on, in bytes.
+/// Largest file of an entry, in bytes; a larger one is left out.
 const MAX_ENTRY_FILE: usize = 64 << 10;
 
 /// Reads all entries of a directory, newest first. `variable` gives the value of a GRUB variable
 /// (`$kernelopts`) used in them. An entry's `id` is its file's name without `.conf`.
 ///
 /// # Errors
-/// Those of reading the directory and the files.
+/// `TooLarge` when the budget of `fs` is used up; those of reading the directory and the files.
 pub fn read_entries(
     fs: &dyn GuestFs,
     dir: &str,
     variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<Entry>> {
+) -> Result<Vec<MenuEntry>> {
     let mut names: Vec<String> = fs.read_dir(dir)?;
     names.retain(|n| n.ends_with(".conf") && !n.starts_with('.'));
     names.sort_by(|a, b| compare_names(b, a));
     names.truncate(MAX_ENTRIES);
     let mut entries = Vec::new();
     for name in names {
-        let Some(text) = read_optional(fs, &format!("{dir}/{name}"))? else { continue };
-        if text.len() > MAX_ENTRY_FILE {
+        let path = format!("{dir}/{name}");
+        if fs.stat(&path).is_ok_and(|stat| stat.len > MAX_ENTRY_FILE as u64) {
             continue;
         }
-        let mut entry = parse_entry(&text, variable);
+        let Some(text) = read_optional(fs, &path)? else { continue };
+        let mut entry = parse_entry(fs, &text, variable)?;
         let id = name.strip_suffix(".conf").unwrap_or(&name);
         if entry.title.is_empty() {
             entry.title = id.to_owned();
@@ -55,8 +57,12 @@ fn compare_names(a: &str, b: &str) -> Ordering {
     (0..3).map(|i| rpm_cmp(a[i], b[i])).find(|o| *o != Ordering::Equal).unwrap_or(Ordering::Equal)
 }
 
-fn parse_entry(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Entry {
-    let mut entry = Entry::default();
+fn parse_entry(
+    fs: &dyn GuestFs,
+    text: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<MenuEntry> {
+    let mut entry = MenuEntry::default();
     let mut options: Vec<String> = Vec::new();
     for line in text.lines() {
         let (key, value) = first_word(line);
@@ -65,15 +71,20 @@ fn parse_entry(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Entry {
             "linux" => entry.kernel = strip_device(value).to_owned(),
             "initrd" => {
                 let value = expand(value, variable);
+                charge_words(fs, &value)?;
                 entry.initrds.extend(value.split_whitespace().map(|p| strip_device(p).to_owned()));
             }
-            "options" => options.push(expand(value, variable)),
+            "options" => {
+                let value = expand(value, variable);
+                fs.budget().charge(Cost::MenuBytes, value.len() as u64)?;
+                options.push(value);
+            }
             _ => {}
         }
     }
     let words: Vec<&str> = options.iter().flat_map(|o| o.split_whitespace()).collect();
     entry.cmdline = bounded(words.join(" "));
-    entry
+    Ok(entry)
 }
 
 /// Puts values in place of `$name` and `${name}`; unknown ones vanish.

@@ -2,7 +2,8 @@
 //!
 //! Source: the Syslinux wiki, "Config" and "Mboot.c32".
 
-use super::{Entry, MAX_ENTRIES, Menu, bounded, dir_of, first_word, read_optional};
+use super::menu::{MAX_ENTRIES, Menu, MenuEntry};
+use super::text::{bounded, charge_words, dir_of, first_word, read_optional};
 use crate::Result;
 use crate::fs::GuestFs;
 
@@ -14,7 +15,7 @@ const MAX_INCLUDES: usize = 32;
 /// Parses a configuration. Relative paths are relative to the directory of `path`.
 ///
 /// # Errors
-/// Only those of reading an included file.
+/// `TooLarge` when the budget of `fs` is used up; those of reading an included file.
 pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     let mut p = Parser {
         fs,
@@ -28,15 +29,16 @@ pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     };
     p.file(text, 0)?;
     let mut menu = Menu::default();
-    // ONTIMEOUT is what boots when nobody is there; else DEFAULT; where that starts a menu and is
-    // no label, the entry with MENU DEFAULT.
+    // ONTIMEOUT boots when nobody chooses, otherwise DEFAULT; where that is no label but starts a
+    // menu, the entry with MENU DEFAULT.
     let wanted = p.ontimeout.or(p.default);
     let named = wanted.and_then(|w| {
         let label = first_word(&w).0.to_owned();
         p.entries.iter().position(|d| d.label.eq_ignore_ascii_case(&label))
     });
     menu.default = named.or(p.menu_default).unwrap_or(0);
-    menu.entries = p.entries.into_iter().map(|d| d.finish(&p.dir, &p.append)).collect();
+    let entries = p.entries.into_iter().map(|draft| draft.finish(fs, &p.dir, &p.append));
+    menu.entries = entries.collect::<Result<_>>()?;
     Ok(menu)
 }
 
@@ -117,7 +119,7 @@ impl Parser<'_> {
             return;
         };
         match word {
-            // KERNEL may carry parameters behind the file, APPEND then replaces them.
+            // KERNEL may carry parameters after the file; APPEND then replaces them.
             "kernel" | "linux" => {
                 let (file, args) = first_word(rest);
                 entry.kernel = file.to_owned();
@@ -134,15 +136,16 @@ impl Parser<'_> {
 }
 
 impl Draft {
-    fn finish(self, dir: &str, default_append: &str) -> Entry {
-        let mut entry = Entry { id: Some(self.label.clone()), ..Entry::default() };
+    fn finish(self, fs: &dyn GuestFs, dir: &str, default_append: &str) -> Result<MenuEntry> {
+        let mut entry = MenuEntry { id: Some(self.label.clone()), ..MenuEntry::default() };
         entry.title = self.title.unwrap_or(self.label);
-        // `APPEND -` means: none, not even the one above all labels.
+        // `APPEND -` means no parameters, not even those above all labels.
         let append = match self.append.as_deref() {
             Some("-") => "",
             Some(text) => text,
             None => default_append,
         };
+        charge_words(fs, append)?;
         let mut initrd = self.initrd.unwrap_or_default();
         if self.kernel.ends_with("mboot.c32") {
             let parts: Vec<&str> = append.split("---").map(str::trim).collect();
@@ -170,9 +173,10 @@ impl Draft {
                 entry.kernel = absolute(dir, &self.kernel);
             }
         }
+        charge_words(fs, &initrd)?;
         entry.initrds =
             initrd.split([',', ' ']).filter(|f| !f.is_empty()).map(|f| absolute(dir, f)).collect();
-        entry
+        Ok(entry)
     }
 }
 

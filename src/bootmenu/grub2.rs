@@ -11,19 +11,17 @@ mod words;
 use std::collections::BTreeMap;
 
 use self::words::{end_of_command, join, matching, parse_env, split_path};
+use super::bls;
 use super::grub_script::{Part, Token, lex};
-use super::{
-    Entry, MAX_CMDLINE, MAX_ENTRIES, Menu, bls, bounded, dir_of, read_optional, strip_device,
-};
-use crate::Result;
-use crate::fs::{FileKind, GuestFs};
+use super::menu::{MAX_ENTRIES, Menu, MenuEntry};
+use super::text::{MAX_CMDLINE, bounded, dir_of, read_optional, strip_device};
+use crate::fs::{Cost, FileKind, GuestFs};
+use crate::{Error, ErrorKind, Result};
 
-/// How deep blocks and sourced files may nest.
+/// How deep blocks and sourced files may nest; a menu beyond is refused.
 const MAX_DEPTH: usize = 24;
-/// How many files may be sourced in all.
+/// How many files may be sourced in all; further ones are not.
 const MAX_SOURCES: usize = 16;
-/// How many commands may run in all.
-const MAX_COMMANDS: usize = 100_000;
 /// Most variables, and longest value of one in bytes.
 const MAX_VARIABLES: usize = 256;
 const MAX_VALUE: usize = 4096;
@@ -33,18 +31,22 @@ const MAX_WORDS: usize = 2 * MAX_CMDLINE;
 /// Runs a `grub.cfg` up to the point where GRUB would show its menu. `path` is its place in `fs`,
 /// for `grubenv` beside it, sourced files and BLS entries.
 ///
+/// Nothing loops, so a word costs at most one expansion and [`MAX_DEPTH`] scans; words and bytes are
+/// charged to the budget of `fs`.
+///
 /// # Errors
-/// Only those of reading such a file.
+/// `TooLarge` when the budget is used up or blocks nest too deep; those of reading such a file.
 pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     let dir = dir_of(path);
     let mut run = Run {
         fs,
         vars: BTreeMap::new(),
+        changes: Vec::new(),
         entries: Vec::new(),
-        keys: Vec::new(),
-        level: Vec::new(),
+        items: Vec::new(),
+        item_of_entry: Vec::new(),
+        open: None,
         counters: vec![0],
-        commands: 0,
         sources: 0,
     };
     for (name, value) in [
@@ -63,13 +65,15 @@ pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     ] {
         run.set(name, value.to_owned());
     }
-    run.block(&lex(text), 0)?;
+    run.block(&lex(text, fs.budget())?, 0)?;
     Ok(run.finish())
 }
 
-/// How an entry or submenu can be named on its level of the menu.
-#[derive(Clone)]
-struct Key {
+/// An entry or submenu, and how it can be named on its level of the menu.
+struct Item {
+    /// Index in [`Run::items`] of the submenu that it is in.
+    parent: Option<usize>,
+    /// Its number on its level.
     index: usize,
     title: String,
     id: Option<String>,
@@ -78,14 +82,18 @@ struct Key {
 struct Run<'a> {
     fs: &'a dyn GuestFs,
     vars: BTreeMap<String, String>,
-    entries: Vec<Entry>,
-    /// For each entry, the keys of its submenus and its own.
-    keys: Vec<Vec<Key>>,
-    /// The keys of the submenus that are open.
-    level: Vec<Key>,
+    /// What variables were before an entry or submenu changed them, oldest first: at its end they
+    /// are again.
+    changes: Vec<(String, Option<String>)>,
+    entries: Vec<MenuEntry>,
+    /// Entries and submenus in the order in which they begin.
+    items: Vec<Item>,
+    /// For each entry, its index in `items`.
+    item_of_entry: Vec<usize>,
+    /// The innermost item that is open.
+    open: Option<usize>,
     /// Per open level, how many entries and submenus it has so far.
     counters: Vec<usize>,
-    commands: usize,
     sources: usize,
 }
 
@@ -95,7 +103,29 @@ impl Run<'_> {
             value = String::new();
         }
         if self.vars.len() < MAX_VARIABLES || self.vars.contains_key(name) {
-            self.vars.insert(name.to_owned(), value);
+            let before = self.vars.insert(name.to_owned(), value);
+            self.changed(name, before);
+        }
+    }
+
+    fn unset(&mut self, name: &str) {
+        let before = self.vars.remove(name);
+        self.changed(name, before);
+    }
+
+    fn changed(&mut self, name: &str, before: Option<String>) {
+        if self.open.is_some() {
+            self.changes.push((name.to_owned(), before));
+        }
+    }
+
+    /// Takes back all changes of variables but the first `keep`.
+    fn restore(&mut self, keep: usize) {
+        for (name, before) in self.changes.drain(keep..).rev() {
+            match before {
+                Some(value) => self.vars.insert(name, value),
+                None => self.vars.remove(&name),
+            };
         }
     }
 
@@ -104,19 +134,25 @@ impl Run<'_> {
     }
 
     /// Expands words; an unquoted variable is split at blanks, and vanishes if empty.
-    fn expand(&self, tokens: &[Token]) -> Vec<String> {
+    fn expand(&self, tokens: &[Token]) -> Result<Vec<String>> {
         let mut words = Vec::new();
         let mut total = 0;
+        let mut read = 0;
         for token in tokens {
             let Token::Word(parts) = token else { continue };
             let mut word: Option<String> = None;
             for part in parts {
-                match part {
-                    Part::Text(text, _) => word.get_or_insert_default().push_str(text),
+                match *part {
+                    Part::Text(text, _) => {
+                        read += text.len();
+                        word.get_or_insert_default().push_str(text);
+                    }
                     Part::Variable(name, true) => {
-                        word.get_or_insert_default().push_str(self.get(name))
+                        read += self.get(name).len();
+                        word.get_or_insert_default().push_str(self.get(name));
                     }
                     Part::Variable(name, false) => {
+                        read += self.get(name).len();
                         for (i, piece) in self.get(name).split_ascii_whitespace().enumerate() {
                             if i > 0 {
                                 words.extend(word.take());
@@ -126,19 +162,25 @@ impl Run<'_> {
                     }
                 }
                 total += word.as_ref().map_or(0, String::len);
-                if total > MAX_WORDS {
-                    return words;
+                if total > MAX_WORDS || read > MAX_WORDS {
+                    break;
                 }
             }
-            words.extend(word);
+            words.extend(word.filter(|_| total <= MAX_WORDS));
+            if total > MAX_WORDS || read > MAX_WORDS {
+                break;
+            }
         }
-        words
+        self.fs.budget().charge(Cost::MenuBytes, read as u64)?;
+        self.fs.budget().charge(Cost::MenuWords, words.len() as u64)?;
+        Ok(words)
     }
 
-    /// Runs the commands of a block, on the way interpreting `if` and skipping functions and loops.
+    /// Runs the commands of a block, interprets `if` and skips functions and loops.
     fn block(&mut self, tokens: &[Token], depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
-            return Ok(());
+            let message = format!("blocks are nested more than {MAX_DEPTH} deep");
+            return Err(Error::new(ErrorKind::TooLarge, message));
         }
         let mut at = 0;
         while at < tokens.len() {
@@ -146,8 +188,7 @@ impl Run<'_> {
                 at += 1;
                 continue;
             }
-            self.commands += 1;
-            if self.commands > MAX_COMMANDS || self.entries.len() >= MAX_ENTRIES {
+            if self.entries.len() >= MAX_ENTRIES {
                 return Ok(());
             }
             match tokens[at].keyword() {
@@ -162,15 +203,15 @@ impl Run<'_> {
                 }
                 Some(kind @ ("menuentry" | "submenu")) => {
                     let (open, end) = self.skip_braces(tokens, at);
-                    let words = self.expand(&tokens[at + 1..open]);
+                    let words = self.expand(&tokens[at + 1..open])?;
                     let body = &tokens
                         [(open + 1).min(end)..end.saturating_sub(1).max((open + 1).min(end))];
-                    self.menu_item(kind == "submenu", &words, body, depth)?;
+                    self.menu_item(kind == "submenu", words, body, depth)?;
                     at = end;
                 }
                 _ => {
                     let end = end_of_command(tokens, at);
-                    let words = self.expand(&tokens[at..end]);
+                    let words = self.expand(&tokens[at..end])?;
                     self.command(&words, depth)?;
                     at = end;
                 }
@@ -217,8 +258,8 @@ impl Run<'_> {
                 "then" if holds => return self.block(inside, depth + 1),
                 "else" => return self.block(inside, depth + 1),
                 "if" | "elif" => {
-                    let words = self.expand(inside);
-                    holds = self.test(&words);
+                    let words = self.expand(inside)?;
+                    holds = condition::holds(self.fs, &words);
                 }
                 _ => {}
             }
@@ -229,56 +270,75 @@ impl Run<'_> {
     fn menu_item(
         &mut self,
         is_submenu: bool,
-        words: &[String],
+        words: Vec<String>,
         body: &[Token],
         depth: usize,
     ) -> Result<()> {
         let (mut title, mut id) = (None, None);
-        let mut it = words.iter();
+        let mut it = words.into_iter();
         while let Some(word) = it.next() {
             match word.as_str() {
                 "--class" | "--users" | "--hotkey" | "--source" => _ = it.next(),
-                "--id" => id = it.next().cloned(),
+                "--id" => id = it.next(),
                 "--unrestricted" => {}
                 w => {
                     if let Some(value) = w.strip_prefix("--id=") {
                         id = Some(value.to_owned());
                     } else if !w.starts_with("--") && title.is_none() {
-                        title = Some(w.to_owned());
+                        title = Some(word);
                     }
                 }
             }
         }
+        let outer = self.begin_item(title.unwrap_or_default(), id);
+        let before = self.changes.len();
+        if is_submenu {
+            self.counters.push(0);
+            self.block(body, depth + 1)?;
+            self.counters.pop();
+        } else {
+            self.push_entry(MenuEntry::default())?;
+            self.block(body, depth + 1)?;
+        }
+        self.restore(before);
+        self.open = outer;
+        Ok(())
+    }
+
+    /// Opens an item on the current level; returns the one that is open around it.
+    fn begin_item(&mut self, title: String, id: Option<String>) -> Option<usize> {
         // The stack of counters is never empty: it starts with one and submenus put it back.
         let index = self.counters.last().copied().unwrap_or(0);
         if let Some(counter) = self.counters.last_mut() {
             *counter += 1;
         }
-        self.level.push(Key { index, title: title.unwrap_or_default(), id });
-        let outer = self.vars.clone();
-        let result = if is_submenu {
-            self.counters.push(0);
-            let result = self.block(body, depth + 1);
-            self.counters.pop();
-            result
-        } else {
-            self.push_entry(Entry {
-                id: self.level.last().and_then(|k| k.id.clone()),
-                ..Entry::default()
-            });
-            self.block(body, depth + 1)
-        };
-        self.vars = outer;
-        self.level.pop();
-        result
+        let outer = self.open;
+        self.open = Some(self.items.len());
+        self.items.push(Item { parent: outer, index, title, id });
+        outer
     }
 
-    /// Adds an entry with the keys of the current level.
-    fn push_entry(&mut self, mut entry: Entry) {
-        let titles: Vec<&str> = self.level.iter().map(|k| k.title.as_str()).collect();
+    /// The items around item `at`, and itself at the end.
+    fn path_to(&self, at: Option<usize>) -> Vec<&Item> {
+        let up = |item: &&Item| item.parent.map(|at| &self.items[at]);
+        let mut path: Vec<&Item> =
+            std::iter::successors(at.map(|at| &self.items[at]), up).collect();
+        path.reverse();
+        path
+    }
+
+    /// Adds the entry that the open item is.
+    fn push_entry(&mut self, mut entry: MenuEntry) -> Result<()> {
+        let Some(open) = self.open else { return Ok(()) };
+        let titles: Vec<&str> =
+            self.path_to(Some(open)).iter().map(|item| item.title.as_str()).collect();
+        let len: usize = titles.iter().map(|title| title.len()).sum();
+        self.fs.budget().charge(Cost::MenuBytes, len as u64)?;
         entry.title = bounded(titles.join(">"));
+        entry.id = self.items[open].id.clone();
         self.entries.push(entry);
-        self.keys.push(self.level.clone());
+        self.item_of_entry.push(open);
+        Ok(())
     }
 
     fn command(&mut self, words: &[String], depth: usize) -> Result<()> {
@@ -289,7 +349,7 @@ impl Run<'_> {
                     self.set(key, value.to_owned());
                 }
             }
-            "unset" => args.iter().for_each(|a| _ = self.vars.remove(a)),
+            "unset" => args.iter().for_each(|a| self.unset(a)),
             "load_env" => self.load_env(args)?,
             "source" | "." | "configfile" | "normal" => {
                 if let Some(path) = args.first() {
@@ -297,7 +357,7 @@ impl Run<'_> {
                 }
             }
             "blscfg" => self.blscfg()?,
-            _ if self.level.is_empty() => {
+            _ if self.open.is_none() => {
                 if let Some((key, value)) = name.split_once('=') {
                     self.set(key, value.to_owned());
                 }
@@ -348,7 +408,7 @@ impl Run<'_> {
         let Some(text) = read_optional(self.fs, &path)? else { return Ok(()) };
         for (name, value) in parse_env(&text) {
             // GRUB clears next_entry when it has booted it. Nothing is written here, so it would
-            // be booted for ever.
+            // be booted at every start.
             if name != "next_entry" {
                 self.set(name, value);
             }
@@ -362,7 +422,7 @@ impl Run<'_> {
         }
         self.sources += 1;
         match read_optional(self.fs, path)? {
-            Some(text) => self.block(&lex(&text), depth + 1),
+            Some(text) => self.block(&lex(&text, self.fs.budget())?, depth + 1),
             None => Ok(()),
         }
     }
@@ -382,13 +442,9 @@ impl Run<'_> {
                 if self.entries.len() >= MAX_ENTRIES {
                     return Ok(());
                 }
-                let index = self.counters.last().copied().unwrap_or(0);
-                if let Some(counter) = self.counters.last_mut() {
-                    *counter += 1;
-                }
-                self.level.push(Key { index, title: entry.title.clone(), id: entry.id.clone() });
-                self.push_entry(entry);
-                self.level.pop();
+                let outer = self.begin_item(entry.title.clone(), entry.id.clone());
+                self.push_entry(entry)?;
+                self.open = outer;
             }
             return Ok(());
         }
@@ -420,20 +476,21 @@ impl Run<'_> {
             return None;
         }
         let path = split_path(wanted);
-        let hit = |key: &Key, name: &str| match name.parse::<usize>() {
-            Ok(n) => key.index == n,
-            Err(_) => key.title == name || key.id.as_deref() == Some(name),
+        let hit = |item: &Item, name: &str| match name.parse::<usize>() {
+            Ok(n) => item.index == n,
+            Err(_) => item.title == name || item.id.as_deref() == Some(name),
         };
-        let full = |keys: &Vec<Key>| {
-            keys.len() >= path.len() && path.iter().zip(keys).all(|(name, key)| hit(key, name))
+        let is_full = |at: &usize| {
+            let items = self.path_to(Some(*at));
+            items.len() >= path.len() && path.iter().zip(items).all(|(name, item)| hit(item, name))
         };
-        // A submenu without a word on what is inside stands for its first entry.
-        self.keys.iter().position(full).or_else(|| match wanted.parse::<usize>() {
+        // The path of a submenu alone stands for its first entry.
+        self.item_of_entry.iter().position(is_full).or_else(|| match wanted.parse::<usize>() {
             // As pygrub: a number counts flattened entries, a title may be anywhere.
             Ok(index) => Some(index).filter(|i| *i < self.entries.len()),
             Err(_) => {
                 let leaf = path.last().filter(|l| l.parse::<usize>().is_err())?;
-                self.keys.iter().position(|keys| keys.last().is_some_and(|key| hit(key, leaf)))
+                self.item_of_entry.iter().position(|at| hit(&self.items[*at], leaf))
             }
         })
     }

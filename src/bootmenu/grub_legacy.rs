@@ -2,7 +2,8 @@
 //!
 //! Source: GNU GRUB 0.97 manual, chapters "Configuration" and "Commands".
 
-use super::{Entry, MAX_ENTRIES, Menu, bounded, dir_of, first_word, read_optional, strip_device};
+use super::menu::{MAX_ENTRIES, Menu, MenuEntry};
+use super::text::{bounded, charge_words, dir_of, first_word, read_optional, strip_device};
 use crate::Result;
 use crate::fs::GuestFs;
 
@@ -10,7 +11,7 @@ use crate::fs::GuestFs;
 /// the menu.
 ///
 /// # Errors
-/// Only those of reading that file.
+/// `TooLarge` when the budget of `fs` is used up; those of reading that file.
 pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     let mut menu = Menu::default();
     let mut default = String::new();
@@ -24,17 +25,16 @@ pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
             if menu.entries.len() >= MAX_ENTRIES {
                 break;
             }
-            menu.entries.push(Entry { title: rest.to_owned(), ..Entry::default() });
+            menu.entries.push(MenuEntry { title: rest.to_owned(), ..MenuEntry::default() });
             continue;
         }
         match menu.entries.last_mut() {
-            Some(entry) => entry_command(entry, command, rest),
+            Some(entry) => entry_command(fs, entry, command, rest)?,
             None => match command {
                 "default" => default = rest.to_owned(),
                 "fallback" => {
-                    menu.fallback =
-                        rest.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-                    menu.fallback.truncate(MAX_ENTRIES);
+                    let numbers = rest.split_whitespace().filter_map(|n| n.parse().ok());
+                    menu.fallback = numbers.take(MAX_ENTRIES).collect();
                 }
                 _ => {}
             },
@@ -56,7 +56,7 @@ fn split_command(line: &str) -> (&str, &str) {
     (&line[..end], rest.strip_prefix('=').unwrap_or(rest).trim())
 }
 
-fn entry_command(entry: &mut Entry, command: &str, rest: &str) {
+fn entry_command(fs: &dyn GuestFs, entry: &mut MenuEntry, command: &str, rest: &str) -> Result<()> {
     match command {
         "kernel" => {
             let (path, args) = path_and_args(rest);
@@ -65,6 +65,7 @@ fn entry_command(entry: &mut Entry, command: &str, rest: &str) {
             entry.cmdline = args;
         }
         "initrd" => {
+            charge_words(fs, rest)?;
             entry.initrds = rest.split_whitespace().map(|p| strip_device(p).into()).collect()
         }
         // The first module makes of the kernel before it a hypervisor: it is Xen's dom0 kernel.
@@ -81,6 +82,7 @@ fn entry_command(entry: &mut Entry, command: &str, rest: &str) {
         }
         _ => {}
     }
+    Ok(())
 }
 
 fn path_and_args(rest: &str) -> (String, String) {

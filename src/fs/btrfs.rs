@@ -11,6 +11,7 @@
 
 mod leaf;
 
+use super::budget::{Budget, Cost};
 use super::guard::quietly;
 use super::guest_fs::{
     FileKind, GuestFile, GuestFs, KernelMount, Node, Stat, check_target_len, resolve_to,
@@ -50,9 +51,17 @@ impl BtrfsFs {
     /// `Unsupported` for features, profiles and checksums that can't be read and for filesystems of
     /// several devices; `Corrupt` when it is no Btrfs or a broken one; `Io` from `reader`.
     pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
+        Self::open_within(reader, Budget::new())
+    }
+
+    /// As [`open`](Self::open), with a `budget` that other looks into the same guest share.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_within(reader: impl ReadAt + 'static, budget: Budget) -> Result<Self> {
         let reader: Arc<dyn ReadAt> = Arc::new(reader);
         let stale = log_root(&*reader)? != 0;
-        let meter = Meter::new();
+        let meter = Meter::new(budget);
         let size = reader.len();
         let metered = Metered { reader, meter: Rc::clone(&meter), blank: 0..0 };
         let what = "the filesystem";
@@ -114,7 +123,7 @@ impl GuestFs for BtrfsFs {
     fn node(&self, path: &str, _searched: u64) -> Result<Node> {
         let inode = self.inode(path)?;
         let meta = self.ask(path, PER_LOOK, |fs| fs.metadata(&inode))?;
-        // The crate tells no times. The leaf with the inode is what it read last.
+        // `lambutter` returns no times. The leaf with the inode is what it read last.
         let times = leaf::times(&self.meter.last_read(), inode.objectid()).unwrap_or_default();
         let (mtime_secs, mtime_nanos) = times.modified;
         let len = meta.size;
@@ -140,8 +149,13 @@ impl GuestFs for BtrfsFs {
             self.either(&full, |p| self.ask(p, PER_LOOK, |fs| fs.read_dir(Path::from(p))))?;
         let mut names: Vec<String> =
             entries.into_iter().filter_map(|e| String::from_utf8(e.name).ok()).collect();
+        self.budget().charge_for(path, Cost::Names, names.len() as u64)?;
         names.sort();
         Ok(names)
+    }
+
+    fn budget(&self) -> &Budget {
+        self.meter.budget()
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {

@@ -16,12 +16,11 @@ mod journal;
 pub mod room;
 mod superblock;
 
-use std::cell::Cell;
-
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
 
 use self::journal::Replay;
 use self::superblock::Superblock;
+use super::budget::{Budget, Cost};
 use super::guard::quietly;
 use super::guest_fs::{FileKind, GuestFile, GuestFs, Node, Stat, check_target_len, resolve_to};
 use crate::bytes::ReadAt;
@@ -29,9 +28,6 @@ use crate::{Error, ErrorKind, Result};
 
 /// Largest directory that is read, in bytes of its blocks: some 400,000 names.
 pub const MAX_DIR_BYTES: u64 = 16 << 20;
-/// Bytes of directories that one [`Ext4Fs`] searches in its life: a million lookups in usual ones, a
-/// few seconds in hostile ones.
-const SEARCH_BUDGET: u64 = 8 << 30;
 /// Most names that one directory may have.
 const MAX_DIR_ENTRIES: usize = 500_000;
 
@@ -42,9 +38,7 @@ pub struct Ext4Fs {
     fs: Ext4,
     uuid: [u8; 16],
     label: String,
-    /// Bytes of directories that may still be searched, so that a hostile guest with huge
-    /// directories and a long menu can't keep us busy for hours.
-    budget: Cell<u64>,
+    budget: Budget,
 }
 
 impl Ext4Fs {
@@ -55,6 +49,14 @@ impl Ext4Fs {
     /// `Unsupported` names the filesystem features that can't be read; `Corrupt` when it is no
     /// ext2/3/4 or a broken one, or longer than the image; `Io` from `reader`.
     pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
+        Self::open_within(reader, Budget::new())
+    }
+
+    /// As [`open`](Self::open), with a `budget` that other looks into the same guest share.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_within(reader: impl ReadAt + 'static, budget: Budget) -> Result<Self> {
         let mut sb = Superblock::read(&reader)?;
         let needs_recovery = sb.needs_recovery;
         let replay = if needs_recovery { journal::load(&reader, &sb)? } else { Replay::new() };
@@ -83,7 +85,7 @@ impl Ext4Fs {
             sb = new;
         }
         let fs = guarded("the filesystem", || Ext4::load(Box::new(adapter)))?;
-        Ok(Self { uuid: sb.uuid, label: sb.label, fs, budget: Cell::new(SEARCH_BUDGET) })
+        Ok(Self { uuid: sb.uuid, label: sb.label, fs, budget })
     }
 
     /// The filesystem's UUID, as its 16 bytes.
@@ -99,13 +101,7 @@ impl Ext4Fs {
 
 impl GuestFs for Ext4Fs {
     fn node(&self, path: &str, searched: u64) -> Result<Node> {
-        self.budget.set(self.budget.get().saturating_sub(searched));
-        if self.budget.get() == 0 {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                "the guest's directories are too large to look for a kernel in them",
-            ));
-        }
+        self.budget.charge_for(path, Cost::SearchedBytes, searched)?;
         let meta = guarded(path, || self.fs.symlink_metadata(path))?;
         let kind = match meta.file_type() {
             FileType::Regular => FileKind::File,
@@ -133,7 +129,8 @@ impl GuestFs for Ext4Fs {
     }
 
     fn read_dir(&self, path: &str) -> Result<Vec<String>> {
-        let (full, _) = resolve_to(self, path, FileKind::Dir)?;
+        let (full, stat) = resolve_to(self, path, FileKind::Dir)?;
+        self.budget.charge_for(path, Cost::SearchedBytes, stat.len)?;
         let mut names = guarded(path, || {
             let mut names = Vec::new();
             for entry in self.fs.read_dir(full.as_str())? {
@@ -151,8 +148,13 @@ impl GuestFs for Ext4Fs {
         if names.len() > MAX_DIR_ENTRIES {
             return Err(too_many(path));
         }
+        self.budget.charge_for(path, Cost::Names, names.len() as u64)?;
         names.sort();
         Ok(names)
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {

@@ -1,4 +1,4 @@
-//! A panic inside a foreign parser becomes an error.
+//! A panic inside a parser of another crate becomes an error.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,8 +9,8 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Calls `f`; a panic in it is returned as its message. What `f` changes must bear being left half
-/// done: the readers behind this only keep caches.
+/// Calls `f`; a panic in it is returned as its message. A panic may leave what `f` changes half
+/// done, which is harmless for the caches that the readers keep.
 pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     // A panic is expected here for some broken images, so its message goes into the error instead
     // of to stderr. Panics of other threads and places are reported as before.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::budget::{Budget, Cost};
 use crate::{Error, ErrorKind, Result};
 
 /// Most symlinks that one path may pass through (as Linux: `MAXSYMLINKS`).
@@ -36,7 +37,7 @@ pub struct Stat {
     pub mtime_secs: i64,
     /// Nanoseconds within that second.
     pub mtime_nanos: u32,
-    /// What tells a new file from the one that it replaces where the times do not: the transaction
+    /// What distinguishes a new file from the one that it replaces where the times do not: the transaction
     /// that changed it (Btrfs) or its inode number (XFS); otherwise 0.
     pub revision: u64,
 }
@@ -129,7 +130,7 @@ pub trait GuestFs {
     /// out: nothing that is looked for has one.
     ///
     /// # Errors
-    /// `Invalid` if it is no directory, `TooLarge` if it has more entries than any sane one.
+    /// `Invalid` if it is no directory, `TooLarge` if it has too many entries.
     fn read_dir(&self, path: &str) -> Result<Vec<String>>;
 
     /// The absolute path without symlinks, `.` and `..`.
@@ -148,6 +149,9 @@ pub trait GuestFs {
         let (full, _) = walk(self, path, false)?;
         self.node(&full, 0)?.target.ok_or_else(|| not_a(path, "symlink"))
     }
+
+    /// What looking into it may cost; every path that is resolved is charged.
+    fn budget(&self) -> &Budget;
 
     /// Opens a regular file.
     ///
@@ -225,6 +229,7 @@ fn walk(fs: &(impl GuestFs + ?Sized), path: &str, follow_last: bool) -> Result<(
     let root = fs.node("/", 0)?.stat;
     let (mut hops, mut visited) = (0, 0);
     while let Some(name) = pending.pop_front() {
+        fs.budget().charge_for(path, Cost::Lookups, 1)?;
         visited += 1;
         if visited > MAX_COMPONENTS {
             return Err(Error::new(ErrorKind::Invalid, format!("{path} is too deep")));

@@ -1,8 +1,8 @@
-//! A [`GuestFs`] made of a list in memory: what parsers and the choice of a boot entry are tested
-//! against, and a plain directory of `(path, bytes)` for whoever needs one.
+//! A [`GuestFs`] in memory, against which parsers and the choice of a boot entry are tested.
 
 use std::collections::BTreeMap;
 
+use super::budget::{Budget, Cost};
 use super::guest_fs::{FileKind, GuestFile, GuestFs, Node, Stat, not_a, resolve_to};
 use crate::{Error, ErrorKind, Result};
 
@@ -12,10 +12,11 @@ enum Item {
     Symlink(String),
 }
 
-/// A filesystem in memory. Parents of what is added come into being by themselves.
+/// A filesystem in memory. Adding a file adds its parent directories.
 #[derive(Default)]
 pub struct MemFs {
     items: BTreeMap<String, Item>,
+    budget: Budget,
 }
 
 impl MemFs {
@@ -38,7 +39,7 @@ impl MemFs {
         self
     }
 
-    /// Takes away what is at an absolute path, if anything.
+    /// Removes what is at an absolute path, if anything.
     #[must_use]
     pub fn without(mut self, path: &str) -> Self {
         self.items.remove(path);
@@ -94,7 +95,13 @@ impl GuestFs for MemFs {
         let (full, _) = resolve_to(self, path, FileKind::Dir)?;
         let prefix = if full == "/" { full } else { full + "/" };
         let names = self.items.keys().filter_map(|k| k.strip_prefix(&prefix));
-        Ok(names.filter(|n| !n.contains('/')).map(str::to_owned).collect())
+        let names: Vec<_> = names.filter(|n| !n.contains('/')).map(str::to_owned).collect();
+        self.budget.charge_for(path, Cost::Names, names.len() as u64)?;
+        Ok(names)
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {

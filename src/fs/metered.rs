@@ -1,9 +1,10 @@
-//! The bytes of an image for a reader that sets itself no limits.
+//! The bytes of an image for a reader without limits of its own.
 //!
 //! In a hostile image, trees may share their branches and directories may be as large as the image.
 //! What such a thing costs is what must be read for it, so that is what is limited: each call has an
 //! allowance of bytes, and all calls together have another.
 
+use super::budget::{Budget, Cost};
 use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use std::cell::{Cell, Ref, RefCell};
@@ -18,27 +19,30 @@ pub(super) const PER_LOOK: u64 = 64 << 20;
 pub(super) const PER_OPEN: u64 = 512 << 20;
 /// The largest node of a tree.
 const NODE: usize = 64 << 10;
-/// Bytes that all looks together may read: a few seconds' worth.
-const PER_LIFE: u64 = 8 << 30;
 
 /// What was read, and what went wrong with it.
 pub(super) struct Meter {
     left: Cell<u64>,
-    life: Cell<u64>,
+    budget: Budget,
     over: Cell<bool>,
     error: RefCell<Option<io::Error>>,
     last: RefCell<Vec<u8>>,
 }
 
 impl Meter {
-    pub(super) fn new() -> Rc<Self> {
+    pub(super) fn new(budget: Budget) -> Rc<Self> {
         Rc::new(Self {
             left: Cell::new(0),
-            life: Cell::new(PER_LIFE),
+            budget,
             over: Cell::new(false),
             error: RefCell::new(None),
             last: RefCell::new(Vec::new()),
         })
+    }
+
+    /// What is charged beside the allowance of each call.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// A call begins that may read `bytes`.
@@ -56,10 +60,10 @@ impl Meter {
 
     /// What `bytes` were read for was asked for and is no search.
     pub(super) fn refund(&self, bytes: u64) {
-        self.life.set(self.life.get().saturating_add(bytes).min(PER_LIFE));
+        self.budget.refund(Cost::SearchedBytes, bytes);
     }
 
-    /// What a crate `answered` about `what`, a panic included; `convert` tells its errors unless they
+    /// What a crate `answered` about `what`, a panic included; `convert` maps its errors unless they
     /// are for the image or the limits.
     pub(super) fn finish<T, E>(
         &self,
@@ -95,13 +99,13 @@ impl Meter {
     }
 
     fn take(&self, bytes: u64) -> bool {
-        let rest = self.left.get().checked_sub(bytes).zip(self.life.get().checked_sub(bytes));
-        let Some((left, life)) = rest else {
+        let left = self.left.get().checked_sub(bytes);
+        let left = left.filter(|_| self.budget.charge(Cost::SearchedBytes, bytes).is_ok());
+        let Some(left) = left else {
             self.over.set(true);
             return false;
         };
         self.left.set(left);
-        self.life.set(life);
         true
     }
 }
@@ -169,7 +173,7 @@ mod tests {
 
     fn metered(blank: Range<u64>) -> Metered {
         let image: Vec<u8> = (1..=100).collect();
-        Metered { reader: Arc::new(image), meter: Meter::new(), blank }
+        Metered { reader: Arc::new(image), meter: Meter::new(Budget::new()), blank }
     }
 
     #[test]

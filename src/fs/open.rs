@@ -1,6 +1,7 @@
-//! Whatever filesystem an image holds, behind one trait.
+//! Opening the filesystem that an image holds.
 
 use super::btrfs::BtrfsFs;
+use super::budget::Budget;
 use super::ext4::Ext4Fs;
 use super::guest_fs::GuestFs;
 use super::probe::{Content, HEAD_LEN, probe};
@@ -8,7 +9,8 @@ use super::xfs::XfsFs;
 use crate::bytes::ReadAt;
 use crate::{Error, Result};
 
-/// Opens the filesystem that starts at byte 0 of `reader`: ext2/3/4, XFS or Btrfs.
+/// Opens the filesystem that starts at byte 0 of `reader`: ext2/3/4, XFS or Btrfs, with a
+/// [`Budget`] of its own.
 ///
 /// The result is not `Send`: open it in the thread that uses it. What lies under it must not change
 /// while it lives.
@@ -17,6 +19,15 @@ use crate::{Error, Result};
 /// `Unsupported` names features that can't be read; `Corrupt` when it is none of these filesystems,
 /// a broken one, or longer than the image; `Io` from `reader`.
 pub fn open_fs(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
+    open_fs_within(reader, &Budget::new())
+}
+
+/// As [`open_fs`], with a `budget` that other looks into the same guest share.
+///
+/// # Errors
+/// As [`open_fs`].
+pub fn open_fs_within(reader: impl ReadAt + 'static, budget: &Budget) -> Result<Box<dyn GuestFs>> {
+    let budget = budget.clone();
     let size = reader.len();
     // HEAD_LEN fits.
     let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
@@ -24,9 +35,9 @@ pub fn open_fs(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
         .read_at(&mut head, 0)
         .map_err(|e| Error::io("cannot read the start of the guest's filesystem", e))?;
     Ok(match probe(&head, size) {
-        Content::Xfs { .. } => Box::new(XfsFs::open(reader)?),
-        Content::Btrfs { .. } => Box::new(BtrfsFs::open(reader)?),
+        Content::Xfs { .. } => Box::new(XfsFs::open_within(reader, budget)?),
+        Content::Btrfs { .. } => Box::new(BtrfsFs::open_within(reader, budget)?),
         // Its superblock says what is wrong with anything else.
-        _ => Box::new(Ext4Fs::open(reader)?),
+        _ => Box::new(Ext4Fs::open_within(reader, budget)?),
     })
 }

@@ -258,7 +258,7 @@ pub fn probe(head: &[u8], size: u64) -> Content {
     if head.0.iter().all(|b| *b == 0) { Content::Empty } else { Content::Unknown }
 }
 
-/// Bytes that may end anywhere; what is behind the end reads as zero.
+/// Bytes that may end anywhere; past the end they read as zero.
 struct Head<'a>(&'a [u8]);
 
 impl Head<'_> {
@@ -374,7 +374,7 @@ impl Head<'_> {
             if kind == 0 {
                 continue;
             }
-            // A table may say more than a cut-short image has, but never starts behind its end.
+            // A table may say more than a cut-short image has, but never starts past its end.
             if start == 0 || count == 0 || start >= sectors {
                 return None;
             }

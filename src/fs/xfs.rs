@@ -16,6 +16,7 @@ mod superblock;
 
 pub use self::log::log_is_dirty;
 use self::superblock::Superblock;
+use super::budget::{Budget, Cost};
 use super::guard::quietly;
 use super::guest_fs::{
     FileKind, GuestFile, GuestFs, KernelMount, Node, Stat, check_target_len, resolve_to,
@@ -50,9 +51,17 @@ impl XfsFs {
     /// `Unsupported` for features that can't be read; `Corrupt` when it is no XFS or a broken one,
     /// or longer than the image; `Io` from `reader`.
     pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
+        Self::open_within(reader, Budget::new())
+    }
+
+    /// As [`open`](Self::open), with a `budget` that other looks into the same guest share.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_within(reader: impl ReadAt + 'static, budget: Budget) -> Result<Self> {
         let reader: Arc<dyn ReadAt> = Arc::new(reader);
         let superblock = Superblock::read(&*reader)?;
-        let meter = Meter::new();
+        let meter = Meter::new(budget);
         let open = |blank: Range<u64>| {
             meter.begin(PER_OPEN);
             let size = reader.len();
@@ -107,7 +116,7 @@ impl GuestFs for XfsFs {
             let inode = fs.resolve(at)?;
             Ok((inode, fs.metadata(&inode)?))
         })?;
-        // The crate tells no times. The inode is what it read last, as it is on the disk: what only
+        // `lamxfs` returns no times. The inode is what it read last, as it is on the disk: what only
         // the journal has of it is missing here.
         let (mtime_secs, mtime_nanos) =
             inode::modified(&self.meter.last_read(), inode.ino).unwrap_or_default();
@@ -132,8 +141,13 @@ impl GuestFs for XfsFs {
         let entries = self.ask(path, PER_LOOK, |fs| fs.read_dir(Path::new(full.as_bytes())))?;
         let names = entries.into_iter().filter_map(|e| String::from_utf8(e.name).ok());
         let mut names: Vec<String> = names.filter(|n| n != "." && n != "..").collect();
+        self.budget().charge_for(path, Cost::Names, names.len() as u64)?;
         names.sort();
         Ok(names)
+    }
+
+    fn budget(&self) -> &Budget {
+        self.meter.budget()
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {

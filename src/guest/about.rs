@@ -14,7 +14,7 @@ pub use configured::{FstabEntry, Gettys, Interfaces, fstab, gettys, interfaces};
 pub use distribution::{Distribution, distribution};
 pub use hostname::hostname;
 pub use init::{Init, init};
-pub use tools::{CloudInit, Hypervisor, Tool, cloud_init, tools};
+pub use tools::{Hypervisor, InstalledCloudInit, Tool, cloud_init, tools};
 
 use crate::fs::GuestFs;
 

@@ -36,7 +36,7 @@ pub struct Adapted {
 }
 
 /// Adapts `cmdline`, which the guest gave, to a KVM machine. What is not about the root device,
-/// consoles, resuming or Xen stays as it is, in its order. Parameters behind `--` belong to init and
+/// consoles, resuming or Xen stays as it is, in its order. Parameters after `--` belong to init and
 /// are left alone.
 pub fn adapt(cmdline: &str, ctx: &CmdlineContext) -> Adapted {
     if let Some(replace) = &ctx.replace {
@@ -203,7 +203,7 @@ fn resume(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<Strin
     };
     let Some(first) = words.iter().position(mends) else { return };
     let new = match &ctx.swap_uuid {
-        // Without an initrd nobody could resolve a UUID.
+        // Without an initrd, nothing resolves a UUID.
         Some(uuid) if ctx.has_initrd => format!("resume=UUID={uuid}"),
         _ => "noresume".to_owned(),
     };

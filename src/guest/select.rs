@@ -1,12 +1,14 @@
-//! Choosing what boots: the guest's default entry, the one that the user names, or the newest kernel
-//! that lies about.
+//! Choosing what boots: the guest's default entry, the one that the user names, or the newest
+//! installed kernel.
 
+mod files;
 mod installed;
 
 pub use installed::{Installed, installed};
 
-use crate::bootmenu::{self, Config, Entry, Format};
-use crate::fs::{FileKind, GuestFs};
+use self::files::locate;
+use crate::bootmenu::{self, Config, MenuEntry, MenuFormat};
+use crate::fs::GuestFs;
 use crate::{Error, ErrorKind, Result};
 
 /// Which entry the user wants (`--entry`).
@@ -49,7 +51,7 @@ pub enum BootSource {
         /// The menu's path inside the guest.
         path: String,
         /// Its grammar.
-        format: Format,
+        format: MenuFormat,
         /// The entry's number, from 0.
         index: usize,
     },
@@ -107,7 +109,7 @@ fn chosen(fs: &dyn GuestFs, config: &Config, want: &EntrySelector) -> Result<Boo
             .position(|e| e.title == *title)
             .or_else(|| entries.iter().position(|e| e.id.as_deref() == Some(title)))
             .or_else(|| {
-                let leaf = |e: &Entry| e.title.rsplit('>').next().map(str::to_owned);
+                let leaf = |e: &MenuEntry| e.title.rsplit('>').next().map(str::to_owned);
                 entries.iter().position(|e| leaf(e).as_deref() == Some(title))
             }),
     };
@@ -217,7 +219,7 @@ fn finish(
     boot
 }
 
-fn hypervisor_note(entry: &Entry) -> String {
+fn hypervisor_note(entry: &MenuEntry) -> String {
     format!("\"{}\" starts a hypervisor; its kernel is booted without it", entry.title)
 }
 
@@ -234,8 +236,8 @@ fn boot(config: &Config, index: usize, kernel: String, initrds: Vec<String>) -> 
     }
 }
 
-fn summaries(entries: &[Entry]) -> Vec<EntrySummary> {
-    let summary = |(index, e): (usize, &Entry)| EntrySummary {
+fn summaries(entries: &[MenuEntry]) -> Vec<EntrySummary> {
+    let summary = |(index, e): (usize, &MenuEntry)| EntrySummary {
         index,
         title: e.title.clone(),
         kernel: e.kernel.clone(),
@@ -244,7 +246,7 @@ fn summaries(entries: &[Entry]) -> Vec<EntrySummary> {
     entries.iter().enumerate().map(summary).collect()
 }
 
-fn list(entries: &[Entry]) -> String {
+fn list(entries: &[MenuEntry]) -> String {
     const SHOWN: usize = 30;
     if entries.is_empty() {
         return " no entries".to_owned();
@@ -269,7 +271,7 @@ struct Loaded {
 /// Most initrds of one entry; more is no real menu.
 const MAX_INITRDS: usize = 16;
 
-fn load(fs: &dyn GuestFs, entry: &Entry) -> Result<Loaded> {
+fn load(fs: &dyn GuestFs, entry: &MenuEntry) -> Result<Loaded> {
     let mut loaded =
         Loaded { kernel: locate(fs, &entry.kernel)?, initrds: vec![], missing: vec![] };
     if loaded.kernel.is_none() {
@@ -283,30 +285,6 @@ fn load(fs: &dyn GuestFs, entry: &Entry) -> Result<Loaded> {
         }
     }
     Ok(loaded)
-}
-
-/// The file that a menu means by `path`. The menu may count from the root or from a separate /boot,
-/// and so may the filesystem.
-fn locate(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let mut tries = vec![path.clone(), format!("/boot{path}")];
-    tries.extend(path.strip_prefix("/boot").filter(|p| p.starts_with('/')).map(str::to_owned));
-    for path in tries {
-        if let Some(found) = regular(fs, &path)? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
-}
-
-/// The canonical path, if it leads to a regular file that is not empty.
-fn regular(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
-    match fs.stat(path) {
-        Ok(stat) if stat.kind == FileKind::File && stat.len > 0 => fs.canonicalize(path).map(Some),
-        Ok(_) => Ok(None),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Invalid) => Ok(None),
-        Err(e) => Err(e),
-    }
 }
 
 /// The newest kernel that is installed.

@@ -6,9 +6,10 @@ use std::io::{self, BufRead, Read};
 use std::time::Instant;
 
 use super::compression::Decoder;
-use super::contents::{Contents, Entry};
 use super::input::Input;
 use super::limits;
+use super::listing::{InitrdEntry, Listing};
+use crate::fs::{Budget, Cost};
 
 /// Length of a header in bytes: a magic number and 13 numbers of 8 hex digits.
 const HEADER: usize = 110;
@@ -22,9 +23,9 @@ const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
 
-/// Bytes in which one can go forward.
+/// A stream of bytes that can skip forward.
 pub(super) trait Stream: BufRead {
-    /// Passes over `n` bytes.
+    /// Skips `n` bytes.
     fn skip(&mut self, n: u64) -> io::Result<()>;
 }
 
@@ -43,13 +44,13 @@ pub(super) struct Unpacked<'i, 'a, 'b> {
     pub(super) decoder: Decoder<'i, 'a>,
     buffer: Vec<u8>,
     at: usize,
-    /// Bytes that all members together may still have.
-    budget: &'b mut u64,
+    /// What is charged for the unpacked bytes.
+    budget: &'b Budget,
     deadline: Instant,
 }
 
 impl<'i, 'a, 'b> Unpacked<'i, 'a, 'b> {
-    pub(super) fn new(decoder: Decoder<'i, 'a>, budget: &'b mut u64, deadline: Instant) -> Self {
+    pub(super) fn new(decoder: Decoder<'i, 'a>, budget: &'b Budget, deadline: Instant) -> Self {
         Self { decoder, buffer: Vec::new(), at: 0, budget, deadline }
     }
 }
@@ -62,9 +63,8 @@ impl BufRead for Unpacked<'_, '_, '_> {
             let n = self.decoder.read(&mut self.buffer);
             self.buffer.truncate(*n.as_ref().unwrap_or(&0));
             let n = n? as u64;
-            *self.budget = self.budget.checked_sub(n).ok_or_else(|| {
-                io::Error::other(format!("unpacked, it has more than {} bytes", limits::UNPACKED))
-            })?;
+            // The error of reading names the initrd.
+            self.budget.charge(Cost::UnpackedBytes, n).map_err(io::Error::other)?;
             if Instant::now() > self.deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -117,7 +117,7 @@ pub(super) enum End {
 ///
 /// # Errors
 /// What broke the archive, or a limit.
-pub(super) fn members(stream: &mut impl Stream, out: &mut Contents) -> io::Result<End> {
+pub(super) fn members(stream: &mut impl Stream, out: &mut Listing) -> io::Result<End> {
     let mut offset = 0_u64;
     loop {
         let there = stream.fill_buf()?;
@@ -145,7 +145,7 @@ pub(super) fn members(stream: &mut impl Stream, out: &mut Contents) -> io::Resul
 ///
 /// # Errors
 /// What broke it, or a limit.
-pub(super) fn archive(stream: &mut impl Stream, out: &mut Contents) -> io::Result<(End, u64)> {
+pub(super) fn archive(stream: &mut impl Stream, out: &mut Listing) -> io::Result<(End, u64)> {
     let mut offset = 0;
     loop {
         if stream.fill_buf()?.is_empty() {
@@ -193,25 +193,25 @@ fn entry(
     stream: &mut impl Stream,
     header: &Header,
     name: &[u8],
-    out: &mut Contents,
-) -> io::Result<(Entry, u64)> {
+    out: &mut Listing,
+) -> io::Result<(InitrdEntry, u64)> {
     let mut body = || {
         let mut bytes = vec![0; header.len as usize];
         stream.read_exact(&mut bytes).map(|()| bytes)
     };
     Ok(match header.mode & S_IFMT {
-        S_IFDIR => (Entry::Dir, 0),
+        S_IFDIR => (InitrdEntry::Dir, 0),
         S_IFLNK if header.len <= PATH_MAX => {
             let target = String::from_utf8_lossy(&body()?).into_owned();
-            (Entry::Symlink(target), header.len)
+            (InitrdEntry::Symlink(target), header.len)
         }
         S_IFREG if out.keeps(name, header.len) => {
             let bytes = body()?;
             out.keep(name, bytes);
-            (Entry::File(header.len), header.len)
+            (InitrdEntry::File(header.len), header.len)
         }
-        S_IFREG => (Entry::File(header.len), 0),
-        _ => (Entry::Other, 0),
+        S_IFREG => (InitrdEntry::File(header.len), 0),
+        _ => (InitrdEntry::Other, 0),
     })
 }
 
@@ -228,7 +228,7 @@ impl Header {
     fn parse(bytes: &[u8; HEADER]) -> io::Result<Self> {
         match &bytes[..6] {
             b"070701" | b"070702" => {}
-            b"070707" => return Err(invalid("a cpio archive of the old kind")),
+            b"070707" => return Err(invalid("a cpio archive in the old format")),
             _ => return Err(invalid("no cpio archive where one should be")),
         }
         let number = |i: usize| {

@@ -71,7 +71,7 @@ impl Compression {
 }
 
 /// Unpacks one compressed member, from where the input is. When its end was read, the input is
-/// right behind it.
+/// right after it.
 pub(super) enum Decoder<'i, 'a> {
     Plain(&'i mut Input<'a>),
     Gzip(Box<flate2::bufread::GzDecoder<&'i mut Input<'a>>>),
@@ -184,7 +184,7 @@ impl<R: BufRead> Lz4Legacy<R> {
         }
         let len = loop {
             match self.number()? {
-                // Zeros behind the last block: padding.
+                // Zeros after the last block: padding.
                 None | Some(0) => return Ok(false),
                 // Frames may follow each other.
                 Some(LZ4_MAGIC) => {}

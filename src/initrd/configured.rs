@@ -1,17 +1,17 @@
 //! Whether a guest's configuration says that its initrd has drivers for any machine, which is
-//! sooner asked than the initrd itself.
+//! cheaper to read than the initrd itself.
 //!
 //! Source: initramfs.conf(5) and mkinitramfs(8); dracut.conf(5).
 
 use crate::fs::{FileKind, GuestFs};
 
-/// Configuration files have less than this many bytes.
+/// Largest configuration file that is read, in bytes.
 const MAX_CONFIG: usize = 64 << 10;
 /// Most files that a directory of configuration may have before it is not looked at.
 const MAX_FILES: usize = 100;
 
 /// Whether an initrd that was made at `made` (seconds since 1970) holds the drivers of all common
-/// disks, for all that the guest's configuration says. In doubt, it does not.
+/// disks, according to the guest's configuration. In doubt, the answer is no.
 pub fn made_for_any_machine(fs: &dyn GuestFs, made: i64) -> bool {
     let has = |paths: &[&str]| paths.iter().any(|p| fs.stat(p).is_ok());
     let initramfs_tools = has(&["/usr/sbin/mkinitramfs"]);
@@ -100,7 +100,7 @@ mod tests {
         let dir = "/etc/initramfs-tools/conf.d/mine";
         assert!(!made_for_any_machine(&guest("MODULES=most").file(dir, "MODULES=\"list\""), 1));
         assert!(made_for_any_machine(&guest("MODULES=list").file(dir, "MODULES=most # all"), 1));
-        // The configuration is younger than what was made by it.
+        // The configuration is newer than the initrd.
         assert!(!made_for_any_machine(&guest("MODULES=most"), -1));
         let both = guest("MODULES=most").file("/usr/bin/dracut", "");
         assert!(!made_for_any_machine(&both, 1));

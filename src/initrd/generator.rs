@@ -1,10 +1,10 @@
-//! Which program made an initrd, told by files that only it puts there.
+//! Which program made an initrd, recognised by files that only it adds.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::contents::Entry;
+use super::listing::InitrdEntry;
 
 /// The program that made an initrd.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -40,7 +40,7 @@ impl Generator {
         }
     }
 
-    pub(super) fn of(entries: &BTreeMap<String, Entry>) -> Self {
+    pub(super) fn of(entries: &BTreeMap<String, InitrdEntry>) -> Self {
         let has = |paths: &[&str]| paths.iter().any(|p| entries.contains_key(*p));
         let below = |prefix: &str| {
             let from = prefix.to_owned();

@@ -16,9 +16,9 @@ use super::hardware::{Hardware, card, other_bus};
 use super::payload::PayloadFile;
 use crate::bytes::ReadAt;
 use crate::disk::Source;
-use crate::fs::open::open_fs;
+use crate::fs::open::{open_fs, open_fs_within};
 use crate::fs::probe::{Content, HEAD_LEN, probe};
-use crate::fs::{GuestFile, GuestFs};
+use crate::fs::{Budget, GuestFile, GuestFs};
 use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::initrd::{Compression, Initrd, made_for_any_machine};
 use crate::layout::Ids;
@@ -110,8 +110,9 @@ fn mend(
     out: &mut Remedy,
 ) -> Result<()> {
     let mut found: Option<Initrd> = None;
+    let budget = Budget::new();
     for file in initrds {
-        let next = Initrd::find(&mut InitrdFile(file), &look.version, &look.doubtful)?;
+        let next = Initrd::find(&mut InitrdFile(file), &look.version, &look.doubtful, &budget)?;
         match &mut found {
             Some(found) => found.join(next),
             None => found = Some(next),
@@ -123,7 +124,7 @@ fn mend(
         return Ok(());
     }
     let for_root = drivers_of(&root);
-    let fs = open_fs(root)?;
+    let fs = open_fs_within(root, &budget)?;
     let no_modules = || Error::new(ErrorKind::NotFound, "the guest's modules have gone");
     let modules = Modules::open(&*fs, &look.version).ok_or_else(no_modules)?;
     let drivers = KernelDrivers::of(Some(&modules), &look.version, found.as_ref());

@@ -186,8 +186,40 @@ fn broken_and_hostile_scripts_end() {
     ] {
         let fs =
             MemFs::new().file("/boot/grub/grub.cfg", "source /boot/grub/grub.cfg\n".repeat(50));
-        let menu = run(fs, text);
-        assert!(menu.entries.len() <= MAX_ENTRIES);
-        assert!(menu.entries.iter().all(|e| e.cmdline.len() <= MAX_CMDLINE));
+        match parse(&fs, "/boot/grub/grub.cfg", text) {
+            Ok(menu) => {
+                assert!(menu.entries.len() <= MAX_ENTRIES);
+                assert!(menu.entries.iter().all(|e| e.cmdline.len() <= MAX_CMDLINE));
+            }
+            Err(e) => assert_eq!(e.kind(), ErrorKind::TooLarge),
+        }
     }
+}
+
+#[test]
+fn negations() {
+    for (condition, holds) in [
+        ("true", true),
+        ("! true", false),
+        ("! ! true", true),
+        ("! [ a = b ]", true),
+        ("[ ! a = b ]", true),
+        ("[ ! ! a = b ]", false),
+        ("! false", true),
+        ("!", true),
+    ] {
+        let menu = run(MemFs::new(), &format!("if {condition}; then\nmenuentry x {{\n}}\nfi\n"));
+        assert_eq!(menu.entries.len(), usize::from(holds), "{condition}");
+    }
+}
+
+#[test]
+fn variables_end_with_their_entry() {
+    let text = "set a=1\nset b=1\nsubmenu s {\nset a=2\nunset b\nset c=2\n\
+                menuentry x {\nset a=3\nset a=4\nlinux /k $a $b $c\n}\n\
+                menuentry y {\nlinux /k $a $b $c\n}\n}\n\
+                menuentry z {\nlinux /k $a $b $c\n}\n";
+    let menu = run(MemFs::new(), text);
+    let cmdlines: Vec<_> = menu.entries.iter().map(|e| e.cmdline.as_str()).collect();
+    assert_eq!(cmdlines, ["4 2", "2 2", "1 1"]);
 }

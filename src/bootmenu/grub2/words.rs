@@ -1,7 +1,7 @@
-//! Small helpers that take words and tokens apart and put them together.
+//! Taking words and tokens apart and putting them together.
 
-use super::super::bounded;
-use super::super::grub_script::Token;
+use crate::bootmenu::grub_script::Token;
+use crate::bootmenu::text::bounded;
 
 /// The parts of a `default` such as `A>B`, in which `>>` stands for one `>`.
 pub(super) fn split_path(wanted: &str) -> Vec<String> {
@@ -30,7 +30,7 @@ pub(super) fn parse_env(text: &str) -> impl Iterator<Item = (&str, String)> {
     })
 }
 
-/// The words of a Linux command line. Where GRUB had quoted a blank, Linux's own quotes go.
+/// The words of a Linux command line. A blank that GRUB had quoted is put in Linux's own quotes.
 pub(super) fn join(words: &[String]) -> String {
     let quote = |word: &String| {
         if !word.contains(char::is_whitespace) || word.contains('"') {
@@ -51,7 +51,7 @@ pub(super) fn end_of_command(tokens: &[Token], at: usize) -> usize {
     (at..tokens.len()).find(|i| tokens[*i] == Token::End).unwrap_or(tokens.len())
 }
 
-/// Index behind the `close` that belongs to the `open` at `at`; the end if there is none.
+/// Index after the `close` that belongs to the `open` at `at`; the end if there is none.
 pub(super) fn matching(tokens: &[Token], at: usize, open: &[&str], close: &str) -> usize {
     let mut level = 0usize;
     let mut start_of_command = true;

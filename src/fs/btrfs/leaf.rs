@@ -10,7 +10,7 @@ const ITEM: usize = 25;
 /// Type of the key of an inode.
 const INODE_ITEM: u8 = 1;
 
-/// What an inode says beside what the crate tells.
+/// What an inode holds that `lambutter` does not return.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Times {
     /// The transaction that changed it last.

@@ -470,7 +470,7 @@ mod tests {
         // One that is not committed covers nothing.
         let log = [t(7, &[50]), revoke(8, &[50])].concat();
         assert_eq!(run(1, log), [(50, 102, false)]);
-        // An escaped block, behind a tag with a UUID.
+        // An escaped block, after a tag with a UUID.
         let log = vec![
             head(1, 7, &[(12, 60), (16, 0), (36, 61), (40, 2 | 8 | 1)]),
             block(&[]),

@@ -56,7 +56,7 @@ impl Log<'_> {
         Some(u32_at(&block, if u32_at(&block, 0) == MAGIC { 4 } else { 0 }))
     }
 
-    /// The block behind the last that was written; `Some(None)` when there is none.
+    /// The block after the last one written; `Some(None)` when there is none.
     fn head(&self) -> Option<Option<u64>> {
         let (first, last) = (self.cycle(0)?, self.cycle(self.blocks - 1)?);
         if first == 0 {
@@ -66,18 +66,18 @@ impl Log<'_> {
             return Some(Some(self.blocks));
         }
         // Blocks before the head have the cycle of the first.
-        let (mut before, mut behind) = (0, self.blocks - 1);
-        while behind - before > 1 {
-            let middle = before + (behind - before) / 2;
+        let (mut before, mut after) = (0, self.blocks - 1);
+        while after - before > 1 {
+            let middle = before + (after - before) / 2;
             match self.cycle(middle)? == first {
                 true => before = middle,
-                false => behind = middle,
+                false => after = middle,
             }
         }
-        Some(Some(behind))
+        Some(Some(after))
     }
 
-    /// The last record that starts before `head`: where, its header, and the first block behind that.
+    /// The last record that starts before `head`: its block, its header, and the first block after that.
     fn last_record(&self, head: u64) -> Option<(u64, [u8; 512], [u8; 512])> {
         for back in 1..=LONGEST.min(self.blocks) {
             let at = (head + self.blocks - back) % self.blocks;

@@ -1,4 +1,4 @@
-//! Whether somebody can log in. See shadow(5).
+//! Whether root can log in. See shadow(5).
 
 use super::text;
 use crate::fs::GuestFs;

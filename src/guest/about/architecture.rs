@@ -7,7 +7,7 @@ use crate::fs::GuestFs;
 /// Programs of which one is there.
 const PROGRAMS: [&str; 5] = ["/sbin/init", "/bin/sh", "/usr/bin/env", "/bin/busybox", "/bin/ls"];
 
-/// The architecture as `uname -m` says it; `None` when no program tells.
+/// The architecture as `uname -m` prints it; `None` when no program was found to tell it.
 pub fn architecture(root: &dyn GuestFs) -> Option<String> {
     PROGRAMS.iter().find_map(|path| {
         let mut head = [0; 20];

@@ -117,7 +117,7 @@ fn addresses(text: &str) -> impl Iterator<Item = String> + '_ {
         .map(str::to_ascii_lowercase)
 }
 
-/// Terminals on which somebody may log in.
+/// Terminals that a login runs on.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Gettys {
     /// Terminals that the configuration starts a getty on, sorted: `hvc0`, `ttyS0`, `tty1`.
@@ -130,7 +130,7 @@ pub struct Gettys {
 /// command line is not among them.
 pub fn gettys(root: &dyn GuestFs) -> Gettys {
     let mut found = Vec::new();
-    // A guest that was upgraded to systemd keeps what nobody reads any more.
+    // A guest that was upgraded to systemd keeps files that are no longer read.
     let is_systemd = super::init(root) == Some(super::Init::Systemd);
     let inittab = if is_systemd { Vec::new() } else { lines(root, "/etc/inittab") };
     for line in inittab {

@@ -93,7 +93,7 @@ pub fn tools(root: &dyn GuestFs) -> Vec<Tool> {
 
 /// cloud-init in a guest.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct CloudInit {
+pub struct InstalledCloudInit {
     /// Whether it will run.
     pub enabled: bool,
     /// Whether it takes a `cidata` disk: no list of sources leaves NoCloud out.
@@ -101,7 +101,7 @@ pub struct CloudInit {
 }
 
 /// Whether cloud-init is installed, and what it is set to.
-pub fn cloud_init(root: &dyn GuestFs) -> Option<CloudInit> {
+pub fn cloud_init(root: &dyn GuestFs) -> Option<InstalledCloudInit> {
     let there = |path: &str| root.stat(path).is_ok();
     if !there("/usr/bin/cloud-init") {
         return None;
@@ -116,7 +116,7 @@ pub fn cloud_init(root: &dyn GuestFs) -> Option<CloudInit> {
         Some(lines[at..=at].iter().chain(list).cloned().collect::<Vec<_>>().join(" "))
     });
     let nocloud = sources.last().is_none_or(|list| list.contains("NoCloud"));
-    Some(CloudInit { enabled: !there("/etc/cloud/cloud-init.disabled"), nocloud })
+    Some(InstalledCloudInit { enabled: !there("/etc/cloud/cloud-init.disabled"), nocloud })
 }
 
 #[cfg(test)]
@@ -142,12 +142,12 @@ mod tests {
             cloud_init(&files.iter().fold(fs, |fs, (path, text)| fs.file(path, *text))).unwrap()
         };
         assert_eq!(cloud_init(&MemFs::new()), None);
-        assert_eq!(found(&[]), CloudInit { enabled: true, nocloud: true });
+        assert_eq!(found(&[]), InstalledCloudInit { enabled: true, nocloud: true });
         let disabled = found(&[("/etc/cloud/cloud-init.disabled", "")]);
-        assert_eq!(disabled, CloudInit { enabled: false, nocloud: true });
+        assert_eq!(disabled, InstalledCloudInit { enabled: false, nocloud: true });
         let list = "datasource_list: [ Ec2, None ]\n";
         let ec2 = found(&[("/etc/cloud/cloud.cfg.d/90_dpkg.cfg", list)]);
-        assert_eq!(ec2, CloudInit { enabled: true, nocloud: false });
+        assert_eq!(ec2, InstalledCloudInit { enabled: true, nocloud: false });
         let list = "datasource_list:\n  - NoCloud\n  - None\n";
         assert!(found(&[("/etc/cloud/cloud.cfg", list)]).nocloud);
     }

@@ -125,7 +125,7 @@ impl<'a> Modules<'a> {
         if out.contains(&module.path.as_str()) {
             return Some(());
         }
-        // A circle, or a list that nobody's depmod has made.
+        // A circle, or a list that depmod did not write.
         if above.iter().any(|n| n == name) || above.len() + out.len() >= MAX_CHAIN {
             return None;
         }

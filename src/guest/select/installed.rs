@@ -1,6 +1,6 @@
-//! Kernels that lie about, whether or not a menu names them.
+//! Kernels that are installed, whether or not a menu names them.
 
-use super::regular;
+use super::files::regular;
 use crate::bootmenu::version::debian_cmp;
 use crate::fs::GuestFs;
 use crate::{ErrorKind, Result};
@@ -13,15 +13,15 @@ pub struct Installed {
     pub name: String,
     /// Its path without symlinks.
     pub path: String,
-    /// The version that the name tells; empty for a link.
+    /// The version in the name; empty for a link.
     pub version: String,
     /// The initrd's path without symlinks.
     pub initrd: Option<String>,
 }
 
-/// What kernels are called, in front of their version.
+/// The names of kernel files, before the version.
 const KERNEL_NAMES: [&str; 4] = ["vmlinuz", "bzImage", "kernel", "linux"];
-/// What an initrd is called for a version V.
+/// The name of an initrd before and after its version.
 const INITRD_NAMES: [(&str, &str); 7] = [
     ("initrd.img", ""),
     ("initramfs", ".img"),
@@ -33,7 +33,7 @@ const INITRD_NAMES: [(&str, &str); 7] = [
 ];
 
 /// At most `most` kernels in /boot and /, newest first, rescue kernels and `.old` ones last. A link to a kernel
-/// comes in front of all versions: it is what the distribution wants.
+/// comes before all versions: it is the distribution's choice.
 ///
 /// # Errors
 /// What reading the guest gave.
@@ -60,7 +60,7 @@ pub fn installed(fs: &dyn GuestFs, most: usize) -> Result<Vec<Installed>> {
     // Best first. The name decides between equals, so that the choice is always the same.
     found.sort_by(|a, b| {
         let by_version = || match (a.version.is_empty(), b.version.is_empty()) {
-            // A name without version is a link to the kernel that the distribution wants.
+            // A name without a version is a link to the kernel that the distribution chose.
             (true, false) => Ordering::Greater,
             (false, true) => Ordering::Less,
             _ => debian_cmp(&b.version, &a.version),
@@ -69,12 +69,12 @@ pub fn installed(fs: &dyn GuestFs, most: usize) -> Result<Vec<Installed>> {
     });
     let mut out = Vec::new();
     for kernel in found {
-        // Each costs a dozen looks into a directory.
+        // Each costs a dozen lookups in a directory.
         if out.len() == most {
             break;
         }
         let Some(path) = regular(fs, &format!("{}/{}", kernel.dir, kernel.name))? else { continue };
-        // A link's target tells the version that the initrd has.
+        // The initrd has the version of the link's target.
         let real = path.rsplit('/').next().unwrap_or_default();
         let real = kernel_version(real).map_or("", |(version, _)| version);
         let mut initrd = None;

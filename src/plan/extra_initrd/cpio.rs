@@ -58,7 +58,7 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::initrd::{Compression, Entry, Initrd, Whole};
+    use crate::initrd::{Compression, Initrd, InitrdEntry, Whole};
 
     #[test]
     fn what_is_written_is_read() {
@@ -76,9 +76,9 @@ mod tests {
         assert_eq!(
             entries,
             [
-                entry("d", Entry::Dir),
-                entry("d/none", Entry::File(0)),
-                entry("d/one", Entry::File(5))
+                entry("d", InitrdEntry::Dir),
+                entry("d/none", InitrdEntry::File(0)),
+                entry("d/one", InitrdEntry::File(5))
             ]
         );
         assert_eq!(found.segments[0].compression, Compression::None);

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use crate::common::guests::{domu, domu_variant};
 use crate::common::process::{command, have, run, run_text};
 use proptest::prelude::*;
-use synthdisk::initrd::{Compression, Entry, Generator, Initrd, SegmentKind, Whole};
+use synthdisk::fs::Budget;
+use synthdisk::initrd::{Compression, Generator, Initrd, InitrdEntry, SegmentKind, Whole};
 
 /// The output of `program` for `input`.
 fn filter(program: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
@@ -77,9 +78,9 @@ fn check_main(found: &Initrd, what: &str) {
     assert_eq!(found.kernels, ["6.1"], "{what}");
     assert!(found.has_driver("6.1", "virtio_blk"), "{what}");
     assert!(!found.has_driver("6.2", "virtio_blk"), "{what}");
-    assert_eq!(found.entries["bin"], Entry::Symlink("usr/bin".into()), "{what}");
-    assert_eq!(found.entries["conf"], Entry::Dir, "{what}");
-    assert_eq!(found.entries["usr/lib/firmware/noise"], Entry::File(300_000), "{what}");
+    assert_eq!(found.entries["bin"], InitrdEntry::Symlink("usr/bin".into()), "{what}");
+    assert_eq!(found.entries["conf"], InitrdEntry::Dir, "{what}");
+    assert_eq!(found.entries["usr/lib/firmware/noise"], InitrdEntry::File(300_000), "{what}");
     assert_eq!(found.small_files["conf/initramfs.conf"], b"MODULES=dep\n", "{what}");
     assert_eq!(found.small_files["usr/lib/modules/6.1/modules.dep"], b"a.ko:\n", "{what}");
 }
@@ -145,7 +146,8 @@ fn every_compression_alone_and_behind_others() {
 #[test]
 fn a_search_ends_where_it_has_found_all() {
     let packed = filter("gzip", &[], &main_archive());
-    let wanted = |name| Initrd::find(&mut Whole(packed.clone()), "6.1", &[name]).unwrap();
+    let wanted =
+        |name| Initrd::find(&mut Whole(packed.clone()), "6.1", &[name], &Budget::new()).unwrap();
     let found = wanted("virtio_blk");
     assert!(found.has_driver("6.1", "virtio_blk") && !found.complete && found.problem.is_none());
     assert!(!found.entries.contains_key("usr/lib/modules/6.1/modules.dep"));

@@ -10,7 +10,7 @@ use crate::common::mount::Mount;
 use crate::common::process::{SYNTHDISK, run, run_text};
 use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
-use synthdisk::initrd::{Entry, Initrd, Whole};
+use synthdisk::initrd::{Initrd, InitrdEntry, Whole};
 
 const VERSION: &str = "6.1.0-tiny";
 const DEP: &str = "\
@@ -131,16 +131,16 @@ fn drivers_are_put_in_front() {
     assert_eq!(found.problem, None);
     assert_eq!(found.segments.len(), 2);
     assert!(found.has_driver(VERSION, "xen_blkfront"), "the guest's own initrd is there");
-    assert_eq!(found.entries["synthdisk"], Entry::Dir);
+    assert_eq!(found.entries["synthdisk"], InitrdEntry::Dir);
     for (name, seed) in ORDER.iter().zip(0..) {
         let path = format!("synthdisk/{name}.ko");
-        assert_eq!(found.entries[&path], Entry::File(3001), "{path}");
+        assert_eq!(found.entries[&path], InitrdEntry::File(3001), "{path}");
         let module = module(seed);
         assert!(bytes.windows(3001).any(|w| w == module), "{name} is unpacked");
     }
     // No directory that the guest's initrd may have as a symlink.
     let own: Vec<_> = found.entries.iter().filter(|(p, _)| p.starts_with("synthdisk")).collect();
-    let dirs = found.entries.iter().filter(|(_, e)| **e == Entry::Dir);
+    let dirs = found.entries.iter().filter(|(_, e)| **e == InitrdEntry::Dir);
     assert_eq!(own.len(), 6);
     assert!(dirs.clone().any(|(p, _)| p == "usr") && dirs.count() == 7, "{:?}", found.entries);
 

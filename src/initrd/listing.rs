@@ -7,7 +7,7 @@ use super::limits;
 
 /// An entry of the archive.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Entry {
+pub enum InitrdEntry {
     /// A directory.
     Dir,
     /// A regular file of so many bytes.
@@ -27,9 +27,9 @@ pub(super) struct Wanted {
 
 /// Collects what the archives hold. Later entries take the place of earlier ones, as in memory.
 #[derive(Default)]
-pub(super) struct Contents {
+pub(super) struct Listing {
     /// By path without a leading slash.
-    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) entries: BTreeMap<String, InitrdEntry>,
     pub(super) kept: BTreeMap<String, Vec<u8>>,
     /// Names of the drivers below lib/modules, by kernel version.
     pub(super) drivers: BTreeMap<String, BTreeSet<String>>,
@@ -41,7 +41,7 @@ pub(super) struct Contents {
     name_bytes: usize,
 }
 
-impl Contents {
+impl Listing {
     pub(super) fn new(wanted: Option<Wanted>) -> Self {
         Self { wanted, ..Self::default() }
     }
@@ -67,17 +67,17 @@ impl Contents {
     ///
     /// # Errors
     /// A limit that was passed.
-    pub(super) fn add(&mut self, name: &[u8], entry: Entry) -> io::Result<bool> {
+    pub(super) fn add(&mut self, name: &[u8], entry: InitrdEntry) -> io::Result<bool> {
         let name = normal(name);
         if name.is_empty() {
             return Ok(false);
         }
-        let target = if let Entry::Symlink(target) = &entry { target.len() } else { 0 };
+        let target = if let InitrdEntry::Symlink(target) = &entry { target.len() } else { 0 };
         self.name_bytes += name.len() + target;
         if self.entries.len() >= limits::ENTRIES || self.name_bytes > limits::NAMES {
-            return Err(io::Error::other("it has more files than any sane one"));
+            return Err(io::Error::other("it has too many files"));
         }
-        if entry != Entry::Dir {
+        if entry != InitrdEntry::Dir {
             self.files += 1;
             self.early_files += u64::from(is_early(&name));
         }
@@ -110,7 +110,7 @@ fn is_early(path: &str) -> bool {
         || path == "early_cpio"
 }
 
-/// What of `path` is behind `lib/modules/`.
+/// What of `path` comes after `lib/modules/`.
 fn below_modules(path: &str) -> Option<&str> {
     path.strip_prefix("usr/").unwrap_or(path).strip_prefix("lib/modules/")
 }
@@ -132,7 +132,7 @@ pub(crate) fn module_name(path: &str) -> Option<String> {
     let stem = ["", ".xz", ".zst", ".gz"]
         .iter()
         .find_map(|packed| file.strip_suffix(packed)?.strip_suffix(".ko"))?;
-    // It is printed, too.
+    // The name is printed as well.
     let plain = !stem.is_empty() && stem.bytes().all(|b| b.is_ascii_graphic());
     plain.then(|| stem.replace('-', "_"))
 }

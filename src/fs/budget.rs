@@ -1,0 +1,144 @@
+//! What looking into a guest may cost, all looks together.
+//!
+//! A guest decides how much there is to read: directories with a million names, menus that expand
+//! to gigabytes, paths through many symlinks. Whoever opens a filesystem gives it a budget, and all
+//! that reads from that filesystem charges it. An honest guest needs a small part of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::{Error, ErrorKind, Result};
+
+/// What is charged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cost {
+    /// Components of paths that were looked up.
+    Lookups,
+    /// Bytes of directories and trees that were searched for them.
+    SearchedBytes,
+    /// Names that directories were listed with.
+    Names,
+    /// Words of boot menus, as written and as expanded.
+    MenuWords,
+    /// Bytes of boot menus: of their files, and of what variables expand to.
+    MenuBytes,
+    /// Bytes that compressed initrds unpack to.
+    UnpackedBytes,
+}
+
+/// Limit of each cost, in the order of [`Cost`], and what it counts.
+const LIMITS: [(u64, &str); 6] = [
+    (500_000, "lookups"),
+    (8 << 30, "bytes of directories to search"),
+    (600_000, "names in directories"),
+    (400_000, "words"),
+    (16 << 20, "bytes of text"),
+    (1 << 30, "bytes in unpacked initrds"),
+];
+
+/// Longest time from the start of a budget to the last charge. The limits above end a hostile guest
+/// long before on an idle machine.
+const TIME: Duration = Duration::from_secs(60);
+
+/// A budget; clones share it, so that several filesystems of one guest can be read within one.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    left: [AtomicU64; LIMITS.len()],
+    deadline: Instant,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        let left = LIMITS.map(|(limit, _)| AtomicU64::new(limit));
+        Self(Arc::new(Inner { left, deadline: Instant::now() + TIME }))
+    }
+}
+
+impl Budget {
+    /// A whole budget, whose time starts now.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes `amount` off what is left for `cost`.
+    ///
+    /// # Errors
+    /// `TooLarge` when less than that is left, now and from then on, or when the time is over.
+    pub fn charge(&self, cost: Cost, amount: u64) -> Result<()> {
+        let (limit, what) = LIMITS[cost as usize];
+        let left = &self.0.left[cost as usize];
+        // Threads may share a budget: what two take at once must not count once.
+        let taken = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(amount));
+        if taken.is_err() {
+            left.store(0, Relaxed);
+            return Err(Error::new(ErrorKind::TooLarge, format!("more than {limit} {what}")));
+        }
+        if Instant::now() > self.0.deadline {
+            let seconds = TIME.as_secs();
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("looking into the guest takes longer than {seconds} s"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// As [`charge`](Self::charge), for a look at `path`, which the error names.
+    ///
+    /// # Errors
+    /// As [`charge`](Self::charge).
+    pub(super) fn charge_for(&self, path: &str, cost: Cost, amount: u64) -> Result<()> {
+        self.charge(cost, amount).map_err(|e| {
+            let message = format!("looking for {path} in the guest takes too much reading");
+            Error::with_source(ErrorKind::TooLarge, message, e)
+        })
+    }
+
+    /// Gives back what was charged for something that turned out to be no search.
+    pub(crate) fn refund(&self, cost: Cost, amount: u64) {
+        let limit = LIMITS[cost as usize].0;
+        let back = |left: u64| Some(left.saturating_add(amount).min(limit));
+        // The closure always returns a value.
+        let _ = self.0.left[cost as usize].fetch_update(Relaxed, Relaxed, back);
+    }
+
+    /// How much of `cost` is left.
+    #[cfg(test)]
+    pub(crate) fn left(&self, cost: Cost) -> u64 {
+        self.0.left[cost as usize].load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_share_and_refusals_stay() {
+        let budget = Budget::new();
+        let other = budget.clone();
+        budget.charge(Cost::MenuWords, 399_999).unwrap();
+        other.charge(Cost::MenuWords, 1).unwrap();
+        let e = budget.charge(Cost::MenuWords, 1).unwrap_err();
+        assert_eq!(
+            (e.kind(), e.to_string().as_str()),
+            (ErrorKind::TooLarge, "more than 400000 words")
+        );
+        other.charge(Cost::Names, 1).unwrap();
+        budget.charge(Cost::Names, 600_000).unwrap_err();
+        other.charge(Cost::Names, 1).unwrap_err();
+        other.refund(Cost::Names, u64::MAX);
+        assert_eq!(other.left(Cost::Names), 600_000);
+    }
+
+    #[test]
+    fn time_ends() {
+        let inner = Inner { left: Default::default(), deadline: Instant::now() - TIME };
+        let e = Budget(Arc::new(inner)).charge(Cost::Lookups, 0).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::TooLarge);
+    }
+}
