@@ -1,7 +1,7 @@
-# Sourced by the other scripts: what more than one of them needs.
+# Sourced by the other scripts: functions that several of them need.
 # shellcheck shell=bash
 
-# The oldest cargo that builds synthdisk, from Cargo.toml so that there is one place for it.
+# The oldest cargo that builds synthdisk, as Cargo.toml says.
 rust_minimum() {
   sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml
 }
@@ -11,7 +11,7 @@ version_at_least() {
   [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
 }
 
-# Put a cargo that rustup installed for this user on PATH; a fresh login shell is not needed.
+# Put a cargo that rustup installed for this user on PATH, without a new login shell.
 find_cargo() {
   if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
     export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
@@ -23,5 +23,5 @@ cache_dir() {
   echo "${SYNTHDISK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/synthdisk}"
 }
 
-# Tools like mke2fs, debugfs and losetup live in sbin, which a plain user's PATH may lack.
+# mke2fs, debugfs and losetup are in sbin, which may be missing in a plain user's PATH.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"

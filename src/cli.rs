@@ -20,7 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-/// Show a bootable whole disk made from an untouched Xen partition image, with nothing copied.
+/// Show a bootable whole disk made from untouched Xen partition images, without copying them
 #[derive(Debug, Parser)]
 #[command(name = "synthdisk", version, max_term_width = 100)]
 struct Cli {
@@ -30,22 +30,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Mount: show disk.raw and its partitions in a directory
+    /// Mount a directory that shows disk.raw and its partitions
     Mount(mount::MountArgs),
-    /// Unmount, and wait until all writes are on storage
+    /// Unmount, and wait until all writes are on stable storage
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
     /// Print where every byte of the disk comes from, without mounting
     Map(map::MapArgs),
-    /// Say what is inside the guest, and whether it will run on KVM
+    /// Report what is inside the guest and whether it will run on KVM
     Inspect(inspect::InspectArgs),
-    /// Show what makes the guest at home on KVM as a diff, or edit it in an overlay
+    /// Show the edits that a guest needs on KVM as a diff, or make them in an overlay
     Adapt(adapt::AdaptArgs),
-    /// Write the disk out: raw, qcow2, VHD, VHDX or VMDK, exactly as disk.raw shows it
+    /// Write the disk to a file (raw, qcow2, VHD, VHDX, VMDK), exactly as disk.raw shows it
     Finalize(finalize::FinalizeArgs),
-    /// Boot the guest in QEMU, and leave nothing behind
+    /// Boot the guest in QEMU and remove the mount afterwards
     Run(run::RunArgs),
-    /// Print a libvirt domain for a domU config
+    /// Print a libvirt domain definition for a domU config
     LibvirtXml(libvirt_xml::LibvirtXmlArgs),
     /// Write manual pages and shell completions
     Generate(generate::GenerateArgs),

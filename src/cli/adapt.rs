@@ -28,11 +28,12 @@ pub(super) struct AdaptArgs {
     #[command(flatten)]
     identity: IdentityArgs,
 
-    /// Make the edits in this overlay, created on first use; with --dry-run, look through it
+    /// Make the edits in this overlay, created on first use; with --dry-run, only read it
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
+    #[arg(help_heading = "Overlay")]
     overlay: Option<PathBuf>,
 
-    /// Print what would be edited as a unified diff, and edit nothing
+    /// Print the edits as a unified diff and make none
     #[arg(long)]
     dry_run: bool,
 }
@@ -68,7 +69,7 @@ fn show(args: AdaptArgs) -> Result<()> {
     let overlay = match args.overlay {
         Some(path) if path.exists() => OverlayChoice::File(path),
         Some(path) => {
-            let what = format!("there is no overlay {}", path.display());
+            let what = format!("overlay {} does not exist", path.display());
             return Err(Error::new(ErrorKind::NotFound, what));
         }
         None => OverlayChoice::Temporary(crate::disk::temporary_dir()),
@@ -95,12 +96,12 @@ fn show(args: AdaptArgs) -> Result<()> {
         eprintln!("nothing to adapt");
     }
     let text: String = edits.iter().map(diff).collect();
-    // `patch` takes what is there; a terminal must not.
+    // `patch` needs the exact bytes; a terminal must not get control characters.
     let text = match std::io::stdout().is_terminal() {
         true => printable(&text),
         false => text.into(),
     };
-    // A reader that has seen enough (head) is no error.
+    // A reader that stops early (head) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
@@ -132,7 +133,7 @@ fn diff(edit: &Edit) -> String {
     out
 }
 
-/// The body of a diff. Old guests have text that is no UTF-8: such bytes show as `\u{fffd}`.
+/// The body of a diff. Bytes that are not UTF-8 show as `\u{fffd}`.
 fn unified(old: &[u8], new: &[u8], path: &str) -> String {
     let (old_text, new_text) = (String::from_utf8_lossy(old), String::from_utf8_lossy(new));
     let from = if old.is_empty() { "/dev/null".to_owned() } else { format!("a{path}") };

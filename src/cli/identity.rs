@@ -1,4 +1,4 @@
-//! Options about who the guest is, for the commands that edit it in an overlay.
+//! Options that give a clone its own identity, for the commands that edit a guest in an overlay.
 
 use crate::identity::{CopyIn, Hostname, Identity, PasswordHash, RootUuid, Script, SshKeys};
 use crate::{Error, ErrorKind, Result};
@@ -21,51 +21,52 @@ fn copy_in(text: &str) -> std::result::Result<CopyIn, String> {
     CopyIn::parse(text).map_err(|e| e.to_string())
 }
 
-/// What becomes of the machine-id.
+/// What happens to the machine-id.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum MachineId {
-    /// Forgotten; the guest finds a new one when it boots
+    /// Removed; the guest makes a new one when it boots
     Reset,
 }
 
-/// Options that make a clone of a golden image somebody of its own; see docs/clones.md.
+/// Options that give a clone of a golden image its own identity; see docs/clones.md.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Clones (edited in the overlay)")]
+#[command(next_help_heading = "Guest edits")]
 pub(super) struct IdentityArgs {
-    /// The guest's hostname
+    /// Set the guest's hostname
     #[arg(long, value_name = "NAME", value_parser = hostname)]
     pub(super) hostname: Option<Hostname>,
 
-    /// UUID of the root filesystem; new is a random one, once per overlay
+    /// Set the UUID of the root filesystem; "new" makes a random one, once per overlay
     #[arg(long, value_name = "new|UUID", value_parser = root_uuid)]
     root_uuid: Option<RootUuid>,
 
-    /// Forget machine-id, SSH host keys, DHCP leases and random seeds; new ones come at boot
+    /// Remove machine-id, SSH host keys, DHCP leases and random seeds; the guest makes new ones
     #[arg(long, value_enum)]
     machine_id: Option<MachineId>,
 
-    /// Let this public key log in as root, or as USER; several times for more
+    /// Authorize the public keys in FILE for root, or for USER; may be repeated
     #[arg(long, value_name = "[USER:]FILE")]
     ssh_key: Vec<OsString>,
 
-    /// Hash of root's password, as `openssl passwd -6` prints it, or a file with one
+    /// Set root's password to this hash (see `openssl passwd -6`), or to the one in a file, which
+    /// hides it from other users' process lists
     #[arg(long, value_name = "HASH|@FILE", allow_hyphen_values = true)]
     root_password_hash: Option<OsString>,
 
-    /// Copy a file or directory into a directory of the guest; several times for more
+    /// Copy a file or directory into a directory of the guest; may be repeated
     #[arg(long, value_name = "SRC:DEST", value_parser = copy_in)]
     copy_in: Vec<CopyIn>,
 
-    /// Run this script once, when the guest boots; several times for more, in order
+    /// Run this script once, when the guest boots; may be repeated, in order
     #[arg(long, value_name = "SCRIPT")]
     run_first: Vec<OsString>,
 }
 
-/// More than any script or list of keys has, in bytes.
+/// Limit for a script or a list of keys, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
 impl IdentityArgs {
-    /// The first of these options that was given, for a sentence about it.
+    /// The first of these options that was given, for messages.
     pub(super) fn given(&self) -> Option<&'static str> {
         let given = [
             (self.hostname.is_some(), "--hostname"),
@@ -103,7 +104,7 @@ fn read(option: &str, path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE {
-        let what = format!("{option}: {shown} has more than {MAX_FILE} bytes");
+        let what = format!("{option}: {shown} is too large (limit {} MiB)", MAX_FILE >> 20);
         return Err(Error::new(ErrorKind::TooLarge, what));
     }
     Ok(bytes)
@@ -125,8 +126,7 @@ fn keys(value: &OsString) -> Result<SshKeys> {
     SshKeys::parse(user, &shown, &String::from_utf8_lossy(&bytes))
 }
 
-/// A hash, or a file with one after an @, which no hash begins with. Its place is a file when others
-/// may see the arguments of processes.
+/// A hash, or `@FILE`, which no hash begins with.
 fn password(value: &OsString) -> Result<PasswordHash> {
     let text = match value.as_bytes().strip_prefix(b"@") {
         Some(path) => {

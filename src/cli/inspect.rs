@@ -25,8 +25,8 @@ pub(super) struct InspectArgs {
     #[command(flatten)]
     source: SourceArgs,
 
-    /// Look through this overlay, which must exist
-    #[arg(long, value_name = "FILE")]
+    /// Include the writes in this overlay, which must exist
+    #[arg(long, value_name = "FILE", help_heading = "Overlay")]
     overlay: Option<PathBuf>,
 
     /// Print JSON
@@ -39,7 +39,7 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
     let overlay = match args.overlay {
         Some(path) if path.exists() => OverlayChoice::File(path),
         Some(path) => {
-            let what = format!("there is no overlay {}", path.display());
+            let what = format!("overlay {} does not exist", path.display());
             return Err(Error::new(ErrorKind::NotFound, what));
         }
         None => OverlayChoice::Temporary(crate::disk::temporary_dir()),
@@ -57,7 +57,7 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
             printable(&text).into_owned()
         }
     };
-    // A reader that has seen enough (head) is no error.
+    // A reader that stops early (head) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
@@ -72,7 +72,7 @@ fn print(report: &Report, out: &mut String) -> fmt::Result {
         print_disk(disk, out)?;
     }
     if let Some(guest) = &report.guest {
-        let or = |text: Option<String>| text.unwrap_or_else(|| "not known".into());
+        let or = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
         let name = guest.distribution.as_ref().map(|d| d.name.clone());
         writeln!(out, "guest    {}", or(name))?;
         let (arch, init) = (or(guest.architecture.clone()), or(guest.init.map(|i| i.to_string())));
@@ -147,7 +147,7 @@ fn print_partition(p: &PartitionReport, out: &mut String) -> fmt::Result {
 }
 
 fn print_kernel(kernel: &KernelReport, out: &mut String) -> fmt::Result {
-    let version = kernel.version.as_deref().unwrap_or("version not known");
+    let version = kernel.version.as_deref().unwrap_or("version unknown");
     let mark = if kernel.default { '*' } else { ' ' };
     let format = match kernel.format {
         KernelFormat::Bzimage => "",

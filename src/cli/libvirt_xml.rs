@@ -7,6 +7,7 @@ use crate::libvirt::domain_xml;
 use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
 use crate::qemu::{DiskBus, NicModel, allowed_by_kernel};
 use crate::run::machine::{GuestDisks, MachineOptions, Net, check_buses, describe};
+use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, Result};
 use clap::Args;
@@ -29,7 +30,7 @@ pub(super) struct LibvirtXmlArgs {
 pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
     let domain = DomainConfig::load(&args.config)?;
     for note in domain.notes.iter().chain(domain.disks.iter().flat_map(|d| &d.notes)) {
-        eprintln!("note:    {note}");
+        eprintln!("note:    {}", in_a_line(&note.to_string()));
     }
     let name = super::run::guest_name(Some(&domain), &args.config);
     let dir = match &args.mountpoint {
@@ -75,7 +76,10 @@ fn planned(config: &Path) -> Result<Plan> {
     Plan::build(&source, &overlay).or_else(|e| {
         source.bootloader = Some(Bootloader::None);
         let plan = Plan::build(&source, &overlay)?;
-        eprintln!("note:    nothing is known of the devices that the guest needs: {e}");
+        eprintln!(
+            "note:    nothing is known of the devices that the guest needs: {}",
+            in_a_line(&e.to_string())
+        );
         Ok(plan)
     })
 }

@@ -23,8 +23,8 @@ pub(super) struct MapArgs {
     #[command(flatten)]
     source: SourceArgs,
 
-    /// Look through this overlay, which must exist
-    #[arg(long, value_name = "FILE")]
+    /// Include the writes in this overlay, which must exist
+    #[arg(long, value_name = "FILE", help_heading = "Overlay")]
     overlay: Option<PathBuf>,
 
     /// Print JSON
@@ -46,7 +46,7 @@ pub(super) fn run(args: MapArgs) -> Result<()> {
     };
     let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
     let text = if args.json { as_json(&plan) } else { printable(&as_table(&plan)).into_owned() };
-    // A reader that has seen enough (head) is no error.
+    // A reader that stops early (head) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
@@ -129,7 +129,7 @@ fn as_json(plan: &Plan) -> String {
         "notes": plan.notes,
         "disks": plan.disks.iter().map(disk_json).collect::<Vec<_>>(),
     });
-    // What is said of the first disk also stands at the top, where most guests have just one.
+    // The first disk's fields are also at the top level: most guests have one disk.
     if let (Some(top), Value::Object(first)) = (value.as_object_mut(), disk_json(&plan.disks[0])) {
         top.extend(first);
     }

@@ -22,14 +22,14 @@ use clap::parser::ValueSource;
 use clap::{FromArgMatches, Parser};
 use std::io::Write;
 
-/// For parsing the arguments once more, with what `-o` stands for added.
+/// For parsing the arguments that `-o` stands for.
 #[derive(Debug, Parser)]
 struct Again {
     #[command(flatten)]
     mount: MountArgs,
 }
 
-/// The mount's own options, with all others of `-o` turned into the arguments they stand for.
+/// The arguments with those in `-o` added, and the options of the mount itself.
 fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
     let mut options = MountOptions::default();
     let mut long = Vec::new();
@@ -45,7 +45,7 @@ fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
             .mut_args(|a| a.required(false))
             .no_binary_name(true)
             .try_get_matches_from(long)
-            .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
+            .map_err(|e| Error::with_source(ErrorKind::Usage, "cannot use the options in -o", e))?;
         // What `-o` does not mention keeps its value; a default would replace it.
         let ids: Vec<String> = matches.ids().map(ToString::to_string).collect();
         for id in ids {
@@ -54,22 +54,19 @@ fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
             }
         }
         args.update_from_arg_matches_mut(&mut matches)
-            .map_err(|e| Error::with_source(ErrorKind::Usage, "in -o", e))?;
+            .map_err(|e| Error::with_source(ErrorKind::Usage, "cannot use the options in -o", e))?;
     }
     options.read_only |= args.read_only;
     if options.read_only && (args.overlay.is_some() || args.overlay_dir.is_some()) {
         return Err(Error::new(
             ErrorKind::Usage,
-            "a read-only mount writes to no overlay; leave out one of the two",
+            "a read-only mount needs no overlay; drop --read-only, or --overlay and --overlay-dir",
         ));
     }
     if let Some(option) = args.identity.given().filter(|_| options.read_only) {
         return Err(Error::new(
             ErrorKind::Usage,
-            format!(
-                "{option} edits the guest in an overlay, and a read-only mount has none; leave \
-                 out one of the two"
-            ),
+            format!("{option} needs a writable overlay; drop --read-only"),
         ));
     }
     Ok((args, options))
@@ -79,7 +76,7 @@ fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
 pub(super) fn run(args: MountArgs) -> Result<()> {
     let (args, options) = resolve(args)?;
     let mut images = args.paths;
-    // clap has seen to it that there is one path at least.
+    // clap requires one path at least.
     let mountpoint = images.pop().unwrap_or_default();
     let mut source = args.source.into_options(images)?;
     source.identity = args.identity.read()?;

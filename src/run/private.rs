@@ -4,6 +4,7 @@ use super::child;
 use super::stop::Stop;
 use crate::daemon::{Channel, MountReply, MountReport, MountRequest};
 use crate::fuse::{find_mount, unmount};
+use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{Read, Write};
@@ -119,7 +120,7 @@ impl PrivateMount {
         let mut buffer = [0; 4096];
         if let Some(messages) = &mut self.messages {
             match messages.read(&mut buffer) {
-                Ok(n) if n > 0 => drop(std::io::stderr().write_all(&buffer[..n])),
+                Ok(n) if n > 0 => eprint!("{}", printable(&String::from_utf8_lossy(&buffer[..n]))),
                 _ => self.messages = None,
             }
         }

@@ -20,23 +20,23 @@ pub(in crate::cli) struct FinalizeArgs {
     #[command(flatten)]
     pub(super) identity: IdentityArgs,
 
-    /// Look through this overlay, which is only read
-    #[arg(long, value_name = "FILE", conflicts_with = "overlay_dir")]
+    /// Include the writes in this overlay, which is only read
+    #[arg(long, value_name = "FILE", conflicts_with = "overlay_dir", help_heading = "Overlay")]
     pub(super) overlay: Option<PathBuf>,
 
-    /// As --overlay, with a file for each disk in this directory
-    #[arg(long, value_name = "DIR")]
+    /// Include the writes in this directory of overlays, one file per disk
+    #[arg(long, value_name = "DIR", help_heading = "Overlay")]
     pub(super) overlay_dir: Option<PathBuf>,
 
-    /// Write what differs from --backing when one looks through this overlay: a qcow2 file that
-    /// boots over --backing without synthdisk
-    #[arg(long, value_name = "FILE", requires = "backing")]
+    /// Include the writes in this overlay, and write only what differs from --backing: a qcow2 file
+    /// that boots over --backing without synthdisk
+    #[arg(long, value_name = "FILE", requires = "backing", help_heading = "Overlay")]
     #[arg(conflicts_with_all = ["overlay", "overlay_dir", "partition", "compress", "options"])]
     pub(super) delta: Option<PathBuf>,
 
-    /// The golden image under --delta: a disk that `finalize` wrote from the same images, raw or
-    /// qcow2, which must not change any more
-    #[arg(long, value_name = "FILE", requires = "delta")]
+    /// The golden image below --delta: a raw or qcow2 disk that `finalize` wrote from the same
+    /// images; it must not change any more
+    #[arg(long, value_name = "FILE", requires = "delta", help_heading = "Overlay")]
     pub(super) backing: Option<PathBuf>,
 
     #[command(flatten)]
@@ -47,60 +47,60 @@ pub(in crate::cli) struct FinalizeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Result")]
 pub(super) struct ResultArgs {
-    /// Write this file or block device; further disks of the guest go beside it (web1.raw,
-    /// web1-b.raw). In a directory, each under the name that it has in a mount
+    /// Write to this file or block device; further disks of the guest go to files next to it
+    /// (web1.raw, web1-b.raw). In a directory, each disk has its name in a mount
     #[arg(short, long, value_name = "FILE|DIR/")]
     pub(super) output: PathBuf,
 
-    /// File format [default: what the output's name ends with (.qcow2, .vhd, .vhdx, .vmdk), else raw]
+    /// File format [default: by the output's extension (.qcow2, .vhd, .vhdx, .vmdk), else raw]
     #[arg(long, value_enum, conflicts_with = "delta")]
     pub(super) format: Option<OutputFormat>,
 
-    /// Compress (qcow2, vmdk)
+    /// Compress the data (qcow2, vmdk)
     #[arg(long)]
     pub(super) compress: bool,
 
-    /// Options of the format, as `qemu-img convert -o` takes them
+    /// Option of the format, as for `qemu-img convert -o`; may be repeated
     #[arg(short = 'O', value_name = "KEY=VALUE")]
     pub(super) options: Vec<String>,
 
-    /// Write only this partition, which is an image for Xen again
+    /// Write only this partition: an image for Xen again
     #[arg(long, value_name = "N")]
     pub(super) partition: Option<u32>,
 
-    /// Write only this disk: xvdb, or its name in a mount
+    /// Write only this disk, named as in the guest (xvdb) or as in a mount
     #[arg(long, value_name = "DISK")]
     pub(super) disk: Option<String>,
 
-    /// Share blocks with images and overlay (XFS, Btrfs and others), raw only
+    /// Share blocks with images and overlay where the filesystem can (XFS, Btrfs); raw only
     #[arg(long, value_enum, default_value_t, value_name = "auto|always|never")]
     #[arg(hide_possible_values = true)]
     pub(super) reflink: Reflink,
 
-    /// Read back and compare
+    /// Read the result back and compare it
     #[arg(long)]
     pub(super) verify: bool,
 
-    /// Tell the SHA-256 of what was written
+    /// Print the SHA-256 of what was written
     #[arg(long)]
     pub(super) checksum: bool,
 
-    /// Tell nothing but errors and results
+    /// Print only errors and results
     #[arg(short, long)]
     pub(super) quiet: bool,
 
-    /// Print the result as JSON
+    /// Print the results as JSON
     #[arg(long)]
     pub(super) json: bool,
 }
 
 impl ResultArgs {
-    /// The format that was named, or that the output's name stands for.
+    /// The format that was given, or that the output's extension stands for.
     pub(super) fn format(&self) -> OutputFormat {
         self.format.unwrap_or_else(|| OutputFormat::of_name(&self.output))
     }
 
-    /// Whether each byte of data that goes to `dir` takes room there.
+    /// Whether data written to `dir` takes as much space there.
     pub(super) fn takes_all(&self, dir: Option<&Path>) -> bool {
         let shares = self.format() == OutputFormat::Raw
             && self.reflink != Reflink::Never

@@ -7,6 +7,7 @@ use crate::finalize::{
     SourceAccess, check_room, open_live_disk, write_converted, write_raw, writer_of,
 };
 use crate::fuse::LiveMount;
+use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::sync::Arc;
@@ -58,7 +59,10 @@ pub(super) fn write_live(
             }
             Some(writer) => {
                 if !request.quiet {
-                    eprintln!("note:    {shown} is a crash-consistent snapshot: {writer}");
+                    eprintln!(
+                        "note:    {shown} is a crash-consistent snapshot: {}",
+                        in_a_line(&writer)
+                    );
                 }
                 LiveSource::Snapshot(Arc::new(LiveSnapshot::take(live, &file)?))
             }

@@ -1,4 +1,4 @@
-//! What `finalize` says at its end.
+//! What `finalize` prints at its end.
 
 use crate::finalize::Written;
 use crate::layout::format_size;
@@ -21,7 +21,7 @@ pub(super) fn results(written: &[Written], as_json: bool, quiet: bool) {
         let files: Vec<Value> = written.iter().map(json_of).collect();
         out = format!("{:#}\n", json!({ "files": files }));
     }
-    // A reader that has seen enough (head) is no error.
+    // A reader that stops early (head) is no error.
     let _ = std::io::stdout().write_all(out.as_bytes());
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct MountArgs {
     /// Images of the guest's partitions (files or block devices, opened read-only), then the
-    /// directory to mount on
+    /// mount point
     #[arg(value_name = "IMAGE... MOUNTPOINT", required = true)]
     pub(in crate::cli) paths: Vec<PathBuf>,
 
@@ -20,32 +20,33 @@ pub(in crate::cli) struct MountArgs {
     #[command(flatten)]
     pub(in crate::cli) identity: IdentityArgs,
 
-    /// Keep writes in this qcow2 file, created on first use; without it they are gone at unmount
-    #[arg(long, value_name = "FILE", conflicts_with = "read_only")]
+    /// Keep writes in this qcow2 file, created on first use [default: discard them at unmount]
+    #[arg(long, value_name = "FILE", conflicts_with = "read_only", help_heading = "Overlay")]
     pub(in crate::cli) overlay: Option<PathBuf>,
 
-    /// As --overlay, with a file for each disk in this directory
+    /// Keep writes in this directory, one qcow2 file per disk
     #[arg(long, value_name = "DIR", conflicts_with_all = ["overlay", "read_only"])]
+    #[arg(help_heading = "Overlay")]
     pub(in crate::cli) overlay_dir: Option<PathBuf>,
 
     /// Refuse all writes
-    #[arg(long)]
+    #[arg(long, help_heading = "Overlay")]
     pub(in crate::cli) read_only: bool,
 
     /// Mount options: allow_other, ro, uid=N, gid=N, umask=N, default_permissions, and any of the
     /// long options as name=value
-    #[arg(short, long, value_name = "OPTIONS")]
+    #[arg(short, long, value_name = "OPTIONS", help_heading = "Mount")]
     pub(in crate::cli) options: Vec<OsString>,
 
     /// Stay in the foreground
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Mount")]
     pub(in crate::cli) foreground: bool,
 
-    /// Append messages about errors while serving to this file
-    #[arg(long, value_name = "FILE")]
+    /// Append messages about errors while serving to this file, which only its owner can read
+    #[arg(long, value_name = "FILE", help_heading = "Mount")]
     pub(in crate::cli) log: Option<PathBuf>,
 
     /// Print what was changed in the guest's command line, and why
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Mount")]
     pub(in crate::cli) verbose: bool,
 }

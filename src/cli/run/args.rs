@@ -19,8 +19,9 @@ pub(in crate::cli) struct RunArgs {
     #[arg(value_name = "IMAGE", required_unless_present = "config", conflicts_with = "config")]
     pub(super) images: Vec<PathBuf>,
 
-    /// Read the guest from its domU config (xl.cfg) instead of IMAGE; with --expect, several times
-    #[arg(long, value_name = "DOMU.cfg")]
+    /// Read the guest's disks from its domU config (xl.cfg) instead of naming images; may be
+    /// repeated with --expect
+    #[arg(long, value_name = "DOMU.cfg", help_heading = "Source")]
     pub(super) config: Vec<PathBuf>,
 
     #[command(flatten)]
@@ -29,17 +30,17 @@ pub(in crate::cli) struct RunArgs {
     #[command(flatten)]
     pub(super) identity: IdentityArgs,
 
-    /// Keep writes in this qcow2 file, created on first use; without it they are discarded at the end
-    #[arg(long, value_name = "FILE", help_heading = "Writes")]
+    /// Keep writes in this qcow2 file, created on first use [default: discard them at the end]
+    #[arg(long, value_name = "FILE", help_heading = "Overlay")]
     #[arg(conflicts_with_all = ["read_only", "overlay_dir"])]
     pub(super) overlay: Option<PathBuf>,
 
-    /// Keep writes in this directory, one file per disk; for several guests, one directory each
-    #[arg(long, value_name = "DIR", help_heading = "Writes", conflicts_with = "read_only")]
+    /// Keep writes in this directory, one file per disk; several guests get a subdirectory each
+    #[arg(long, value_name = "DIR", help_heading = "Overlay", conflicts_with = "read_only")]
     pub(super) overlay_dir: Option<PathBuf>,
 
     /// Refuse all writes
-    #[arg(long, help_heading = "Writes")]
+    #[arg(long, help_heading = "Overlay")]
     pub(super) read_only: bool,
 
     #[command(flatten)]
@@ -52,17 +53,17 @@ pub(in crate::cli) struct RunArgs {
     #[arg(long, help_heading = "Machine")]
     pub(super) dry_run: bool,
 
-    /// Print what was changed in the guest's command line, and a watched console
+    /// Print what was changed in the guest's command line, and the output of a watched console
     #[arg(short, long, help_heading = "Machine")]
     pub(super) verbose: bool,
 
-    /// Arguments that are passed to QEMU verbatim
+    /// Arguments passed to QEMU unchanged
     #[arg(last = true, value_name = "QEMU ARGS")]
     pub(super) qemu_args: Vec<OsString>,
 }
 
 impl RunArgs {
-    /// Ends the process with exit code 2 for a contradiction that clap can't express.
+    /// Exits with code 2 if arguments conflict in a way that clap cannot describe.
     pub(super) fn check(&self) {
         let several = self.config.len() > 1;
         let wrong = if several && self.test.expect.is_none() && !self.dry_run {
@@ -72,9 +73,9 @@ impl RunArgs {
         } else if several && self.identity.hostname.is_some() {
             "several guests can't share a hostname; run them one at a time"
         } else if self.read_only && self.identity.given().is_some() {
-            "options like --hostname edit the guest in an overlay, and --read-only leaves it none"
+            "options like --hostname need a writable overlay; drop --read-only"
         } else if self.qemu_args.iter().any(|a| a == "-daemonize" || a == "--daemonize") {
-            "-daemonize can't be used: run waits until QEMU ends"
+            "-daemonize can't be used: synthdisk waits for QEMU to end"
         } else {
             return;
         };
@@ -85,7 +86,7 @@ impl RunArgs {
 /// Which accelerator to use.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub(super) enum AccelChoice {
-    /// KVM where it runs a guest, else TCG
+    /// KVM if it works here, else TCG
     #[default]
     Auto,
     Kvm,
@@ -104,7 +105,7 @@ pub(super) enum AioChoice {
     Native,
 }
 
-/// How disks are plugged in.
+/// The bus that disks are plugged into.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum BusChoice {
     Virtio,
@@ -124,11 +125,11 @@ fn memory(text: &str) -> Result<u64, String> {
     if (1..1 << 32).contains(&mib) {
         Ok(mib)
     } else {
-        Err(format!("the memory must be between 1 MiB and 4 PiB, not {mib} MiB"))
+        Err(format!("memory must be between 1 MiB and 4 PiB, not {mib} MiB"))
     }
 }
 
-/// The machine; a config supplies what is not given.
+/// The machine; a config supplies what is not given here.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub(super) struct MachineArgs {
@@ -140,11 +141,11 @@ pub(super) struct MachineArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     vcpus: Option<u32>,
 
-    /// What runs the guest's instructions
+    /// Accelerator
     #[arg(long, value_enum, default_value_t)]
     pub(super) accel: AccelChoice,
 
-    /// What disks are plugged into [default: virtio, or what the guest has a driver for]
+    /// Bus for disks [default: virtio, or one that the guest has a driver for]
     #[arg(long, value_enum)]
     bus: Option<BusChoice>,
 
@@ -152,15 +153,15 @@ pub(super) struct MachineArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) aio: AioChoice,
 
-    /// What network cards are connected to
+    /// Network for the guest's cards
     #[arg(long, value_enum, default_value_t)]
     net: Net,
 
-    /// Open a window for the guest's screen
+    /// Open a window with the guest's screen
     #[arg(long, conflicts_with = "expect")]
     graphic: bool,
 
-    /// QEMU's binary [default: qemu-system-x86_64 of the system; PATH is searched unless root runs it]
+    /// QEMU binary [default: the system's qemu-system-x86_64; PATH is searched unless root runs it]
     #[arg(long, value_name = "FILE")]
     pub(super) qemu: Option<PathBuf>,
 }
@@ -192,22 +193,21 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Test boots")]
 pub(super) struct TestArgs {
-    /// Watch the serial console for a line that matches this regular expression, then end the guest;
-    /// the exit code is 1 if there is none
+    /// Watch the serial console for a line that matches, then end the guest; exit with 1 if none
+    /// comes
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     pub(super) expect: Option<Regex>,
 
-    /// How long to wait for it, from QEMU's start: 90, 120s, 2m
+    /// Limit for --expect, from QEMU's start: 90, 120s, 2m
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "180s")]
     #[arg(requires = "expect")]
     pub(super) timeout: Duration,
 
-    /// Write the serial console to this file; for several guests, or if it is a directory, to a file
-    /// for each in it
+    /// Write the serial console to this file, or to one file per guest in a directory
     #[arg(long, value_name = "FILE|DIR")]
     pub(super) log: Option<PathBuf>,
 
-    /// Number of guests that run at a time
+    /// Number of guests to run at the same time
     #[arg(long, value_name = "N", default_value_t = 1, requires = "expect")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) jobs: u32,

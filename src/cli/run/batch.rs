@@ -3,6 +3,7 @@
 use super::RunArgs;
 use crate::private_file::{self, Existing};
 use crate::run::{Expectation, GuestReport, Job, Mode, Stop, Verdict, boot, report};
+use crate::text::{in_a_line, printable};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use regex::Regex;
@@ -40,7 +41,8 @@ pub(super) fn run(
                     let Some((origin, job)) = jobs.get(n) else { break };
                     let report = one(origin, job, &mode, stop);
                     if several {
-                        eprintln!("{}: {}", report.guest, report.sentence());
+                        let sentence = report.sentence();
+                        eprintln!("{}: {}", in_a_line(&report.guest), in_a_line(&sentence));
                     }
                     *reports[n].lock() = Some(report);
                 }
@@ -81,6 +83,8 @@ fn results(args: &RunArgs, reports: &[GuestReport]) -> Result<()> {
         [_] => String::new(),
         several => report::table(several),
     };
+    // Lines of a guest's console are in it.
+    let text = printable(&text);
     if taken {
         eprint!("{text}");
     } else {

@@ -19,8 +19,8 @@ fn wrong_usage() {
         (&["--machine-id=keep"], "reset"),
         (&["--copy-in=/etc/hosts"], "SRC:DEST"),
         (&["--root-password-hash=secret"], "openssl passwd -6"),
-        (&["--read-only", "--hostname=a"], "--hostname edits the guest in an overlay"),
-        (&["-o", "ro", &script], "--run-first edits the guest in an overlay"),
+        (&["--read-only", "--hostname=a"], "--hostname needs a writable overlay"),
+        (&["-o", "ro", &script], "--run-first needs a writable overlay"),
         (&["--cloud-init=a,b,c,d"], "one to three files"),
     ] {
         let dir = field.path("refused");

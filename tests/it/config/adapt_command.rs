@@ -67,6 +67,6 @@ fn what_is_refused() {
     let missing = field.arg("none.qcow2");
     let said =
         expect_failure(&["adapt", "--dry-run", "--overlay", &missing, "--config", &config], 1);
-    assert!(said.contains("there is no overlay"), "{said}");
+    assert!(said.contains("does not exist"), "{said}");
     assert!(!field.path("none.qcow2").exists());
 }

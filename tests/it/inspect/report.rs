@@ -220,6 +220,6 @@ fn what_is_no_guest() {
     expect_failure(&["inspect", &field.arg("none")], 1);
     expect_failure(&["inspect"], 2);
     let said = expect_failure(&["inspect", "--overlay", &field.arg("o"), &field.arg("noise")], 1);
-    assert!(said.contains("there is no overlay"), "{said}");
+    assert!(said.contains("does not exist"), "{said}");
     assert!(!field.path("o").exists());
 }

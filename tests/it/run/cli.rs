@@ -283,3 +283,27 @@ fn an_overlay_is_kept() {
         assert_eq!(fs::read(scene.path("seen")).unwrap(), expected);
     }
 }
+
+/// Other users see the arguments of processes; what was typed is gone with the command, or its user's
+/// own choice (a file hides it).
+#[test]
+fn no_password_hash_is_in_the_arguments_of_what_run_starts() {
+    const HASH: &str = "$5$salt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/";
+    let scene = Scene::new(STAY);
+    let guest = crate::common::tiny::Tiny::with(|tree| {
+        fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        fs::write(tree.join("etc/shadow"), "root:*:19000:0:99999:7:::\n").unwrap();
+    });
+    let option = format!("--root-password-hash={HASH}");
+    let child = scene.command(&[&option, &guest.image.to_string_lossy()]).spawn().unwrap();
+    let pid = scene.path("pid");
+    eventually("QEMU starts", || fs::read_to_string(&pid).is_ok_and(|s| s.ends_with('\n')));
+    let processes = scene.processes();
+    for begin in ["internal keep", "internal mount"] {
+        scene.process(begin);
+    }
+    assert!(processes.iter().all(|(_, line)| !line.contains("$5$")), "{processes:?}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    child.wait_with_output().unwrap();
+    scene.assert_clean();
+}
