@@ -1,8 +1,7 @@
-//! Is the target one of the sources, by whatever path?
+//! Refusing a target that is one of the sources, by whatever path.
 //!
-//! Files are compared by device and inode, so that links do not matter; block devices by what lies
-//! under them: a partition's disk, the devices that a logical volume or RAID is made of, and the
-//! file that a loop device shows. Source: kernel Documentation/ABI/stable/sysfs-block,
+//! Files are compared by device and inode, so that links do not matter; block devices also by what is
+//! below them: a partition's disk, the devices of a logical volume or RAID, and a loop device's file. Source: kernel Documentation/ABI/stable/sysfs-block,
 //! Documentation/ABI/testing/sysfs-block.
 
 use super::loops::file_behind;
@@ -12,7 +11,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// What a path stands for.
+/// What a path leads to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Node {
     /// A file: its filesystem's device number and its inode.
@@ -29,7 +28,7 @@ fn node(meta: &Metadata) -> Node {
     }
 }
 
-/// `node` and all that its bytes are a part of or come from.
+/// `node` and everything that its bytes are part of or come from.
 fn under(node: Node) -> BTreeSet<Node> {
     let mut found = BTreeSet::new();
     let mut left = vec![node];
@@ -49,7 +48,7 @@ fn under(node: Node) -> BTreeSet<Node> {
         if let Ok(file) = fs::read_to_string(sys.join("loop/backing_file")) {
             let meta = fs::metadata(file.trim_end_matches('\n'));
             left.extend(meta.ok().map(|meta| self::node(&meta)));
-            // That name may be gone, or be another file's by now.
+            // That name may be gone, or belong to another file by now.
             let device = format!("/dev/block/{major}:{minor}");
             let by_name = sys.file_name().map(|name| Path::new("/dev").join(name));
             let asked = file_behind(Path::new(&device)).or_else(|| file_behind(&by_name?));
@@ -59,15 +58,15 @@ fn under(node: Node) -> BTreeSet<Node> {
     found
 }
 
-/// The device that a directory of /sys is about.
+/// The device that a directory of /sys describes.
 fn device_in(sys: &Path) -> Option<Node> {
     let text = fs::read_to_string(sys.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
     Some(Node::Device(nix::sys::stat::makedev(major.parse().ok()?, minor.parse().ok()?)))
 }
 
-/// Refuse a `target` that is one of `sources`, shows one, or is a part of one. What does not exist
-/// is nothing.
+/// Refuse a `target` that is one of `sources`, shows one, or is a part of one. Paths that do not exist
+/// are ignored.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] naming the source.

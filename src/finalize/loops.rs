@@ -1,4 +1,4 @@
-//! The file behind a loop device, also when it has lost the name by which it was attached.
+//! The file of a loop device, even if the name by which it was attached is gone.
 //!
 //! Source: loop(4), `LOOP_GET_STATUS64`.
 
@@ -20,7 +20,7 @@ pub struct LoopInfo64 {
 
 nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo64);
 
-/// Device and inode of the file that the loop device at `path` shows, as far as it can be asked.
+/// Device and inode of the file that the loop device at `path` shows, if the kernel tells.
 pub(super) fn file_behind(path: &Path) -> Option<(u64, u64)> {
     let device = File::open(path).ok()?;
     let mut info = LoopInfo64 { device: 0, inode: 0, rest: [0; 27] };

@@ -1,4 +1,4 @@
-//! Telling how far a copy is: a bar on a terminal, plain lines elsewhere, nothing when asked.
+//! Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing with --quiet.
 
 use crate::layout::format_size;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -7,13 +7,13 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Between two plain lines.
+/// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// The bar, in the terms of `indicatif`.
+/// The bar, as a template of `indicatif`.
 const TEMPLATE: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
 
-/// How to tell.
+/// How progress is shown.
 #[derive(Debug)]
 enum Style {
     Quiet,
@@ -22,7 +22,7 @@ enum Style {
     Lines(Mutex<Instant>),
 }
 
-/// One task with a known amount of work, in bytes. May be told of from many threads.
+/// One task with a known amount of work, in bytes. Several threads may report to it.
 #[derive(Debug)]
 pub struct Progress {
     style: Style,
@@ -33,14 +33,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A task `what` ("copying web1.raw") of `total` bytes, told on standard error unless `quiet`.
+    /// A task `what` ("copying web1.raw") of `total` bytes, shown on standard error unless `quiet`.
     pub fn new(what: impl Into<String>, total: u64, quiet: bool) -> Self {
         let (what, started) = (what.into(), Instant::now());
         let style = if quiet {
             Style::Quiet
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            // The unit test sees to it that this is no error.
+            // A unit test makes sure that this is no error.
             if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
                 bar.set_style(style.progress_chars("=> "));
             }
@@ -69,7 +69,7 @@ impl Progress {
             Style::Quiet => {}
             Style::Bar(bar) => bar.set_position(done),
             Style::Lines(last) => {
-                // Whoever finds it held leaves the line to the holder.
+                // Another thread that holds it prints the line.
                 let Some(mut last) = last.try_lock() else { return };
                 if last.elapsed() >= LINE_EVERY {
                     *last = Instant::now();
@@ -83,14 +83,14 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        // What stays on the screen is the summary.
+        // Only the summary stays on the screen.
         if let Style::Bar(bar) = &self.style {
             bar.finish_and_clear();
         }
     }
 }
 
-/// A plain line: how much of how much, how fast, and how long it will still take.
+/// A plain line: bytes done and total, rate, and time left.
 fn line(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(1e-9);
     let rate = done as f64 / seconds;
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_tell_rate_and_time_left() {
+    fn lines_show_rate_and_time_left() {
         assert_eq!(
             line("copying a.raw", 1 << 30, 4 << 30, Duration::from_secs(2)),
             "copying a.raw: 1 GiB of 4 GiB (25 %), 512 MiB/s, 6 s left"

@@ -20,8 +20,8 @@ pub struct FileCloneRange {
 
 nix::ioctl_write_ptr!(ficlonerange, 0x94, 13, FileCloneRange);
 
-/// Let `len` bytes at `to` of `target` be the same blocks as those at `from` of `source`; `len` is
-/// not 0. All three are multiples of the filesystem's block size. Nothing has changed on an error.
+/// Have `len` bytes at `to` of `target` share the blocks at `from` of `source`. `len` is not 0; all
+/// three are multiples of the filesystem's block size. An error leaves both files unchanged.
 ///
 /// # Errors
 /// The system call's; see [`cannot_share`].
@@ -50,8 +50,7 @@ pub(super) fn clone_range(
     }
 }
 
-/// Whether `e` says that these two files, or ranges, can share nothing, and not that something is
-/// amiss.
+/// Whether `e` only says that these two files, or ranges, cannot share blocks.
 pub(super) fn cannot_share(e: &io::Error) -> bool {
     matches!(
         e.raw_os_error(),

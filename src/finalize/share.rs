@@ -1,4 +1,4 @@
-//! Which blocks a new file shares with images and overlays, and what is left to copy.
+//! Sharing blocks with images and overlays, and finding what is left to copy.
 
 use super::contents::{Contents, ReflinkSource};
 use super::errors::{cannot_read, cannot_write, check_stop};

@@ -1,7 +1,7 @@
-//! Having the kernel write to storage what is copied while more is being copied.
+//! Writing to storage while copying goes on.
 //!
-//! A result counts once it is on storage. Left to itself, the kernel begins with that at the final
-//! `fsync` (or when a tenth of the memory waits to be written), and storage idles until then.
+//! A result is complete once it is on storage. By default the kernel starts writing at the final
+//! `fsync` (or when a tenth of the memory is dirty), and storage idles until then.
 
 #![expect(unsafe_code, reason = "nix lacks sync_file_range(2)")]
 
@@ -9,18 +9,18 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
-/// So many bytes are handed to storage at a time.
+/// Writing is started for this many bytes at a time.
 pub(super) const STEP: u64 = 8 << 20;
 
-/// Begin to write what the page cache has of `range` of `file` to storage, and wait for none of it.
-/// No promise: the final `fsync` is what counts, and what tells of errors. See sync_file_range(2).
+/// Start writing the dirty pages in `range` of `file` to storage, without waiting for them. Only a
+/// hint: the final `fsync` makes sure, and reports errors. See sync_file_range(2).
 pub(super) fn begin(file: &File, range: Range<u64>) {
     let (Ok(from), Ok(len)) =
         (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
     else {
         return;
     };
-    // A length of 0 would be everything up to the end.
+    // A length of 0 would mean everything up to the end.
     if len > 0 {
         // SAFETY: the call takes numbers only and touches no memory of ours; the descriptor belongs
         // to a `File` that is borrowed for as long.
@@ -28,7 +28,7 @@ pub(super) fn begin(file: &File, range: Range<u64>) {
     }
 }
 
-/// The same for the whole of `file`, however long it is by now.
+/// The same for all of `file` at its current length.
 pub(super) fn begin_all(file: &File) {
     begin(file, 0..file.metadata().map_or(0, |meta| meta.len()));
 }
