@@ -13,6 +13,7 @@ use crate::qemu::{Accel, Aio, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Stop, Verdict, boot};
 use crate::text::in_a_line;
+use crate::tool;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use args::{AccelChoice, AioChoice};
@@ -104,7 +105,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         }
     }
     let qemu = match &args.machine.qemu {
-        Some(qemu) => Some(qemu.clone()),
+        Some(named) => Some(named_qemu(named)?),
         None => find_qemu(),
     };
     if args.dry_run {
@@ -123,6 +124,18 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// The QEMU that the user named: a path, or the name of a program of the system.
+fn named_qemu(named: &Path) -> Result<PathBuf> {
+    let found = match named.to_str().filter(|name| !name.contains('/')) {
+        Some(name) => tool::find(name),
+        None => Some(named.to_owned()).filter(|path| tool::is_program(path)),
+    };
+    found.ok_or_else(|| {
+        let what = format!("cannot start {}: it is not an executable file", named.display());
+        Error::new(ErrorKind::NotFound, what)
+    })
 }
 
 fn no_qemu() -> Error {
