@@ -11,7 +11,5 @@ mod request;
 mod text;
 
 pub use channel::Channel;
-pub use report::{
-    BootReport, EditReport, MountReport, PartitionReport, ReportedDisk, adapt, status_disks,
-};
+pub use report::{BootReport, EditReport, MountReport, PartitionReport, ReportedDisk, adapt};
 pub use request::{Background, MountReply, MountRequest};

@@ -3,7 +3,7 @@
 //!
 //! Raw results are written here, from the region table and the overlay, without a mount; other
 //! formats by the host's qemu-img, which reads a private mount. Calls `disk` and `image` for bytes,
-//! `fuse` for that mount, and `run` for child processes and signals. `plan` has decided before which
+//! `fuse` for that mount, and `process` for child processes and signals. `plan` has decided before which
 //! disks there are.
 //!
 //! Files of this room call only those further down in this list:
@@ -11,11 +11,11 @@
 //! - `write`, `delta`: one result from its first byte to its name
 //! - `convert`, `qemu_img`: other formats; `copy`, `share`, `device`: raw bytes; `verify`: reading back
 //! - `new_file`, `hidden`: files that are not complete yet; `room`: is there space
-//! - `snapshot`, `live`, `private`: disks of a mount, and a mount of our own
+//! - `snapshot`, `live`: disks of a mount
 //! - `destination`, `access`, `identity`, `loops`: where results go, who may read them, and that they
 //!   replace no source
 //! - `backing`, `contents`: what is written
-//! - `sweep`, `progress`, `writeback`, `reflink`, `zeros`, `formats`, `options`, `unique`,
+//! - `progress`, `writeback`, `reflink`, `zeros`, `formats`, `options`, `unique`,
 //!   `errors`
 
 mod access;
@@ -34,14 +34,12 @@ mod live;
 mod loops;
 mod new_file;
 mod options;
-mod private;
 mod progress;
 mod qemu_img;
 mod reflink;
 mod room;
 mod share;
 mod snapshot;
-mod sweep;
 mod unique;
 mod verify;
 mod write;
@@ -61,10 +59,8 @@ pub use identity::refuse_sources;
 pub use live::{open_live_disk, writer_of};
 pub use new_file::NewFile;
 pub use options::{CopyOptions, Reflink};
-pub use private::with_mount;
 pub use room::check_room;
 pub use snapshot::LiveSnapshot;
-pub use sweep::sweep;
 pub use verify::{sha256, verify};
 pub use write::{Input, Pending, Request, Written, write_converted, write_raw};
 

@@ -1,21 +1,24 @@
-//! The FUSE face: mounts, serves `disk.raw` and `partN.raw`, unmounts.
+//! Exporting by FUSE: mounts that show `disk.raw` and `partN.raw`.
 //!
-//! A thin adapter over `disk`: nothing here decides what a byte of the disk is. Everything that
-//! knows the `fuser` crate is in this room.
+//! ```text
+//! kernel ◀──▶ adapter (fuser) ──▶ disk_fs (returns Result) ──▶ export, disk
+//! ```
+//!
+//! `serve` makes a mount that everybody sees, `private` one that only this process reaches; both by
+//! `mount`. `live` looks at a mount that another process serves. Nothing here decides what a byte of a
+//! disk is.
 
-mod coherence;
-mod files;
+mod adapter;
+mod disk_fs;
+mod invalidator;
 mod live;
 mod mount;
-mod mounts;
 mod options;
+mod private;
 mod serve;
-mod view;
 
-pub use files::{FileSpec, Status, StatusDisk};
 pub use live::LiveMount;
-pub use mount::{Mounted, check_mount_point, unmount};
-pub use mounts::{MountEntry, find_mount};
+pub use mount::{FS_TYPE, MountPoint};
 pub use options::MountOptions;
-pub use serve::{hold_signals, serve, serve_during};
-pub use view::SNAPSHOT_PREFIX;
+pub use private::{PrivateView, with_private_view};
+pub use serve::FuseMount;

@@ -1,15 +1,23 @@
-//! Read-only backing images behind one trait.
+//! Read-only backing images behind one trait, and the one function that opens them.
 //!
-//! Nothing in this room can write: files are opened `O_RDONLY`, mappings are `PROT_READ`. It
-//! calls no other room.
+//! Nothing in this room can write: files are opened `O_RDONLY`, mappings are `PROT_READ`. A format
+//! is a file of this room and a line in the table of `formats.rs`.
 
+mod driver;
+mod foreign;
+mod formats;
 mod mapping;
+mod open;
+mod qcow2;
 mod raw;
 mod usage;
 
+pub use formats::Format;
 pub use mapping::MappedSlice;
+pub use open::{Foreign, InUse, OpenOptions, open, unread};
+pub use qcow2::header::{Header as Qcow2Header, MAGIC as QCOW2_MAGIC};
 pub use raw::{RawImage, extent_of};
-pub use usage::{Claim, check_unused, claim, common_mode, unescape_mount_field};
+pub use usage::{Claim, check_unused, claim, common_mode};
 
 use crate::bytes::Extents;
 use std::fmt;
@@ -34,4 +42,9 @@ pub trait Image: Extents + Send + Sync + fmt::Debug {
 
     /// Where the image is, for messages.
     fn path(&self) -> &Path;
+
+    /// What QEMU calls its format.
+    fn format(&self) -> &'static str {
+        "raw"
+    }
 }

@@ -14,7 +14,6 @@
 //!            killed with `run`    directory and gives the terminal back
 //! ```
 
-mod child;
 pub mod console;
 pub mod duration;
 mod guest;
@@ -22,13 +21,9 @@ mod keeper;
 pub mod machine;
 mod private;
 pub mod report;
-mod stop;
 mod terminal;
 
-pub use child::exec;
-pub(crate) use child::{bound, ourselves};
 pub use guest::{Expectation, Job, Mode, boot};
 pub use keeper::keep;
 pub use private::once;
 pub use report::{GuestReport, Verdict};
-pub use stop::Stop;

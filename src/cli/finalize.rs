@@ -11,7 +11,7 @@ pub(super) use args::FinalizeArgs;
 use crate::finalize::{Conversion, OutputFormat, Pending, Reflink, Request};
 use crate::fuse::LiveMount;
 use crate::plan::OverlayChoice;
-use crate::run::Stop;
+use crate::process::Stop;
 use crate::{Error, ErrorKind, Result};
 use live::write_live;
 use planned::write_planned;

@@ -1,8 +1,8 @@
 //! `synthdisk libvirt-xml`.
 
-use crate::daemon::status_disks;
 use crate::disk::temporary_dir;
-use crate::fuse::Status;
+use crate::export::status_disks;
+use crate::fuse::LiveMount;
 use crate::libvirt::domain_xml;
 use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
 use crate::qemu::{DiskBus, NicModel, allowed_by_kernel};
@@ -39,7 +39,7 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         None => PathBuf::from("/run/synthdisk").join(name.replace('/', "_")),
     };
     // A mount that exists lists its own disks.
-    let (disks, bus, nic) = match Status::read(&dir)? {
+    let (disks, bus, nic) = match LiveMount::at(&dir)?.map(|mount| mount.status) {
         Some(status) => (
             status.disks,
             status.bus.as_deref().and_then(DiskBus::from_name).unwrap_or_default(),

@@ -9,7 +9,7 @@ mod try_it;
 
 pub(super) use args::MountArgs;
 pub(super) use option_list::OptionList;
-pub(super) use serve::{answered, files, internal};
+pub(super) use serve::{answered, internal};
 
 use crate::daemon::{Background, MountReport, MountRequest};
 use crate::disk::temporary_dir;

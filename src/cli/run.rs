@@ -5,15 +5,16 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
-use crate::daemon::{Background, Channel, MountRequest, status_disks};
+use crate::daemon::{Background, Channel, MountRequest};
 use crate::disk::temporary_dir;
+use crate::export::status_disks;
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
+use crate::process::{self, Stop};
 use crate::qemu::{Accel, Aio, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{GuestDisks, check_buses, describe};
-use crate::run::{Job, Mode, Stop, Verdict, boot};
+use crate::run::{Job, Mode, Verdict, boot};
 use crate::text::in_a_line;
-use crate::tool;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use args::{AccelChoice, AioChoice};
@@ -69,11 +70,11 @@ pub(super) enum Internal {
 pub(super) fn internal(args: Internal) -> Result<()> {
     match args {
         Internal::Exec { signal, parent, keep_mask, words } => {
-            crate::run::exec(signal, parent, keep_mask, &words)
+            crate::process::exec(signal, parent, keep_mask, &words)
         }
         Internal::EditMounted => crate::edit::kernel_driver::run_job(),
         Internal::Sweep { mount, temporary } => {
-            crate::finalize::sweep(mount.as_deref(), temporary.as_deref())
+            crate::process::sweep(mount.as_deref(), temporary.as_deref())
         }
         Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),
         Internal::Keep { dir, terminal } => {
@@ -129,8 +130,8 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
 /// The QEMU that the user named: a path, or the name of a program of the system.
 fn named_qemu(named: &Path) -> Result<PathBuf> {
     let found = match named.to_str().filter(|name| !name.contains('/')) {
-        Some(name) => tool::find(name),
-        None => Some(named.to_owned()).filter(|path| tool::is_program(path)),
+        Some(name) => process::find_program(name),
+        None => Some(named.to_owned()).filter(|path| process::is_program(path)),
     };
     found.ok_or_else(|| {
         let what = format!("cannot start {}: it is not an executable file", named.display());

@@ -1,6 +1,7 @@
 //! `synthdisk umount`.
 
-use crate::fuse::{Status, find_mount, unmount};
+use crate::fuse::{FS_TYPE, LiveMount};
+use crate::process::{MountEntry, OtherProcess, Unmount, unmount};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -23,26 +24,20 @@ pub(super) struct UmountArgs {
 /// Unmount, and wait until the daemon has ended, so that an overlay can be used again at once.
 pub(super) fn run(args: &UmountArgs) -> Result<()> {
     let target = absolute(&args.mountpoint)?;
-    let entry = find_mount(&target).filter(|m| m.fs_type == "fuse.synthdisk").ok_or_else(|| {
+    let entry = MountEntry::at(&target).filter(|m| m.fs_type == FS_TYPE).ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
             format!("{} is not a synthdisk mount", args.mountpoint.display()),
         )
     })?;
-    let daemon = daemon_of(&target);
-    unmount(&entry, args.lazy)?;
-    let Some(daemon) = daemon.filter(|_| !args.lazy) else { return Ok(()) };
-    let started = Instant::now();
-    while daemon.lives() {
-        if started.elapsed() > PATIENCE {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("unmounted, but process {} is still writing to the overlay", daemon.pid),
-            ));
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    let server = server_of(&target, &entry);
+    unmount(&entry, if args.lazy { Unmount::Lazy } else { Unmount::WhenUnused })?;
+    let Some((pid, process)) = server.filter(|_| !args.lazy) else { return Ok(()) };
+    if process.ended_by(Instant::now() + PATIENCE)? {
+        return Ok(());
     }
-    Ok(())
+    let what = format!("unmounted, but process {pid} is still writing to the overlay");
+    Err(Error::new(ErrorKind::Busy, what))
 }
 
 /// The mount point's absolute path, found without the mount itself, whose daemon may have died.
@@ -59,35 +54,9 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A process, told apart from a later one with the same number by its start time.
-struct Daemon {
-    pid: u32,
-    started: String,
-}
-
-impl Daemon {
-    fn lives(&self) -> bool {
-        start_time(self.pid).is_some_and(|started| started == self.started)
-    }
-}
-
 /// The process that serves the mount, when it answers and can be believed: that of another user may
 /// name any process.
-fn daemon_of(target: &Path) -> Option<Daemon> {
-    let status = Status::read(target).ok()??;
-    Some(Daemon { pid: status.pid, started: start_time(status.pid)? })
-}
-
-/// Field 22 of /proc/PID/stat (proc(5)); `None` for a process that has ended. The name in field 2 may
-/// hold any character and ends at the last parenthesis.
-fn start_time(pid: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let first_thread_ended = fields.next()? == "Z";
-    // Files are closed and locks released when the last thread ends, which need not be the first.
-    if first_thread_ended && std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.count() <= 1 {
-        return None;
-    }
-    fields.nth(18).map(str::to_owned)
+fn server_of(target: &Path, entry: &MountEntry) -> Option<(u32, OtherProcess)> {
+    let pid = LiveMount::at(target).ok()??.status.pid;
+    Some((pid, OtherProcess::of_user(pid, entry.user()?)?))
 }

@@ -1,7 +1,8 @@
 //! What a mount is: its disks, what boots, what was edited, and the machine that it needs.
 
 use crate::bytes::ReadAt;
-use crate::fuse::StatusDisk;
+use crate::export::{ExportSet, StatusDisk};
+use crate::fuse::with_private_view;
 use crate::layout::{PartitionKind, TableKind};
 use crate::plan::{Hardware, Plan, PlannedDisk};
 use crate::{Error, Result};
@@ -144,7 +145,7 @@ impl ReportedDisk {
         let layout = planned.layout.as_ref().filter(|_| planned.ids.is_some());
         let partitions = layout.iter().flat_map(|l| &l.partitions);
         Self {
-            disk: status_disk(planned),
+            disk: StatusDisk::of(planned),
             len: planned.disk.len(),
             table: layout.map(|l| l.table),
             disk_id: planned.ids.map(|ids| ids.disk_id),
@@ -156,31 +157,19 @@ impl ReportedDisk {
     }
 }
 
-/// The files of a plan's disks and what they are, as a mount's status lists them.
-pub fn status_disks(plan: &Plan) -> Vec<StatusDisk> {
-    plan.disks.iter().map(status_disk).collect()
-}
-
-fn status_disk(planned: &PlannedDisk) -> StatusDisk {
-    StatusDisk {
-        file: planned.file.clone(),
-        vdev: planned.vdev.clone(),
-        cdrom: planned.cdrom,
-        read_only: planned.disk.is_read_only(),
-    }
-}
-
-/// Make `plan`'s edits in the mount on `mountpoint`.
+/// Make `plan`'s edits in the disks of `set`, through a view that only this process can reach.
 ///
 /// # Errors
 /// Why the guest cannot be adapted, from planning or from making the edits.
-pub fn adapt(plan: &Plan, mountpoint: &std::path::Path) -> Result<EditReport> {
+pub fn adapt(plan: &Plan, set: &ExportSet) -> Result<EditReport> {
     let adaptation = match &plan.adaptation {
         Ok(Some(adaptation)) => adaptation,
         Ok(None) => return Ok(EditReport::default()),
         Err(e) => return Err(Error::new(e.kind(), e.to_string())),
     };
-    adaptation.apply(mountpoint)?;
+    with_private_view(ExportSet::private(set.files.clone()), |view| {
+        adaptation.apply(&view.open_writable(&adaptation.file)?)
+    })?;
     let listed = adaptation.edits.iter().take(EditReport::MOST);
     Ok(EditReport {
         root_uuid: adaptation.uuid.clone(),

@@ -1,47 +1,74 @@
-//! Is a qcow2 overlay sound enough to write to?
+//! Whether a qcow2 overlay is sound enough to be written to.
 //!
-//! Walks the tables once at mount, as `qemu-img check` does: what it costs depends on what the
-//! overlay holds, not on the disk. Leaked clusters are harmless and pass; a cluster that is used
-//! twice, lies outside the file or counts as free would lose data at the next write and does not.
+//! Walks the tables once at mount, as `qemu-img check` does: the cost depends on what the overlay
+//! holds, not on the length of the disk. Leaked clusters are harmless and pass. A cluster that is
+//! used twice, lies outside the file or is counted as free would lose data at the next write, so
+//! the overlay is refused.
+//!
+//! The file may come from anywhere, and a sparse one can claim any length. Tables are read in
+//! pieces, and what is remembered of clusters grows with the tables that are really there.
 //!
 //! Source: QEMU docs/interop/qcow2.rst, "Host cluster management" and "Cluster mapping".
 
-use super::header::Geometry;
+use crate::image::Qcow2Header;
 use crate::{Error, ErrorKind, Result};
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// Bits 9 to 55 of a table entry: an offset in the file.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
+/// Tables are read in pieces of this many bytes; clusters, and so tables, are a multiple of 512.
+const PIECE: u64 = 64 << 10;
+/// Clusters per entry of a [`ClusterSet`].
+const GROUP: u64 = 512;
 
 fn corrupt(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, what)
 }
 
+/// A set of clusters, which takes memory only where there are some.
+#[derive(Default)]
+struct ClusterSet {
+    groups: HashMap<u64, [u64; (GROUP / 64) as usize]>,
+}
+
+impl ClusterSet {
+    /// Add `cluster`; returns whether it is new.
+    fn insert(&mut self, cluster: u64) -> bool {
+        let words = self.groups.entry(cluster / GROUP).or_default();
+        let (word, bit) = ((cluster % GROUP / 64) as usize, 1 << (cluster % 64));
+        let new = words[word] & bit == 0;
+        words[word] |= bit;
+        new
+    }
+}
+
 struct Walk<'a> {
     file: &'a File,
-    geometry: Geometry,
+    header: &'a Qcow2Header,
+    /// Clusters in the file.
     clusters: u64,
-    /// One bit per cluster of the file.
-    used: Vec<u64>,
+    used: ClusterSet,
+    /// The refcount table; the header's limits bound it.
     refcount_blocks: Vec<u64>,
     /// The refcount block that was looked at last, and its index.
     cached: Option<(usize, Vec<u8>)>,
 }
 
-/// Check all tables of the qcow2 file `file`.
+/// Check all tables of the qcow2 file `file`, whose header is `header`.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] with the first thing that is wrong; [`ErrorKind::Io`].
-pub(super) fn check(file: &File, geometry: Geometry) -> Result<()> {
+pub(super) fn check(file: &File, header: &Qcow2Header) -> Result<()> {
     let len = file.metadata().map_err(|e| Error::io("cannot stat it", e))?.len();
-    let clusters = len.div_ceil(1 << geometry.cluster_bits);
+    let clusters = len.div_ceil(header.cluster_size());
     let mut walk = Walk {
         file,
-        geometry,
+        header,
         clusters,
-        used: vec![0; usize::try_from(clusters.div_ceil(64)).unwrap_or(0)],
+        used: ClusterSet::default(),
         refcount_blocks: Vec::new(),
         cached: None,
     };
@@ -50,50 +77,69 @@ pub(super) fn check(file: &File, geometry: Geometry) -> Result<()> {
 
 impl Walk<'_> {
     fn cluster_size(&self) -> u64 {
-        1 << self.geometry.cluster_bits
+        self.header.cluster_size()
     }
 
     fn run(&mut self) -> Result<()> {
-        let g = self.geometry;
+        let header = self.header;
         let entries_per_l2 = self.cluster_size() / 8;
-        let l2_needed = g.disk_len.div_ceil(self.cluster_size()).div_ceil(entries_per_l2);
-        if u64::from(g.l1_entries) < l2_needed || u64::from(g.l1_entries) > l2_needed + 65536 {
-            return Err(corrupt("its L1 table does not fit the disk's length"));
+        self.inside(header.refcount_offset, header.refcount_table_len(), "the refcount table")?;
+        let mut at = header.refcount_offset;
+        let mut left = header.refcount_table_len() / 8;
+        while left > 0 {
+            let n = left.min(PIECE / 8);
+            self.refcount_blocks.extend(self.table(at, n)?);
+            (at, left) = (at + n * 8, left - n);
         }
-        let refcount_bytes = u64::from(g.refcount_clusters) << g.cluster_bits;
-        self.refcount_blocks = self.table(g.refcount_offset, refcount_bytes / 8)?;
-        self.use_range(0, 1, "the header")?;
-        self.use_range(g.refcount_offset, refcount_bytes, "the refcount table")?;
-        for block in self.refcount_blocks.clone() {
-            if block & OFFSET_MASK != 0 {
-                self.use_range(block & OFFSET_MASK, self.cluster_size(), "a refcount block")?;
+        self.mark(0, 1, "the header")?;
+        self.mark(header.refcount_offset, header.refcount_table_len(), "the refcount table")?;
+        for index in 0..self.refcount_blocks.len() {
+            let block = self.refcount_blocks[index] & OFFSET_MASK;
+            if block != 0 {
+                self.mark(block, self.cluster_size(), "a refcount block")?;
             }
         }
-        self.use_range(g.l1_offset, u64::from(g.l1_entries) * 8, "the L1 table")?;
-        for l1 in self.table(g.l1_offset, u64::from(g.l1_entries))? {
+        let l1_len = u64::from(header.l1_entries) * 8;
+        self.mark(header.l1_offset, l1_len, "the L1 table")?;
+        self.each(header.l1_offset, u64::from(header.l1_entries), &mut |walk, l1| {
             let l2_offset = l1 & OFFSET_MASK;
             if l2_offset == 0 {
-                continue;
+                return Ok(());
             }
-            self.use_range(l2_offset, self.cluster_size(), "an L2 table")?;
-            for entry in self.table(l2_offset, entries_per_l2)? {
+            walk.mark(l2_offset, walk.cluster_size(), "an L2 table")?;
+            walk.each(l2_offset, entries_per_l2, &mut |walk, entry| {
                 if entry & COMPRESSED != 0 {
                     return Err(corrupt("it holds compressed clusters, which are never written"));
                 }
-                if entry & OFFSET_MASK != 0 {
-                    self.use_range(entry & OFFSET_MASK, self.cluster_size(), "a data cluster")?;
+                match entry & OFFSET_MASK {
+                    0 => Ok(()),
+                    data => walk.mark(data, walk.cluster_size(), "a data cluster"),
                 }
+            })
+        })
+    }
+
+    /// Give `visit` the entries of a table, big-endian 64-bit numbers, one after the other.
+    fn each(
+        &mut self,
+        offset: u64,
+        entries: u64,
+        visit: &mut dyn FnMut(&mut Self, u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < entries {
+            let n = (entries - done).min(PIECE / 8);
+            for entry in self.table(offset + done * 8, n)? {
+                visit(self, entry)?;
             }
+            done += n;
         }
         Ok(())
     }
 
-    /// Read a table of `entries` big-endian 64-bit numbers; the file's length bounds it.
+    /// Read `entries` big-endian 64-bit numbers, a cluster of them or [`PIECE`] bytes at most.
     fn table(&self, offset: u64, entries: u64) -> Result<Vec<u64>> {
-        let end = entries.checked_mul(8).and_then(|n| n.checked_add(offset));
-        if end.is_none_or(|end| end > self.clusters << self.geometry.cluster_bits) {
-            return Err(corrupt("a table lies outside the file"));
-        }
+        self.inside(offset, entries * 8, "a table")?;
         let mut bytes = vec![0; (entries * 8) as usize];
         let mut filled = 0;
         // A table in the last cluster may end with the file: what is not stored is zero.
@@ -108,21 +154,26 @@ impl Walk<'_> {
         Ok(bytes.chunks_exact(8).map(entry).collect())
     }
 
-    /// Note that `[offset, offset + len)` is used for `what`.
-    fn use_range(&mut self, offset: u64, len: u64, what: &str) -> Result<()> {
-        let bits = self.geometry.cluster_bits;
+    /// Refuse a table that does not lie within the file. Offsets have 56 bits and lengths are
+    /// limited, so nothing overflows.
+    fn inside(&self, offset: u64, len: u64, what: &str) -> Result<()> {
+        if (offset + len).div_ceil(self.cluster_size()) > self.clusters {
+            return Err(corrupt(format!("{what} lies outside the file")));
+        }
+        Ok(())
+    }
+
+    /// Mark `[offset, offset + len)` as used for `what`.
+    fn mark(&mut self, offset: u64, len: u64, what: &str) -> Result<()> {
+        let bits = self.header.cluster_bits;
         if offset & (self.cluster_size() - 1) != 0 {
             return Err(corrupt(format!("{what} does not begin at a cluster")));
         }
+        self.inside(offset, len, what)?;
         for cluster in offset >> bits..(offset + len).div_ceil(self.cluster_size()) {
-            if cluster >= self.clusters {
-                return Err(corrupt(format!("{what} lies outside the file")));
-            }
-            let (word, bit) = ((cluster / 64) as usize, 1 << (cluster % 64));
-            if self.used[word] & bit != 0 {
+            if !self.used.insert(cluster) {
                 return Err(corrupt(format!("{what} shares a cluster with something else")));
             }
-            self.used[word] |= bit;
             if self.refcount(cluster)? == 0 {
                 return Err(corrupt(format!("{what} is counted as free")));
             }
@@ -131,7 +182,7 @@ impl Walk<'_> {
     }
 
     fn refcount(&mut self, cluster: u64) -> Result<u64> {
-        let order = self.geometry.refcount_order;
+        let order = self.header.refcount_order;
         let per_block = (self.cluster_size() * 8) >> order;
         let index = (cluster / per_block) as usize;
         let block = self.refcount_blocks.get(index).map_or(0, |b| b & OFFSET_MASK);

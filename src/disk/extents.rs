@@ -5,8 +5,8 @@ use super::region::RegionTable;
 use crate::bytes::{Extent, Extents};
 use std::io;
 
-/// Whether data is stored at `at`, and up to where (behind `at`, at most `len`) that is known in one
-/// look.
+/// The run of data or hole that contains `at`, as far as one lookup shows it: its end is after `at`
+/// and at most `len`.
 pub(super) fn one_extent(
     overlay: Option<&dyn Overlay>,
     table: &RegionTable,

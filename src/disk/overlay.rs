@@ -66,8 +66,9 @@ pub trait Overlay: Send + Sync + fmt::Debug {
     /// Bytes of storage that the overlay takes up.
     fn allocated(&self) -> u64;
 
-    /// The unit, in bytes (a power of two), that a write takes from the base as a whole.
-    fn grain(&self) -> u64;
+    /// The unit of copy-on-write in bytes, a power of two: a partial write of it copies the rest
+    /// from the base.
+    fn cow_granularity(&self) -> u64;
 }
 
 /// Punch a hole into `file`, so that its storage is given back; where the filesystem cannot, the

@@ -68,7 +68,8 @@ impl Qcow2Overlay {
         let file = file.map_err(|e| Error::io(format!("cannot create the overlay {shown}"), e))?;
         let build = || -> Result<Self> {
             claim(&file, Claim::Exclusive)?;
-            let storage = storage(clone(&file)?).map_err(|e| Error::io("", e))?;
+            let storage =
+                storage(clone(&file)?).map_err(|e| Error::io("cannot use the new file", e))?;
             Qcow2::<Storage>::create_builder(storage)
                 .cluster_size(CLUSTER as usize)
                 .size(len)
@@ -143,14 +144,10 @@ impl Qcow2Overlay {
             .map_err(|e| Error::io(format!("cannot open the overlay {shown}"), e))?;
         let wanted = if write { Claim::Exclusive } else { Claim::StableRead };
         claim(&file, wanted).map_err(refuse)?;
-        let header = header::read(&file).map_err(refuse)?;
-        let metadata = header.metadata.ok_or_else(|| {
-            refuse(Error::new(ErrorKind::Unsupported, "it was not made by synthdisk"))
-        })?;
-        check::check(&file, header.geometry).map_err(refuse)?;
-        let cluster = 1 << header.geometry.cluster_bits;
+        let (header, metadata) = header::read(&file).map_err(refuse)?;
+        check::check(&file, &header).map_err(refuse)?;
         let overlay =
-            Self::start(file, header.geometry.disk_len, cluster, write).map_err(refuse)?;
+            Self::start(file, header.disk_len, header.cluster_size(), write).map_err(refuse)?;
         Ok((overlay, metadata))
     }
 
@@ -168,7 +165,8 @@ impl Qcow2Overlay {
                 .open(DenyImplicitOpenGate::default())?;
             Ok((qcow2, storage))
         };
-        let (qcow2, storage) = open().map_err(|e| Error::with_source(ErrorKind::Corrupt, "", e))?;
+        let (qcow2, storage) = open()
+            .map_err(|e| Error::with_source(ErrorKind::Corrupt, "its tables cannot be read", e))?;
         let format = FormatAccess::new(qcow2);
         let format = RwLock::new(format);
         Ok(Self { format, allocating: Mutex::new(()), file, storage, len, cluster })
@@ -222,9 +220,9 @@ impl Qcow2Overlay {
             &filled[..]
         };
         if end % self.cluster != 0 {
-            // `imago` zeroes the rest of the disk's last cluster, and grows the file for it; as it
-            // doesn't know of our writes, it would cut off what they have added behind. Exclusive, so
-            // that the file cannot grow meanwhile.
+            // `imago` zeroes the rest of the disk's last cluster and sets the file's length for it. It
+            // doesn't know of our writes and would cut off what they have added after that cluster.
+            // Exclusive, so that the file cannot grow meanwhile.
             let _alone = self.format.write();
             self.storage.resize(self.file.metadata()?.len(), PreallocateMode::None)?;
         }
@@ -371,7 +369,45 @@ impl Overlay for Qcow2Overlay {
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
     }
 
-    fn grain(&self) -> u64 {
+    fn cow_granularity(&self) -> u64 {
         self.cluster
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlay(metadata: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("overlay");
+        drop(Qcow2Overlay::create(&path, 3 << 20, metadata).unwrap());
+        (dir, path)
+    }
+
+    #[test]
+    fn metadata_survives_and_must_fit() {
+        let (_dir, path) = overlay(b"remember me");
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let (header, metadata) = header::read(&file).unwrap();
+        assert_eq!((header.disk_len, &metadata[..]), (3 << 20, &b"remember me"[..]));
+        assert_eq!(
+            header::write_metadata(&file, &[0; 65536]).unwrap_err().kind(),
+            ErrorKind::TooLarge
+        );
+    }
+
+    #[test]
+    fn features_that_an_overlay_never_has() {
+        let (_dir, path) = overlay(b"x");
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        for (at, byte) in [(7, 2), (15, 1), (35, 1), (63, 1), (79, 1), (79, 4), (79, 16)] {
+            let mut old = [0];
+            file.read_exact_at(&mut old, at).unwrap();
+            file.write_all_at(&[byte], at).unwrap();
+            assert_eq!(header::read(&file).unwrap_err().kind(), ErrorKind::Unsupported, "{at}");
+            file.write_all_at(&old, at).unwrap();
+        }
+        header::read(&file).unwrap();
     }
 }

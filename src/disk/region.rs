@@ -44,7 +44,7 @@ pub enum RegionKind {
     Mbr,
     /// A GPT's header and entries, at either end of the disk.
     Table,
-    /// Loader code behind the MBR.
+    /// Loader code after the MBR.
     Loader,
     /// The loader's parameter block.
     Parameters,
@@ -99,7 +99,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// First byte behind the region.
+    /// First byte after the region.
     pub fn end(&self) -> u64 {
         self.start + self.len
     }
@@ -175,19 +175,19 @@ impl RegionTable {
         &self.regions
     }
 
-    /// The region that holds byte `offset` and all behind it.
-    fn at_or_behind(&self, offset: u64) -> &[Region] {
+    /// The regions from the one that contains byte `offset` on.
+    fn regions_from(&self, offset: u64) -> &[Region] {
         &self.regions[self.regions.partition_point(|r| r.end() <= offset)..]
     }
 
     /// The region that holds byte `offset`.
     pub fn region_at(&self, offset: u64) -> Option<&Region> {
-        self.at_or_behind(offset).first()
+        self.regions_from(offset).first()
     }
 
     /// The range as mapped memory, when one image holds all of it.
     pub fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
-        let region = self.at_or_behind(offset).first()?;
+        let region = self.regions_from(offset).first()?;
         match &region.source {
             Source::Image { image, offset: base } if offset + len as u64 <= region.end() => {
                 image.map(base + (offset - region.start), len)
@@ -200,7 +200,7 @@ impl RegionTable {
     /// it lies within the image takes long to find out.
     pub fn allocated_within(&self, offset: u64, len: u64) -> u64 {
         let end = offset.saturating_add(len);
-        let regions = self.at_or_behind(offset).iter().take_while(|r| r.start < end);
+        let regions = self.regions_from(offset).iter().take_while(|r| r.start < end);
         let stored = regions.map(|r| {
             let shared = r.end().min(end) - r.start.max(offset);
             match &r.source {
@@ -215,7 +215,7 @@ impl RegionTable {
 
 impl Extents for RegionTable {
     fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        match self.at_or_behind(offset).first() {
+        match self.regions_from(offset).first() {
             Some(region) => region.extent_at(offset),
             None => Ok(Extent { data: false, end: u64::MAX }),
         }
@@ -224,7 +224,7 @@ impl Extents for RegionTable {
 
 impl ReadAt for RegionTable {
     fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-        for region in self.at_or_behind(offset) {
+        for region in self.regions_from(offset) {
             if buf.is_empty() {
                 return Ok(());
             }

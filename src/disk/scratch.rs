@@ -299,7 +299,7 @@ impl Overlay for Scratch {
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
     }
 
-    fn grain(&self) -> u64 {
+    fn cow_granularity(&self) -> u64 {
         BLOCK
     }
 }

@@ -1,10 +1,10 @@
-//! The disk that faces serve: regions below, an overlay above, and a boot gap that follows what
+//! The disk that exports serve: regions below, an overlay above, and a boot gap that follows what
 //! the guest has installed.
 
 use super::extents::{joined_extents, one_extent};
 use super::overlay::{Overlay, Run};
+use super::preserved::{PreservedBlocks, preserving};
 use super::region::{Region, RegionTable, Source};
-use super::saved::{Saved, saving};
 use crate::Result;
 use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
 use crate::image::{Image, MappedSlice};
@@ -30,7 +30,7 @@ pub trait BootPlanner: Send {
     fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region>;
 }
 
-/// Bytes of the disk, in the cheapest form that a face can send on.
+/// Bytes of the disk, in the cheapest form that an export can send on.
 #[derive(Debug)]
 pub enum Chunk<'a> {
     /// Mapped memory of an image.
@@ -49,15 +49,15 @@ pub enum Stored<'a> {
     /// In an image, from this offset on; some of it may be holes.
     Image(Arc<dyn Image>, u64),
     /// In memory, or in pieces that only reading finds.
-    Made,
+    Generated,
 }
 
 /// Planning the gap again, and what triggers it.
 struct Replanning {
     planner: Mutex<Box<dyn BootPlanner>>,
-    /// First byte behind the gap.
+    /// First byte after the gap.
     gap_end: u64,
-    /// Set by writes behind the gap, cleared before the gap is planned again.
+    /// Set by writes after the gap, cleared before the gap is planned again.
     stale: AtomicBool,
     /// Set while the gap is planned: the table is not yet what `stale` says it is.
     planning: AtomicBool,
@@ -71,9 +71,9 @@ pub struct Disk {
     /// Ranges that refuse writes: partitions that the guest has read-only.
     read_only: Vec<Range<u64>>,
     replanning: OnceLock<Replanning>,
-    /// What a snapshot keeps, if there is one. Shared by every write for as long as it takes, so
-    /// who has it alone knows that none is in flight.
-    saved: RwLock<Option<Arc<Saved>>>,
+    /// What a snapshot preserves, if there is one. Every write holds it shared for as long as it
+    /// takes, so holding it exclusively means no write is in flight.
+    saved: RwLock<Option<Arc<PreservedBlocks>>>,
 }
 
 impl fmt::Debug for Disk {
@@ -103,7 +103,7 @@ impl Disk {
     }
 
     /// Have `planner` plan the bytes before `gap_end` again whenever they are read after anything
-    /// behind them was written. A second call has no effect.
+    /// after them was written. A second call has no effect.
     pub fn set_planner(&self, planner: Box<dyn BootPlanner>, gap_end: u64) {
         let _ = self.replanning.set(Replanning {
             planner: Mutex::new(planner),
@@ -142,8 +142,8 @@ impl Disk {
         self.overlay.as_ref().map_or(0, |o| o.allocated())
     }
 
-    /// About how many of the `len` bytes at `offset` are stored and no holes; never too few. Takes
-    /// no look at the holes themselves.
+    /// About how many of the `len` bytes at `offset` are stored and no holes; never too few. Does
+    /// not look for the holes themselves.
     pub fn allocated_within(&self, offset: u64, len: u64) -> u64 {
         let base = self.table().allocated_within(offset, len);
         base.saturating_add(self.overlay_allocated()).min(len)
@@ -196,7 +196,7 @@ impl Disk {
         self.refresh_gap(offset);
         let table = self.table();
         let write = || overlay.write_at(&*table, buf, offset);
-        let result = saving(saved.as_deref(), overlay, (offset, buf.len() as u64), write);
+        let result = preserving(saved.as_deref(), overlay, (offset, buf.len() as u64), write);
         self.written(offset, buf.len() as u64);
         result
     }
@@ -212,7 +212,7 @@ impl Disk {
         self.refresh_gap(offset);
         let table = self.table();
         let zero = || if len > 0 { overlay.zero(&*table, offset, len) } else { Ok(()) };
-        let result = saving(saved.as_deref(), overlay, (offset, len), zero);
+        let result = preserving(saved.as_deref(), overlay, (offset, len), zero);
         self.written(offset, len);
         result
     }
@@ -225,7 +225,7 @@ impl Disk {
         self.overlay.as_ref().map_or(Ok(()), |o| o.sync())
     }
 
-    /// Where the bytes at `offset`, which lies on the disk, are stored, and the first byte behind
+    /// Where the bytes at `offset`, which lies on the disk, are stored, and the first byte after
     /// those of which that is known. Holds until the next write.
     ///
     /// # Errors
@@ -241,7 +241,7 @@ impl Disk {
             (Run::Zero, _) => (Stored::Zeros, offset + n),
             (Run::Data, Some(overlay)) => match overlay.place_at(offset, n)? {
                 Some((file, place, n)) => (Stored::Overlay(file, place), offset + n),
-                None => (Stored::Made, offset + n),
+                None => (Stored::Generated, offset + n),
             },
             (Run::Base | Run::Data, _) => {
                 let table = self.table();
@@ -250,7 +250,7 @@ impl Disk {
                 };
                 let stored = match &region.source {
                     Source::Zeros => Stored::Zeros,
-                    Source::Bytes(_) | Source::File(_) => Stored::Made,
+                    Source::Bytes(_) | Source::File(_) => Stored::Generated,
                     Source::Image { image, offset: base } => {
                         Stored::Image(Arc::clone(image), base + (offset - region.start))
                     }
@@ -264,8 +264,8 @@ impl Disk {
         self.overlay.as_deref()
     }
 
-    /// Wait for writes in flight, hold back new ones, and say what is to be saved from then on.
-    pub(super) fn hold_writers(&self) -> RwLockWriteGuard<'_, Option<Arc<Saved>>> {
+    /// Wait for writes in flight and hold back new ones; the guard decides what is preserved next.
+    pub(super) fn hold_writers(&self) -> RwLockWriteGuard<'_, Option<Arc<PreservedBlocks>>> {
         self.saved.write()
     }
 
@@ -296,16 +296,16 @@ impl Disk {
     /// Remember that what the gap was planned from may have changed.
     fn written(&self, offset: u64, len: u64) {
         if let Some(r) = self.replanning.get() {
-            // Pairs with the swap in `refresh_gap`: who clears the mark sees the write. And it is
-            // in one order with what a face does next, to find out whether it holds copies.
+            // Pairs with the swap in `refresh_gap`: whoever clears the mark sees the write. And it is
+            // in one order with what an export does next, to find out whether it holds copies.
             if offset.saturating_add(len) > r.gap_end {
                 r.stale.store(true, Ordering::SeqCst);
             }
         }
     }
 
-    /// First byte behind what follows the guest's files, if anything does: copies of the bytes
-    /// before it turn stale with every write that reaches behind it.
+    /// First byte after what follows the guest's files, if anything does: copies of the bytes
+    /// before it turn stale with every write that reaches past it.
     pub fn gap_end(&self) -> Option<u64> {
         self.replanning.get().map(|r| r.gap_end)
     }
@@ -316,11 +316,11 @@ impl Disk {
         if offset >= r.gap_end {
             return;
         }
-        // In this order: who sees a cleared `stale` also sees `planning`, until the table is new.
+        // In this order: a thread that sees `stale` cleared sees `planning` until the table is new.
         if !r.stale.load(Ordering::SeqCst) && !r.planning.load(Ordering::SeqCst) {
             return;
         }
-        // The planner itself reads behind the gap only, so it never comes here.
+        // The planner itself reads after the gap only, so it never comes here.
         let mut planner = r.planner.lock();
         r.planning.store(true, Ordering::SeqCst);
         // Cleared first: a write that comes while we plan makes the plan stale again.

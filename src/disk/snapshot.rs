@@ -2,14 +2,14 @@
 //!
 //! Taking it waits for writes in flight and holds back new ones until the boot gap is planned for
 //! that moment, which takes a look at the guest's filesystem; then writes go on, and save what they
-//! overwrite first (see `saved`).
+//! overwrite first (see `preserved`).
 //!
 //! The gap is planned *through the snapshot*: kernel and initrd are files inside the guest, and
 //! regions that read them from the live disk would follow what the guest does to them. Copying
 //! them at the moment would hold writes back for as long as a hundred megabytes take.
 
 use super::extents::joined_extents;
-use super::saved::Saved;
+use super::preserved::PreservedBlocks;
 use super::scratch::Scratch;
 use super::serve::{Chunk, Disk};
 use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 #[derive(Debug)]
 struct Frozen {
     disk: Arc<Disk>,
-    saved: Arc<Saved>,
+    saved: Arc<PreservedBlocks>,
 }
 
 impl ReadAt for Frozen {
@@ -58,12 +58,12 @@ impl Snapshot {
     /// at what boots.
     pub fn take(disk: &Arc<Disk>, dir: &Path) -> io::Result<Self> {
         let side = Scratch::new(dir, disk.len())?;
-        let grain = disk.overlay().map_or(1, |overlay| overlay.grain());
+        let cow_granularity = disk.overlay().map_or(1, |overlay| overlay.cow_granularity());
         let mut writers = disk.hold_writers();
         if writers.is_some() {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
-        let saved = Arc::new(Saved::new(side, grain, disk.table()));
+        let saved = Arc::new(PreservedBlocks::new(side, cow_granularity, disk.table()));
         let frozen = Arc::new(Frozen { disk: Arc::clone(disk), saved: Arc::clone(&saved) });
         let through: Weak<Frozen> = Arc::downgrade(&frozen);
         if let Some(table) = disk.plan_frozen(&(through as Weak<SharedBytes>)) {

@@ -13,17 +13,18 @@
 //! the same edits give the same files, but not the same bytes of the filesystem.
 
 mod child;
+mod loop_device;
 mod root;
 
 pub use child::run_job;
 
 use super::{Access, Change, Content, Edit};
 use crate::fs::KernelMount;
+use crate::process::ourselves;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// Words behind the program's name that start [`run_job`].
 const SUBCOMMAND: [&str; 2] = ["internal", "edit-mounted"];
@@ -31,7 +32,7 @@ const SUBCOMMAND: [&str; 2] = ["internal", "edit-mounted"];
 /// What the second process is to do; it comes by standard input.
 #[derive(Debug, Deserialize, Serialize)]
 struct Job {
-    /// The partition's file, as an absolute path without symlinks.
+    /// The partition's file; `/proc/self/fd/N` for one that the process inherits.
     partition: PathBuf,
     /// As in [`KernelMount`].
     fs_type: String,
@@ -92,13 +93,12 @@ pub(super) fn apply(edits: &[Edit], partition: &Path, mount: &KernelMount) -> Re
     }
     let failed = |e| Error::io(format!("cannot edit the guest's {fs_type} filesystem"), e);
     let job = Job {
-        partition: partition.canonicalize().map_err(failed)?,
+        partition: partition.to_path_buf(),
         fs_type: fs_type.to_owned(),
         options: mount.options.clone(),
         tasks: edits.iter().map(task).collect(),
     };
-    let mut child = Command::new(std::env::current_exe().map_err(failed)?)
-        .arg0("synthdisk")
+    let mut child = ourselves()?
         .args(SUBCOMMAND)
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())

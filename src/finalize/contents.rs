@@ -105,7 +105,7 @@ impl Contents for DiskRange {
         let (stored, end) = self.disk.stored_at(self.start + offset)?;
         let source = match stored {
             Stored::Zeros => ReflinkSource::Zeros,
-            Stored::Made => ReflinkSource::None,
+            Stored::Generated => ReflinkSource::None,
             Stored::Overlay(file, at) => ReflinkSource::File(file, at),
             Stored::Image(image, at) => ReflinkSource::Image(image, at),
         };

@@ -10,15 +10,12 @@ use super::progress::Progress;
 use super::qemu_img::qemu_img;
 use super::verify::forget;
 use super::writeback;
-use crate::run::Stop;
+use crate::process::{Inherited, Stop};
 use crate::{Error, Result};
 use nix::fcntl::OFlag;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 
 /// A file that qemu-img has written, without its name yet. It is gone when dropped, and when the
 /// process is killed.
@@ -87,8 +84,8 @@ pub fn convert(
     let hidden = HiddenDir::beside(&output)?;
     // Under its own name, which a VMDK repeats inside.
     let name = output.name();
-    let disk = Inherited::of(source).map_err(|e| output.failed(e))?;
-    let dir = Inherited::of(&hidden).map_err(|e| output.failed(e))?;
+    let disk = Inherited::new(source).map_err(|e| output.failed(e))?;
+    let dir = Inherited::new(&hidden).map_err(|e| output.failed(e))?;
     let mut words: Vec<OsString> = ["convert", "-p", "-f", "raw", "-O"].map(Into::into).into();
     words.push(conversion.format.name().into());
     for option in conversion.all_options() {
@@ -105,7 +102,7 @@ pub fn convert(
     if conversion.format == OutputFormat::Qcow2 && !conversion.compress && takes_direct(&hidden) {
         words.extend(["-t", "none"].map(Into::into));
     }
-    words.extend(["--".into(), disk.path(), Path::new(&dir.path()).join(name).into()]);
+    words.extend(["--".into(), disk.path().into(), dir.path().join(name).into()]);
     let progress = Progress::new(format!("writing {}", options.name), len, options.quiet);
     // Does nothing until qemu-img has created the file.
     let told = || {
@@ -131,12 +128,12 @@ pub fn compare(
     options: &ConvertOptions<'_>,
 ) -> Result<()> {
     let failed = |e| Error::io("cannot read the disk", e);
-    let disk = Inherited::of(source).map_err(failed)?;
-    let dir = Inherited::of(&converted.hidden).map_err(failed)?;
+    let disk = Inherited::new(source).map_err(failed)?;
+    let dir = Inherited::new(&converted.hidden).map_err(failed)?;
     let mut words: Vec<OsString> = ["compare", "-p", "-f", "raw", "-F"].map(Into::into).into();
     words.push(format.name().into());
-    let path = Path::new(&dir.path()).join(converted.output.name());
-    words.extend(["--".into(), disk.path(), path.into()]);
+    let path = dir.path().join(converted.output.name());
+    words.extend(["--".into(), disk.path().into(), path.into()]);
     let progress = Progress::new(format!("verifying {}", options.name), len, options.quiet);
     qemu_img(&words, &progress, len, options.name, options.stop, || ())
 }
@@ -149,19 +146,4 @@ fn takes_direct(dir: &HiddenDir) -> bool {
     // Some filesystems create the file and then cannot open it like that.
     let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
     opened.is_ok()
-}
-
-/// An open file or directory of this process, under a descriptor that children inherit.
-struct Inherited(OwnedFd);
-
-impl Inherited {
-    fn of(open: impl AsFd) -> io::Result<Self> {
-        // Unlike `try_clone`, this does not have it closed in children.
-        Ok(Self(nix::unistd::dup(open)?))
-    }
-
-    /// Its path in a child.
-    fn path(&self) -> OsString {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
-    }
 }

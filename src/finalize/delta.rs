@@ -118,7 +118,7 @@ impl Compared<'_> {
         let progress = Progress::new(format!("comparing for {name}"), len, self.request.quiet);
         let mut our_runs = Runs::new(|at| self.contents.extent_at(at).map_err(cannot_read));
         let mut their_runs = Runs::new(|at| self.backing.extent_at(at).map_err(cannot_read_golden));
-        let cluster = delta.grain();
+        let cluster = delta.cow_granularity();
         let mut ours = vec![0; WINDOW as usize];
         let mut theirs = vec![0; WINDOW as usize];
         let mut at = 0;

@@ -1,7 +1,7 @@
 //! What the parts of this room say when reading, writing or waiting fails.
 
 use crate::layout::format_size;
-use crate::run::Stop;
+use crate::process::Stop;
 use crate::{Error, ErrorKind, Result};
 use std::io;
 

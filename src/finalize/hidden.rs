@@ -6,7 +6,7 @@
 //! `/proc/self/fd/N`.
 
 use super::destination::OutputPath;
-use super::sweep::Sweeper;
+use crate::process::Sweeper;
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};

@@ -2,8 +2,8 @@
 
 use super::destination::{Existing, OutputPath};
 use super::hidden::HiddenDir;
-use super::sweep::Sweeper;
 use crate::Result;
+use crate::process::Sweeper;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;

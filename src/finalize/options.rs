@@ -1,6 +1,6 @@
 //! How a copy is made.
 
-use crate::run::Stop;
+use crate::process::Stop;
 
 /// Whether blocks are shared with images and overlays.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]

@@ -2,10 +2,10 @@
 
 use super::contents::OpenFile;
 use super::live::open_live_disk;
-use super::private::with_mount;
 use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Disk, Region, RegionKind, RegionTable, Source};
-use crate::fuse::{FileSpec, LiveMount, SNAPSHOT_PREFIX};
+use crate::export::{ExportSet, ExportedFile, SNAPSHOT_PREFIX};
+use crate::fuse::{LiveMount, with_private_view};
 use crate::image::{Image, extent_of};
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
@@ -86,11 +86,8 @@ impl LiveSnapshot {
             source: Source::Image { image: Arc::clone(self) as Arc<dyn Image>, offset: 0 },
         }])?;
         let disk = Arc::new(Disk::new(table, None));
-        let spec = FileSpec { name: name.into(), disk, start: 0, len: self.len };
-        with_mount(vec![spec], |dir| {
-            let file = File::open(dir.join(name));
-            work(&file.map_err(|e| Error::io("cannot read the snapshot", e))?)
-        })
+        let file = ExportedFile { name: name.into(), disk, start: 0, len: self.len };
+        with_private_view(ExportSet::private(vec![file]), |view| work(&view.open(name)?))
     }
 
     /// What to say of the failure `e`, which may come of a snapshot that has ended too early.

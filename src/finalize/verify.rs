@@ -5,7 +5,7 @@ use super::errors::{cannot_read, check_stop};
 use super::progress::Progress;
 use super::zeros::is_zero;
 use crate::image::extent_of;
-use crate::run::Stop;
+use crate::process::Stop;
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{Whence, lseek64};

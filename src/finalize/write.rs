@@ -9,7 +9,7 @@ use super::formats::{Conversion, OutputFormat};
 use super::new_file::NewFile;
 use super::options::{CopyOptions, Reflink};
 use super::verify::{sha256, verify};
-use crate::run::Stop;
+use crate::process::Stop;
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::path::PathBuf;

@@ -4,16 +4,16 @@
 //! a mount says of itself is believed only when root or the caller mounted it, and its files are
 //! opened beneath its own directory, whatever their names are.
 
-use super::files::Status;
-use super::mounts::{MountEntry, all_mounts};
-use super::serve::STATUS_FILE;
+use super::mount::FS_TYPE;
+use crate::export::{STATUS_FILE, Status};
+use crate::process::MountEntry;
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 use nix::unistd::Uid;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,12 +57,9 @@ impl LiveMount {
             Err(nix::Error::ENOTDIR) => return Ok(None),
             Err(e) => return Err(failed(e.into())),
         };
-        let Some(entry) = mount_of(&root).filter(|m| m.fs_type == "fuse.synthdisk") else {
+        let Some(entry) = MountEntry::of_root(&root).filter(|m| m.fs_type == FS_TYPE) else {
             return Ok(None);
         };
-        if entry.target != dir {
-            return Ok(None);
-        }
         check_owner(&entry, path)?;
         let status = beneath(&root, STATUS_FILE).map_err(failed)?;
         let mut text = Vec::new();
@@ -90,32 +87,14 @@ impl LiveMount {
     }
 }
 
-impl Status {
-    /// What the mount on `mountpoint` says of itself; `None` if that is no synthdisk mount.
-    ///
-    /// # Errors
-    /// Those of [`LiveMount::at`].
-    pub fn read(mountpoint: &Path) -> Result<Option<Self>> {
-        Ok(LiveMount::at(mountpoint)?.map(|live| live.status))
-    }
-}
-
-/// The mount that `fd` is in (proc_pid_fdinfo(5): `mnt_id`).
-fn mount_of(fd: &OwnedFd) -> Option<MountEntry> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
-    let id: u64 = id.trim().parse().ok()?;
-    all_mounts().into_iter().find(|m| m.id == id)
-}
-
 /// Refuse a mount that neither root nor the caller made. The kernel keeps who did, and shows it as
 /// `user_id` among the mount's options: fusermount3 leaves others no choice.
 fn check_owner(entry: &MountEntry, shown: &Path) -> Result<()> {
     let own = Uid::effective().as_raw();
-    if entry.owner.is_some_and(|owner| owner == 0 || owner == own) {
+    if entry.user().is_some_and(|owner| owner == 0 || owner == own) {
         return Ok(());
     }
-    let owner = entry.owner.map_or_else(|| "another user".into(), |uid| format!("user {uid}"));
+    let owner = entry.user().map_or_else(|| "another user".into(), |uid| format!("user {uid}"));
     let what = format!(
         "the mount on {} was made by {owner}, who decides what it says of itself; run this command \
          as that user",
@@ -170,12 +149,13 @@ mod tests {
 
     #[test]
     fn whose_mounts_are_believed() {
-        let entry = |owner| MountEntry {
+        let entry = |owner: Option<u32>| MountEntry {
             id: 1,
             device: "0:1".into(),
             target: "/mnt".into(),
-            fs_type: "fuse.synthdisk".into(),
-            owner,
+            fs_type: FS_TYPE.into(),
+            source: "/img".into(),
+            super_options: owner.map_or("rw".into(), |uid| format!("rw,user_id={uid},group_id=0")),
         };
         let own = Uid::effective().as_raw();
         for (owner, believed) in

@@ -1,16 +1,27 @@
-//! Making and ending a mount.
+//! Making a mount.
 //!
 //! Done here and not by `fuser`, whose teardown may unmount somebody else's filesystem after the
-//! mount was ended from outside. Sources: kernel Documentation/filesystems/fuse, fusermount3(1).
+//! mount was ended from outside. Sources: kernel Documentation/filesystems/fuse, fusermount3(1),
+//! fsopen(2), fsmount(2), move_mount(2).
+//!
+//! As root, a mount is made detached, which no path leads to, and is attached to its mount point by a
+//! descriptor of that directory, if it is attached at all. Kernels before 5.2, and sandboxes that
+//! forbid these calls, get mount(2) on that descriptor. Other users have fusermount3.
 
-use super::mounts::{MountEntry, find_mount};
 use super::options::MountOptions;
+use crate::process::MountEntry;
 use crate::{Error, ErrorKind, Result};
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::mount::{MntFlags, mount, umount2};
+use nix::fcntl::{OFlag, open};
+use nix::mount::mount;
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
+};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -19,115 +30,214 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What `mount` shows as the filesystem's type.
-pub(super) const FS_TYPE: &str = "fuse.synthdisk";
+pub const FS_TYPE: &str = "fuse.synthdisk";
 
-/// A mount that was made, and the channel to the kernel that serves it.
+/// The longest string that fsconfig(2) takes, in bytes.
+const CONFIG_MAX: usize = 255;
+
+/// A directory to mount on, held by descriptor: renaming it, or putting a symlink in its place, does
+/// not change where the mount goes.
 #[derive(Debug)]
-pub struct Mounted {
-    /// `/dev/fuse`, connected.
-    pub(super) device: OwnedFd,
-    entry: MountEntry,
+pub struct MountPoint {
+    fd: OwnedFd,
+    path: PathBuf,
 }
 
-/// Check that something can be mounted on `path`; returns it absolute.
-///
-/// # Errors
-/// [`ErrorKind::NotFound`] and [`ErrorKind::Invalid`] with what is wrong about it.
-pub fn check_mount_point(path: &Path) -> Result<PathBuf> {
-    let shown = path.display();
-    let failed = |e: io::Error| match e.raw_os_error() {
-        Some(libc::ENOENT) => Error::new(
-            ErrorKind::NotFound,
-            format!("there is no mount point {shown}; make it first (mkdir {shown})"),
-        ),
-        Some(libc::ENOTCONN) => Error::new(
-            ErrorKind::Invalid,
-            format!(
-                "{shown} is a mount whose program has died; end it first (synthdisk umount {shown})"
-            ),
-        ),
-        _ => Error::io(format!("cannot use the mount point {shown}"), e),
-    };
-    let absolute = path.canonicalize().map_err(failed)?;
-    // Only this asks the mount itself, if there is one.
-    let meta = std::fs::metadata(&absolute).map_err(failed)?;
-    if !meta.is_dir() {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            format!("the mount point {shown} is not a directory"),
-        ));
-    }
-    if find_mount(&absolute).is_some_and(|m| m.fs_type == FS_TYPE) {
-        return Err(Error::new(
-            ErrorKind::Busy,
-            format!(
-                "{shown} already shows a synthdisk mount; unmount it or take another directory"
-            ),
-        ));
-    }
-    Ok(absolute)
-}
-
-impl Mounted {
-    /// Mount on `target`, which [`check_mount_point`] gave. `source` is what `mount` shows.
+impl MountPoint {
+    /// The directory `path`.
     ///
     /// # Errors
-    /// The kernel's or fusermount3's, in a sentence.
-    pub fn new(source: &str, target: &Path, options: &MountOptions) -> Result<Self> {
-        let device = match direct(source, target, options) {
-            Err(Errno::EPERM) => by_fusermount(source, target, options)?,
-            result => result.map_err(|e| {
-                let what = match e {
-                    Errno::ENOENT | Errno::ENXIO | Errno::ENODEV => {
-                        "FUSE is not available (no /dev/fuse; try `modprobe fuse`)".to_owned()
-                    }
-                    _ => format!("cannot mount on {}", target.display()),
-                };
-                Error::io(what, e.into())
-            })?,
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Invalid`] and [`ErrorKind::Busy`] with what is wrong
+    /// about it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let failed = |e: Errno| match e {
+            Errno::ENOENT => Error::new(
+                ErrorKind::NotFound,
+                format!("there is no mount point {shown}; make it first (mkdir {shown})"),
+            ),
+            Errno::ENOTCONN => Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "{shown} is a mount whose program has died; end it first (synthdisk umount {shown})"
+                ),
+            ),
+            _ => Error::io(format!("cannot use the mount point {shown}"), e.into()),
         };
-        let entry = find_mount(target).filter(|m| m.fs_type == FS_TYPE).ok_or_else(|| {
-            Error::new(ErrorKind::Io, format!("the mount on {} vanished", target.display()))
-        })?;
-        Ok(Self { device, entry })
+        let fd = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+        // Only this asks the mount itself, if there is one.
+        let stat = fstat(&fd).map_err(failed)?;
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("the mount point {shown} is not a directory"),
+            ));
+        }
+        if MountEntry::of(&fd).is_some_and(|m| m.fs_type == FS_TYPE) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "{shown} already shows a synthdisk mount; unmount it or take another directory"
+                ),
+            ));
+        }
+        let found = std::fs::read_link(fd_path(&fd));
+        let path =
+            found.map_err(|e| Error::io(format!("cannot use the mount point {shown}"), e))?;
+        Ok(Self { fd, path })
     }
 
-    /// What [`Mounted::end`] needs once the device has been given away.
-    pub(super) fn entry(&self) -> MountEntry {
-        self.entry.clone()
+    /// Its absolute path, without symlinks, when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is mounted on it now.
+    fn entry(&self) -> Result<MountEntry> {
+        MountEntry::at(&self.path).filter(|m| m.fs_type == FS_TYPE).ok_or_else(|| {
+            let what = format!("the mount on {} has disappeared", self.path.display());
+            Error::new(ErrorKind::Io, what)
+        })
     }
 }
 
-/// Mount by the system call, which takes root.
-fn direct(source: &str, target: &Path, options: &MountOptions) -> nix::Result<OwnedFd> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Errno::EPERM);
+/// The path of what `fd` has open, whatever its names are (proc_pid_fd(5)).
+pub(super) fn fd_path(fd: &impl AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}
+
+/// A mount, and the channel by which the kernel asks for what is in it.
+#[derive(Debug)]
+pub(super) struct Mounted<M> {
+    /// `/dev/fuse`, connected.
+    pub(super) device: OwnedFd,
+    /// The mount.
+    pub(super) mount: M,
+}
+
+/// A mount that no path leads to; it ends when this and all that was opened through it is closed.
+#[derive(Debug)]
+pub(super) struct Detached(OwnedFd);
+
+impl Detached {
+    /// Make it, with `source` as what `mount` shows as its source once it is attached. `None` when
+    /// the kernel has no such mounts or does not allow this process to make one.
+    ///
+    /// # Errors
+    /// When there is no FUSE, and the kernel's.
+    pub(super) fn new(source: &str, options: &MountOptions) -> Result<Option<Mounted<Self>>> {
+        if !nix::unistd::geteuid().is_root() || source.len() > CONFIG_MAX {
+            return Ok(None);
+        }
+        let failed = |e: rustix::io::Errno| Error::io("cannot make a mount", e.into());
+        let context = match fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC) {
+            // Some sandboxes say that they do not know the call, others that it is forbidden.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return Ok(None),
+            Err(rustix::io::Errno::NODEV) => return Err(no_fuse(Errno::ENODEV)),
+            other => other.map_err(failed)?,
+        };
+        let device = open_device()?;
+        let set = |key: &str, value: &str| fsconfig_set_string(&context, key, value);
+        let number = |id: u32| id.to_string();
+        set("source", source).map_err(failed)?;
+        set("subtype", "synthdisk").map_err(failed)?;
+        set("fd", &device.as_raw_fd().to_string()).map_err(failed)?;
+        set("rootmode", "40000").map_err(failed)?;
+        set("user_id", &number(nix::unistd::geteuid().as_raw())).map_err(failed)?;
+        set("group_id", &number(nix::unistd::getegid().as_raw())).map_err(failed)?;
+        for flag in options.filesystem_flags() {
+            fsconfig_set_flag(&context, flag).map_err(failed)?;
+        }
+        fsconfig_create(&context).map_err(failed)?;
+        let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.mount_attributes())
+            .map_err(failed)?;
+        Ok(Some(Mounted { device, mount: Self(root) }))
     }
-    let device = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+
+    /// A descriptor of its root (O_PATH).
+    pub(super) fn into_root(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Attach it to `target`, where everybody sees it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn attach(self, target: &MountPoint) -> Result<MountEntry> {
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&self.0, "", &target.fd, "", flags)
+            .map_err(|e| cannot_mount(target, e.into()))?;
+        MountEntry::of(&self.0).ok_or_else(|| {
+            let what = format!("the mount on {} has disappeared", target.path.display());
+            Error::new(ErrorKind::Io, what)
+        })
+    }
+}
+
+/// Mount on `target` by mount(2), or by fusermount3 for users other than root.
+///
+/// # Errors
+/// The kernel's or fusermount3's.
+pub(super) fn mount_attached(
+    source: &str,
+    target: &MountPoint,
+    options: &MountOptions,
+) -> Result<Mounted<MountEntry>> {
+    let device = if nix::unistd::geteuid().is_root() {
+        match direct(source, target, options)? {
+            Some(device) => device,
+            None => by_fusermount(source, target, options)?,
+        }
+    } else {
+        by_fusermount(source, target, options)?
+    };
+    Ok(Mounted { device, mount: target.entry()? })
+}
+
+fn open_device() -> Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    let device = device.map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => {
+            no_fuse(Errno::from_raw(e.raw_os_error().unwrap_or_default()))
+        }
+        _ => Error::io("cannot open /dev/fuse", e),
+    })?;
+    Ok(device.into())
+}
+
+fn no_fuse(e: Errno) -> Error {
+    Error::io("FUSE is not available (no /dev/fuse; try `modprobe fuse`)", e.into())
+}
+
+fn cannot_mount(target: &MountPoint, e: io::Error) -> Error {
+    Error::io(format!("cannot mount on {}", target.path.display()), e)
+}
+
+/// Mount by mount(2). `None` when the kernel does not allow it.
+fn direct(source: &str, target: &MountPoint, options: &MountOptions) -> Result<Option<OwnedFd>> {
+    let device = open_device()?;
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={}",
         device.as_raw_fd(),
         nix::unistd::geteuid(),
         nix::unistd::getegid(),
     );
-    for (on, name) in [
-        (options.allow_other, ",allow_other"),
-        (options.default_permissions, ",default_permissions"),
-    ] {
-        if on {
-            data.push_str(name);
-        }
+    for flag in options.filesystem_flags().filter(|flag| *flag != "ro") {
+        data.push(',');
+        data.push_str(flag);
     }
-    mount(Some(source), target, Some(FS_TYPE), options.kernel_flags(), Some(data.as_str()))?;
-    Ok(device.into())
+    let at = fd_path(&target.fd);
+    match mount(Some(source), &at, Some(FS_TYPE), options.kernel_flags(), Some(data.as_str())) {
+        Ok(()) => Ok(Some(device)),
+        Err(Errno::EPERM) => Ok(None),
+        Err(Errno::ENODEV) => Err(no_fuse(Errno::ENODEV)),
+        Err(e) => Err(cannot_mount(target, e.into())),
+    }
 }
 
 /// Have the set-user-id helper mount, and receive the device from it.
-fn by_fusermount(source: &str, target: &Path, options: &MountOptions) -> Result<OwnedFd> {
+fn by_fusermount(source: &str, target: &MountPoint, options: &MountOptions) -> Result<OwnedFd> {
     let failed = |e: Errno| Error::io("cannot talk to fusermount3", e.into());
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())
         .map_err(failed)?;
@@ -140,7 +250,7 @@ fn by_fusermount(source: &str, target: &Path, options: &MountOptions) -> Result<
         .arg("-o")
         .arg(format!("{},fsname={source},subtype=synthdisk", options.fusermount()))
         .arg("--")
-        .arg(target)
+        .arg(&target.path)
         .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -160,7 +270,7 @@ fn by_fusermount(source: &str, target: &Path, options: &MountOptions) -> Result<
     device.map_err(failed)?.filter(|_| output.status.success()).ok_or_else(|| {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.trim().trim_start_matches("fusermount3: ");
-        Error::new(ErrorKind::Io, format!("cannot mount on {}: {said}", target.display()))
+        Error::new(ErrorKind::Io, format!("cannot mount on {}: {said}", target.path.display()))
     })
 }
 
@@ -179,50 +289,4 @@ fn receive_fd(socket: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
         }
     }
     Ok(None)
-}
-
-/// Unmount what shows at `entry`'s place, if it still is that very mount. With `lazy`, also when
-/// files in it are open.
-///
-/// # Errors
-/// [`ErrorKind::Busy`] while files in it are open, else the kernel's or fusermount3's.
-pub fn unmount(entry: &MountEntry, lazy: bool) -> Result<()> {
-    if find_mount(&entry.target).is_none_or(|now| now.id != entry.id) {
-        return Ok(());
-    }
-    let shown = entry.target.display();
-    let busy = || {
-        Error::new(
-            ErrorKind::Busy,
-            format!(
-                "{shown} is in use; end the programs that have its files open (`fuser -vm {shown}` lists them)"
-            ),
-        )
-    };
-    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-    match umount2(&entry.target, flags | MntFlags::UMOUNT_NOFOLLOW) {
-        Ok(()) => return Ok(()),
-        Err(Errno::EPERM) => {}
-        Err(Errno::EBUSY) => return Err(busy()),
-        Err(e) => return Err(Error::io(format!("cannot unmount {shown}"), e.into())),
-    }
-    let mut command = Command::new("fusermount3");
-    command.arg("-u");
-    if lazy {
-        command.arg("-z");
-    }
-    let output = command
-        .arg("--")
-        .arg(&entry.target)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| Error::io("cannot start fusermount3 (package fuse3)", e))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("busy") {
-        return Err(busy());
-    }
-    Err(Error::new(ErrorKind::Io, format!("cannot unmount {shown}: {}", said.trim())))
 }

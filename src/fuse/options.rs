@@ -2,21 +2,20 @@
 
 use crate::{Error, ErrorKind, Result};
 use nix::mount::MsFlags;
+use rustix::mount::MountAttrFlags;
 
 /// Options of the mount itself. See mount(8) and mount.fuse3(8).
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct MountOptions {
-    /// Let every user in, not only the one who mounted.
+    /// Let other users in than the one who mounted, as far as the files' modes allow.
     pub allow_other: bool,
-    /// Have the kernel check file modes.
-    pub default_permissions: bool,
     /// Refuse all writes.
     pub read_only: bool,
     /// Owner that the files show; the mounting user's by default.
     pub uid: Option<u32>,
     /// Group that the files show.
     pub gid: Option<u32>,
-    /// Permission bits taken away from 0666; 0077 by default, 0 with `allow_other`.
+    /// Permission bits taken away from 0666. Without it the files are as open as the images.
     pub umask: Option<u32>,
     /// Options that the kernel knows for any filesystem.
     flags: MsFlagsDefault,
@@ -63,7 +62,6 @@ impl MountOptions {
         };
         match name {
             "allow_other" => self.allow_other = true,
-            "default_permissions" => self.default_permissions = true,
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
             "uid" => self.uid = Some(number(10)?),
@@ -75,9 +73,24 @@ impl MountOptions {
             "nodev" => self.flags.0.insert(MsFlags::MS_NODEV),
             "noexec" => self.flags.0.insert(MsFlags::MS_NOEXEC),
             "noatime" => self.flags.0.insert(MsFlags::MS_NOATIME),
-            // What mount(8) and systemd say among themselves, and what changes nothing here.
-            "exec" | "atime" | "relatime" | "async" | "auto" | "noauto" | "nofail" | "defaults"
-            | "user" | "users" | "nouser" | "owner" | "group" | "_netdev" | "dirsync" | "sync"
+            // What mount(8) and systemd tell each other, and what is so in any case.
+            "default_permissions"
+            | "exec"
+            | "atime"
+            | "relatime"
+            | "async"
+            | "auto"
+            | "noauto"
+            | "nofail"
+            | "defaults"
+            | "user"
+            | "users"
+            | "nouser"
+            | "owner"
+            | "group"
+            | "_netdev"
+            | "dirsync"
+            | "sync"
             | "nonempty" => {}
             _ if name.starts_with("x-") || name.starts_with("comment") => {}
             _ => return Ok(false),
@@ -92,29 +105,42 @@ impl MountOptions {
         flags
     }
 
-    /// Options for fusermount3, but for the names.
-    pub(super) fn fusermount(&self) -> String {
-        let mut out = String::from("nosuid,nodev");
-        for (on, name) in [
-            (self.read_only, "ro"),
-            (self.allow_other, "allow_other"),
-            (self.default_permissions, "default_permissions"),
-            (self.flags.0.contains(MsFlags::MS_NOEXEC), "noexec"),
-            (self.flags.0.contains(MsFlags::MS_NOATIME), "noatime"),
+    /// The same for fsmount(2).
+    pub(super) fn mount_attributes(&self) -> MountAttrFlags {
+        let mut out = MountAttrFlags::empty();
+        for (flag, attribute) in [
+            (MsFlags::MS_RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
+            (MsFlags::MS_NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
+            (MsFlags::MS_NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
+            (MsFlags::MS_NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+            (MsFlags::MS_NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
         ] {
-            if on {
-                out.push(',');
-                out.push_str(name);
-            }
+            out.set(attribute, self.kernel_flags().contains(flag));
         }
         out
     }
 
-    /// Permission bits of the files.
-    pub(super) fn file_mode(&self) -> u16 {
-        let umask = self.umask.unwrap_or(if self.allow_other { 0 } else { 0o077 });
-        let all = if self.read_only { 0o444 } else { 0o666 };
-        (all & !umask) as u16
+    /// Options of the filesystem itself. The kernel always checks modes: with `allow_other`, it would
+    /// else let everybody do everything.
+    pub(super) fn filesystem_flags(&self) -> impl Iterator<Item = &'static str> {
+        let ro = self.read_only.then_some("ro");
+        let other = self.allow_other.then_some("allow_other");
+        ["default_permissions"].into_iter().chain(ro).chain(other)
+    }
+
+    /// Options for fusermount3, but for the names.
+    pub(super) fn fusermount(&self) -> String {
+        let flags = [(MsFlags::MS_NOEXEC, "noexec"), (MsFlags::MS_NOATIME, "noatime")];
+        let flags = flags.into_iter().filter(|(flag, _)| self.flags.0.contains(*flag));
+        let words = ["nosuid", "nodev"].into_iter().chain(self.filesystem_flags());
+        words.chain(flags.map(|(_, name)| name)).collect::<Vec<_>>().join(",")
+    }
+
+    /// Permission bits of the files, where those of the images allow `images`.
+    pub(super) fn file_mode(&self, images: u16) -> u16 {
+        let writable = if self.read_only { 0o444 } else { 0o666 };
+        // Nine bits at most.
+        writable & self.umask.map_or(images, |umask| 0o777 & !umask as u16)
     }
 }
 
@@ -132,10 +158,14 @@ mod tests {
         assert!(
             o.take("uid=root").is_err() && o.take("umask=9").is_err() && o.take("gid").is_err()
         );
-        assert_eq!(o.fusermount(), "nosuid,nodev,ro,allow_other,noexec");
-        assert_eq!(o.file_mode(), 0o440);
+        assert_eq!(o.fusermount(), "nosuid,nodev,default_permissions,ro,allow_other,noexec");
+        assert_eq!(o.file_mode(0o600), 0o440, "the umask is what was asked for");
         assert_eq!(o.uid, Some(5));
-        assert_eq!(MountOptions::default().file_mode(), 0o600);
+        for images in [0o600, 0o640] {
+            assert_eq!(MountOptions::default().file_mode(images), images);
+        }
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        assert!(o.mount_attributes().contains(attributes));
         assert!(o.kernel_flags().contains(MsFlags::MS_RDONLY | MsFlags::MS_NOSUID));
     }
 }

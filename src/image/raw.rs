@@ -1,5 +1,6 @@
-//! Regular files and block devices, whose bytes are the image as it is.
+//! Raw images: regular files and block devices whose bytes are those of the disk.
 
+use super::driver::{Driver, Opening};
 use super::mapping::Mapping;
 use super::{Image, MappedSlice};
 use crate::bytes::{Extent, Extents, ReadAt};
@@ -9,6 +10,14 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub(super) static FORMAT: Driver = Driver {
+    name: "raw",
+    extensions: &["raw", "img"],
+    plain: true,
+    open: |opening| Ok(Arc::new(RawImage::new(opening))),
+};
 
 /// A raw image in a regular file or a block device.
 #[derive(Debug)]
@@ -19,13 +28,13 @@ pub struct RawImage {
     path: PathBuf,
 }
 
-impl RawImage {
-    /// Open `path` read-only.
+impl Opening {
+    /// Open the file or block device at `path` read-only.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for a missing file, [`ErrorKind::Io`] for one that cannot be read,
     /// [`ErrorKind::Invalid`] for an empty one and for what is neither file nor block device.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn new(path: &Path) -> Result<Self> {
         let shown = path.display();
         let absolute = path.canonicalize().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -62,9 +71,25 @@ impl RawImage {
                 format!("{shown} is empty; it should hold a root filesystem"),
             ));
         }
+        Ok(Self { file, len, path: absolute })
+    }
+}
+
+impl RawImage {
+    /// Open the file or block device at `path` as it is, whatever its bytes look like and whoever
+    /// writes to it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a missing file, [`ErrorKind::Io`] for one that cannot be read,
+    /// [`ErrorKind::Invalid`] for an empty one and for what is neither file nor block device.
+    pub fn open(path: &Path) -> Result<Self> {
+        Opening::new(path).map(Self::new)
+    }
+
+    fn new(Opening { file, len, path }: Opening) -> Self {
         // Some filesystems cannot map files; reads then go through a buffer.
         let mapping = Mapping::new(&file, len).ok();
-        Ok(Self { file, mapping, len, path: absolute })
+        Self { file, mapping, len, path }
     }
 
     /// The open file, for locks and questions that only a file descriptor answers.
@@ -110,8 +135,8 @@ impl Image for RawImage {
     }
 }
 
-/// The run of data or hole that `offset` of `file` lies in, for a file of `len` bytes. Where the
-/// filesystem knows no holes, and on a block device, all is data.
+/// The run of data or hole that contains `offset` of `file`, which is `len` bytes long. Where the
+/// filesystem does not report holes, and on a block device, all is data.
 ///
 /// # Errors
 /// The system call's.
@@ -120,7 +145,7 @@ pub fn extent_of(file: &File, len: u64, offset: u64) -> io::Result<Extent> {
         Ok(at) => Ok(Some((at as u64).min(len))),
         // ENXIO: nothing of that kind up to the end of the file.
         Err(nix::Error::ENXIO) => Ok(None),
-        // A block device or an old filesystem does not know holes: it is all data.
+        // A block device or an old filesystem does not report holes: it is all data.
         Err(nix::Error::EINVAL | nix::Error::EOPNOTSUPP) => Err(None),
         Err(e) => Err(Some(io::Error::from(e))),
     };

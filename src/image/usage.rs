@@ -1,34 +1,35 @@
-//! Is somebody else writing to the image?
+//! Whether another program writes to an image, and locks that keep others from it.
 //!
-//! An image that changes while it is shown would be a broken disk, and a broken overlay for good.
+//! An image that changes while it is shown makes the disk inconsistent, and any overlay on it
+//! permanently so.
 //! Sources: `/proc/self/mountinfo` (proc(5)), `/sys/block/loop*/loop` (kernel
 //! Documentation/admin-guide/blockdev), QEMU's image locks (QEMU docs/system/images, "Disk image
 //! file locking"; `block/file-posix.c`).
 
-use super::{Image, RawImage};
+use crate::process::mount_table;
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{FcntlArg, fcntl};
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// First of the bytes that QEMU locks for what it does itself, one byte per permission.
+/// First of the bytes that QEMU locks for the permissions it uses, one byte per permission.
 const QEMU_USES: i64 = 100;
-/// First of the bytes that QEMU locks for what it does not tolerate in others.
+/// First of the bytes that QEMU locks for the permissions it denies to others.
 const QEMU_FORBIDS: i64 = 200;
 /// QEMU's `BLK_PERM_CONSISTENT_READ`, `_WRITE` and `_RESIZE`, as bit numbers.
 const PERM_READ: i64 = 0;
 const PERM_WRITE: i64 = 1;
 const PERM_RESIZE: i64 = 3;
 
-/// What a holder of an image does to it and what it does not tolerate in others, in the terms of
-/// QEMU's image locks.
+/// What the holder of an image does with it and what others must not do meanwhile, in the terms
+/// of QEMU's image locks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Claim {
-    /// Reads, and nobody may write or resize: a backing image.
+    /// The holder reads, and others must not write or resize: a backing image.
     StableRead,
-    /// Writes, and nobody else may read or write: an overlay.
+    /// The holder writes, and others must not read or write: an overlay.
     Exclusive,
 }
 
@@ -49,15 +50,15 @@ impl Claim {
 }
 
 /// Lock `file` as QEMU would, until its open file description is closed; QEMU and other mounts
-/// then respect the claim. Filesystems without locks are passed over.
+/// then respect the claim. On a filesystem without locks this does nothing.
 ///
 /// # Errors
-/// [`ErrorKind::Busy`] when somebody else's claim contradicts this one; locks already taken stay
-/// until `file` is closed.
+/// [`ErrorKind::Busy`] when another program's claim conflicts with this one; locks already taken
+/// stay until `file` is closed.
 pub fn claim(file: &impl AsFd, claim: Claim) -> Result<()> {
     let lock = |byte| fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&byte_lock(byte, libc::F_RDLCK)));
     for byte in claim.uses().iter().map(|p| QEMU_USES + p) {
-        // A lock that cannot be had is no conflict here: shared locks never exclude each other.
+        // A failure is no conflict: these are shared locks, which never exclude each other.
         let _ = lock(byte);
     }
     for byte in claim.forbids().iter().map(|p| QEMU_FORBIDS + p) {
@@ -88,27 +89,24 @@ fn byte_lock(byte: i64, kind: i32) -> libc::flock {
     }
 }
 
-/// Refuse an image that is mounted read-write or that somebody has open for writing.
+/// Refuse the image `file` at `path` (absolute) if it is mounted read-write or open for writing.
 ///
 /// # Errors
 /// [`ErrorKind::Busy`] naming who uses it.
-pub fn check_unused(image: &RawImage) -> Result<()> {
-    let meta = image
-        .file()
-        .metadata()
-        .map_err(|e| Error::io(format!("cannot stat {}", image.path().display()), e))?;
+pub fn check_unused(file: &File, path: &Path) -> Result<()> {
+    let shown = path.display();
+    let meta = file.metadata().map_err(|e| Error::io(format!("cannot stat {shown}"), e))?;
     let user = if meta.file_type().is_block_device() {
-        device_user(image.path(), meta.rdev())
+        device_user(path, meta.rdev())
     } else {
         loop_user(meta.dev(), meta.ino())
     };
-    match user.or_else(|| qemu_user(image)) {
+    match user.or_else(|| qemu_user(file)) {
         Some(user) => Err(Error::new(
             ErrorKind::Busy,
             format!(
-                "{} is {user}; an image must not change while it is shown. Release it there \
-                 first, or use --force if you know that nobody writes",
-                image.path().display()
+                "{shown} is {user}; an image must not change while it is shown. Release it there \
+                 first, or use --force if you know that nothing writes to it"
             ),
         )),
         None => Ok(()),
@@ -116,9 +114,8 @@ pub fn check_unused(image: &RawImage) -> Result<()> {
 }
 
 /// Whether a program that follows QEMU's locking has the image open for writing.
-fn qemu_user(image: &RawImage) -> Option<String> {
-    is_locked(image.file(), QEMU_USES + PERM_WRITE)
-        .then(|| "open for writing in a running QEMU".to_owned())
+fn qemu_user(file: &File) -> Option<String> {
+    is_locked(file, QEMU_USES + PERM_WRITE).then(|| "open for writing in a running QEMU".to_owned())
 }
 
 /// A writable loop device on the file `dev`:`ino`.
@@ -144,7 +141,7 @@ fn is_read_only(sys: &Path) -> bool {
     fs::read_to_string(sys.join("ro")).is_ok_and(|ro| ro.trim() == "1")
 }
 
-/// Who uses the block device `rdev`, when somebody may write to it.
+/// What uses the block device `rdev` in a way that may write to it.
 fn device_user(path: &Path, rdev: u64) -> Option<String> {
     let number = format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev));
     let mounted = mounts(&number);
@@ -175,53 +172,16 @@ fn device_user(path: &Path, rdev: u64) -> Option<String> {
     }
 }
 
-/// Mount points of the device `number` (`MAJ:MIN`), each with whether it is writable.
+/// Mount points of the device `number` (`MAJ:MIN`), each with whether its filesystem is writable: a
+/// read-only bind mount proves nothing.
 fn mounts(number: &str) -> Vec<(String, bool)> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    parse_mounts(&table, number)
+    let of_device = mount_table().into_iter().filter(|m| m.device == number);
+    of_device.map(|m| (m.target.display().to_string(), m.is_writable())).collect()
 }
 
-fn parse_mounts(table: &str, number: &str) -> Vec<(String, bool)> {
-    table
-        .lines()
-        .filter_map(|line| {
-            let (head, tail) = line.split_once(" - ")?;
-            let fields: Vec<&str> = head.split(' ').collect();
-            // What counts is the filesystem: a read-only bind mount of it proves nothing.
-            let super_options = tail.split(' ').nth(2)?;
-            let (device, target) = (fields.get(2)?, fields.get(4)?);
-            let writable = !super_options.split(',').any(|option| option == "ro");
-            (*device == number).then(|| (unescape_mount_field(target), writable))
-        })
-        .collect()
-}
-
-/// Undo the octal escapes of the mount table (`\040` for a space).
-pub fn unescape_mount_field(field: &str) -> String {
-    let mut out = Vec::new();
-    let bytes = field.as_bytes();
-    let mut i = 0;
-    while i < bytes.len() {
-        let octal = (bytes[i] == b'\\')
-            .then(|| field.get(i + 1..i + 4))
-            .flatten()
-            .and_then(|d| u8::from_str_radix(d, 8).ok());
-        match octal {
-            Some(byte) => {
-                out.push(byte);
-                i += 4;
-            }
-            None => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// Permission bits of a file that will hold what `images` hold: what all of them grant, and what its
-/// owner needs. An image whose mode cannot be read grants nothing; neither do no images.
+/// Permission bits for a file that will contain data of `images`: those that all of them grant, and
+/// reading and writing for the owner. An image whose mode cannot be read grants nothing, and
+/// neither do no images.
 pub fn common_mode(images: &[PathBuf]) -> u32 {
     let mode_of = |path| std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
     images.iter().map(mode_of).reduce(|all, mode| all & mode).unwrap_or(0) & 0o666 | 0o600
@@ -232,36 +192,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_table() {
-        let table = "\
-36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-37 35 98:1 / /mnt/ro ro - ext4 /dev/x ro
-38 35 98:0 / /other rw - ext3 /dev/root rw
-broken line";
-        assert_eq!(
-            parse_mounts(table, "98:0"),
-            [("/mnt/a b".to_owned(), true), ("/other".to_owned(), true)]
-        );
-        assert_eq!(parse_mounts(table, "98:1"), [("/mnt/ro".to_owned(), false)]);
-        assert!(parse_mounts(table, "9:9").is_empty());
-    }
-
-    #[test]
     fn qemu_style_locks_are_seen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         fs::write(&path, [0; 512]).unwrap();
-        let image = RawImage::open(&path).unwrap();
-        check_unused(&image).unwrap();
+        let image = File::open(&path).unwrap();
+        check_unused(&image, &path).unwrap();
         let writer = fs::File::options().read(true).write(true).open(&path).unwrap();
         let lock = byte_lock(QEMU_USES + PERM_WRITE, libc::F_RDLCK);
         fcntl(&writer, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
-        assert_eq!(check_unused(&image).unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(check_unused(&image, &path).unwrap_err().kind(), ErrorKind::Busy);
         drop(writer);
-        check_unused(&image).unwrap();
-        claim(image.file(), Claim::StableRead).unwrap();
-        let second = RawImage::open(&path).unwrap();
-        claim(second.file(), Claim::StableRead).unwrap();
+        check_unused(&image, &path).unwrap();
+        claim(&image, Claim::StableRead).unwrap();
+        let second = File::open(&path).unwrap();
+        claim(&second, Claim::StableRead).unwrap();
         let writer = fs::File::options().read(true).write(true).open(&path).unwrap();
         assert_eq!(claim(&writer, Claim::Exclusive).unwrap_err().kind(), ErrorKind::Busy);
     }

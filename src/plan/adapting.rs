@@ -2,14 +2,15 @@
 
 use super::build::PlannedDisk;
 use super::roots::{CmdlineRules, PartitionNames};
-use crate::Result;
 use crate::adapt::{Device, Devices, propose};
 use crate::bytes::ReadAt;
 use crate::edit::{Edit, apply, check_room, set_uuid};
 use crate::fs::open::open_fs;
 use crate::fs::probe::{HEAD_LEN, probe};
 use crate::layout::PartitionKind;
-use std::path::Path;
+use crate::process::Inherited;
+use crate::{Error, Result};
+use std::fs::File;
 
 /// Edits of the guest's root filesystem.
 #[derive(Clone, Debug)]
@@ -23,12 +24,15 @@ pub struct Adaptation {
 }
 
 impl Adaptation {
-    /// Make the edits in a mount on `dir`.
+    /// Make the edits in `partition`, the file of that name in a view of the disks. Tools that edit
+    /// it get the open file, not a name.
     ///
     /// # Errors
     /// Those of [`apply`], [`check_room`] and [`set_uuid`]; nothing was changed if there is no room.
-    pub fn apply(&self, dir: &Path) -> Result<()> {
-        let partition = dir.join(&self.file);
+    pub fn apply(&self, partition: &File) -> Result<()> {
+        let inherited = Inherited::new(partition)
+            .map_err(|e| Error::io("cannot hand the guest's partition to the tools", e))?;
+        let partition = inherited.path();
         check_room(&self.edits, &partition)?;
         if let Some(uuid) = &self.uuid {
             set_uuid(&partition, uuid)?;

@@ -11,9 +11,7 @@ use super::options::{Bootloader, SourceOptions};
 use super::payload::{BootSummary, Payload, from_guest, from_host};
 use super::roots::CmdlineRules;
 use super::seed::seed_disk;
-use super::source::ImageReader;
 use crate::disk::Disk;
-use crate::image::Image;
 use crate::layout::{Ids, Layout, PartitionKind, SECTOR};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
@@ -378,9 +376,8 @@ fn missing_modules(
 ) -> Option<String> {
     let version = payload.summary.kernel_version.as_deref()?;
     let roots = disks[0].partitions().iter().filter(|p| !p.image.is_swap());
-    let found: Vec<bool> = roots
-        .filter_map(|p| has_modules(ImageReader(Arc::clone(&p.image.image)), version))
-        .collect();
+    let found: Vec<bool> =
+        roots.filter_map(|p| has_modules(Arc::clone(&p.image.image), version)).collect();
     if found.is_empty() || found.contains(&true) {
         return None;
     }

@@ -6,8 +6,8 @@ use super::gap::PartitionReader;
 use super::guest::BootWish;
 use super::payload::{Candidate, Payload, from_guest, from_host};
 use super::roots::CmdlineRules;
-use super::source::ImageReader;
 use crate::Result;
+use crate::image::Image;
 use std::sync::Arc;
 
 /// Partitions that may hold the boot configuration, first what was listed first: their index among
@@ -39,7 +39,7 @@ pub(super) fn preview(
         BootWish::Guest(wish) => {
             let other = |(k, i, number): (usize, usize, u32)| {
                 let source = disks[k].partitions().iter().find(|p| p.number == number)?;
-                Some((i, ImageReader(Arc::clone(&source.image.image))))
+                Some((i, Arc::clone(&source.image.image)))
             };
             let others: Vec<_> = elsewhere(disks).into_iter().filter_map(other).collect();
             from_guest(&image_readers(disk), &others, wish, rules).map(Some)
@@ -62,10 +62,10 @@ fn elsewhere(disks: &[Prepared]) -> Vec<(usize, usize, u32)> {
 }
 
 /// The candidates, read from the images themselves.
-pub(super) fn image_readers(disk: &Prepared) -> Vec<(usize, ImageReader)> {
+pub(super) fn image_readers(disk: &Prepared) -> Vec<(usize, Arc<dyn Image>)> {
     let reader = |(i, number)| {
         let source = disk.partitions().iter().find(|p| p.number == number)?;
-        Some((i, ImageReader(Arc::clone(&source.image.image))))
+        Some((i, Arc::clone(&source.image.image)))
     };
     candidates(disk).into_iter().filter_map(reader).collect()
 }

@@ -10,7 +10,7 @@ use super::roots::PartitionNames;
 use super::source::SourceImage;
 use crate::bytes::ReadAt;
 use crate::disk::{
-    Disk, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source, Stacked,
+    Disk, LayeredOverlay, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source,
 };
 use crate::fs::probe::Content;
 use crate::image::{Image, common_mode};
@@ -255,7 +255,7 @@ impl<'a> Prepared<'a> {
             }
             if let OverlayChoice::Over { scratch, .. } = choice {
                 let top = Scratch::new(scratch, len).map_err(|e| no_room(scratch, len, e))?;
-                return Ok(Some(Box::new(Stacked::new(top, Box::new(existing)))));
+                return Ok(Some(Box::new(LayeredOverlay::new(top, Box::new(existing)))));
             }
             return Ok(Some(Box::new(existing)));
         }
@@ -341,16 +341,10 @@ impl Out {
         }
     }
 
-    fn image(
-        &mut self,
-        start: u64,
-        stop: u64,
-        kind: RegionKind,
-        image: &Arc<impl Image + 'static>,
-    ) {
+    fn image(&mut self, start: u64, stop: u64, kind: RegionKind, image: &Arc<dyn Image>) {
         let origin = image.path().display().to_string();
-        let image: Arc<dyn Image> = Arc::clone(image) as _;
-        self.push(start, stop, kind, &origin, Source::Image { image, offset: 0 });
+        let source = Source::Image { image: Arc::clone(image), offset: 0 };
+        self.push(start, stop, kind, &origin, source);
     }
 }
 

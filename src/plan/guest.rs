@@ -5,8 +5,8 @@ use super::roots::root_disk;
 use super::source::SourceImage;
 use crate::fs::probe::Content;
 use crate::guest::select::EntrySelector;
-use crate::image::Image;
-use crate::xen::{Access, BootMethod, DiskFormat, DiskSpec, DomainConfig, GuestDiskContent, Vif};
+use crate::image::{self, InUse};
+use crate::xen::{Access, BootMethod, DiskSpec, DomainConfig, GuestDiskContent, Vif};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
@@ -140,7 +140,7 @@ impl GuestSpec {
     fn from_images(options: &SourceOptions) -> Result<Self> {
         let mut partitions = Vec::new();
         for (index, path) in options.images.iter().enumerate() {
-            let image = SourceImage::open(path, options.force)?;
+            let image = SourceImage::open(path, &options.open_options(None))?;
             image.require_partition(path)?;
             let same = |p: &PartitionSource| p.image.image.path() == image.image.path();
             if partitions.iter().any(same) {
@@ -277,19 +277,14 @@ fn open(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<(PathBuf, Sou
         Some(other) if !target.exists() && other.exists() => other,
         _ => target,
     };
-    if !matches!(spec.format, DiskFormat::Raw) {
-        let format = format!("{:?}", spec.format).to_lowercase();
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "{} should be {format}, and only raw images are read; convert it (qemu-img \
-                 convert -O raw) and name the result",
-                path.display()
-            ),
-        ));
+    let name = spec.format.name();
+    let format = image::Format::by_name(name).ok_or_else(|| image::unread(path, name))?;
+    let mut how = options.open_options(Some(format));
+    if spec.cdrom {
+        // A CD is often shared between guests, and nobody writes to it.
+        how.in_use = InUse::Open;
     }
-    // A CD is often shared between guests, and nobody writes to it.
-    let image = SourceImage::open(path, options.force || spec.cdrom)?;
+    let image = SourceImage::open(path, &how)?;
     Ok(Some((path.clone(), image)))
 }
 

@@ -6,7 +6,6 @@ use super::disks::Prepared;
 use super::gap::PartitionReader;
 use super::options::SourceOptions;
 use super::roots::{CmdlineRules, PartitionNames};
-use super::source::ImageReader;
 use crate::bytes::ReadAt;
 use crate::fs::GuestFs;
 use crate::fs::open::open_fs;
@@ -125,7 +124,7 @@ pub(super) fn clone_edits(
     let fs = open(reader)?;
     let written_to = prepared.iter().any(|d| d.source.letters == root.disk && d.has_overlay());
     let image = source_of(prepared, root).filter(|_| written_to);
-    let pristine = image.map(|s| open(ImageReader(Arc::clone(&s.image)))).transpose()?;
+    let pristine = image.map(|s| open(Arc::clone(&s.image))).transpose()?;
     let clone = CloneOf { identity: &options.identity, pristine: pristine.as_deref(), uuid };
     let devices = devices(rules, root, disks);
     let edits = propose_with_identity(&*fs, &devices, &options.adapt, clone)?;

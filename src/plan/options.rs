@@ -4,6 +4,7 @@ use super::seed::CloudInit;
 use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
+use crate::image::{self, Foreign, InUse};
 use crate::layout::{TableKind, parse_disk_id, parse_size};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -66,6 +67,11 @@ pub struct SourceOptions {
     #[arg(value_parser = CloudInit::parse)]
     pub cloud_init: Option<CloudInit>,
 
+    /// Format of the images (raw, qcow2) [default: what the config or a file's name says]; with raw,
+    /// an image is shown as it is even if it begins like another format
+    #[arg(long, value_name = "FORMAT", value_parser = image::Format::parse)]
+    pub image_format: Option<image::Format>,
+
     /// Use the image even if it appears to be in use
     #[arg(long)]
     pub force: bool,
@@ -118,6 +124,14 @@ impl SourceOptions {
     pub const DEFAULT_SWAP: u64 = 512 << 20;
     /// Alignment when nothing else is said, in bytes.
     pub const DEFAULT_ALIGN: u64 = 1 << 20;
+
+    /// How to open an image whose format the config says is `configured`.
+    pub(super) fn open_options(&self, configured: Option<image::Format>) -> image::OpenOptions {
+        let in_use = if self.force { InUse::Open } else { InUse::Refuse };
+        // A user who says that an image is raw knows what it begins with; a config may be wrong.
+        let foreign = if self.image_format.is_some() { Foreign::Serve } else { Foreign::Refuse };
+        image::OpenOptions { format: self.image_format.or(configured), in_use, foreign }
+    }
 }
 
 /// The options that decide where things lie on a disk.

@@ -4,14 +4,14 @@ use super::source::SourceImage;
 use crate::bytes::ReadAt;
 use crate::disk::{Base, Overlay, Run};
 use crate::fs::probe::{HEAD_LEN, probe, uuid_text};
-use crate::image::RawImage;
+use crate::image::Image;
 use crate::layout::Placed;
 use std::io;
 
 /// A disk on which there is one partition.
 struct Only<'a> {
     start: u64,
-    image: &'a RawImage,
+    image: &'a dyn Image,
 }
 
 impl ReadAt for Only<'_> {
@@ -47,7 +47,7 @@ pub(super) fn other_uuid(
         return Ok(None);
     }
     let mut head = vec![0; len as usize];
-    let base = Only { start: placed.start, image: &image.image };
+    let base = Only { start: placed.start, image: &*image.image };
     overlay.read_at(&base, &mut head, placed.start)?;
     let now = probe(&head, placed.len).uuid();
     Ok(now.filter(|uuid| Some(*uuid) != image.content.uuid()).map(|uuid| uuid_text(&uuid)))

@@ -3,7 +3,6 @@
 use super::options::{Shape, SourceOptions};
 use super::source::SourceImage;
 use crate::bytes::ReadAt;
-use crate::image::Image;
 use crate::layout::{Ids, Layout, format_size};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,8 @@
 //! Opening images and making sure that they are what a disk can be made of.
 
 use super::options::{Bootloader, SourceOptions};
-use crate::bytes::ReadAt;
 use crate::fs::probe::{self, Content};
-use crate::image::{Claim, RawImage, check_unused, claim};
+use crate::image::{self, Image, OpenOptions};
 use crate::layout::Ids;
 use crate::{Error, ErrorKind, Result};
 use std::io;
@@ -14,33 +13,28 @@ use uuid::Uuid;
 /// An image, open and looked at.
 #[derive(Clone, Debug)]
 pub(super) struct SourceImage {
-    pub(super) image: Arc<RawImage>,
+    pub(super) image: Arc<dyn Image>,
     pub(super) content: Content,
     /// Tells this state of this image from others.
     pub(super) fingerprint: Uuid,
 }
 
 impl SourceImage {
-    /// Open the image at `path`; unless `force`, refuse one that is in use.
+    /// Open the image at `path`.
     ///
     /// # Errors
-    /// Those of opening; [`ErrorKind::Busy`] when it is in use.
-    pub(super) fn open(path: &Path, force: bool) -> Result<Self> {
-        let image = RawImage::open(path)?;
-        if !force {
-            check_unused(&image)?;
-        }
-        // From here on a QEMU that wants to write to the image is told that it is in use.
-        let _ = claim(image.file(), Claim::StableRead);
+    /// Those of [`image::open`] and of reading.
+    pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+        let image = image::open(path, options)?;
         let failed = |e| Error::io(format!("cannot read {}", path.display()), e);
-        let head = read_part(&image, 0, probe::HEAD_LEN as u64).map_err(failed)?;
+        let head = read_part(&*image, 0, probe::HEAD_LEN as u64).map_err(failed)?;
         let content = probe::probe(&head, image.len());
         let tail_len = 64 << 10;
         let tail =
-            read_part(&image, image.len().saturating_sub(tail_len), tail_len).map_err(failed)?;
+            read_part(&*image, image.len().saturating_sub(tail_len), tail_len).map_err(failed)?;
         let len = image.len().to_le_bytes();
         let fingerprint = Ids::fingerprint(&[&len, &head, &tail]);
-        Ok(Self { image: Arc::new(image), content, fingerprint })
+        Ok(Self { image, content, fingerprint })
     }
 
     /// What identifiers derive from: the filesystem's UUID where it has one.
@@ -75,9 +69,6 @@ impl SourceImage {
             Content::WholeDisk(_) => format!(
                 "it has its partition table already, so QEMU takes it as it is \
                  (-drive file={shown},format=raw,snapshot=on)"
-            ),
-            Content::Qcow2 | Content::Vhd | Content::Vhdx | Content::Vmdk => format!(
-                "only raw images are read; convert it (qemu-img convert -O raw {shown} root.img)"
             ),
             Content::Gzip | Content::Xz | Content::Zstd | Content::Bzip2 => {
                 "unpack it first".to_owned()
@@ -116,22 +107,8 @@ impl SourceImage {
 }
 
 /// `len` bytes at `offset`, or as many as there are.
-fn read_part(image: &RawImage, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+fn read_part(image: &dyn Image, offset: u64, len: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len.min(image.len() - offset) as usize];
     image.read_at(&mut bytes, offset)?;
     Ok(bytes)
-}
-
-/// An image as the guest room wants to read it.
-#[derive(Clone, Debug)]
-pub(super) struct ImageReader(pub(super) Arc<RawImage>);
-
-impl ReadAt for ImageReader {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.as_ref().read_at(buf, offset)
-    }
-
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::probe_code::rom;
-use crate::tool;
+use crate::process;
 
 /// How QEMU runs the guest's instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,11 +58,12 @@ pub struct Probe {
 /// QEMU's exit status after the probe program succeeded: (0x2a << 1) | 1.
 const PASSED: i32 = 85;
 
-/// QEMU's binary for x86-64 guests: `qemu-system-x86_64`, found by [`tool::find`], or `qemu-kvm` of Red
+/// QEMU's binary for x86-64 guests: `qemu-system-x86_64`, found by [`process::find_program`], or `qemu-kvm` of Red
 /// Hat's systems.
 pub fn find_qemu() -> Option<PathBuf> {
     let red_hat = PathBuf::from("/usr/libexec/qemu-kvm");
-    tool::find("qemu-system-x86_64").or(Some(red_hat).filter(|file| tool::is_program(file)))
+    process::find_program("qemu-system-x86_64")
+        .or(Some(red_hat).filter(|file| process::is_program(file)))
 }
 
 /// Asks whether `qemu` runs a 64-bit guest under KVM, with the processor model that
@@ -88,7 +89,7 @@ fn run(qemu: &Path, accel: &str, cpu: &str, timeout: Duration) -> Result<(), Str
     // QEMU aborts if KVM refuses a register of the processor; the shell forbids a core file and then
     // becomes QEMU.
     let mut command = Command::new("/bin/sh");
-    let mut child = tool::clean_environment(&mut command)
+    let mut child = process::clean_environment(&mut command)
         .args(["-c", "ulimit -c 0; exec \"$@\"", "sh"])
         .arg(qemu)
         .args(["-accel", accel, "-cpu", cpu, "-machine", "q35", "-m", "16", "-smp", "1"])

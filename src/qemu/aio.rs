@@ -4,7 +4,7 @@
 //! QEMU may be built without it, and QEMU then refuses to start.
 
 use super::machine::Aio;
-use crate::tool;
+use crate::process;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -53,7 +53,7 @@ fn accepts(qemu: &Path, aio: Aio, timeout: Duration) -> bool {
         aio.name()
     );
     let mut command = Command::new(qemu);
-    let child = tool::clean_environment(&mut command)
+    let child = process::clean_environment(&mut command)
         .args(["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-accel", "tcg", "-qmp", "stdio", "-blockdev", &node])
         .stdin(Stdio::piped())

@@ -1,17 +1,15 @@
 //! One guest from its mount to its end.
 
-use super::child;
 use super::console::{Echo, Finding, Watch};
 use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
-use super::private::{PrivateMount, poll_until};
+use super::private::PrivateMount;
 use super::report::{GuestReport, Verdict};
-use super::stop::Stop;
 use super::terminal::Terminal;
 use crate::daemon::{MountReport, MountRequest};
 use crate::private_file::{self, Existing};
+use crate::process::{self, Stop, bound_to_us, poll_until};
 use crate::qemu::{Accel, Launch, Serial};
 use crate::text::in_a_line;
-use crate::tool;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
@@ -150,8 +148,8 @@ impl Qemu {
     fn start(job: &Job, args: &[OsString], watched: bool) -> Result<Self> {
         let stdio = || if watched { Stdio::piped() } else { Stdio::inherit() };
         let started = Instant::now();
-        let mut command = child::bound(job.qemu.as_os_str(), Signal::SIGKILL)?;
-        let mut child = tool::clean_environment(&mut command)
+        let mut command = bound_to_us(job.qemu.as_os_str(), Signal::SIGKILL)?;
+        let mut child = process::clean_environment(&mut command)
             .args(args)
             .stdin(stdio())
             .stdout(stdio())
@@ -206,7 +204,7 @@ impl Qemu {
         self.console = None;
         self.errors = None;
         if matches!(self.child.try_wait(), Ok(None)) {
-            child::end(&mut self.child, PATIENCE);
+            process::end(&mut self.child, PATIENCE);
         }
         self.input = None;
     }

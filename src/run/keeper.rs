@@ -5,16 +5,15 @@
 //! that `run` holds and never writes to but at an orderly end; its standard output is the channel
 //! between `run` and the mount, which it hands on.
 
-use super::child;
 use super::terminal::Terminal;
-use crate::fuse::{find_mount, unmount};
+use crate::process::{
+    self, MountEntry, Unmount, bound_to_us, hold_ending_signals, make_private_dir, unmount,
+};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use std::fs::DirBuilder;
+use nix::sys::signal::Signal;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
@@ -29,17 +28,13 @@ pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     // Signals meant for `run` by a terminal or a service manager end this process by the lifeline,
     // in good order.
     let _ = nix::unistd::setsid(); // fails only for a leader of a group, who has no need of it
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block().map_err(|e| Error::io("cannot block signals", e.into()))?;
+    hold_ending_signals()?;
 
-    DirBuilder::new()
-        .mode(0o700)
-        .create(dir)
-        .map_err(|e| Error::io(format!("cannot make the directory {}", dir.display()), e))?;
+    make_private_dir(dir)?;
     let result = serve(dir);
     // A mount whose daemon was killed is still there, and dead.
-    if let Some(entry) = find_mount(dir) {
-        let _ = unmount(&entry, true);
+    if let Some(entry) = MountEntry::at(dir) {
+        let _ = unmount(&entry, Unmount::Lazy);
     }
     let removed = std::fs::remove_dir(dir);
     let orderly = result?;
@@ -59,7 +54,7 @@ fn serve(dir: &Path) -> Result<bool> {
         .map_err(|e| Error::io("cannot hand on the channel", e))?;
     let program =
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
-    let mut mount = child::bound(program.as_os_str(), Signal::SIGTERM)?
+    let mut mount = bound_to_us(program.as_os_str(), Signal::SIGTERM)?
         .args(["internal", "mount", "--"])
         .arg(dir)
         .stdin(Stdio::from(channel))
@@ -116,10 +111,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 fn end(mount: &mut Child, ready: bool) -> Result<()> {
     let failed = |e| Error::io("cannot wait for the mount", e);
     let status = if ready {
-        child::signal(mount, Signal::SIGTERM);
+        process::send(mount, Signal::SIGTERM);
         mount.wait().map_err(failed)?
     } else {
-        match child::end(mount, PATIENCE) {
+        match process::end(mount, PATIENCE) {
             Some(status) => status,
             None => mount.wait().map_err(failed)?,
         }

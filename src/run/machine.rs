@@ -1,6 +1,6 @@
 //! From a domU config, a mount's disks and options to the description of a machine.
 
-use crate::fuse::StatusDisk;
+use crate::export::StatusDisk;
 use crate::plan::CIDATA_FILE;
 use crate::qemu::{
     Aio, Clock, DiskBus, Drive, Graphics, Lifecycle, Machine, Nic, NicBackend, NicModel,

@@ -1,18 +1,15 @@
 //! A mount in a private directory, from the side of `run`.
 
-use super::child;
-use super::stop::Stop;
 use crate::daemon::{Channel, MountReply, MountReport, MountRequest};
-use crate::fuse::{find_mount, unmount};
+use crate::process::{MountEntry, Stop, Unmount, ourselves, poll_until, private_dir_name, unmount};
 use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Mount as `request` says, on a private directory, and unmount at once.
 ///
@@ -39,8 +36,8 @@ impl PrivateMount {
     /// Starts a mount on a new directory. `terminal`: QEMU will have the terminal, so the keeper
     /// must be able to give it back.
     pub(super) fn start(request: &MountRequest, terminal: bool) -> Result<Self> {
-        let dir = new_dir();
-        let mut command = child::ourselves()?;
+        let dir = private_dir_name("run");
+        let mut command = ourselves()?;
         command.args(["internal", "keep"]);
         if terminal {
             command.arg("--terminal");
@@ -143,8 +140,8 @@ impl PrivateMount {
         }
         let status = self.keeper.wait();
         // The keeper was killed, then.
-        if let Some(entry) = find_mount(&self.dir) {
-            let _ = unmount(&entry, true);
+        if let Some(entry) = MountEntry::at(&self.dir) {
+            let _ = unmount(&entry, Unmount::Lazy);
         }
         let _ = std::fs::remove_dir(&self.dir);
         match status {
@@ -175,38 +172,4 @@ impl Drop for PrivateMount {
     fn drop(&mut self) {
         let _ = self.take_down();
     }
-}
-
-/// Waits until one of `fds` is ready or `deadline` is over, and tells which are.
-pub(super) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<Vec<bool>> {
-    loop {
-        let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
-            // Rounded up, so that the deadline is over when nothing came.
-            Some(left) => {
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            }
-            None => PollTimeout::NONE,
-        };
-        match poll(fds, timeout) {
-            Err(nix::Error::EINTR) => {}
-            Err(e) => return Err(Error::io("cannot wait for the guest", e.into())),
-            Ok(_) => return Ok(fds.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
-        }
-    }
-}
-
-/// A name that nobody has, where short-lived things of this user belong.
-fn new_dir() -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let nonzero = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let parent = nonzero("XDG_RUNTIME_DIR")
-        .filter(|dir| dir.is_absolute() && dir.is_dir())
-        .unwrap_or_else(|| "/tmp".into());
-    let parent = parent.canonicalize().unwrap_or(parent);
-    // Only has to be new: making the directory fails if it is there.
-    let nanos = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    parent.join(format!("synthdisk-run-{}-{count}-{nanos:08x}", std::process::id()))
 }

@@ -26,6 +26,19 @@ pub enum DiskFormat {
     Qed,
 }
 
+impl DiskFormat {
+    /// The name that a config gives it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow => "qcow",
+            Self::Qcow2 => "qcow2",
+            Self::Vhd => "vhd",
+            Self::Qed => "qed",
+        }
+    }
+}
+
 /// What the guest may do, "access" in xl-disk-configuration(5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Access {

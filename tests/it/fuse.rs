@@ -1,7 +1,9 @@
+mod access;
 mod coherence;
 mod ends;
 mod errors;
 mod files;
+mod images;
 mod layout;
 mod overlay;
 mod snapshot;

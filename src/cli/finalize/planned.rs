@@ -2,17 +2,17 @@
 
 use super::args::ResultArgs;
 use super::outputs::{Disk, Output, choose, no_partition};
-use crate::cli::mount::files;
 use crate::daemon::{EditReport, adapt};
 use crate::disk::temporary_dir;
+use crate::export::ExportSet;
 use crate::finalize::{
     Backing, Contents, DiskRange, Input, OutputFormat, Pending, Reflink, Request, SourceAccess,
-    check_room, shares_blocks, with_mount, write_converted, write_delta, write_raw,
+    check_room, shares_blocks, write_converted, write_delta, write_raw,
 };
+use crate::fuse::with_private_view;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions};
 use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,40 +73,34 @@ pub(super) fn write_planned(
     if !request.quiet {
         plan.notes.iter().for_each(|note| eprintln!("note:    {}", in_a_line(note)));
     }
-    let adapt_in = |dir: &Path| {
-        let edits = match adapt(&plan, dir) {
-            // Nobody looks into a file that was written in the night.
-            Err(e) if must_adapt || plan.adaptation.is_ok() => {
-                let what = format!(
-                    "the guest is not adapted to KVM: {e}; --adapt none writes the disk without"
-                );
-                return Err(Error::new(e.kind(), what));
-            }
-            // A guest that cannot be looked into boots as it is, here as in a mount.
-            edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
-        };
-        if !request.quiet {
-            eprint!("{}", edits.text());
+    let set = ExportSet::of_plan(&plan);
+    let edits = match adapt(&plan, &set) {
+        // Nobody looks into a file that was written in the night.
+        Err(e) if must_adapt || plan.adaptation.is_ok() => {
+            let what = format!(
+                "the guest is not adapted to KVM: {e}; --adapt none writes the disk without"
+            );
+            return Err(Error::new(e.kind(), what));
         }
-        Ok(())
+        // A guest that cannot be looked into boots as it is, here as in a mount.
+        edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
     };
+    if !request.quiet {
+        eprint!("{}", edits.text());
+    }
     if result.format() != OutputFormat::Raw && backing.is_none() {
-        return with_mount(files(&plan), |dir| {
-            adapt_in(dir)?;
+        let names: Vec<_> = set.files.iter().map(|file| file.name.clone()).collect();
+        return with_private_view(ExportSet::private(set.files), |view| {
             let one = |output: Output| {
+                let exists = |name: &str| names.iter().any(|n| n == name);
                 let file = match result.partition {
                     None => output.disk.clone(),
-                    Some(number) => output.partition_file(number, |f| dir.join(f).exists())?,
+                    Some(number) => output.partition_file(number, exists)?,
                 };
-                let source =
-                    File::open(dir.join(file)).map_err(|e| Error::io("cannot read the disk", e))?;
-                write_converted(&source, output.target, true, request)
+                write_converted(&view.open(&file)?, output.target, true, request)
             };
             outputs.into_iter().map(one).collect()
         });
-    }
-    if !matches!(plan.adaptation, Ok(None)) {
-        with_mount(files(&plan), adapt_in)?;
     }
     let one = |(range, output): (DiskRange, Output)| match &backing {
         Some(backing) => write_delta(&range, backing, output.target, request),

@@ -3,7 +3,7 @@
 //! It is this program started again, not a fork: no thread, lock or buffer of the command is in it.
 
 use crate::daemon::{Channel, MountReply, MountReport, MountRequest};
-use crate::run::ourselves;
+use crate::process::ourselves;
 use crate::{Error, ErrorKind, Result};
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -1,18 +1,18 @@
 //! The process that serves a mount.
 
 use super::log::start_log;
-use crate::bytes::ReadAt;
 use crate::daemon::{
     Background, Channel, EditReport, MountReply, MountReport, MountRequest, adapt,
 };
-use crate::fuse::{FileSpec, Status, check_mount_point, hold_signals, serve};
+use crate::export::{Export, ExportSet};
+use crate::fuse::{FuseMount, MountPoint};
 use crate::plan::{Plan, SourceOptions};
+use crate::process::hold_ending_signals;
 use crate::{Error, ErrorKind, Result};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Mount as `request` says, call `ready` once the disks can be used, and serve them until the mount
 /// is ended.
@@ -24,21 +24,24 @@ pub(super) fn mount(
     mountpoint: &Path,
     ready: impl FnOnce(&MountReport) -> Result<()>,
 ) -> Result<()> {
-    hold_signals()?;
+    hold_ending_signals()?;
     start_log(request.log.as_deref())?;
-    let shown_source = shown_source(&request.source);
-    let target = check_mount_point(mountpoint)?;
+    let source = shown_source(&request.source);
+    let target = MountPoint::open(mountpoint)?;
     let mut plan = Plan::build(&request.source, &request.overlay)?;
-    let mut report = MountReport::of(&plan, target.clone());
-    let status = status(&plan, &report, request.options.read_only);
-    let files = files(&plan);
+    let mut report = MountReport::of(&plan, target.path().to_path_buf());
+    let mut set = ExportSet::of_plan(&plan);
+    if let Some(status) = &mut set.status {
+        status.read_only = request.options.read_only;
+    }
     // What serves needs only the disks.
     plan.boot = None;
-    serve(files, &status, &shown_source, &target, &request.options, || {
-        report.edits = match adapt(&plan, &target) {
-            Err(e) if request.must_adapt => return Err(e),
-            edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
-        };
+    // Before anybody sees the disks.
+    report.edits = match adapt(&plan, &set) {
+        Err(e) if request.must_adapt => return Err(e),
+        edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
+    };
+    FuseMount { target, source, options: request.options }.serve(set, || {
         plan.keep();
         drop(plan);
         ready(&report)
@@ -113,33 +116,4 @@ fn detach(channel: &mut Channel, reply: &MountReply) -> Result<()> {
 fn shown_source(source: &SourceOptions) -> String {
     let path = source.config.as_ref().or(source.images.first()).cloned().unwrap_or_default();
     path.canonicalize().unwrap_or(path).display().to_string()
-}
-
-/// What the mount says of itself in its status file.
-fn status(plan: &Plan, report: &MountReport, read_only: bool) -> Status {
-    Status {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        images: plan.images.clone(),
-        overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
-        read_only,
-        disks: report.status_disks(),
-        bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
-        nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
-    }
-}
-
-/// Each disk as a whole, then its partitions by their numbers.
-pub(in crate::cli) fn files(plan: &Plan) -> Vec<FileSpec> {
-    let mut files = Vec::new();
-    for planned in &plan.disks {
-        let mut add = |name: String, start, len| {
-            files.push(FileSpec { name, disk: Arc::clone(&planned.disk), start, len });
-        };
-        add(planned.file.clone(), 0, planned.disk.len());
-        for p in planned.layout.iter().flat_map(|l| &l.partitions) {
-            add(planned.partition_file(p.number), p.start, p.len);
-        }
-    }
-    files
 }

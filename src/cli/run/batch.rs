@@ -2,7 +2,8 @@
 
 use super::RunArgs;
 use crate::private_file::{self, Existing};
-use crate::run::{Expectation, GuestReport, Job, Mode, Stop, Verdict, boot, report};
+use crate::process::Stop;
+use crate::run::{Expectation, GuestReport, Job, Mode, Verdict, boot, report};
 use crate::text::{in_a_line, printable};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;

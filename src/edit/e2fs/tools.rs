@@ -1,5 +1,6 @@
 //! Running e2fsprogs.
 
+use crate::process::find_tool;
 use crate::{Error, ErrorKind, Result};
 use std::io::Write;
 use std::path::Path;
@@ -50,11 +51,8 @@ impl Tools<'_> {
     fn run(&self, name: &str, args: &[&str], input: String) -> Result<Output> {
         let failed = |e| Error::io(format!("cannot run {name}"), e);
         // A plain user's PATH often leaves out the directories that these live in.
-        let found = ["/usr/sbin", "/sbin", "/usr/local/sbin"]
-            .iter()
-            .map(|dir| Path::new(dir).join(name))
-            .find(|path| path.exists());
-        let mut child = Command::new(found.unwrap_or_else(|| name.into()))
+        let found = find_tool(name, &["/usr/sbin", "/sbin", "/usr/local/sbin"]);
+        let mut child = Command::new(found)
             .args(args)
             .arg(self.partition)
             .env("LC_ALL", "C")

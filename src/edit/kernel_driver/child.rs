@@ -1,15 +1,14 @@
 //! The process that mounts the partition where nobody sees it, and edits it there.
 
+use super::loop_device::LoopDevice;
 use super::root::Root;
 use super::{Action, Job, Source};
+use crate::process::{MountEntry, enter_private_mounts, find_tool};
 use crate::{Error, ErrorKind, Result};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
-use std::ffi::OsString;
+use nix::mount::{MntFlags, umount2};
 use std::fs::File;
 use std::io::Cursor;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Does the job on standard input, in a mount namespace of its own; this process must do nothing else.
@@ -32,15 +31,16 @@ pub fn run_job() -> Result<()> {
         };
         sources.push(file);
     }
-    let failed = |e: nix::Error| Error::io("cannot make a mount namespace", e.into());
-    unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&Path>, "/", None::<&Path>, private, None::<&Path>).map_err(failed)?;
-
+    let partition = File::options().read(true).write(true).open(&partition);
+    let partition = partition.map_err(|e| Error::io("cannot open the guest's partition", e))?;
+    enter_private_mounts()?;
     // Only this process and its children see what this directory has become.
     let dir = std::env::temp_dir();
-    mount_loop(&partition, &dir, &fs_type, &options)?;
-    check_backing(&partition, &dir)?;
+    let device = LoopDevice::attach(&partition)
+        .map_err(|e| Error::io("cannot attach the guest's partition to a loop device", e))?;
+    mount_device(&device.path, &dir, &fs_type, &options)?;
+    check_source(&device.path, &dir)?;
+    drop(device);
     let edit = || -> Result<()> {
         let root = Root::open(&dir)?;
         for (task, source) in tasks.iter().zip(sources) {
@@ -68,18 +68,16 @@ pub fn run_job() -> Result<()> {
     edited.and(ended)
 }
 
-/// Mount `partition` on `dir` through a loop device that ends with the mount.
-fn mount_loop(partition: &Path, dir: &Path, fs_type: &str, options: &str) -> Result<()> {
-    let mut all = "loop,nodev,nosuid,noexec".to_owned();
+/// Mount `device` on `dir`.
+fn mount_device(device: &Path, dir: &Path, fs_type: &str, options: &str) -> Result<()> {
+    let mut all = "nodev,nosuid,noexec".to_owned();
     if !options.is_empty() {
         all = format!("{all},{options}");
     }
     // A service's PATH may leave out where it is.
-    let places = ["/usr/bin/mount", "/bin/mount", "/sbin/mount"];
-    let program = places.iter().map(PathBuf::from).find(|p| p.exists());
-    let output = Command::new(program.unwrap_or_else(|| "mount".into()))
+    let output = Command::new(find_tool("mount", &["/usr/bin", "/bin", "/sbin"]))
         .args(["-n", "-t", fs_type, "-o", &all])
-        .args([partition, dir])
+        .args([device, dir])
         .stdin(Stdio::null())
         .output()
         .map_err(|e| Error::io("cannot run mount", e))?;
@@ -94,20 +92,12 @@ fn mount_loop(partition: &Path, dir: &Path, fs_type: &str, options: &str) -> Res
     Err(Error::io("this host's kernel does not mount it", std::io::Error::other(line.to_owned())))
 }
 
-/// Make sure that what is mounted on `dir` is the filesystem in `partition`. Btrfs knows its devices
-/// by UUID, and the host may have the image itself mounted, which must not be written to.
-fn check_backing(partition: &Path, dir: &Path) -> Result<()> {
+/// Make sure that what is mounted on `dir` is the filesystem on `device`. Btrfs knows its devices by
+/// UUID, and the host may have the image itself mounted, which must not be written to.
+fn check_source(device: &Path, dir: &Path) -> Result<()> {
     let failed = |e| Error::io("cannot find out what was mounted", e);
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
-    let dir = dir.canonicalize().map_err(failed)?.display().to_string();
-    let dir = dir.replace('\\', "\\134").replace(' ', "\\040");
-    // The last of those mounted there is on top (proc_pid_mountinfo(5)).
-    let line = mounts.lines().rev().find(|l| l.split(' ').nth(4).is_some_and(|at| dir == at));
-    let source = line.and_then(|l| l.split_once(" - ")?.1.split(' ').nth(1));
-    let device = source.and_then(|s| s.strip_prefix("/dev/")).unwrap_or_default();
-    let backing = std::fs::read(format!("/sys/block/{device}/loop/backing_file"));
-    let backing = backing.map(|b| PathBuf::from(OsString::from_vec(b.trim_ascii_end().to_vec())));
-    if backing.is_ok_and(|path| path == partition) {
+    let mounted = MountEntry::at(&dir.canonicalize().map_err(failed)?);
+    if mounted.is_some_and(|m| Path::new(&m.source) == device) {
         return Ok(());
     }
     Err(Error::new(

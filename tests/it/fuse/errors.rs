@@ -55,11 +55,17 @@ fn files_that_are_no_image() {
     let swap = file("swap.img", &[0; 1 << 20]);
     run("mkswap", &["-q", &swap.to_string_lossy()]);
     refused(&[], &swap, &["swap", "root image"]);
-    for (format, name) in [("qcow2", "qcow2"), ("vpc", "VHD"), ("vmdk", "VMDK")] {
-        let image = tiny.file(&format!("image.{format}"));
+    for (format, name, advice) in [
+        ("qcow2", "qcow2", "--image-format qcow2"),
+        ("vpc", "VHD", "qemu-img convert -f vpc"),
+        ("vmdk", "VMDK", "qemu-img convert -f vmdk"),
+    ] {
+        let image = tiny.file(&format!("{format}.img"));
         let path = image.to_string_lossy();
         run("qemu-img", &["convert", "-O", format, &tiny.image.to_string_lossy(), &path]);
-        refused(&[], &image, &[name, "qemu-img convert"]);
+        refused(&[], &image, &[name, advice]);
+        // Its bytes as they are hold no kernel.
+        refused(&["--image-format", "raw"], &image, &["--kernel", "--bootloader none"]);
     }
     run("sh", &["-c", "gzip -1 -c \"$0\" >\"$0.gz\"", &tiny.image.to_string_lossy()]);
     refused(&[], &tiny.file("root.img.gz"), &["gzip", "unpack"]);

@@ -1,6 +1,6 @@
 //! Child processes that do not outlive their parent.
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,10 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// A command that starts this program again.
-pub(crate) fn ourselves() -> Result<Command> {
+///
+/// # Errors
+/// When /proc does not name the program's file.
+pub fn ourselves() -> Result<Command> {
     let program =
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
     let mut command = Command::new(program);
@@ -17,12 +20,15 @@ pub(crate) fn ourselves() -> Result<Command> {
     Ok(command)
 }
 
-/// A command for `program` that gets `signal` when the thread that starts it ends, by
-/// `synthdisk internal exec`: between fork and exec, safe code can do nothing.
+/// A command for `program` that gets `signal` when the thread that starts it ends. It goes through
+/// `synthdisk internal exec`, because safe code cannot run between fork and exec.
 ///
-/// A signal that can be caught stays blocked as it is here: the child has to take it when it is
-/// ready for it, from the thread that waits for it, and not die of it before.
-pub(crate) fn bound(program: &OsStr, signal: Signal) -> Result<Command> {
+/// Unless `signal` is SIGKILL, the child inherits the caller's signal mask: it takes the signal when
+/// it waits for it, and does not die of one that comes before.
+///
+/// # Errors
+/// As [`ourselves`].
+pub fn bound_to_us(program: &OsStr, signal: Signal) -> Result<Command> {
     let mut command = ourselves()?;
     command.args(["internal", "exec", "--signal", signal.as_str()]);
     if signal != Signal::SIGKILL {
@@ -32,19 +38,19 @@ pub(crate) fn bound(program: &OsStr, signal: Signal) -> Result<Command> {
     Ok(command)
 }
 
-/// The second half of `bound`: becomes `words`, to be sent `signal` when the parent ends. All
+/// The second half of [`bound_to_us`]: become `words`, to be sent `signal` when `parent` ends. All
 /// signals are unblocked, unless `keep_mask`.
 ///
 /// # Errors
-/// That of the system calls, and [`crate::ErrorKind::NotFound`] when `parent` has ended already.
+/// Those of the system calls, and [`ErrorKind::NotFound`] when `parent` has ended already.
 pub fn exec(signal: Signal, parent: i32, keep_mask: bool, words: &[OsString]) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(signal)
         .map_err(|e| Error::io("cannot bind the process to its parent", e.into()))?;
     if getppid() != Pid::from_raw(parent) {
-        return Err(Error::new(crate::ErrorKind::NotFound, "the parent process has ended"));
+        return Err(Error::new(ErrorKind::NotFound, "the parent process has ended"));
     }
     if !keep_mask {
-        // The parent waits for its signals by blocking them, and a mask is inherited.
+        // The parent waits for its signals by blocking them, and children inherit the mask.
         SigSet::empty()
             .thread_set_mask()
             .map_err(|e| Error::io("cannot unblock signals", e.into()))?;
@@ -54,16 +60,16 @@ pub fn exec(signal: Signal, parent: i32, keep_mask: bool, words: &[OsString]) ->
     Err(Error::io(format!("cannot start {}", program.to_string_lossy()), e))
 }
 
-/// Sends a signal to a child that has not been waited for.
-pub(super) fn signal(child: &Child, signal: Signal) {
+/// Send `signal` to a child that has not been waited for.
+pub fn send(child: &Child, signal: Signal) {
     if let Ok(pid) = i32::try_from(child.id()) {
         let _ = kill(Pid::from_raw(pid), signal); // it may just have ended
     }
 }
 
-/// Asks a child to end, and ends it by force after `patience`.
-pub(super) fn end(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
-    signal(child, Signal::SIGTERM);
+/// Send SIGTERM to a child, and SIGKILL if it has not ended after `patience`.
+pub fn end(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    send(child, Signal::SIGTERM);
     let deadline = Instant::now() + patience;
     let mut pause = Duration::from_millis(1);
     while Instant::now() < deadline {

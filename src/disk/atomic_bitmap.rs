@@ -9,12 +9,12 @@ const CHUNK: u64 = WORDS * 64;
 
 /// The set. Offsets in bytes; whole units are in it or not.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(super) struct AtomicBitmap {
     unit: u64,
     chunks: Vec<OnceLock<Box<[AtomicU64]>>>,
 }
 
-impl Marks {
+impl AtomicBitmap {
     /// An empty set of units of `unit` bytes on a disk of `len` bytes.
     pub(super) fn new(unit: u64, len: u64) -> Self {
         let chunks = len.div_ceil(unit).div_ceil(CHUNK);
@@ -80,7 +80,7 @@ mod tests {
     fn units_are_added_and_found() {
         let unit = 4096;
         let len = 3 * CHUNK * unit + 5;
-        let marks = Marks::new(unit, len);
+        let marks = AtomicBitmap::new(unit, len);
         assert_eq!((marks.first(true, 7, len), marks.first(false, 7, len)), (len, 7));
         // Across a word, across a chunk, and the partial unit at the end.
         for (at, end) in [

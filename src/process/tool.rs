@@ -18,12 +18,12 @@ const KEPT: [&str; 6] =
 
 /// The program `name`, as an absolute path: from the system's directories, else, unless root asks, from
 /// PATH.
-pub fn find(name: &str) -> Option<PathBuf> {
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").filter(|_| !is_root());
     find_in(name, path.as_deref().unwrap_or_default().into())
 }
 
-/// As [`find`], with the directories of `path` after the system's.
+/// As [`find_program`], with the directories of `path` after the system's.
 fn find_in(name: &str, path: OsString) -> Option<PathBuf> {
     let system = DIRS.iter().map(PathBuf::from);
     // An empty or relative entry means the working directory, which may be anybody's.
@@ -44,6 +44,13 @@ pub fn clean_environment(command: &mut Command) -> &mut Command {
         command.envs(kept);
     }
     command
+}
+
+/// The program `name` in the first of `dirs` that has it, else `name` itself, which starting it
+/// looks up in PATH.
+pub fn find_tool(name: &str, dirs: &[&str]) -> OsString {
+    let found = dirs.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
+    found.map_or_else(|| name.into(), PathBuf::into_os_string)
 }
 
 fn is_root() -> bool {
@@ -73,7 +80,7 @@ mod tests {
         assert_eq!(find_in("synthdisk-test-tool", "".into()), None);
         assert_eq!(find_in("synthdisk-test-tool", ".:relative".into()), None);
         if is_root() {
-            assert_eq!(find("synthdisk-test-tool"), None);
+            assert_eq!(find_program("synthdisk-test-tool"), None);
         }
     }
 

@@ -1,23 +1,21 @@
-//! The files that a mount shows.
+//! A file that is exported: a range of a disk.
 
 use crate::bytes::{Extent, Extents, ReadAt};
-use crate::disk::Disk;
-use serde::{Deserialize, Serialize};
+use crate::disk::{Chunk, Disk};
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Offset and length in bytes.
 pub type Range = (u64, u64);
 
-/// Data and holes come in blocks of this many bytes. As QEMU has it, `O_DIRECT` goes in such steps
-/// where a filesystem does not say otherwise (`raw_probe_alignment()` in its block/file-posix.c).
+/// Data and holes come in blocks of this many bytes. QEMU assumes this alignment for O_DIRECT where
+/// the filesystem does not report one (`raw_probe_alignment()` in its block/file-posix.c).
 const BLOCK: u64 = 4096;
 
-/// A file of the mount: a range of a disk. Offsets and lengths in bytes.
+/// A file that is exported: a range of a disk. Offsets and lengths in bytes.
 #[derive(Clone, Debug)]
-pub struct FileSpec {
-    /// Name in the mount point's directory.
+pub struct ExportedFile {
+    /// Its name.
     pub name: String,
     /// The disk that it shows.
     pub disk: Arc<Disk>,
@@ -27,20 +25,45 @@ pub struct FileSpec {
     pub len: u64,
 }
 
-impl FileSpec {
-    /// Whether it is the disk as a whole, under which the others lie.
+impl ExportedFile {
+    /// Whether it shows the disk as a whole, and not one of its partitions.
     pub fn is_whole(&self) -> bool {
         self.start == 0 && self.len == self.disk.len()
     }
 
-    /// Bytes of storage that the file seems to take up. Less than its length when it has holes:
+    /// Bytes of storage that the file takes up, about. Less than its length when it has holes:
     /// programs that copy files look for holes only then.
     pub fn allocated(&self) -> u64 {
         self.disk.allocated_within(self.start, self.len)
     }
 
-    /// The first byte of data (or of a hole) at `offset` or behind it; `None` when there is none,
-    /// or `offset` is not within the file. The end of a file counts as a hole. See lseek(2).
+    /// Whether writes to it are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.disk.is_read_only()
+    }
+
+    /// How many of `len` bytes at `offset` lie within the file.
+    pub fn clip(&self, offset: u64, len: u64) -> u64 {
+        len.min(self.len.saturating_sub(offset))
+    }
+
+    /// The bytes at `offset`, at most up to the end of the file; in `scratch` where they cannot be
+    /// had in place.
+    ///
+    /// # Errors
+    /// Those of image and overlay.
+    pub fn read<'a>(
+        &self,
+        offset: u64,
+        len: u64,
+        scratch: &'a mut Vec<u8>,
+    ) -> io::Result<Chunk<'a>> {
+        // One request of any protocol fits in memory.
+        self.disk.read(self.start + offset, self.clip(offset, len) as usize, scratch)
+    }
+
+    /// The first byte of data (or of a hole) at or after `offset`; `None` when there is none,
+    /// or `offset` is past the end. The end of a file counts as a hole. See lseek(2).
     ///
     /// # Errors
     /// Those of image and overlay.
@@ -48,8 +71,11 @@ impl FileSpec {
         self.seek_in(offset, data, |at| self.disk.extent_at(at))
     }
 
-    /// The same with the disk's extents as `extent_at` gives them.
-    pub(super) fn seek_in(
+    /// The same with the disk's extents from `extent_at`, which takes offsets on the disk.
+    ///
+    /// # Errors
+    /// Those of `extent_at`.
+    pub fn seek_in(
         &self,
         offset: u64,
         data: bool,
@@ -63,7 +89,7 @@ impl FileSpec {
         let mut at = offset - offset % BLOCK;
         while at < self.len {
             let run = extent_at(self.start + at)?;
-            // A run may go on behind this file, in the next partition.
+            // A run may go on after this file, in the next partition.
             let end = (run.end - self.start).min(self.len);
             // The last block may be cut short.
             let whole = if end == self.len { end } else { end - end % BLOCK };
@@ -79,14 +105,14 @@ impl FileSpec {
     }
 
     /// The range that `fallocate` with `mode` asks to zero: offset and length. See fallocate(2).
-    /// `None` means that there is nothing to do, because every byte can be written already.
+    /// `None` means that there is nothing to do: every byte can be written already.
     ///
     /// # Errors
-    /// `EFBIG` to make the file longer, `EOPNOTSUPP` for what no disk can do.
+    /// `EFBIG` to make the file longer, `EOPNOTSUPP` for modes that a disk does not have.
     pub fn range_to_zero(&self, mode: i32, offset: u64, len: u64) -> Result<Option<Range>, i32> {
         let end = offset.checked_add(len).ok_or(libc::EFBIG)?;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            // What lies past the end is passed over, as other filesystems do.
+            // What lies past the end is ignored, as in other filesystems.
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
                 let start = offset.min(self.len);
                 Ok(Some((start, end.min(self.len) - start)))
@@ -96,43 +122,6 @@ impl FileSpec {
             _ => Err(libc::EOPNOTSUPP),
         }
     }
-}
-
-/// What a mount says of itself, as JSON in a file that directory listings leave out.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Status {
-    /// Version of the program that serves the mount.
-    pub version: String,
-    /// Process that serves the mount.
-    pub pid: u32,
-    /// The images, absolute.
-    pub images: Vec<PathBuf>,
-    /// The persistent overlays, absolute.
-    pub overlays: Vec<PathBuf>,
-    /// Whether writes are refused.
-    pub read_only: bool,
-    /// The disks, first the one that the firmware boots from.
-    #[serde(default)]
-    pub disks: Vec<StatusDisk>,
-    /// What the guest can boot from, as `run --bus` takes it.
-    #[serde(default)]
-    pub bus: Option<String>,
-    /// The network card that the guest has a driver for, as QEMU calls it.
-    #[serde(default)]
-    pub nic: Option<String>,
-}
-
-/// A disk of a mount.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StatusDisk {
-    /// Its file in the mount.
-    pub file: String,
-    /// The guest's name for it under Xen.
-    pub vdev: String,
-    /// Whether it is a CD.
-    pub cdrom: bool,
-    /// Whether writes to it are refused.
-    pub read_only: bool,
 }
 
 #[cfg(test)]
@@ -151,7 +140,7 @@ mod tests {
             source: Source::Zeros,
         }]);
         let disk = Arc::new(Disk::new(table.unwrap(), None));
-        let file = FileSpec { name: "x".into(), disk, start, len };
+        let file = ExportedFile { name: "x".into(), disk, start, len };
         let extent_at = |at: u64| {
             let hit = data.iter().find(|d| d.end > at);
             Ok(match hit {
@@ -171,7 +160,7 @@ mod tests {
         for (at, next_data, next_hole) in [
             (0, 0, 4096),
             (511, 511, 4096),
-            // Behind the data, within its block.
+            // After the data, within its block.
             (600, 600, 4096),
             (4096, 8192, 4096),
             (5000, 8192, 5000),

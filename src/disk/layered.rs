@@ -1,7 +1,7 @@
 //! A temporary overlay over one that is only read.
 //!
-//! What `finalize` shows of a persistent overlay may need edits that a mount would make in it, and
-//! they must not get into its file.
+//! `finalize` makes the edits that a mount would make, and must not write them to the persistent
+//! overlay's file.
 
 use super::overlay::{Base, Overlay, Run};
 use super::scratch::Scratch;
@@ -11,12 +11,12 @@ use std::io;
 
 /// Writes go to a [`Scratch`]; what is not there is as the overlay below has it.
 #[derive(Debug)]
-pub struct Stacked {
+pub struct LayeredOverlay {
     top: Scratch,
     below: Box<dyn Overlay>,
 }
 
-impl Stacked {
+impl LayeredOverlay {
     /// `top`, which is empty, over `below`, which is never written to.
     pub fn new(top: Scratch, below: Box<dyn Overlay>) -> Self {
         Self { top, below }
@@ -54,7 +54,7 @@ impl Base for Under<'_> {
     }
 }
 
-impl Overlay for Stacked {
+impl Overlay for LayeredOverlay {
     fn run_at(&self, offset: u64, max: u64) -> io::Result<(Run, u64)> {
         match self.top.run_at(offset, max)? {
             (Run::Base, n) => self.below.run_at(offset, n),
@@ -89,8 +89,8 @@ impl Overlay for Stacked {
         self.top.allocated() + self.below.allocated()
     }
 
-    fn grain(&self) -> u64 {
-        self.top.grain()
+    fn cow_granularity(&self) -> u64 {
+        self.top.cow_granularity()
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
         let below = Scratch::new(dir.path(), len).unwrap();
         below.write_at(&Ones, &[2; 8192], 4096).unwrap();
         below.zero(&Ones, 16384, 4096).unwrap();
-        let stacked = Stacked::new(Scratch::new(dir.path(), len).unwrap(), Box::new(below));
+        let stacked = LayeredOverlay::new(Scratch::new(dir.path(), len).unwrap(), Box::new(below));
         // Completes its block from below, where that holds something.
         stacked.write_at(&Ones, &[3; 512], 8192 + 512).unwrap();
         // Nothing to hide below: no more than a hole.

@@ -1,11 +1,13 @@
-//! Cleaning up after a `finalize` that is killed.
+//! Cleaning up after a process that is killed.
 //!
 //! A process that is killed can remove neither a mount nor a temporary file. The sweeper can: a
-//! separate process whose standard input is a pipe that only `finalize` holds. When the pipe is
+//! separate process whose standard input is a pipe that only its parent holds. When the pipe is
 //! closed, by an orderly end or by the kernel, the sweeper removes what it was started for.
 
-use crate::fuse::{find_mount, unmount};
-use crate::run::ourselves;
+use super::child::ourselves;
+use super::mounts::MountEntry;
+use super::signals::hold_ending_signals;
+use super::unmount::{Unmount, unmount};
 use crate::{Error, Result};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -60,7 +62,7 @@ impl Sweeper {
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // A reader of what `finalize` prints must not have to wait for this process.
+            // A reader of what the parent prints must not have to wait for this process.
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| Error::io("cannot start the process that cleans up", e))?;
@@ -83,11 +85,11 @@ impl Drop for Sweeper {
 /// The sweeper's own process: wait for the end of standard input, then clean up.
 ///
 /// # Errors
-/// None that could be reported to anybody.
+/// That of blocking signals.
 pub fn sweep(mount: Option<&Path>, temporary: Option<&Path>) -> Result<()> {
     // Signals that a terminal sends are not for this process.
     let _ = nix::unistd::setsid();
-    crate::fuse::hold_signals()?;
+    hold_ending_signals()?;
     // Nothing is ever written to it: this returns at its end, or when it cannot be read at all.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     mount.into_iter().for_each(remove_mount);
@@ -96,8 +98,8 @@ pub fn sweep(mount: Option<&Path>, temporary: Option<&Path>) -> Result<()> {
 }
 
 fn remove_mount(dir: &Path) {
-    if let Some(entry) = find_mount(dir) {
-        let _ = unmount(&entry, true);
+    if let Some(entry) = MountEntry::at(dir) {
+        let _ = unmount(&entry, Unmount::Lazy);
     }
     let _ = std::fs::remove_dir(dir);
 }

@@ -1,23 +1,23 @@
-//! What a disk showed at a moment, kept while it goes on being written: copy before write.
+//! The blocks that a snapshot preserves while its disk is written: copy before write.
 //!
-//! Images never change, so only what the overlay held has to be saved, and that only when it is
-//! about to be overwritten. What was never written, or was written for the first time after the
-//! moment, costs no copy: the snapshot reads the base in its place.
+//! Images never change, so only blocks that the overlay holds are saved, and only when they are
+//! about to be overwritten. A block that was never written, or is written for the first time after
+//! the snapshot was taken, costs no copy: the snapshot reads the base in its place.
 //!
 //! Readers and writers share no lock. A unit (a block or a cluster of the overlay) is marked once it
 //! is saved, a mark is never taken back, and a writer changes a unit only after it is marked. So:
 //!
-//! * Who reads a unit from the live overlay and finds it unmarked *afterwards* has read what was
-//!   there before any writer came; who finds it marked reads again, from what was saved.
-//! * Who saves a unit reads it without a lock, too. If it is still unmarked once the lock is held,
-//!   what was read is the old content; if not, somebody else has saved it, and what was read may be
-//!   anything and is thrown away.
+//! * A reader that reads a unit from the live overlay and finds it unmarked *afterwards* has read
+//!   the old content; if it finds the unit marked, it reads again, from the saved blocks.
+//! * A thread that saves a unit reads it without a lock, too. If the unit is still unmarked once the
+//!   lock is held, the old content was read; otherwise another thread has saved the unit, and what
+//!   was read is discarded.
 //!
-//! The lock therefore covers writes to the side file alone, and nobody who holds it waits for
-//! anybody else: reading the boot gap can lead back to this disk through the guest's files.
+//! The lock therefore covers only writes to the side file, and a thread that holds it waits for no
+//! other: reading the boot gap can lead back to this disk through the guest's files.
 
+use super::atomic_bitmap::AtomicBitmap;
 use super::extents::one_extent;
-use super::marks::Marks;
 use super::overlay::{Overlay, Run};
 use super::region::RegionTable;
 use super::scratch::Scratch;
@@ -28,25 +28,25 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
-/// At most so many bytes are saved in one go.
+/// Bytes that are saved in one step at most.
 const STEP: u64 = 1 << 20;
 /// Units are no smaller than this, the block of the side file. Bytes.
 const UNIT_MIN: u64 = 4096;
 
 /// The overlay's old content, as far as it was overwritten. Offsets and lengths in bytes.
 #[derive(Debug)]
-pub(super) struct Saved {
+pub(super) struct PreservedBlocks {
     /// Units whose old content is here: written ones in the file, zeroed ones as such, and the
     /// base's bytes where it holds nothing.
     side: Scratch,
-    marks: Marks,
+    marks: AtomicBitmap,
     unit: u64,
     len: u64,
     /// Held while something is added to `side`.
     saving: Mutex<()>,
-    /// Something could not be saved: from now on the snapshot has holes in it, and is of no use.
+    /// A unit could not be saved, so the snapshot is incomplete and every read of it fails.
     broken: AtomicBool,
-    /// The regions behind the boot gap, which never change.
+    /// The regions after the boot gap, which never change.
     rest: Arc<RegionTable>,
     /// All of them, once the gap is planned for that moment.
     table: OnceLock<Arc<RegionTable>>,
@@ -65,13 +65,13 @@ fn broken() -> io::Error {
     io::Error::from_raw_os_error(libc::EIO)
 }
 
-impl Saved {
-    /// Nothing saved yet. `side` must be new and as long as the disk; `grain` is the overlay's.
-    pub(super) fn new(side: Scratch, grain: u64, table: Arc<RegionTable>) -> Self {
-        let (unit, len) = (grain.max(UNIT_MIN), table.len());
+impl PreservedBlocks {
+    /// Nothing saved yet. `side` must be new and as long as the disk; `cow_granularity` is the overlay's.
+    pub(super) fn new(side: Scratch, cow_granularity: u64, table: Arc<RegionTable>) -> Self {
+        let (unit, len) = (cow_granularity.max(UNIT_MIN), table.len());
         Self {
             side,
-            marks: Marks::new(unit, len),
+            marks: AtomicBitmap::new(unit, len),
             unit,
             len,
             saving: Mutex::new(()),
@@ -119,7 +119,7 @@ impl Saved {
                 }
             }
         }
-        // The marks before the write; see `Saved::read_at` for the other half.
+        // The marks before the write; see `PreservedBlocks::read_at` for the other half.
         fence(Ordering::SeqCst);
     }
 
@@ -127,7 +127,7 @@ impl Saved {
     fn save(&self, overlay: &dyn Overlay, at: u64, end: u64) -> io::Result<u64> {
         let (next, pieces) = match self.collect(overlay, at, end) {
             Ok(found) => found,
-            // What somebody else has saved meanwhile may be in the middle of being changed.
+            // A unit that another thread has saved meanwhile may be changing.
             Err(_) if self.marks.first(true, at, end) < end => return Ok(at),
             Err(e) => return Err(e),
         };
@@ -209,7 +209,7 @@ impl Saved {
                 stop
             } else {
                 let read = live_read(overlay, table, part, offset);
-                // The bytes before the marks; see `Saved::protect`.
+                // The bytes before the marks; see `PreservedBlocks::protect`.
                 fence(Ordering::SeqCst);
                 let true_to = self.marks.first(true, offset, stop);
                 if true_to > offset {
@@ -280,10 +280,10 @@ fn live_read(
     }
 }
 
-/// Do `change` to a range of `overlay`, after its old content was saved if a snapshot needs it. A
-/// snapshot for which there is no room ends; it never costs a writer its write.
-pub(super) fn saving(
-    saved: Option<&Saved>,
+/// Apply `change` to a range of `overlay` after its old content was saved, if a snapshot needs it.
+/// A snapshot for which there is no room ends; the write succeeds all the same.
+pub(super) fn preserving(
+    saved: Option<&PreservedBlocks>,
     overlay: &dyn Overlay,
     (offset, len): (u64, u64),
     change: impl Fn() -> io::Result<()>,

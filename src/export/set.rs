@@ -1,0 +1,173 @@
+//! The files that are exported together, and the trait of those who serve them.
+
+use super::file::ExportedFile;
+use super::status::{Status, StatusDisk};
+use crate::Result;
+use crate::bytes::ReadAt;
+use crate::plan::{Plan, PlannedDisk};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Serves the files of an [`ExportSet`]. FUSE is one implementation; another protocol is one more
+/// type, in a folder of its own.
+pub trait Export {
+    /// Serve `set` until a client or an administrator ends it, or SIGTERM, SIGINT or SIGHUP comes.
+    /// `ready` is called once clients can use the files; its error ends the export. All disks are
+    /// flushed at the end.
+    ///
+    /// # Errors
+    /// When the export cannot be set up, when the connection to its clients breaks, that of `ready`,
+    /// and when the last flush fails.
+    fn serve(self, set: ExportSet, ready: impl FnOnce() -> Result<()>) -> Result<()>;
+}
+
+/// What is exported together: the disks of one guest and their partitions.
+#[derive(Clone, Debug)]
+pub struct ExportSet {
+    /// The files, in the order of listings.
+    pub files: Vec<ExportedFile>,
+    /// What the export says of itself; `None` for one that only this process uses.
+    pub status: Option<Status>,
+    /// Who may read and write the images.
+    pub images: ImageAccess,
+}
+
+impl ExportSet {
+    /// The disks of `plan`, each as a whole and then its partitions by their numbers.
+    pub fn of_plan(plan: &Plan) -> Self {
+        let mut files = Vec::new();
+        for planned in &plan.disks {
+            let mut add = |name: String, start, len| {
+                files.push(ExportedFile { name, disk: Arc::clone(&planned.disk), start, len });
+            };
+            add(planned.file.clone(), 0, planned.disk.len());
+            for p in planned.layout.iter().flat_map(|l| &l.partitions) {
+                add(planned.partition_file(p.number), p.start, p.len);
+            }
+        }
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            images: plan.images.clone(),
+            overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
+            read_only: false,
+            disks: status_disks(plan),
+            bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
+            nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
+        };
+        Self { files, status: Some(status), images: ImageAccess::of(&plan.images) }
+    }
+
+    /// Files that only this process uses, without a status.
+    pub fn private(files: Vec<ExportedFile>) -> Self {
+        Self { files, status: None, images: ImageAccess::default() }
+    }
+
+    /// Bring all acknowledged writes to stable storage.
+    ///
+    /// # Errors
+    /// Those of the overlays; disks after the first that fails are not flushed.
+    pub fn flush(&self) -> io::Result<()> {
+        self.files.iter().filter(|f| f.is_whole()).try_for_each(|f| f.disk.flush())
+    }
+}
+
+/// The disks of `plan`, as a status lists them.
+pub fn status_disks(plan: &Plan) -> Vec<StatusDisk> {
+    plan.disks.iter().map(StatusDisk::of).collect()
+}
+
+impl StatusDisk {
+    /// What a status says of `planned`.
+    pub fn of(planned: &PlannedDisk) -> Self {
+        Self {
+            file: planned.file.clone(),
+            vdev: planned.vdev.clone(),
+            cdrom: planned.cdrom,
+            read_only: planned.disk.is_read_only(),
+        }
+    }
+}
+
+/// What all images have in common in their owner, group and mode.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ImageAccess {
+    /// Permission bits that every image has.
+    mode: u32,
+    /// The group, if all images have the same.
+    gid: Option<u32>,
+}
+
+impl ImageAccess {
+    /// That of `images`; one that cannot be looked at is open to nobody.
+    pub fn of(images: &[PathBuf]) -> Self {
+        let all = images.iter().map(|path| {
+            path.metadata().map_or((0, None), |meta| (meta.mode() & 0o777, Some(meta.gid())))
+        });
+        let common = all.reduce(|a, b| (a.0 & b.0, a.1.filter(|gid| b.1 == Some(*gid))));
+        let (mode, gid) = common.unwrap_or_default();
+        Self { mode, gid }
+    }
+
+    /// Permission bits for a file of group `gid` that shows the images: whatever its owner needs, and
+    /// for everybody else at most what every image lets them do.
+    pub fn mode_for(self, gid: u32) -> u16 {
+        let (group, others) = if self.gid == Some(gid) {
+            (self.mode & 0o060, self.mode & 0o006)
+        } else {
+            // Whoever is in the images' group gets its bits, all others get the others' bits. Here
+            // the two cannot be told apart, so both get what both have.
+            let both = (self.mode >> 3) & self.mode & 0o006;
+            (both << 3, both)
+        };
+        // Below 0o777.
+        (0o600 | group | others) as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_no_more_open_than_the_images() {
+        let access = |mode, gid| ImageAccess { mode, gid };
+        for (images, gid, expected) in [
+            (access(0o600, Some(0)), 0, 0o600),
+            (access(0o644, Some(0)), 0, 0o644),
+            (access(0o644, Some(0)), 7, 0o644),
+            (access(0o660, Some(6)), 6, 0o660),
+            (access(0o660, Some(6)), 7, 0o600),
+            (access(0o666, None), 7, 0o666),
+            // The images' group may not read, and its members cannot be told apart here.
+            (access(0o604, Some(6)), 7, 0o600),
+            (access(0o604, Some(6)), 6, 0o604),
+            (access(0o400, Some(0)), 0, 0o600),
+        ] {
+            assert_eq!(images.mode_for(gid), expected, "{images:?} {gid}");
+        }
+        assert_eq!(ImageAccess::default().mode_for(0), 0o600);
+    }
+
+    #[test]
+    fn images_have_in_common_what_each_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |name: &str, mode| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, b"").unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(&path, mode).unwrap();
+            path
+        };
+        let (open, group) = (with("a", 0o644), with("b", 0o460));
+        let gid = open.metadata().unwrap().gid();
+        assert_eq!(
+            ImageAccess::of(&[open.clone(), group]),
+            ImageAccess { mode: 0o440, gid: Some(gid) }
+        );
+        let missing = ImageAccess::of(&[open, dir.path().join("missing")]);
+        assert_eq!(missing, ImageAccess { mode: 0, gid: None });
+    }
+}

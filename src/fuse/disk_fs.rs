@@ -1,0 +1,439 @@
+//! The filesystem that a mount shows: one directory of fixed files.
+//!
+//! Its methods return what is to be answered; nothing here knows how requests come. So it is tested
+//! without a mount.
+
+mod snapshots;
+#[cfg(test)]
+mod tests;
+
+use super::options::MountOptions;
+use crate::bytes::Extents;
+use crate::disk::Chunk;
+use crate::export::{
+    CacheState, ExportSet, ExportedFile, SNAPSHOT_PREFIX, STATUS_FILE, StalePages, WritePath,
+    answers_first, stale_pages,
+};
+use nix::errno::Errno;
+use snapshots::Snapshots;
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What an operation returns. An [`Errno`] is an answer like any other.
+pub(super) type FsResult<T> = Result<T, Errno>;
+
+/// Inode number of the directory.
+pub(super) const ROOT: u64 = 1;
+const STATUS: u64 = 2;
+/// Files follow in the order of the export set, then their snapshot files in the same order.
+const FIRST_FILE: u64 = 3;
+
+/// Handle of files that are read and written through the kernel's page cache.
+pub(super) const CACHED: u64 = 0;
+/// Handle of files that were opened with O_DIRECT.
+pub(super) const DIRECT: u64 = 1;
+/// Handle of partition files, which are read and written past the page cache but may be mapped.
+pub(super) const MAPPABLE: u64 = 2;
+
+/// What an inode number stands for.
+#[derive(Clone, Copy)]
+enum Node<'a> {
+    Root,
+    Status,
+    File(&'a ExportedFile, &'a Arc<CacheState>),
+    /// Snapshots of a file.
+    Snapshot(&'a ExportedFile),
+}
+
+/// Attributes of an inode. All its times are when the mount was made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Attr {
+    pub(super) ino: u64,
+    pub(super) kind: Kind,
+    /// Permission bits.
+    pub(super) perm: u16,
+    /// Length in bytes.
+    pub(super) size: u64,
+    /// Storage that it takes up, in units of 512 bytes.
+    pub(super) blocks: u64,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) time: SystemTime,
+}
+
+/// The kind of an inode.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Directory,
+    File,
+}
+
+/// What setattr(2)'s relatives ask to change; times are ignored.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AttrChange {
+    /// Length in bytes.
+    pub(super) size: Option<u64>,
+    /// Whether mode, owner or group are to change.
+    pub(super) access: bool,
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) handle: u64,
+    pub(super) caching: Caching,
+    /// Pages kept from earlier opens that must be dropped before the open is answered.
+    pub(super) renewal: Option<(StalePages, Renewal)>,
+}
+
+impl Opened {
+    fn new(handle: u64, caching: Caching) -> Self {
+        Self { handle, caching, renewal: None }
+    }
+}
+
+/// What the kernel may keep of an open file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Caching {
+    /// Pages, over closes too.
+    Keep,
+    /// Nothing.
+    Nothing,
+    /// Nothing, and writes may come side by side.
+    NothingParallel,
+}
+
+/// To be told when pages kept from earlier opens are dropped.
+#[derive(Debug)]
+pub(super) struct Renewal(Arc<CacheState>);
+
+impl Renewal {
+    /// The pages are dropped.
+    pub(super) fn done(&self) {
+        self.0.renewed();
+    }
+}
+
+/// What a change of a file's bytes came to.
+#[derive(Debug)]
+pub(super) struct Changed {
+    /// The number of bytes, or why not.
+    pub(super) result: FsResult<u64>,
+    /// Pages that are stale now, whether or not it succeeded.
+    pub(super) pages: Vec<StalePages>,
+    /// Whether to answer before or after they are dropped.
+    pub(super) answer: Answer,
+}
+
+impl From<Errno> for Changed {
+    fn from(e: Errno) -> Self {
+        Self { result: Err(e), pages: Vec::new(), answer: Answer::First }
+    }
+}
+
+/// When a change is answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Answer {
+    /// At once.
+    First,
+    /// When the stale pages are dropped.
+    AfterDropping,
+}
+
+/// What lseek(2) looks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Seek {
+    Data,
+    Hole,
+}
+
+/// The state of a mount.
+pub(super) struct DiskFs {
+    files: Vec<(ExportedFile, Arc<CacheState>)>,
+    /// The status file.
+    status: Option<Vec<u8>>,
+    /// Whether writes to all files are refused.
+    read_only: bool,
+    /// Permission bits of files that can be read and written.
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    made: SystemTime,
+    snapshots: Snapshots,
+}
+
+impl DiskFs {
+    /// Shows `set`, with owners and modes as `options` say.
+    ///
+    /// # Errors
+    /// When the status cannot be written as JSON: a path in it is not UTF-8.
+    pub(super) fn new(set: ExportSet, options: &MountOptions) -> serde_json::Result<Self> {
+        let gid = options.gid.unwrap_or(nix::unistd::getegid().as_raw());
+        Ok(Self {
+            status: set.status.as_ref().map(serde_json::to_vec_pretty).transpose()?,
+            files: set.files.into_iter().map(|f| (f, Arc::default())).collect(),
+            read_only: options.read_only,
+            mode: options.file_mode(set.images.mode_for(gid)),
+            uid: options.uid.unwrap_or(nix::unistd::geteuid().as_raw()),
+            gid,
+            made: SystemTime::now(),
+            snapshots: Snapshots::default(),
+        })
+    }
+
+    /// The inode called `name` in the directory `parent`.
+    pub(super) fn lookup(&self, parent: u64, name: &OsStr) -> FsResult<Attr> {
+        if parent != ROOT {
+            return Err(Errno::ENOTDIR);
+        }
+        let name = name.to_str().ok_or(Errno::ENOENT)?;
+        if name == STATUS_FILE {
+            return self.attr(STATUS);
+        }
+        let (name, first) = match name.strip_prefix(SNAPSHOT_PREFIX) {
+            Some(name) => (name, self.first_snapshot()),
+            None => (name, FIRST_FILE),
+        };
+        let index = self.files.iter().position(|(file, _)| file.name == name);
+        self.attr(first + index.ok_or(Errno::ENOENT)? as u64)
+    }
+
+    /// The attributes of an inode.
+    pub(super) fn attr(&self, ino: u64) -> FsResult<Attr> {
+        let node = self.node(ino).ok_or(Errno::ENOENT)?;
+        let mode = self.mode;
+        // Whoever may read the files may list them.
+        let search = (mode & 0o444) >> 2;
+        let (kind, perm, size, stored) = match node {
+            Node::Root => (Kind::Directory, mode | search, 0, 0),
+            Node::Status => {
+                let len = self.status_bytes().len() as u64;
+                (Kind::File, 0o444, len, len)
+            }
+            Node::File(file, _) => {
+                let may = if self.is_read_only(file) { 0o444 } else { 0o666 };
+                (Kind::File, mode & may, file.len, file.allocated())
+            }
+            Node::Snapshot(file) => (Kind::File, mode & 0o400, file.len, file.allocated()),
+        };
+        let (uid, gid, time) = (self.uid, self.gid, self.made);
+        Ok(Attr { ino, kind, perm, size, blocks: stored.div_ceil(512), uid, gid, time })
+    }
+
+    /// Change attributes: none can be, but asking for what they are is no error.
+    pub(super) fn set_attr(&self, ino: u64, change: AttrChange) -> FsResult<Attr> {
+        let attr = self.attr(ino)?;
+        let resized = change.size.is_some_and(|size| size != attr.size);
+        if resized || change.access { Err(Errno::EPERM) } else { Ok(attr) }
+    }
+
+    /// Open a file with `flags` (open(2)) for a process of the user `who`.
+    pub(super) fn open(&self, ino: u64, flags: i32, who: u32) -> FsResult<Opened> {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let (file, cache) = match self.node(ino).ok_or(Errno::ENOENT)? {
+            Node::Root => return Err(Errno::EISDIR),
+            Node::Status if writes => return Err(Errno::EACCES),
+            Node::Status => return Ok(Opened::new(CACHED, Caching::Keep)),
+            Node::Snapshot(_) if writes => return Err(Errno::EROFS),
+            Node::Snapshot(file) => return self.open_snapshot(file, who),
+            Node::File(file, cache) => (file, cache),
+        };
+        if writes && self.is_read_only(file) {
+            return Err(Errno::EROFS);
+        }
+        if flags & libc::O_DIRECT != 0 {
+            return Ok(Opened::new(DIRECT, Caching::NothingParallel));
+        }
+        let valid = cache.open();
+        if !file.is_whole() {
+            // The kernel drops pages of earlier mappings by itself.
+            return Ok(Opened::new(MAPPABLE, Caching::NothingParallel));
+        }
+        // The kernel could drop them at the open, but does so after the answer: another program's
+        // open could come in between and keep the old pages for good.
+        let pages = || StalePages::all((ino - FIRST_FILE) as usize);
+        let renewal = (!valid).then(|| (pages(), Renewal(Arc::clone(cache))));
+        Ok(Opened { handle: CACHED, caching: Caching::Keep, renewal })
+    }
+
+    fn open_snapshot(&self, file: &ExportedFile, who: u32) -> FsResult<Opened> {
+        // It takes space and slows writers down, so it is for whoever is responsible for the mount.
+        if ![0, self.uid, nix::unistd::geteuid().as_raw()].contains(&who) {
+            return Err(Errno::EACCES);
+        }
+        let handle = self.snapshots.open(&file.disk).map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => Errno::EBUSY,
+            _ => to_errno(&e),
+        })?;
+        Ok(Opened::new(handle, Caching::Nothing))
+    }
+
+    /// Close a file that was opened as `handle`.
+    pub(super) fn release(&self, ino: u64, handle: u64) {
+        match self.node(ino) {
+            Some(Node::File(_, cache)) if handle == CACHED || handle == MAPPABLE => cache.release(),
+            Some(Node::Snapshot(_)) => self.snapshots.close(handle),
+            _ => {}
+        }
+    }
+
+    /// Up to `len` bytes at `offset`, less at the end of the file; in `buffer` where they cannot be
+    /// had in place.
+    pub(super) fn read<'a>(
+        &'a self,
+        ino: u64,
+        handle: u64,
+        (offset, len): (u64, u64),
+        buffer: &'a mut Vec<u8>,
+    ) -> FsResult<Chunk<'a>> {
+        let found = match self.node(ino).ok_or(Errno::EBADF)? {
+            Node::File(file, cache) => {
+                if file.disk.gap_end().is_some_and(|gap_end| file.start + offset < gap_end) {
+                    cache.reads_gap();
+                }
+                file.read(offset, len, buffer)
+            }
+            Node::Snapshot(file) => {
+                let snapshot = self.snapshots.get(handle).ok_or(Errno::EBADF)?;
+                let len = file.clip(offset, len) as usize;
+                snapshot.read(file.start + offset, len, buffer)
+            }
+            Node::Status => {
+                let text = self.status_bytes();
+                let from = (offset as usize).min(text.len());
+                let to = from.saturating_add(len as usize).min(text.len());
+                Ok(Chunk::Buffer(&text[from..to]))
+            }
+            Node::Root => return Err(Errno::EISDIR),
+        };
+        found.map_err(|e| to_errno(&e))
+    }
+
+    /// Write `data` at `offset`. As on a block device, what still fits is written.
+    pub(super) fn write(&self, ino: u64, path: WritePath, offset: u64, data: &[u8]) -> Changed {
+        let Some(Node::File(file, _)) = self.node(ino) else { return Errno::EBADF.into() };
+        let len = file.clip(offset, data.len() as u64);
+        if len == 0 && !data.is_empty() {
+            return Errno::ENOSPC.into();
+        }
+        // No more than `data` has.
+        let data = &data[..len as usize];
+        self.change(file, (offset, len), path, || file.disk.write_at(data, file.start + offset))
+    }
+
+    /// Punch a hole into a file or make a range of it read as zeros, as fallocate(2) has it in `mode`.
+    pub(super) fn fallocate(
+        &self,
+        ino: u64,
+        path: WritePath,
+        mode: i32,
+        (offset, len): (u64, u64),
+    ) -> Changed {
+        let Some(Node::File(file, _)) = self.node(ino) else { return Errno::EBADF.into() };
+        match file.range_to_zero(mode, offset, len) {
+            Ok(Some((offset, len))) => {
+                self.change(file, (offset, len), path, || file.disk.zero(file.start + offset, len))
+            }
+            Ok(None) => Changed { result: Ok(0), pages: Vec::new(), answer: Answer::First },
+            Err(e) => Errno::from_raw(e).into(),
+        }
+    }
+
+    /// Do `change` to a range of `file`, and say which pages it made stale.
+    fn change(
+        &self,
+        file: &ExportedFile,
+        (offset, len): (u64, u64),
+        path: WritePath,
+        change: impl FnOnce() -> io::Result<()>,
+    ) -> Changed {
+        if self.is_read_only(file) {
+            return Errno::EROFS.into();
+        }
+        let result = change().map(|()| len).map_err(|e| to_errno(&e));
+        let pages = stale_pages(&self.files, file, (offset, len), path);
+        let first = answers_first(file, offset, path);
+        let answer = if first { Answer::First } else { Answer::AfterDropping };
+        Changed { result, pages, answer }
+    }
+
+    /// The first data or hole at or after `offset`. See lseek(2).
+    pub(super) fn seek(&self, ino: u64, handle: u64, offset: u64, what: Seek) -> FsResult<u64> {
+        let data = what == Seek::Data;
+        let found = match self.node(ino) {
+            Some(Node::File(file, _)) => file.seek(offset, data),
+            Some(Node::Snapshot(file)) => {
+                let snapshot = self.snapshots.get(handle).ok_or(Errno::EBADF)?;
+                file.seek_in(offset, data, |at| snapshot.extent_at(at))
+            }
+            _ => return Err(Errno::EBADF),
+        };
+        found.map_err(|e| to_errno(&e))?.ok_or(Errno::ENXIO)
+    }
+
+    /// Bring all acknowledged writes to a file's disk to stable storage.
+    pub(super) fn sync(&self, ino: u64) -> FsResult<()> {
+        match self.node(ino) {
+            Some(Node::File(file, _)) => file.disk.flush().map_err(|e| to_errno(&e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The entries of a directory.
+    pub(super) fn entries(&self, ino: u64) -> FsResult<impl Iterator<Item = (u64, Kind, &str)>> {
+        if ino != ROOT {
+            return Err(Errno::ENOTDIR);
+        }
+        let dots = [(ROOT, Kind::Directory, "."), (ROOT, Kind::Directory, "..")];
+        let files = self.files.iter().zip(FIRST_FILE..);
+        Ok(dots.into_iter().chain(files.map(|((f, _), ino)| (ino, Kind::File, f.name.as_str()))))
+    }
+
+    /// Length of all disks in bytes, and the number of files.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let whole = self.files.iter().filter(|(f, _)| f.is_whole());
+        (whole.map(|(f, _)| f.len).sum(), self.files.len() as u64)
+    }
+
+    /// The inode of the file with this index in the export set.
+    pub(super) fn ino_of(file: usize) -> u64 {
+        FIRST_FILE + file as u64
+    }
+
+    fn first_snapshot(&self) -> u64 {
+        FIRST_FILE + self.files.len() as u64
+    }
+
+    fn node(&self, ino: u64) -> Option<Node<'_>> {
+        let at = |first: u64| self.files.get(usize::try_from(ino.checked_sub(first)?).ok()?);
+        match ino {
+            ROOT => Some(Node::Root),
+            STATUS => self.status.as_ref().map(|_| Node::Status),
+            _ => match at(FIRST_FILE) {
+                Some((file, cache)) => Some(Node::File(file, cache)),
+                None => at(self.first_snapshot()).map(|(file, _)| Node::Snapshot(file)),
+            },
+        }
+    }
+
+    fn status_bytes(&self) -> &[u8] {
+        self.status.as_deref().unwrap_or_default()
+    }
+
+    fn is_read_only(&self, file: &ExportedFile) -> bool {
+        self.read_only || file.is_read_only()
+    }
+}
+
+fn to_errno(e: &io::Error) -> Errno {
+    // A refused write is an answer, not an accident.
+    if e.raw_os_error() != Some(libc::EROFS) {
+        tracing::warn!("I/O error: {e}");
+    }
+    match e.kind() {
+        io::ErrorKind::StorageFull => Errno::ENOSPC,
+        _ => Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)),
+    }
+}

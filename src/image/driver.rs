@@ -1,0 +1,27 @@
+//! What a format of images provides, and what it is given.
+
+use super::Image;
+use crate::Result;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A file that is to be opened as an image: checked, claimed, and open for reading.
+pub(super) struct Opening {
+    pub(super) file: File,
+    /// Length of the file or device in bytes; not 0.
+    pub(super) len: u64,
+    /// Absolute path.
+    pub(super) path: PathBuf,
+}
+
+/// What reads the images of one format.
+pub(super) struct Driver {
+    /// As QEMU and xl call it.
+    pub(super) name: &'static str,
+    /// Endings of file names that stand for it, in lower case.
+    pub(super) extensions: &'static [&'static str],
+    /// Whether the bytes of the file are those of the disk, so that they may look like anything.
+    pub(super) plain: bool,
+    pub(super) open: fn(Opening) -> Result<Arc<dyn Image>>,
+}

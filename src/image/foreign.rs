@@ -1,0 +1,116 @@
+//! Image formats that a file which is taken as raw seems to have.
+//!
+//! A guest decides what its raw image begins with, so what is found here is never followed: the
+//! image is refused, and the user says what it is. Sources: QEMU docs/interop/qcow2.rst and the
+//! `probe` functions in QEMU's block/; Microsoft's "Virtual Hard Disk Image Format Specification".
+
+/// How many bytes of an image are looked at.
+pub(super) const HEAD_LEN: usize = 512;
+
+/// What a format that is not read is called, where its marks lie, and what QEMU calls it.
+struct Signature {
+    at: usize,
+    bytes: &'static [u8],
+    shown: &'static str,
+    qemu_name: &'static str,
+}
+
+const fn mark(
+    at: usize,
+    bytes: &'static [u8],
+    shown: &'static str,
+    qemu_name: &'static str,
+) -> Signature {
+    Signature { at, bytes, shown, qemu_name }
+}
+
+static SIGNATURES: &[Signature] = &[
+    // Version 1 is another format than 2 and 3.
+    mark(0, b"QFI\xfb\0\0\0\x01", "qcow", "qcow"),
+    mark(0, b"QFI\xfb", "qcow2", "qcow2"),
+    mark(0, b"QED\0", "QED", "qed"),
+    mark(0, b"conectix", "VHD", "vpc"),
+    mark(0, b"vhdxfile", "VHDX", "vhdx"),
+    mark(0, b"KDMV", "VMDK", "vmdk"),
+    mark(0, b"COWD", "VMDK", "vmdk"),
+    mark(0, b"# Disk DescriptorFile", "VMDK", "vmdk"),
+    mark(64, &[0x7f, 0x10, 0xda, 0xbe], "VDI", "vdi"),
+    mark(0, b"WithoutFreeSpace", "Parallels", "parallels"),
+    mark(0, b"WithouFreSpacExt", "Parallels", "parallels"),
+];
+
+/// Where a VHD's footer, of which a copy comes first, says what kind it is; and the value of one
+/// that contains only what differs from its parent.
+const VHD_TYPE: std::ops::Range<usize> = 60..64;
+const VHD_DIFFERENCING: [u8; 4] = [0, 0, 0, 4];
+
+/// A format that an image seems to have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Found {
+    /// Its name for people.
+    pub(super) shown: &'static str,
+    /// QEMU's name for it.
+    pub(super) qemu_name: &'static str,
+    /// Whether the file is known to need another one, which QEMU would ignore.
+    pub(super) drops_parent: bool,
+}
+
+/// The format that an image which begins with `head` seems to have.
+pub(super) fn look(head: &[u8]) -> Option<Found> {
+    let has = |s: &&Signature| head.get(s.at..).is_some_and(|rest| rest.starts_with(s.bytes));
+    let found = SIGNATURES.iter().find(has)?;
+    let drops_parent =
+        found.qemu_name == "vpc" && head.get(VHD_TYPE).is_some_and(|kind| kind == VHD_DIFFERENCING);
+    Some(Found { shown: found.shown, qemu_name: found.qemu_name, drops_parent })
+}
+
+/// What to do with an image that has a format which is not read.
+pub(super) fn advice(found: Found, shown: &str) -> String {
+    if found.drops_parent {
+        return format!(
+            "{} is a format that is not read yet, and this one contains only what differs from its \
+             parent. `qemu-img convert` would drop what the parent holds: have Xen merge the chain \
+             first (vhd-util coalesce), or export the disk whole",
+            found.shown
+        );
+    }
+    format!(
+        "{} is a format that is not read yet; convert it (qemu-img convert -f {} -O raw {shown} \
+         root.img)",
+        found.shown, found.qemu_name
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_told_by_their_marks() {
+        let with = |at: usize, bytes: &[u8]| {
+            let mut head = vec![0; HEAD_LEN];
+            head[at..at + bytes.len()].copy_from_slice(bytes);
+            look(&head).map(|found| found.qemu_name)
+        };
+        for s in SIGNATURES {
+            assert_eq!(with(s.at, s.bytes), Some(s.qemu_name));
+            assert_eq!(with(s.at + 1, s.bytes), None);
+        }
+        assert_eq!(with(0, b"QFI\xfb\0\0\0\x03"), Some("qcow2"));
+        assert_eq!(with(0, b""), None);
+        // Shorter than any mark.
+        assert_eq!(look(b"QF"), None);
+    }
+
+    #[test]
+    fn a_chain_is_not_to_be_converted() {
+        let mut head = vec![0; HEAD_LEN];
+        head[..8].copy_from_slice(b"conectix");
+        for (kind, word) in [(2, "-f vpc"), (3, "-f vpc"), (4, "coalesce")] {
+            head[63] = kind;
+            let found = look(&head).unwrap();
+            assert!(advice(found, "a.vhd").contains(word), "{kind}");
+            assert_eq!(found.drops_parent, kind == 4);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Child processes, signals, and mounts that only this program uses.
+//!
+//! The lowest room that starts or ends anything. It knows no disk and no guest: `run`, `finalize`,
+//! `fuse` and the editors of guest filesystems all start processes and end mounts through it.
+
+mod child;
+mod inherit;
+mod mounts;
+mod namespace;
+mod other;
+mod private_dir;
+mod signals;
+mod sweep;
+mod tool;
+mod unmount;
+mod wait;
+
+pub use child::{bound_to_us, end, exec, ourselves, send};
+pub use inherit::Inherited;
+pub use mounts::{MountEntry, mount_table};
+pub use namespace::enter_private_mounts;
+pub use other::OtherProcess;
+pub use private_dir::{make_private_dir, private_dir_name};
+pub use signals::{Stop, ending_signals, hold_ending_signals};
+pub use sweep::{Sweeper, sweep};
+pub use tool::{clean_environment, find_program, find_tool, is_program};
+pub use unmount::{Unmount, unmount};
+pub use wait::poll_until;
