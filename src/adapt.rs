@@ -6,15 +6,17 @@
 mod devices;
 mod legacy_settings;
 mod selection;
+mod step;
 mod steps;
 
 pub use devices::{Device, Devices};
 pub use legacy_settings::LegacySettings;
 pub use selection::Selection;
+pub use step::Step;
+pub use steps::STEPS;
 pub use steps::initrd::DRIVERS;
 pub use steps::network::NETWORK;
 pub use steps::resume::RESUME;
-pub use steps::{STEPS, Step};
 
 use crate::Result;
 use crate::edit::{Draft, Edit};

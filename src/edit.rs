@@ -4,13 +4,14 @@
 //! next one sees the earlier ones. [`apply`] stores a finished draft through a partition file of ours,
 //! so that the edits land in the overlay like any other write. Calls `fs`.
 
+mod apply;
 mod draft;
 mod e2fs;
 mod editor;
 pub mod kernel_driver;
 
+pub use apply::{apply, check_room, set_uuid};
 pub use draft::Draft;
-pub use editor::{apply, check_room, set_uuid};
 
 use std::path::PathBuf;
 

@@ -6,6 +6,5 @@
 
 pub mod about;
 pub mod cmdline;
-pub mod device;
 pub mod drivers;
 pub mod select;

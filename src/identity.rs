@@ -9,6 +9,7 @@
 
 mod copy_in;
 mod first_boot;
+mod guest_text;
 mod hostname;
 mod init;
 mod machine_id;
@@ -17,6 +18,8 @@ mod password;
 mod root_uuid;
 mod selinux;
 mod ssh_keys;
+#[cfg(test)]
+mod testing;
 
 pub use copy_in::CopyIn;
 pub use first_boot::Script;
@@ -25,10 +28,10 @@ pub use password::PasswordHash;
 pub use root_uuid::{RootUuid, UuidChange};
 pub use ssh_keys::SshKeys;
 
+use crate::Result;
 use crate::adapt::{Devices, Selection, draft_steps};
 use crate::edit::{Draft, Edit};
 use crate::fs::GuestFs;
-use crate::{Error, ErrorKind, Result};
 
 /// All that a user can say about who a guest is.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -76,8 +79,8 @@ pub struct Clone<'a> {
 /// As [`propose`](crate::adapt::propose), with what makes the guest somebody of its own.
 ///
 /// # Errors
-/// Those of reading the filesystem; [`ErrorKind::Invalid`], [`ErrorKind::Unsupported`] and
-/// [`ErrorKind::NotFound`] for what cannot be done in this guest.
+/// Those of reading the filesystem; [`Invalid`](crate::ErrorKind::Invalid), [`Unsupported`](crate::ErrorKind::Unsupported)
+/// and [`NotFound`](crate::ErrorKind::NotFound) for what cannot be done in this guest.
 pub fn propose_with_identity(
     root: &dyn GuestFs,
     devices: &Devices,
@@ -119,66 +122,4 @@ pub fn propose_with_identity(
     draft.begin("selinux");
     selinux::draft(draft);
     Ok(drafted.finish())
-}
-
-/// The text of a file; `None` when there is nothing.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`] when there is something that cannot be edited.
-fn text_of(draft: &Draft, path: &str) -> Result<Option<String>> {
-    match draft.text(path) {
-        None if draft.exists(path) => {
-            let what = format!("{path} in the guest is too large, or no regular file");
-            Err(Error::new(ErrorKind::Unsupported, what))
-        }
-        found => Ok(found),
-    }
-}
-
-/// The error for a wish that this guest cannot fulfil.
-fn cannot(kind: ErrorKind, what: impl Into<String>) -> Error {
-    Error::new(kind, what)
-}
-
-#[cfg(test)]
-mod testing {
-    use super::*;
-    use crate::edit::{Change, Content};
-    use crate::fs::MemFs;
-
-    /// What `draft` makes of `fs`: each edit with what a file then holds, `->` and the target of a
-    /// link, `/` for a directory, and nothing for what goes.
-    pub fn drafted(
-        fs: &MemFs,
-        draft: impl FnOnce(&mut Draft) -> Result<()>,
-    ) -> Result<Vec<(String, String)>> {
-        let mut d = Draft::new(fs);
-        draft(&mut d)?;
-        let shown = |edit: Edit| {
-            let text = match edit.change {
-                Change::Rewrite { new: bytes, .. }
-                | Change::Create { content: Content::Bytes(bytes), .. } => {
-                    String::from_utf8(bytes).expect("text")
-                }
-                Change::Create { content: Content::HostFile(path), .. } => {
-                    format!("<{}", path.display())
-                }
-                Change::Symlink { target } => format!("->{target}"),
-                Change::MakeDir(_) => "/".into(),
-                Change::Remove => String::new(),
-            };
-            (edit.path, text)
-        };
-        Ok(d.finish().into_iter().map(shown).collect())
-    }
-
-    /// The filesystem after the edits.
-    pub fn applied(fs: MemFs, edits: &[(String, String)]) -> MemFs {
-        edits.iter().filter(|(_, text)| text != "/").fold(fs, |fs, (path, text)| {
-            match text.strip_prefix("->") {
-                Some(target) => fs.symlink(path, target),
-                None => fs.file(path, text.as_str()),
-            }
-        })
-    }
 }

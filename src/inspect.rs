@@ -6,127 +6,22 @@
 mod checks;
 mod kernels;
 mod partitions;
+mod report;
 mod verdict;
 
-pub use checks::{Check, Outcome};
 pub use kernels::{InitrdReport, KernelFormat, KernelReport};
 pub use partitions::{DiskReport, Journal, PartitionReport};
-pub use verdict::{Answer, Verdict};
+pub use report::{
+    Answer, Check, CommandLine, EditReport, EntryReport, GuestReport, MenuReport, Outcome, Report,
+    Verdict,
+};
 
-use crate::edit::Edit;
 use crate::fs::GuestFs;
 use crate::fs::open::open_fs;
-use crate::guest::about::{
-    self, Distribution, FstabEntry, Gettys, Init, InstalledCloudInit, Interfaces, RootAccount, Tool,
-};
+use crate::guest::about;
 use crate::guest::select::{BootSource, EntrySelector, choose};
 use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
 use crate::{Error, Result};
-use serde::Serialize;
-
-/// All that is known of a guest.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// The guest's name: the config's, else the image's.
-    pub name: String,
-    /// How it comes out.
-    pub verdict: Verdict,
-    /// Its disks as they would be mounted.
-    pub disks: Vec<DiskReport>,
-    /// What its root filesystem tells; `None` when that cannot be read.
-    pub guest: Option<GuestReport>,
-    /// Its boot menu; `None` without one.
-    pub menu: Option<MenuReport>,
-    /// Its kernels: first the one that boots.
-    pub kernels: Vec<KernelReport>,
-    /// The kernel's command line as the guest has it, and as it would boot.
-    pub command_line: Option<CommandLine>,
-    /// What was checked.
-    pub checks: Vec<Check>,
-    /// What would be edited in the guest.
-    pub edits: Vec<EditReport>,
-    /// What else a user should know.
-    pub notes: Vec<String>,
-}
-
-/// What the root filesystem tells.
-#[derive(Debug, Serialize)]
-pub struct GuestReport {
-    /// Name of the partition's file in a mount.
-    pub partition: String,
-    /// `None` when it says nothing of itself.
-    pub distribution: Option<Distribution>,
-    /// As `uname -m` says it.
-    pub architecture: Option<String>,
-    /// `None` when there is no init.
-    pub init: Option<Init>,
-    /// What it calls itself.
-    pub hostname: Option<String>,
-    /// The entries of `/etc/fstab`.
-    pub fstab: Vec<FstabEntry>,
-    /// What the network configuration names.
-    pub network: Interfaces,
-    /// Where somebody can log in.
-    pub console: Gettys,
-    /// Whether root has a password.
-    pub root_account: RootAccount,
-    /// Tools of hypervisors.
-    pub tools: Vec<Tool>,
-    /// `None` when it is not installed.
-    pub cloud_init: Option<InstalledCloudInit>,
-}
-
-/// The boot menu.
-#[derive(Debug, Serialize)]
-pub struct MenuReport {
-    /// Where it is, in the guest.
-    pub path: String,
-    /// What grammar it has.
-    pub format: &'static str,
-    /// Its entries, numbered as `--entry` takes them.
-    pub entries: Vec<EntryReport>,
-}
-
-/// An entry of the boot menu.
-#[derive(Debug, Serialize)]
-pub struct EntryReport {
-    /// Its title; `A>B` in a submenu.
-    pub title: String,
-    /// The kernel as the menu names it; empty when the entry starts no Linux.
-    pub kernel: String,
-    /// Whether it would boot.
-    pub default: bool,
-    /// Whether it starts a hypervisor.
-    pub hypervisor: bool,
-}
-
-/// The kernel's command line.
-#[derive(Debug, Serialize)]
-pub struct CommandLine {
-    /// As the guest or its config has it; `None` when the kernel is none of the guest's menu.
-    pub guest: Option<String>,
-    /// As it would boot.
-    pub boots: String,
-    /// What was changed, and why.
-    pub changes: Vec<String>,
-}
-
-/// An edit.
-#[derive(Debug, Serialize)]
-pub struct EditReport {
-    /// The path in the guest.
-    pub path: String,
-    /// What changes.
-    pub why: String,
-    /// The step that wants it.
-    pub step: &'static str,
-}
-
-impl From<&Edit> for EditReport {
-    fn from(edit: &Edit) -> Self {
-        Self { path: edit.path.clone(), why: edit.why.clone(), step: edit.step }
-    }
-}
 
 /// Look at the guest that `options` describe, through the overlay that `choice` names.
 ///

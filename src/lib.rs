@@ -8,6 +8,7 @@ pub mod bootmenu;
 pub mod bytes;
 pub mod cli;
 pub mod daemon;
+pub mod device_name;
 pub mod disk;
 pub mod edit;
 pub mod error;

@@ -112,7 +112,7 @@ impl TargetNames {
                 return Err(Error::new(ErrorKind::Unsupported, what));
             }
         };
-        let name = format!("{prefix}{}", crate::xen::vdev::disk_letters(*count));
+        let name = format!("{prefix}{}", crate::device_name::disk_letters(*count));
         *count += 1;
         Ok((bus, name))
     }

@@ -1,7 +1,7 @@
 //! Xen domU configs: reading `/etc/xen/NAME.cfg`.
 //!
 //! Owns the config grammar (xl.cfg(5)), disk specs (xl-disk-configuration(5)), device names
-//! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Calls no other room and
+//! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Calls `device_name` only and
 //! reads no file but the config itself; the caller checks whether an image exists.
 //!
 //! Start at [`DomainConfig`]. All input is untrusted: sizes, nesting and counts are limited.
@@ -22,5 +22,5 @@ pub use disk::{Access, DiskFormat, DiskSpec};
 pub use domain::DomainConfig;
 pub use layout::{GuestDisk, GuestDiskContent};
 pub use notes::Note;
-pub use vdev::{Interface, Vdev};
+pub use vdev::parse_vdev;
 pub use vif::{Vif, VifKind};

@@ -1,6 +1,6 @@
 //! What the guest's old device names mean on the new disk.
 
-use crate::guest::device::MachineDevice;
+use crate::device_name::DeviceName;
 
 /// First three bytes of the MAC addresses that QEMU and libvirt make up.
 const QEMU_MAC: &str = "52:54:00:";
@@ -39,11 +39,11 @@ pub struct Devices {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Meaning<'a> {
     /// A partition of the new disk.
-    Here(&'a Device),
+    Present(&'a Device),
     /// A device of the old machine that the new one does not have.
-    Gone,
+    Missing,
     /// Something else, which means the same on every machine.
-    Other,
+    Unrelated,
 }
 
 impl Devices {
@@ -133,19 +133,19 @@ impl Devices {
         }
         if let Some(rest) = name.strip_prefix("/dev/disk/by-path/") {
             return match xen_path(rest) {
-                Some((disk, number)) => self.partition(&disk, number),
+                Some(device) => self.partition(device),
                 // A slot of the old machine.
-                None => Meaning::Gone,
+                None => Meaning::Missing,
             };
         }
         if let Some(id) = name.strip_prefix("/dev/disk/by-id/") {
             let is_drive = OLD_DRIVES.iter().any(|bus| id.starts_with(bus));
-            return if is_drive { Meaning::Gone } else { Meaning::Other };
+            return if is_drive { Meaning::Missing } else { Meaning::Unrelated };
         }
         // Without /dev/ it is a word that only looks like a device.
-        match MachineDevice::parse(name).filter(|_| name.starts_with("/dev/")) {
-            Some(device) => self.partition(device.disk, device.number()),
-            None => Meaning::Other,
+        match DeviceName::parse(name).filter(|_| name.starts_with("/dev/")) {
+            Some(device) => self.partition(device),
+            None => Meaning::Unrelated,
         }
     }
 
@@ -162,15 +162,16 @@ impl Devices {
         // fstab(5) and udev write a blank as `\040` and `\x20`.
         let is_plain = !value.contains('\\');
         match self.complete && is_plain && !self.list.iter().any(|d| has(d, value)) {
-            true => Meaning::Gone,
-            false => Meaning::Other,
+            true => Meaning::Missing,
+            false => Meaning::Unrelated,
         }
     }
 
-    fn partition(&self, disk: &str, number: u32) -> Meaning<'_> {
+    fn partition(&self, name: DeviceName) -> Meaning<'_> {
+        let (disk, number) = (name.letters(), name.number());
         let same = |d: &&Device| d.disk == disk && d.number == number;
         let here = self.list.iter().filter(|_| self.same_names).find(same);
-        here.map_or(Meaning::Gone, Meaning::Here)
+        here.map_or(Meaning::Missing, Meaning::Present)
     }
 }
 
@@ -178,32 +179,16 @@ impl Devices {
 /// LVM, RAID and virtio, are the same on every machine.
 const OLD_DRIVES: [&str; 6] = ["ata-", "scsi-", "wwn-", "nvme-", "ide-", "usb-"];
 
-/// Letters of the disk and number of the partition that udev calls `name` in `/dev/disk/by-path`
-/// under Xen: `xen-vbd-51712-part2` or, for a partition that is a device by itself, `xen-vbd-51714`.
-/// The number is explained in Xen's docs/man/xen-vbd-interface.7.
-fn xen_path(name: &str) -> Option<(String, u32)> {
+/// The device that udev calls `name` in `/dev/disk/by-path` under Xen: `xen-vbd-51712-part2` or, for a
+/// partition that is a device by itself, `xen-vbd-51714`.
+fn xen_path(name: &str) -> Option<DeviceName> {
     let rest = name.strip_prefix("xen-vbd-")?;
     let (device, part) = match rest.split_once("-part") {
         Some((device, part)) => (device, Some(part.parse::<u32>().ok().filter(|n| *n > 0)?)),
         None => (rest, None),
     };
-    let device: u32 = device.parse().ok()?;
-    let (disk, minor) = match (device >> 28, device >> 8) {
-        (1, _) => ((device >> 8) & 0xf_ffff, device & 0xff),
-        (0, 202 | 8) => ((device & 0xff) / 16, device % 16),
-        (0, 3) => ((device & 0xff) / 64, device % 64),
-        _ => return None,
-    };
-    Some((letters(disk), part.unwrap_or(minor.max(1))))
-}
-
-/// Letters of the disk number `index`: `a`, …, `z`, `aa`, ….
-fn letters(index: u32) -> String {
-    let last = char::from(b'a' + (index % 26) as u8);
-    match index / 26 {
-        0 => last.to_string(),
-        more => letters(more - 1) + &last.to_string(),
-    }
+    let found = DeviceName::from_vbd_number(device.parse().ok()?)?;
+    Some(DeviceName { partition: part.unwrap_or(found.partition), ..found })
 }
 
 #[cfg(test)]
@@ -237,8 +222,10 @@ mod tests {
         ] {
             let expected = here.map(str::to_owned);
             match known.meaning(name) {
-                Meaning::Here(device) => assert_eq!(Some(device.spec.clone()), expected, "{name}"),
-                other => assert_eq!((other, expected), (Meaning::Gone, None), "{name}"),
+                Meaning::Present(device) => {
+                    assert_eq!(Some(device.spec.clone()), expected, "{name}")
+                }
+                other => assert_eq!((other, expected), (Meaning::Missing, None), "{name}"),
             }
         }
         for name in [
@@ -256,14 +243,14 @@ mod tests {
             "xvda2",
             "/swapfile",
         ] {
-            assert_eq!(known.meaning(name), Meaning::Other, "{name}");
+            assert_eq!(known.meaning(name), Meaning::Unrelated, "{name}");
         }
         for name in ["UUID=3", "LABEL=data", "PARTUUID=6a1b2c3d-02"] {
-            assert_eq!(devices().meaning(name), Meaning::Other, "{name} may be anywhere");
+            assert_eq!(devices().meaning(name), Meaning::Unrelated, "{name} may be anywhere");
         }
         let opaque = Devices::of(&[("a", 1, "PARTUUID=9", false)], true).and_no_others();
-        assert_eq!(opaque.meaning("UUID=3"), Meaning::Other, "it may be inside");
-        assert_eq!(opaque.meaning("LABEL=x"), Meaning::Other, "it may be inside");
+        assert_eq!(opaque.meaning("UUID=3"), Meaning::Unrelated, "it may be inside");
+        assert_eq!(opaque.meaning("LABEL=x"), Meaning::Unrelated, "it may be inside");
     }
 
     #[test]
@@ -276,10 +263,13 @@ mod tests {
             ("xen-vbd-268446722", "as", 2),
             ("xen-vbd-832-part1", "b", 1),
             ("xen-vbd-2049", "a", 1),
+            ("xen-vbd-5632", "c", 1),
+            ("xen-vbd-5697", "d", 1),
         ] {
-            assert_eq!(xen_path(name), Some((disk.to_owned(), number)), "{name}");
+            let found = xen_path(name).map(|d| (d.letters(), d.number()));
+            assert_eq!(found, Some((disk.to_owned(), number)), "{name}");
         }
-        for other in ["xen-vbd-", "xen-vbd-51712-part0", "xen-vbd-5632", "xen-vbd-4294967295"] {
+        for other in ["xen-vbd-", "xen-vbd-51712-part0", "xen-vbd-896", "xen-vbd-4294967295"] {
             assert_eq!(xen_path(other), None, "{other}");
         }
     }

@@ -1,6 +1,6 @@
 //! Which steps are wanted.
 
-use super::STEPS;
+use super::steps::STEPS;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
 

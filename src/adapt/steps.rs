@@ -3,6 +3,7 @@
 mod agents;
 mod console;
 mod crypttab;
+mod fields;
 mod fstab;
 pub(super) mod initrd;
 mod inittab;
@@ -19,19 +20,7 @@ mod systemd_console;
 pub(super) mod test;
 mod upstart;
 
-use super::Devices;
-use crate::Result;
-use crate::edit::Draft;
-
-/// One kind of edit. It drafts nothing for what is as it should be, so it drafts nothing for what
-/// it has already edited.
-pub struct Step {
-    /// Its name for `--adapt`.
-    pub name: &'static str,
-    /// What it does, in a line; printed in `docs/adaptation.md`.
-    pub what: &'static str,
-    pub(super) draft: fn(&mut Draft, &Devices) -> Result<()>,
-}
+use super::step::Step;
 
 /// All steps, in the order in which they are taken.
 pub const STEPS: &[Step] = &[

@@ -3,8 +3,7 @@
 use super::args::SourceArgs;
 use crate::guest::drivers::{Driver, Place};
 use crate::inspect::{
-    DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, Outcome, PartitionReport,
-    Report, inspect,
+    DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, PartitionReport, Report, inspect,
 };
 use crate::layout::format_size;
 use crate::plan::OverlayChoice;
@@ -100,13 +99,7 @@ fn print(report: &Report, out: &mut String) -> fmt::Result {
     }
     writeln!(out)?;
     for check in &report.checks {
-        let mark = match check.outcome {
-            Outcome::Good => "ok     ",
-            Outcome::Mended => "mended ",
-            Outcome::Warning => "look   ",
-            Outcome::Bad => "BAD    ",
-        };
-        writeln!(out, "{mark}  {:<12} {}", check.name, check.detail)?;
+        writeln!(out, "{:<7}  {:<12} {}", check.outcome.word(), check.name, check.detail)?;
     }
     if !report.edits.is_empty() {
         writeln!(out)?;

@@ -210,9 +210,12 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Length in bytes of the longest path that is edited.
+const MAX_PATH: usize = 900;
+
 /// Whether the tools that store edits can be told of `path`. A symlink may lead to any name.
 fn can_be_stored(path: &str) -> bool {
-    !path.contains(|c: char| matches!(c, '"' | '\\') || c.is_control())
+    path.len() <= MAX_PATH && !path.contains(|c: char| matches!(c, '"' | '\\') || c.is_control())
 }
 
 /// Text, and whether it was Latin-1.
@@ -265,9 +268,11 @@ mod tests {
     #[test]
     fn names_that_no_tool_takes_are_passed_over() {
         let evil = "/real/x\"\nrm /etc/fstab\n";
+        let long = format!("/{}", "x/".repeat(522));
         let fs = MemFs::new().file(evil, "one").symlink("/etc/a", evil).file("/etc/b", "one");
+        let fs = fs.file(&format!("{long}x"), "one").symlink("/etc/c", &format!("{long}x"));
         let edits = drafted(&fs, |d| {
-            for path in ["/etc/a", "/etc/b"] {
+            for path in ["/etc/a", "/etc/b", "/etc/c"] {
                 d.edit(path, |_| Some(("two".into(), "x".into())));
             }
         });

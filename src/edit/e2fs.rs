@@ -7,137 +7,154 @@
 //! filesystem of terabytes, so it only says where things are, and block and inode are written here.
 //! The same edits of the same filesystem give the same bytes: nothing is stamped with today's time.
 
+mod inodes;
 mod labels;
+mod parents;
+mod script;
+mod superblock;
 mod tools;
-pub(super) mod whole;
+mod whole;
 
+use super::editor::Editor;
 use super::{Access, Change, Content, Edit};
 use crate::fs::ext4::inode::InodeFormat;
 use crate::{Error, ErrorKind, Result};
+use inodes::{Inode, Inodes, MappedBlock, blocks};
 use labels::Labels;
-use std::fmt::Write;
+use parents::Parents;
+use script::{Script, quoted};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use superblock::{format, now};
 use tools::Tools;
 
-/// Store `edits` in the filesystem in `partition`. A journal that was not replayed is replayed first.
-pub(super) fn apply(edits: &[Edit], partition: &Path) -> Result<()> {
-    let mut format = format(partition)?;
-    if format.needs_recovery {
-        Tools { partition, now: now(&format) }.e2fsck(&["-E", "journal_only", "-p"])?;
-        format = self::format(partition)?;
+/// The editor for ext2, ext3 and ext4.
+pub(super) struct E2fs;
+
+impl Editor for E2fs {
+    /// A journal that was not replayed is replayed first.
+    fn apply(&self, edits: &[Edit], partition: &Path) -> Result<()> {
+        let mut found = format(partition)?;
+        if found.needs_recovery {
+            Tools { partition, now: now(&found) }.e2fsck(&["-E", "journal_only", "-p"])?;
+            found = format(partition)?;
+        }
+        let tools = Tools { partition, now: now(&found) };
+        let parents = Parents::of(edits);
+        let rewritten = edits.iter().filter(|e| matches!(e.change, Change::Rewrite { .. }));
+        let paths = rewritten.map(|e| e.path.as_str()).chain(parents.existing.iter().copied());
+        let inodes = Inodes::find(&tools, &paths.collect::<BTreeSet<_>>())?;
+        let store = Store { partition, format: found, tools, inodes };
+        store.structure(edits, &parents)?;
+        store.rewrites(edits)
     }
-    let store = Store { partition, format, tools: Tools { partition, now: now(&format) } };
-    store.structure(edits)?;
-    store.rewrites(edits)
-}
 
-/// The present, as far as our edits are concerned: when the filesystem was last written to. The tools
-/// take 0 for "look at the clock".
-fn now(format: &InodeFormat) -> u64 {
-    format.written.max(1)
-}
+    fn check_room(&self, edits: &[Edit], partition: &Path) -> Result<()> {
+        whole::check_room(edits, partition)
+    }
 
-fn superblock(partition: &Path) -> Result<[u8; 1024]> {
-    let mut bytes = [0; 1024];
-    File::open(partition)
-        .and_then(|f| f.read_exact_at(&mut bytes, 1024))
-        .map_err(|e| Error::io("cannot read the guest's superblock", e))?;
-    Ok(bytes)
-}
-
-fn format(partition: &Path) -> Result<InodeFormat> {
-    InodeFormat::parse(&superblock(partition)?)
-        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the guest's superblock is damaged"))
+    fn set_uuid(&self, partition: &Path, uuid: &str) -> Result<()> {
+        whole::set_uuid(partition, uuid)
+    }
 }
 
 /// A file to rewrite, and where its inode and blocks are.
 struct Rewrite<'a> {
     path: &'a str,
+    old: &'a [u8],
     new: &'a [u8],
-    inode: u32,
-    /// Where the inode starts in the partition, in bytes.
-    inode_at: u64,
+    inode: Inode,
     blocks: Vec<MappedBlock>,
-}
-
-/// A block of a file.
-struct MappedBlock {
-    /// Where it is, counted from the start of the filesystem; 0 if nowhere.
-    number: u64,
-    /// It is the file's, but reads as zeros until it is marked as written.
-    unwritten: bool,
 }
 
 struct Store<'a> {
     partition: &'a Path,
     format: InodeFormat,
     tools: Tools<'a>,
+    inodes: Inodes,
 }
 
 impl Store<'_> {
     /// Whatever is new or goes away, in one run of debugfs.
-    fn structure(&self, edits: &[Edit]) -> Result<()> {
-        let mut commands = String::new();
+    fn structure(&self, edits: &[Edit], parents: &Parents) -> Result<()> {
+        let mut script = Script::default();
         let mut contents = Vec::new();
-        let labels = Labels::of_parents(edits, &self.tools)?;
-        for edit in edits {
-            let path = quoted(&edit.path)?;
-            // Writing to a String cannot fail.
-            let _ = match &edit.change {
-                Change::Rewrite { .. } => Ok(()),
-                Change::Remove => writeln!(commands, "rm {path}"),
+        let labels = Labels::of_parents(edits, parents, &self.inodes, &self.tools)?;
+        let mut current = None;
+        for edit in edits.iter().filter(|e| !matches!(e.change, Change::Rewrite { .. })) {
+            let (dir, name) = edit.path.rsplit_once('/').unwrap_or(("", &edit.path));
+            if current.replace(dir) != Some(dir) {
+                self.enter(&mut script, parents, &edit.path)?;
+            }
+            // A name may look like an option or an inode's number.
+            let name = quoted(&format!("./{name}"))?;
+            match &edit.change {
+                Change::Rewrite { .. } => {}
+                Change::Remove => script.push(format!("rm {name}"))?,
                 Change::Symlink { target } => {
-                    writeln!(commands, "symlink {path} {}", quoted(target)?)
+                    script.push(format!("symlink {name} {}", quoted(target)?))?;
                 }
                 Change::MakeDir(access) => {
-                    let _ = writeln!(commands, "mkdir {path}");
-                    owned(&mut commands, &path, 0o040_000, access)
+                    script.push(format!("mkdir {name}"))?;
+                    owned(&mut script, &name, 0o040_000, access)?;
                 }
                 Change::Create { content, access } => {
                     let file = HostCopy::new(content)?;
-                    let _ = writeln!(commands, "write {} {path}", quoted(file.path()?)?);
+                    script.push(format!("write {} {name}", quoted(file.path()?)?))?;
                     contents.push(file);
-                    owned(&mut commands, &path, 0o100_000, access)
+                    owned(&mut script, &name, 0o100_000, access)?;
                 }
-            };
-            if let Some(label) = labels.for_new(edit)? {
-                let _ = writeln!(commands, "ea_set -f {label} {path} {}", labels::NAME);
+            }
+            if let Some(label) = labels.for_new(edit, parents)? {
+                script.push(format!("ea_set -f {label} {name} {}", labels::NAME))?;
             }
         }
-        if commands.is_empty() {
+        if script.is_empty() {
             return Ok(());
         }
-        self.tools.debugfs(&["-w"], &commands).map(drop)
+        self.tools.debugfs(&["-w"], &script).map(drop)
+    }
+
+    /// Go to the directory of `path`: by number to the one that was there before, from there by name.
+    fn enter(&self, script: &mut Script, parents: &Parents, path: &str) -> Result<()> {
+        let above = parents.above(path);
+        script.push(format!("cd <{}>", self.inodes.of(above)?.number))?;
+        let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+        let below = dir.strip_prefix(above.trim_end_matches('/')).unwrap_or_default();
+        for name in below.split('/').filter(|name| !name.is_empty()) {
+            script.push(format!("cd {}", quoted(&format!("./{name}"))?))?;
+        }
+        Ok(())
     }
 
     /// New contents for what exists.
     fn rewrites(&self, edits: &[Edit]) -> Result<()> {
-        let wanted: Vec<(&str, &[u8], &[u8])> = edits
-            .iter()
-            .filter_map(|e| match &e.change {
-                Change::Rewrite { old, new } => Some((&*e.path, &**old, &**new)),
-                _ => None,
-            })
-            .collect();
+        let mut wanted = Vec::new();
+        for edit in edits {
+            if let Change::Rewrite { old, new } = &edit.change {
+                let inode = self.inodes.of(&edit.path)?;
+                wanted.push(Rewrite { path: &edit.path, old, new, inode, blocks: Vec::new() });
+            }
+        }
         if wanted.is_empty() {
             return Ok(());
         }
         self.resize(&wanted)?;
-        let found = self.locate(&wanted)?;
+        self.map(&mut wanted)?;
         let failed = |e| Error::io("cannot write to the guest's filesystem", e);
         let file = File::options().read(true).write(true).open(self.partition).map_err(failed)?;
-        let mut mark = String::new();
-        for rewrite in &found {
+        let mut mark = Script::default();
+        for rewrite in &wanted {
             self.fill(rewrite, &file)?;
+            let unwritten = rewrite.blocks.iter().enumerate().filter(|(_, b)| b.unwritten);
             if rewrite.blocks.iter().any(|b| b.unwritten) {
-                let _ = writeln!(mark, "extent_open {}", quoted(rewrite.path)?);
-                let unwritten = rewrite.blocks.iter().enumerate().filter(|(_, b)| b.unwritten);
+                mark.push(format!("extent_open <{}>", rewrite.inode.number))?;
                 for (i, block) in unwritten {
-                    let _ = writeln!(mark, "set_bmap {i} {}", block.number);
+                    mark.push(format!("set_bmap {i} {}", block.number))?;
                 }
-                mark.push_str("extent_close\n");
+                mark.push("extent_close")?;
             }
         }
         file.sync_data().map_err(failed)?;
@@ -148,91 +165,79 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Give files as many blocks as their new contents need.
-    fn resize(&self, wanted: &[(&str, &[u8], &[u8])]) -> Result<()> {
-        let blocks = |bytes: &[u8]| (bytes.len() as u64).div_ceil(self.format.block_size);
-        let mut commands = String::new();
-        for &(path, old, new) in wanted {
-            let (has, needs) = (blocks(old), blocks(new));
-            let path = quoted(path)?;
-            let _ = match needs {
-                _ if needs > has => writeln!(commands, "fallocate {path} {has} {}", needs - 1),
-                // An empty file may keep its one block, which says nothing of its length.
-                _ if needs.max(1) < has => {
-                    writeln!(commands, "punch {path} {} {}", needs.max(1), has - 1)
-                }
-                _ => Ok(()),
-            };
-        }
-        if commands.is_empty() {
-            return Ok(());
-        }
-        self.tools.debugfs(&["-w"], &commands).map(drop)
+    /// Number of blocks that `bytes` take.
+    fn blocks_of(&self, bytes: &[u8]) -> u64 {
+        (bytes.len() as u64).div_ceil(self.format.block_size)
     }
 
-    /// Where the files' inodes and blocks are.
-    fn locate<'a>(&self, wanted: &[(&'a str, &[u8], &'a [u8])]) -> Result<Vec<Rewrite<'a>>> {
-        let needs = |new: &[u8]| (new.len() as u64).div_ceil(self.format.block_size);
-        let mut commands = String::new();
-        for (path, _, new) in wanted {
-            let path = quoted(path)?;
-            let _ = writeln!(commands, "imap {path}");
-            for i in 0..needs(new) {
-                let _ = writeln!(commands, "bmap {path} {i}");
+    /// Give files as many blocks as their new contents need.
+    fn resize(&self, wanted: &[Rewrite]) -> Result<()> {
+        let mut script = Script::default();
+        for rewrite in wanted {
+            let (has, needs) = (self.blocks_of(rewrite.old), self.blocks_of(rewrite.new));
+            let number = rewrite.inode.number;
+            match needs {
+                _ if needs > has => {
+                    script.push(format!("fallocate <{number}> {has} {}", needs - 1))?;
+                }
+                // An empty file may keep its one block, which says nothing of its length.
+                _ if needs.max(1) < has => {
+                    script.push(format!("punch <{number}> {} {}", needs.max(1), has - 1))?;
+                }
+                _ => {}
             }
         }
-        // -c leaves the bitmaps unread, which on a large filesystem is most of the work.
-        let answers = self.tools.debugfs(&["-c"], &commands)?;
-        // Commands are echoed, and setting the time is answered as well.
-        let ours = answers.lines().skip_while(|line| !line.starts_with("debugfs: imap "));
-        let mut lines = ours.filter(|line| !line.starts_with("debugfs: "));
-        let mut out = Vec::new();
-        for &(path, _, new) in wanted {
-            let mut place = || imap_answer(lines.next()?, lines.next()?);
-            let (inode, block, offset) = place().ok_or_else(|| {
-                Error::new(ErrorKind::Io, format!("debugfs does not say where {path} is"))
-            })?;
-            let of_file = lines.by_ref().take(needs(new) as usize);
-            let blocks: Vec<MappedBlock> = of_file.filter_map(bmap_answer).collect();
-            if blocks.len() as u64 != needs(new) || blocks.iter().any(|b| b.number == 0) {
-                return Err(no_blocks(path));
-            }
-            let inode_at = block * self.format.block_size + offset;
-            out.push(Rewrite { path, new, inode, inode_at, blocks });
+        if script.is_empty() {
+            return Ok(());
         }
-        Ok(out)
+        self.tools.debugfs(&["-w"], &script).map(drop)
+    }
+
+    /// Find out where the files' blocks are.
+    fn map(&self, wanted: &mut [Rewrite]) -> Result<()> {
+        let counts: Vec<(Inode, u64)> =
+            wanted.iter().map(|r| (r.inode, self.blocks_of(r.new))).collect();
+        let found = blocks(&self.tools, &counts)?;
+        for ((rewrite, blocks), (_, count)) in wanted.iter_mut().zip(found).zip(counts) {
+            if blocks.len() as u64 != count || blocks.iter().any(|b| b.number == 0) {
+                return Err(stored_inline(rewrite.path));
+            }
+            rewrite.blocks = blocks;
+        }
+        Ok(())
     }
 
     /// Write a file's new bytes and their number.
     fn fill(&self, rewrite: &Rewrite, partition: &File) -> Result<()> {
         let failed = |e| Error::io(format!("cannot write {} in the guest", rewrite.path), e);
         let block_size = self.format.block_size;
+        let inode_at = rewrite.inode.block * block_size + rewrite.inode.offset;
         let mut inode = vec![0; self.format.inode_size];
-        partition.read_exact_at(&mut inode, rewrite.inode_at).map_err(failed)?;
+        partition.read_exact_at(&mut inode, inode_at).map_err(failed)?;
         if !self.format.is_plain_file(&inode) {
-            return Err(no_blocks(rewrite.path));
+            return Err(stored_inline(rewrite.path));
         }
         for (chunk, block) in rewrite.new.chunks(block_size as usize).zip(&rewrite.blocks) {
-            // As the kernel does, zeros behind the end of the file.
+            // As the kernel does, zeros after the end of the file.
             let mut bytes = chunk.to_vec();
             bytes.resize(block_size as usize, 0);
             partition.write_all_at(&bytes, block.number * block_size).map_err(failed)?;
         }
-        self.format.set_len(&mut inode, rewrite.inode, rewrite.new.len() as u64);
-        partition.write_all_at(&inode, rewrite.inode_at).map_err(failed)
+        self.format.set_len(&mut inode, rewrite.inode.number, rewrite.new.len() as u64);
+        partition.write_all_at(&inode, inode_at).map_err(failed)
     }
 }
 
-fn no_blocks(path: &str) -> Error {
-    let what = format!("{path} lies in no plain blocks in the guest's filesystem");
+fn stored_inline(path: &str) -> Error {
+    let what = format!("{path} is stored inline and cannot be edited in place");
     Error::new(ErrorKind::Unsupported, what)
 }
 
 /// Commands that give `path`, already quoted, its mode and owner.
-fn owned(commands: &mut String, path: &str, kind: u32, access: &Access) -> std::fmt::Result {
-    writeln!(commands, "sif {path} mode 0{:o}", kind | access.mode & 0o7777)?;
-    writeln!(commands, "sif {path} uid {}", access.uid)?;
-    writeln!(commands, "sif {path} gid {}", access.gid)
+fn owned(script: &mut Script, path: &str, kind: u32, access: &Access) -> Result<()> {
+    script.push(format!("sif {path} mode 0{:o}", kind | access.mode & 0o7777))?;
+    script.push(format!("sif {path} uid {}", access.uid))?;
+    script.push(format!("sif {path} gid {}", access.gid))
 }
 
 /// A file of this host that holds what debugfs is to copy.
@@ -260,36 +265,11 @@ impl<'a> HostCopy<'a> {
             Self::Temporary(file) => file.path(),
         };
         path.to_str().ok_or_else(|| {
-            let what = format!("the name of {} is no text that debugfs takes", path.display());
+            let what = format!(
+                "the name of {} is not UTF-8, so debugfs cannot be told of it",
+                path.display()
+            );
             Error::new(ErrorKind::Unsupported, what)
         })
     }
-}
-
-/// The two lines that answer `imap`: the inode's number, and its block and offset in bytes.
-/// `Inode 14 is part of block group 0`, `\tlocated at block 36, offset 0x0d00`.
-fn imap_answer(first: &str, second: &str) -> Option<(u32, u64, u64)> {
-    let number = first.strip_prefix("Inode ")?.split(' ').next()?.parse().ok()?;
-    let place = second.trim().strip_prefix("located at block ")?;
-    let (block, offset) = place.split_once(", offset 0x")?;
-    Some((number, block.parse().ok()?, u64::from_str_radix(offset, 16).ok()?))
-}
-
-/// The line that answers `bmap`: `1174`, or `1174 (uninit)`.
-fn bmap_answer(line: &str) -> Option<MappedBlock> {
-    let line = line.trim();
-    let (number, unwritten) = match line.split_once(' ') {
-        None => (line, false),
-        Some((number, "(uninit)")) => (number, true),
-        Some(_) => return None,
-    };
-    Some(MappedBlock { number: number.parse().ok()?, unwritten })
-}
-
-/// A path as debugfs takes it.
-fn quoted(path: &str) -> Result<String> {
-    if path.chars().any(|c| c == '"' || c == '\\' || c.is_control()) {
-        return Err(Error::new(ErrorKind::Unsupported, "a file name with quotes"));
-    }
-    Ok(format!("\"{path}\""))
 }

@@ -18,15 +18,17 @@ mod root;
 
 pub use child::run_job;
 
+use super::editor::Editor;
 use super::{Access, Change, Content, Edit};
 use crate::fs::KernelMount;
 use crate::process::ourselves;
+use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-/// Words behind the program's name that start [`run_job`].
+/// Words after the program's name that start [`run_job`].
 const SUBCOMMAND: [&str; 2] = ["internal", "edit-mounted"];
 
 /// What the second process is to do; it comes by standard input.
@@ -72,53 +74,70 @@ struct Rights {
     gid: u32,
 }
 
-/// Store `edits` in the filesystem in `partition`, which nobody has mounted.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`] unless this process is root's; otherwise [`ErrorKind::Io`] with what
-/// went wrong: the kernel has no such driver or refuses the filesystem, or a file is not what `edits`
-/// were made for. Edits before the one that failed stay.
-pub(super) fn apply(edits: &[Edit], partition: &Path, mount: &KernelMount) -> Result<()> {
-    let fs_type = mount.fs_type;
-    if !nix::unistd::geteuid().is_root() {
-        let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "only root can edit an {fs_type} filesystem, with the kernel's driver; left as they \
+/// The editor for filesystems that the kernel mounts as this says.
+pub(super) struct KernelDriver(pub(super) KernelMount);
+
+impl Editor for KernelDriver {
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] unless this process is root's; otherwise [`ErrorKind::Io`] with what
+    /// went wrong: the kernel has no such driver or refuses the filesystem, or a file is not what `edits`
+    /// were made for. Edits before the one that failed stay.
+    fn apply(&self, edits: &[Edit], partition: &Path) -> Result<()> {
+        let mount = &self.0;
+        let fs_type = mount.fs_type;
+        if !nix::unistd::geteuid().is_root() {
+            let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "only root can edit an {fs_type} filesystem, with the kernel's driver; left as they \
                  are: {}",
-                paths.join(", ")
-            ),
-        ));
+                    paths.join(", ")
+                ),
+            ));
+        }
+        let failed = |e| Error::io(format!("cannot edit the guest's {fs_type} filesystem"), e);
+        let job = Job {
+            partition: partition.to_path_buf(),
+            fs_type: fs_type.to_owned(),
+            options: mount.options.clone(),
+            tasks: edits.iter().map(task).collect(),
+        };
+        let mut child = ourselves()?
+            .args(SUBCOMMAND)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let sent = match child.stdin.take() {
+            Some(stdin) => serde_json::to_writer(stdin, &job).map_err(std::io::Error::from),
+            None => Ok(()),
+        };
+        let output = child.wait_with_output().map_err(failed)?;
+        if output.status.success() {
+            return sent.map_err(failed);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let reason = said.trim().rsplit('\n').next().unwrap_or_default();
+        let reason = reason.strip_prefix("synthdisk: ").unwrap_or(reason);
+        let reason = if reason.is_empty() { output.status.to_string() } else { reason.to_owned() };
+        Err(failed(std::io::Error::other(in_a_line(&reason).into_owned())))
     }
-    let failed = |e| Error::io(format!("cannot edit the guest's {fs_type} filesystem"), e);
-    let job = Job {
-        partition: partition.to_path_buf(),
-        fs_type: fs_type.to_owned(),
-        options: mount.options.clone(),
-        tasks: edits.iter().map(task).collect(),
-    };
-    let mut child = ourselves()?
-        .args(SUBCOMMAND)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let sent = match child.stdin.take() {
-        Some(stdin) => serde_json::to_writer(stdin, &job).map_err(std::io::Error::from),
-        None => Ok(()),
-    };
-    let output = child.wait_with_output().map_err(failed)?;
-    if output.status.success() {
-        return sent.map_err(failed);
+
+    fn check_room(&self, _: &[Edit], _: &Path) -> Result<()> {
+        // The kernel says by itself when there is none.
+        Ok(())
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let reason = said.trim().rsplit('\n').next().unwrap_or_default();
-    let reason = reason.strip_prefix("synthdisk: ").unwrap_or(reason);
-    let reason = if reason.is_empty() { output.status.to_string() } else { reason.to_owned() };
-    Err(failed(std::io::Error::other(reason)))
+
+    fn set_uuid(&self, _: &Path, _: &str) -> Result<()> {
+        let what = format!(
+            "cannot change the UUID of an {} filesystem; leave out --root-uuid",
+            self.0.fs_type
+        );
+        Err(Error::new(ErrorKind::Unsupported, what))
+    }
 }
 
 fn task(edit: &Edit) -> Task {

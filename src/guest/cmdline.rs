@@ -3,7 +3,7 @@
 //! Sources: Linux `Documentation/admin-guide/kernel-parameters.txt`; `lib/cmdline.c` for quotes;
 //! `init/do_mounts.c` for what the kernel resolves by itself (`PARTUUID=`, but no `UUID=`).
 
-use super::device::MachineDevice;
+use crate::device_name::DeviceName;
 
 /// What the disk and its boot say about the command line.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -117,7 +117,7 @@ fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>
     let is_former = uuid.is_some_and(|uuid| {
         ctx.former_uuids.iter().any(|former| former.eq_ignore_ascii_case(uuid))
     });
-    let new = if device.is_empty() || MachineDevice::parse(&device).is_some() || is_former {
+    let new = if device.is_empty() || DeviceName::parse(&device).is_some() || is_former {
         wanted
     } else if by_name && !ctx.has_initrd {
         by_partuuid
@@ -199,7 +199,7 @@ fn resume(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<Strin
         uuid.zip(all).is_some_and(|(uuid, all)| !all.iter().any(|u| u.eq_ignore_ascii_case(uuid)))
     };
     let mends = |w: &String| {
-        value(w, "resume").is_some_and(|d| MachineDevice::parse(d).is_some() || is_lost(d))
+        value(w, "resume").is_some_and(|d| DeviceName::parse(d).is_some() || is_lost(d))
     };
     let Some(first) = words.iter().position(mends) else { return };
     let new = match &ctx.swap_uuid {

@@ -1,7 +1,7 @@
 //! Files and directories of this host for the guest.
 
-use super::{Draft, cannot, mounts};
-use crate::edit::{Access, Content};
+use super::mounts;
+use crate::edit::{Access, Content, Draft};
 use crate::fs::{FileKind, GuestFile};
 use crate::{Error, ErrorKind, Result};
 use std::fs::{File, Metadata};
@@ -65,7 +65,7 @@ fn text(path: &Path) -> Result<&str> {
              control characters or no UTF-8",
             path.display()
         );
-        cannot(ErrorKind::Unsupported, what)
+        Error::new(ErrorKind::Unsupported, what)
     })
 }
 
@@ -75,7 +75,7 @@ fn directory(draft: &mut Draft, path: &str, access: Access) -> Result<()> {
     for above in ends.map(|end| &path[..end]).filter(|above| !above.is_empty()) {
         if draft.root().stat(above).is_ok_and(|stat| stat.kind != FileKind::Dir) {
             let what = format!("--copy-in: {above} in the guest is no directory");
-            return Err(cannot(ErrorKind::Invalid, what));
+            return Err(Error::new(ErrorKind::Invalid, what));
         }
     }
     draft.make_dir(path, access);
@@ -90,11 +90,11 @@ fn put(draft: &mut Draft, source: &Path, path: &str, level: usize) -> Result<()>
     let there = draft.root().lstat(path).ok().map(|stat| stat.kind);
     let in_the_way = |what: &str| {
         let what = format!("--copy-in: {path} in the guest is {what}");
-        Err(cannot(ErrorKind::Invalid, what))
+        Err(Error::new(ErrorKind::Invalid, what))
     };
     if about.is_dir() {
         if level == MOST_LEVELS {
-            return Err(cannot(ErrorKind::Invalid, "--copy-in: directories too deep"));
+            return Err(Error::new(ErrorKind::Invalid, "--copy-in: directories too deep"));
         }
         directory(draft, path, Access::root(mode(&about)))?;
         let mut entries: Vec<PathBuf> = Vec::new();
@@ -125,7 +125,7 @@ fn put(draft: &mut Draft, source: &Path, path: &str, level: usize) -> Result<()>
         }
     } else {
         let what = format!("--copy-in: {} is no file, directory or symlink", source.display());
-        return Err(cannot(ErrorKind::Unsupported, what));
+        return Err(Error::new(ErrorKind::Unsupported, what));
     }
     Ok(())
 }
@@ -171,9 +171,9 @@ fn fill(file: &mut dyn GuestFile, at: u64, buf: &mut [u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::drafted;
     use super::*;
     use crate::fs::MemFs;
+    use crate::identity::testing::drafted;
     use std::fs;
 
     #[test]

@@ -5,8 +5,7 @@
 //! holds, so that the same script is the same at the next mount.
 
 use super::init::{Init, run_level};
-use super::{Draft, cannot};
-use crate::edit::{Access, Content};
+use crate::edit::{Access, Content, Draft};
 use crate::{Error, ErrorKind, Result};
 use uuid::Uuid;
 
@@ -130,7 +129,7 @@ pub(super) fn draft(draft: &mut Draft, scripts: &[Script]) -> Result<()> {
         return Ok(());
     }
     let Some(init) = Init::of(draft) else {
-        return Err(cannot(
+        return Err(Error::new(
             ErrorKind::Unsupported,
             "--run-first: the guest's init is neither systemd, sysvinit, upstart nor OpenRC, so \
              nothing can be told to run the script",
@@ -226,9 +225,9 @@ fn link(draft: &mut Draft, path: &str, target: &str, why: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{applied, drafted};
     use super::*;
     use crate::fs::MemFs;
+    use crate::identity::testing::{applied, drafted};
 
     fn script(name: &str, text: &str) -> Script {
         Script::new(name, name, text.into()).unwrap()

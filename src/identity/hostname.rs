@@ -1,6 +1,7 @@
 //! The guest's name: hostname(5), hosts(5), and where distributions of old keep it.
 
-use super::{Draft, text_of};
+use super::guest_text::text_of;
+use crate::edit::Draft;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
 
@@ -205,9 +206,9 @@ fn hosts(text: &str, old: &str, new: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{applied, drafted};
     use super::*;
     use crate::fs::MemFs;
+    use crate::identity::testing::{applied, drafted};
 
     fn edits(fs: &MemFs, name: &str) -> Vec<(String, String)> {
         drafted(fs, |d| draft(d, &Hostname::parse(name).unwrap())).unwrap()

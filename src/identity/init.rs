@@ -1,6 +1,6 @@
 //! What starts the guest's services.
 
-use super::Draft;
+use crate::edit::Draft;
 
 /// Kinds of init that can be told to run something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

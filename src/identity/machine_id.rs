@@ -6,9 +6,9 @@
 //! NetworkManager tell DHCP servers derives from it; leases, keys and seeds lie in files of their own.
 //! What is not what the image has is the clone's own by now, and stays.
 
-use super::Draft;
 use super::first_boot::{enable_in, start_with, write};
 use super::init::Init;
+use crate::edit::Draft;
 use crate::edit::MAX_FILE;
 use crate::fs::{FileKind, GuestFs};
 use crate::{ErrorKind, Result};
@@ -169,9 +169,9 @@ fn keys_come_back(draft: &mut Draft, init: Option<Init>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{applied, drafted};
     use super::*;
     use crate::fs::MemFs;
+    use crate::identity::testing::{applied, drafted};
 
     fn run(fs: &MemFs, pristine: Option<&dyn GuestFs>) -> Vec<(String, String)> {
         drafted(fs, |d| {

@@ -1,7 +1,7 @@
 //! What of the guest's tree is not on its root filesystem.
 
-use super::{Draft, cannot};
-use crate::{ErrorKind, Result};
+use crate::edit::Draft;
+use crate::{Error, ErrorKind, Result};
 
 /// Refuse a path that another filesystem will hide from the guest, as its fstab has it.
 ///
@@ -24,7 +24,7 @@ pub(super) fn on_root(draft: &Draft, path: &str, option: &str) -> Result<()> {
         let below =
             |p: &str| p.strip_prefix(dir).is_some_and(|r| r.is_empty() || r.starts_with('/'));
         if below(path) || below(&full) {
-            return Err(cannot(
+            return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
                     "{option}: {dir} is a filesystem of its own in this guest, as its /etc/fstab \

@@ -1,6 +1,7 @@
 //! Root's password, as a hash in shadow(5).
 
-use super::{Draft, cannot, text_of};
+use super::guest_text::text_of;
+use crate::edit::Draft;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
 
@@ -50,14 +51,14 @@ const SHADOW: &str = "/etc/shadow";
 
 pub(super) fn draft(draft: &mut Draft, hash: &PasswordHash) -> Result<()> {
     let Some(text) = text_of(draft, SHADOW)? else {
-        return Err(cannot(
+        return Err(Error::new(
             ErrorKind::NotFound,
             "--root-password-hash: there is no /etc/shadow in the guest",
         ));
     };
     if !text.lines().any(|l| l.starts_with("root:") && l.split(':').count() > 2) {
         let what = "--root-password-hash: there is no root in the guest's /etc/shadow";
-        return Err(cannot(ErrorKind::NotFound, what));
+        return Err(Error::new(ErrorKind::NotFound, what));
     }
     draft.edit(SHADOW, |text| {
         let new: String = text.split_inclusive('\n').map(|line| with_hash(line, hash)).collect();
@@ -80,9 +81,9 @@ fn with_hash(line: &str, hash: &PasswordHash) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{applied, drafted};
     use super::*;
     use crate::fs::MemFs;
+    use crate::identity::testing::{applied, drafted};
 
     const SHA512: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
 

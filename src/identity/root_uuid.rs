@@ -1,6 +1,6 @@
 //! A UUID of its own for the root filesystem, wherever the guest writes it down.
 
-use super::Draft;
+use crate::edit::Draft;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
 use uuid::Uuid;
@@ -106,9 +106,9 @@ fn replace(text: &str, from: &str, to: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{applied, drafted};
     use super::*;
     use crate::fs::MemFs;
+    use crate::identity::testing::{applied, drafted};
 
     #[test]
     fn words() {

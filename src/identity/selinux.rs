@@ -1,7 +1,6 @@
 //! Labels for new files where SELinux insists on them.
 
-use super::Draft;
-use crate::edit::{Access, Change, Content};
+use crate::edit::{Access, Change, Content, Draft};
 
 /// Have the guest label its files at the next boot when it has new ones and enforces SELinux:
 /// they have the label of their directory, which for some (keys of SSH, scripts) is not the right one. See selinux-autorelabel(8).
@@ -19,9 +18,9 @@ pub(super) fn draft(draft: &mut Draft) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::drafted;
     use super::*;
     use crate::fs::MemFs;
+    use crate::identity::testing::drafted;
 
     #[test]
     fn only_for_new_files() {

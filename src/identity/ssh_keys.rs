@@ -1,7 +1,8 @@
 //! Who may log in by key: `authorized_keys` of sshd(8).
 
-use super::{Draft, cannot, mounts, text_of};
-use crate::edit::{Access, Content};
+use super::guest_text::text_of;
+use super::mounts;
+use crate::edit::{Access, Content, Draft};
 use crate::{Error, ErrorKind, Result};
 
 /// Public keys of one user of the guest.
@@ -130,7 +131,7 @@ fn user(draft: &Draft, name: &str) -> Result<User> {
         Some(user) => Ok(user),
         // Whatever the file says, that is who root is.
         None if name == "root" => Ok(User { uid: 0, gid: 0, home: "/root".into() }),
-        None => Err(cannot(ErrorKind::NotFound, what())),
+        None => Err(Error::new(ErrorKind::NotFound, what())),
     }
 }
 
@@ -173,9 +174,9 @@ pub(super) fn draft(draft: &mut Draft, wanted: &SshKeys) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{applied, drafted};
     use super::*;
     use crate::fs::MemFs;
+    use crate::identity::testing::{applied, drafted};
 
     const KEY: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me@here";

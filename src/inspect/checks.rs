@@ -1,35 +1,10 @@
 //! What can be right or wrong with a guest that moves to KVM, one by one.
 
-use super::Report;
+use super::partitions::Journal;
+use super::report::{Check, Outcome, Report};
 use crate::guest::about::{Hypervisor, RootAccount};
 use crate::plan::Plan;
 use crate::qemu::DiskBus;
-use serde::Serialize;
-
-/// A check and how it came out.
-#[derive(Debug, Serialize)]
-pub struct Check {
-    /// What was looked at, in a word or two; stable, for scripts.
-    pub name: &'static str,
-    /// How it came out.
-    pub outcome: Outcome,
-    /// What was seen, for a person.
-    pub detail: String,
-}
-
-/// How a check came out.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// As it should be.
-    Good,
-    /// synthdisk mends it, in the overlay.
-    Mended,
-    /// It works, but somebody should look at it.
-    Warning,
-    /// The guest will not work because of it.
-    Bad,
-}
 
 /// All checks that can be made of this guest.
 pub(super) fn checks(report: &Report, plan: &Plan) -> Vec<Check> {
@@ -56,8 +31,8 @@ fn check(name: &'static str, outcome: Outcome, detail: impl Into<String>) -> Opt
 fn kernel_format(report: &Report) -> Option<Check> {
     let kernel = report.kernels.iter().find(|k| k.default)?;
     match &kernel.problem {
-        None => check("kernel", Outcome::Good, format!("{} can start on KVM", kernel.path)),
-        Some(problem) => check("kernel", Outcome::Bad, format!("{}: {problem}", kernel.path)),
+        None => check("kernel", Outcome::Ok, format!("{} can start on KVM", kernel.path)),
+        Some(problem) => check("kernel", Outcome::Fail, format!("{}: {problem}", kernel.path)),
     }
 }
 
@@ -68,26 +43,22 @@ fn disk_driver(report: &Report, plan: &Plan) -> Option<Check> {
     let kernel = report.kernels.iter().find(|k| k.default);
     let bus = boot.hardware.bus;
     if boot.extra_initrd {
-        return check(NAME, Outcome::Mended, "the initrd lacks virtio, /lib/modules has it");
+        return check(NAME, Outcome::Fixed, "the initrd lacks virtio, /lib/modules has it");
     }
     if bus != DiskBus::default() {
-        return check(
-            NAME,
-            Outcome::Warning,
-            format!("no virtio; the disk goes to {}", bus.name()),
-        );
+        return check(NAME, Outcome::Warn, format!("no virtio; the disk goes to {}", bus.name()));
     }
     if let Some(warning) = boot.warnings.first() {
-        return check(NAME, Outcome::Bad, warning.clone());
+        return check(NAME, Outcome::Fail, warning.clone());
     }
     match kernel.map(|k| &k.drivers) {
         Some(drivers) if drivers.early(&["virtio_pci", "virtio_blk"]) => {
-            check(NAME, Outcome::Good, "virtio is there from the start")
+            check(NAME, Outcome::Ok, "virtio is there from the start")
         }
         Some(drivers) if drivers.modules_dir.is_some() => {
-            check(NAME, Outcome::Warning, "virtio is not there from the start")
+            check(NAME, Outcome::Warn, "virtio is not there from the start")
         }
-        _ => check(NAME, Outcome::Warning, "not known: the guest has no modules for this kernel"),
+        _ => check(NAME, Outcome::Warn, "not known: the guest has no modules for this kernel"),
     }
 }
 
@@ -98,13 +69,13 @@ fn root_by_uuid(report: &Report) -> Option<Check> {
     if let Some(lost) = boots.filter(|root| is_lost(root, report)) {
         let what =
             format!("root={lost}: no partition here has that, so the guest will wait for it");
-        return check("root", Outcome::Bad, what);
+        return check("root", Outcome::Fail, what);
     }
     let lasting = root.is_some_and(|r| {
         ["UUID=", "LABEL=", "PARTUUID=", "/dev/mapper/"].iter().any(|p| r.starts_with(p))
     });
     let said = root.map_or("the boot menu names no root".into(), |r| format!("root={r}"));
-    check("root", if lasting { Outcome::Good } else { Outcome::Mended }, said)
+    check("root", if lasting { Outcome::Ok } else { Outcome::Fixed }, said)
 }
 
 /// The last `root=` of a command line, which is the one that counts.
@@ -129,14 +100,14 @@ fn is_lost(root: &str, report: &Report) -> bool {
     }
 }
 
-fn mended(report: &Report, step: &str) -> bool {
+fn has_edit_of(report: &Report, step: &str) -> bool {
     report.edits.iter().any(|e| e.step == step)
 }
 
 fn fstab(report: &Report) -> Option<Check> {
     let guest = report.guest.as_ref()?;
     if guest.fstab.is_empty() {
-        return check("fstab", Outcome::Warning, "/etc/fstab has no entries");
+        return check("fstab", Outcome::Warn, "/etc/fstab has no entries");
     }
     let foreign = guest.fstab.iter().filter(|e| e.machine_dependent);
     let mut named: Vec<&str> = foreign.map(|e| e.source.as_str()).collect();
@@ -146,11 +117,11 @@ fn fstab(report: &Report) -> Option<Check> {
     let edit = report.edits.iter().find(|e| e.step == "fstab");
     match (named.is_empty(), edit) {
         // Such as UUIDs and labels of disks that are not there.
-        (true, Some(edit)) => check("fstab", Outcome::Mended, edit.why.clone()),
-        (true, None) => check("fstab", Outcome::Good, "names no disk of the old machine"),
-        (false, Some(_)) => check("fstab", Outcome::Mended, format!("names {}", named.join(", "))),
+        (true, Some(edit)) => check("fstab", Outcome::Fixed, edit.why.clone()),
+        (true, None) => check("fstab", Outcome::Ok, "names no disk of the old machine"),
+        (false, Some(_)) => check("fstab", Outcome::Fixed, format!("names {}", named.join(", "))),
         // What is left after the edits was found harmless: it has nofail.
-        (false, None) => check("fstab", Outcome::Warning, format!("names {}", named.join(", "))),
+        (false, None) => check("fstab", Outcome::Warn, format!("names {}", named.join(", "))),
     }
 }
 
@@ -160,17 +131,17 @@ fn network(report: &Report) -> Option<Check> {
     let names = network.names.join(", ");
     let old = network.names.iter().any(|n| n.starts_with("eth") || n.starts_with("enX"));
     match (network.names.is_empty(), old) {
-        (true, _) => check("network", Outcome::Good, "the configuration names no interface"),
+        (true, _) => check("network", Outcome::Ok, "the configuration names no interface"),
         (false, true) if boots.contains("net.ifnames=0") => {
-            check("network", Outcome::Mended, format!("configures {names}"))
+            check("network", Outcome::Fixed, format!("configures {names}"))
         }
         (false, true) => {
-            check("network", Outcome::Warning, format!("configures {names}; it may be ens3 here"))
+            check("network", Outcome::Warn, format!("configures {names}; it may be ens3 here"))
         }
         (false, false) => check(
             "network",
-            Outcome::Warning,
-            format!("configures {names}, which hang on where the card is plugged in"),
+            Outcome::Warn,
+            format!("configures {names}, which depend on the PCI slot"),
         ),
     }
 }
@@ -181,24 +152,24 @@ fn console(report: &Report) -> Option<Check> {
     let xen: Vec<&str> = console.terminals.iter().filter(is_xen).map(String::as_str).collect();
     let edited = ["inittab", "upstart", "systemd-console", "openrc", "securetty"]
         .iter()
-        .any(|step| mended(report, step));
+        .any(|step| has_edit_of(report, step));
     if edited {
         let what = if xen.is_empty() { "no root login on ttyS0".into() } else { xen.join(", ") };
-        return check("console", Outcome::Mended, format!("login on {what} moves to ttyS0"));
+        return check("console", Outcome::Fixed, format!("login on {what} moves to ttyS0"));
     }
     match xen.is_empty() {
-        true => check("console", Outcome::Good, "no login waits for a console of Xen"),
-        false => check("console", Outcome::Warning, format!("a login on {}", xen.join(", "))),
+        true => check("console", Outcome::Ok, "no login waits for a console of Xen"),
+        false => check("console", Outcome::Warn, format!("a login on {}", xen.join(", "))),
     }
 }
 
 fn shadow(report: &Report) -> Option<Check> {
     let (outcome, detail) = match report.guest.as_ref()?.root_account {
-        RootAccount::Password => (Outcome::Good, "root has a password"),
-        RootAccount::Locked => (Outcome::Good, "root has no password that works: log in by key"),
-        RootAccount::NoPassword => (Outcome::Warning, "root needs no password"),
-        RootAccount::Missing => (Outcome::Warning, "/etc/shadow has no line for root"),
-        RootAccount::NoFile => (Outcome::Warning, "/etc/shadow cannot be read"),
+        RootAccount::Password => (Outcome::Ok, "root has a password"),
+        RootAccount::Locked => (Outcome::Ok, "root has no password that works: log in by key"),
+        RootAccount::NoPassword => (Outcome::Warn, "root needs no password"),
+        RootAccount::Missing => (Outcome::Warn, "/etc/shadow has no line for root"),
+        RootAccount::NoFile => (Outcome::Warn, "/etc/shadow cannot be read"),
     };
     check("shadow", outcome, detail)
 }
@@ -207,15 +178,15 @@ fn clean(report: &Report, plan: &Plan) -> Option<Check> {
     let (disk, number) = plan.root?;
     let partition = report.disks.get(disk)?.partitions.iter().find(|p| p.number == number)?;
     match partition.journal? {
-        super::Journal::Clean => check("journal", Outcome::Good, "the filesystem is clean"),
-        super::Journal::Dirty if !partition.kind.starts_with("ext") => check(
+        Journal::Clean => check("journal", Outcome::Ok, "the filesystem is clean"),
+        Journal::Dirty if !partition.kind.starts_with("ext") => check(
             "journal",
-            Outcome::Good,
+            Outcome::Ok,
             "the guest was not shut down; its kernel replays the journal when it boots",
         ),
-        super::Journal::Dirty => check(
+        Journal::Dirty => check(
             "journal",
-            Outcome::Mended,
+            Outcome::Fixed,
             "the guest was not shut down; its journal is replayed in the overlay",
         ),
     }
@@ -228,23 +199,23 @@ fn tools(report: &Report) -> Option<Check> {
         foreign.iter().map(|t| format!("{} ({})", t.name, t.hypervisor)).collect();
     let names = names.join(", ");
     if foreign.is_empty() {
-        return check("tools", Outcome::Good, "no tools of another hypervisor");
+        return check("tools", Outcome::Ok, "no tools of another hypervisor");
     }
-    if mended(report, "agents") {
-        return check("tools", Outcome::Mended, format!("{names}: disabled where it would fail"));
+    if has_edit_of(report, "agents") {
+        return check("tools", Outcome::Fixed, format!("{names}: disabled where it would fail"));
     }
     match foreign.iter().any(|t| t.clashes) {
-        true => check("tools", Outcome::Warning, format!("{names}: better uninstalled")),
-        false => check("tools", Outcome::Good, format!("{names}: does nothing without Xen")),
+        true => check("tools", Outcome::Warn, format!("{names}: better uninstalled")),
+        false => check("tools", Outcome::Ok, format!("{names}: does nothing without Xen")),
     }
 }
 
 fn cloud_init(report: &Report) -> Option<Check> {
     let (outcome, detail) = match report.guest.as_ref()?.cloud_init.as_ref() {
-        None => (Outcome::Good, "not installed"),
-        Some(c) if !c.enabled => (Outcome::Good, "installed, but disabled"),
-        Some(c) if c.nocloud => (Outcome::Good, "takes a seed of --cloud-init"),
-        Some(_) => (Outcome::Warning, "its list of sources has no NoCloud: a seed is not seen"),
+        None => (Outcome::Ok, "not installed"),
+        Some(c) if !c.enabled => (Outcome::Ok, "installed, but disabled"),
+        Some(c) if c.nocloud => (Outcome::Ok, "takes a seed of --cloud-init"),
+        Some(_) => (Outcome::Warn, "its list of sources has no NoCloud: a seed is not seen"),
     };
     check("cloud-init", outcome, detail)
 }
@@ -256,12 +227,12 @@ fn firmware(report: &Report) -> Option<Check> {
     });
     let table = disk.table;
     match (table, efi) {
-        ("as it is", _) => check("firmware", Outcome::Good, "a disk of its own; boots by itself"),
+        ("as it is", _) => check("firmware", Outcome::Ok, "a disk of its own; boots by itself"),
         (_, true) => check(
             "firmware",
-            Outcome::Good,
+            Outcome::Ok,
             format!("was made for EFI; boots by BIOS with the direct loader ({table})"),
         ),
-        (_, false) => check("firmware", Outcome::Good, format!("BIOS ({table})")),
+        (_, false) => check("firmware", Outcome::Ok, format!("BIOS ({table})")),
     }
 }

@@ -1,36 +1,11 @@
 //! The answer that a person wants.
 
-use super::checks::Outcome;
-use super::{EditReport, PartitionReport, Report};
+use super::partitions::PartitionReport;
+use super::report::{Answer, EditReport, Outcome, Report, Verdict};
 use crate::Error;
 use crate::plan::Plan;
 use crate::qemu::DiskBus;
 use nix::unistd::geteuid;
-use serde::Serialize;
-
-/// Whether the guest boots on KVM.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Answer {
-    /// As it is.
-    Boots,
-    /// With what synthdisk changes in the overlay or on the command line.
-    BootsWithEdits,
-    /// Not as it is.
-    #[default]
-    DoesNotBoot,
-}
-
-/// The answer, and why.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Verdict {
-    /// In a word, for scripts.
-    pub answer: Answer,
-    /// In a sentence, for a person.
-    pub text: String,
-    /// What the user can do about it; `None` when there is nothing to be done.
-    pub advice: Option<String>,
-}
 
 fn no(text: impl Into<String>, advice: &str) -> Verdict {
     Verdict {
@@ -44,7 +19,7 @@ fn no(text: impl Into<String>, advice: &str) -> Verdict {
 pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> Verdict {
     if let Some(e) = failure {
         // Most of these sentences say themselves what can be done.
-        return no(e.to_string(), "give a kernel with --kernel and --initrd, or mend what it says");
+        return no(e.to_string(), "give a kernel with --kernel and --initrd, or fix what it says");
     }
     let Some(boot) = &plan.boot else {
         let whole = plan.disks.first().is_some_and(|d| d.layout.is_none());
@@ -59,16 +34,16 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
             false => no("it has no boot loader of ours", "leave out --bootloader none"),
         };
     };
-    let bad = report.checks.iter().find(|c| c.outcome == Outcome::Bad);
-    if let Some(bad) = bad {
+    let failed = report.checks.iter().find(|c| c.outcome == Outcome::Fail);
+    if let Some(check) = failed {
         let uuid = root_partition(report, plan).and_then(|p| p.uuid.as_deref());
-        return match (bad.name, uuid) {
+        return match (check.name, uuid) {
             ("root", Some(uuid)) => no(
-                bad.detail.clone(),
+                check.detail.clone(),
                 &format!("name its root filesystem with --append root=UUID={uuid}"),
             ),
             _ => no(
-                bad.detail.clone(),
+                check.detail.clone(),
                 "give a kernel that has the drivers, with --kernel and --initrd",
             ),
         };

@@ -1,8 +1,8 @@
 //! Which partition is meant: from the names that a Xen guest uses to those that hold on KVM.
 
 use crate::adapt::{LegacySettings, NETWORK, RESUME, Selection};
+use crate::device_name::DeviceName;
 use crate::guest::cmdline::{CmdlineContext, adapt};
-use crate::guest::device::MachineDevice;
 use crate::layout::PartitionKind;
 
 /// What the kernel's command line may call a partition.
@@ -149,14 +149,14 @@ impl CmdlineRules {
         if let Some(partuuid) = name.strip_prefix("PARTUUID=") {
             return self.partitions.iter().find(|p| p.partuuid.eq_ignore_ascii_case(partuuid));
         }
-        let device = MachineDevice::parse(name)?;
-        self.partitions.iter().find(|p| p.disk == device.disk && p.number == device.number())
+        let device = DeviceName::parse(name)?;
+        self.partitions.iter().find(|p| p.disk == device.letters() && p.number == device.number())
     }
 }
 
 /// The letters of the disk that the last `root=` among `words` names.
 pub(super) fn root_disk(words: &str) -> Option<String> {
-    Some(MachineDevice::parse(&last_value(words, "root")?)?.disk.to_owned())
+    Some(DeviceName::parse(&last_value(words, "root")?)?.letters())
 }
 
 /// The value of the last `key=` among `words`.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::lexer::{clip, error_at};
 use super::notes::Note;
-use super::vdev::Vdev;
+use super::vdev::parse_vdev;
+use crate::device_name::DeviceName;
 use crate::{Error, ErrorKind, Result};
 
 /// The format of an image, "format" in xl-disk-configuration(5).
@@ -59,7 +60,7 @@ pub struct DiskSpec {
     /// The image's format.
     pub format: DiskFormat,
     /// The disk, and the partition of it, that the guest sees.
-    pub vdev: Vdev,
+    pub vdev: DeviceName,
     /// Whether the guest may write.
     pub access: Access,
     /// Whether it is a cdrom drive.
@@ -335,7 +336,7 @@ impl Scan {
                     "no vdev; name the guest's device, as in '/path/disk.img,raw,xvda,rw'",
                 ));
             }
-            Some(name) => Vdev::parse(name)?,
+            Some(name) => parse_vdev(name)?,
         };
         let target = self.target.take().filter(|t| !t.is_empty());
         if target.is_none() && !self.cdrom {

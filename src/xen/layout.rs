@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::disk::DiskSpec;
 use super::lexer::error_at;
-use super::vdev::{Interface, Vdev, disk_letters};
+use crate::device_name::{DeviceName, Family, disk_letters};
 use crate::{ErrorKind, Result};
 
 /// A disk that the guest sees.
@@ -13,7 +13,7 @@ pub struct GuestDisk<'a> {
     /// The disk's number: 0 for `xvda`.
     pub disk: u32,
     /// Its device family.
-    pub interface: Interface,
+    pub family: Family,
     /// What it is made of.
     pub content: GuestDiskContent<'a>,
 }
@@ -30,7 +30,7 @@ pub enum GuestDiskContent<'a> {
 impl GuestDisk<'_> {
     /// The guest's name for the disk under Xen: `xvda`.
     pub fn name(&self) -> String {
-        Vdev { disk: self.disk, interface: self.interface, partition: 0 }.disk_name()
+        DeviceName { disk: self.disk, family: self.family, partition: 0 }.disk_name()
     }
 
     /// The specs that it is made of.
@@ -55,10 +55,10 @@ impl GuestDisk<'_> {
 
 /// Groups specs by disk, ordered by number; see [`super::DomainConfig::layout`].
 pub(super) fn group(specs: &[DiskSpec]) -> Result<Vec<GuestDisk<'_>>> {
-    let mut disks: BTreeMap<(u32, Interface), BTreeMap<u32, &DiskSpec>> = BTreeMap::new();
+    let mut disks: BTreeMap<(u32, Family), BTreeMap<u32, &DiskSpec>> = BTreeMap::new();
     for spec in specs {
-        let Vdev { disk, interface, partition } = spec.vdev;
-        let parts = disks.entry((disk, interface)).or_default();
+        let DeviceName { disk, family, partition } = spec.vdev;
+        let parts = disks.entry((disk, family)).or_default();
         if let Some(other) = parts.insert(partition, spec) {
             let what = format!(
                 "{} is the same device as on line {}; name each once",
@@ -73,7 +73,7 @@ pub(super) fn group(specs: &[DiskSpec]) -> Result<Vec<GuestDisk<'_>>> {
         }
     }
     let mut out: Vec<GuestDisk<'_>> = Vec::with_capacity(disks.len());
-    for ((disk, interface), mut parts) in disks {
+    for ((disk, family), mut parts) in disks {
         let content = match parts.remove(&0) {
             Some(whole) => {
                 if let Some(part) = parts.values().next() {
@@ -88,7 +88,7 @@ pub(super) fn group(specs: &[DiskSpec]) -> Result<Vec<GuestDisk<'_>>> {
             }
             None => GuestDiskContent::Partitions(parts.into_iter().collect()),
         };
-        let new = GuestDisk { disk, interface, content };
+        let new = GuestDisk { disk, family, content };
         // xvda and a cdrom hda can coexist; two disks with one letter can't.
         if let Some(last) = out.iter().rfind(|d| d.disk == disk && !d.is_cdrom()) {
             if !new.is_cdrom() {

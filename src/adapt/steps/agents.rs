@@ -3,10 +3,10 @@
 //! is masked (systemd.unit(5)), a job overridden (init(5) of upstart), a start link removed. Agents
 //! of other hypervisors are none of our business.
 
-use super::Step;
 use super::systemd_console::enabled;
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {

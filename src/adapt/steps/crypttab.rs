@@ -1,11 +1,11 @@
 //! `/etc/crypttab`: devices of encrypted volumes. See crypttab(5), which Debian's and systemd's
 //! tools read in the same way.
 
-use super::Step;
-use super::fstab::{replace_field, with_options};
-use super::lines::edit_lines;
+use super::fields::{replace_field, with_options};
+use super::lines::{edit_lines, is_comment};
 use crate::Result;
 use crate::adapt::devices::{Devices, Meaning};
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
@@ -24,13 +24,13 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
 
 /// What stands for the device of an entry, if that is on the new disk.
 fn spec<'a>(fields: &[&str], devices: &'a Devices) -> Meaning<'a> {
-    let Some(name) = fields.get(1) else { return Meaning::Other };
+    let Some(name) = fields.get(1) else { return Meaning::Unrelated };
     match devices.meaning(name) {
         // It would not be a filesystem if this entry had ever been true of it.
-        Meaning::Here(device)
+        Meaning::Present(device)
             if is_random(fields) && !device.swap && device.spec.starts_with("UUID=") =>
         {
-            Meaning::Gone
+            Meaning::Missing
         }
         meaning => meaning,
     }
@@ -43,7 +43,7 @@ fn is_random(fields: &[&str]) -> bool {
 fn entry(line: &str, devices: &Devices) -> Option<(String, String)> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     match spec(&fields, devices) {
-        Meaning::Here(device) => {
+        Meaning::Present(device) => {
             // With a new key at each boot nothing that is stored in the device, such as a UUID, lasts.
             let spec = match is_random(&fields) {
                 true => format!("PARTUUID={}", device.partuuid),
@@ -52,7 +52,7 @@ fn entry(line: &str, devices: &Devices) -> Option<(String, String)> {
             let why = format!("{} became {spec}", fields[1]);
             Some((replace_field(line, 1, &spec), why))
         }
-        Meaning::Gone => {
+        Meaning::Missing => {
             if fields.get(3).is_some_and(|o| o.split(',').any(|o| o == "noauto")) {
                 return None;
             }
@@ -61,18 +61,18 @@ fn entry(line: &str, devices: &Devices) -> Option<(String, String)> {
                 Some(_) => line.to_owned(),
                 None => replace_field(line, 2, "none"),
             };
-            let why = format!("{} is not there and became nofail", fields[1]);
+            let why = format!("{} not found; added nofail", fields[1]);
             Some((replace_field(&line, 3, &options), why))
         }
-        Meaning::Other => None,
+        Meaning::Unrelated => None,
     }
 }
 
 /// Names of the volumes in `text` that nobody will open, since their devices are not there.
 pub(super) fn closed(text: &str, devices: &Devices) -> Vec<String> {
-    let entries = text.lines().filter(|line| !super::lines::is_comment(line));
+    let entries = text.lines().filter(|line| !is_comment(line));
     let fields = entries.map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    fields.filter(|f| spec(f, devices) == Meaning::Gone).map(|f| f[0].to_owned()).collect()
+    fields.filter(|f| spec(f, devices) == Meaning::Missing).map(|f| f[0].to_owned()).collect()
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! machine does not have keeps its line, but no boot waits for it or fails over it any more.
 
 use super::console::is_systemd;
+use super::crypttab;
+use super::fields::{replace_field, with_options};
 use super::lines::{in_short, is_comment};
-use super::{Step, crypttab};
 use crate::Result;
 use crate::adapt::devices::{Device, Devices, Meaning};
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
@@ -19,14 +21,14 @@ pub(super) const STEP: Step = Step {
 fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     let crypttab = draft.text("/etc/crypttab").unwrap_or_default();
     let closed = crypttab::closed(&crypttab, devices);
-    let missed = Missed::by(draft);
-    draft.edit("/etc/fstab", |text| edit(text, devices, &closed, missed));
+    let mounter = BootMounter::by(draft);
+    draft.edit("/etc/fstab", |text| edit(text, devices, &closed, mounter));
     Ok(())
 }
 
-/// Who mounts what fstab lists, and so what must be said of a device that may be missing.
+/// What mounts the entries of fstab at boot, which decides how an entry becomes optional.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Missed {
+enum BootMounter {
     /// systemd would wait for 90 s before it starts what needs the directory (systemd.mount(5)).
     Systemd,
     /// mountall(8), Ubuntu's until 14.10, waits for ever unless told `nobootwait`.
@@ -37,7 +39,7 @@ enum Missed {
     Scripts,
 }
 
-impl Missed {
+impl BootMounter {
     fn by(draft: &Draft) -> Self {
         if is_systemd(draft) || !draft.exists("/sbin/init") {
             Self::Systemd
@@ -69,10 +71,10 @@ fn edit(
     text: &str,
     devices: &Devices,
     closed: &[String],
-    missed: Missed,
+    mounter: BootMounter,
 ) -> Option<(String, String)> {
     // Subvolumes of the root filesystem are mounted by the name that it has.
-    let of_root = |f: &Vec<&str>| f[1] == "/" && devices.meaning(f[0]) != Meaning::Other;
+    let of_root = |f: &Vec<&str>| f[1] == "/" && devices.meaning(f[0]) != Meaning::Unrelated;
     let roots: Vec<&str> =
         text.lines().filter_map(fields).filter(of_root).map(|fields| fields[0]).collect();
     let mut swaps = spare_swaps(text, devices).into_iter();
@@ -89,7 +91,7 @@ fn edit(
             // nofail would not do: the unit of a mount that was tried counts as failed.
             match with_options(options, &["noauto"]) {
                 Some(options) => {
-                    changes.push(format!("{mount} is Xen's and became noauto"));
+                    changes.push(format!("{mount} belongs to Xen; added noauto"));
                     out.push_str(&replace_field(line, 3, &options));
                 }
                 None => out.push_str(line),
@@ -99,28 +101,28 @@ fn edit(
         let is_closed =
             name.strip_prefix("/dev/mapper/").is_some_and(|n| closed.iter().any(|c| c == n));
         let meaning = match devices.meaning(name) {
-            Meaning::Other if is_closed => Meaning::Gone,
-            Meaning::Other => Meaning::Other,
+            Meaning::Unrelated if is_closed => Meaning::Missing,
+            Meaning::Unrelated => Meaning::Unrelated,
             _ if roots.contains(&name) && kind != "swap" => {
-                devices.root().map_or(Meaning::Gone, Meaning::Here)
+                devices.root().map_or(Meaning::Missing, Meaning::Present)
             }
-            Meaning::Here(device) if device.swap == (kind == "swap") => Meaning::Here(device),
-            _ if kind == "swap" => swaps.next().map_or(Meaning::Gone, Meaning::Here),
-            _ => Meaning::Gone,
+            Meaning::Present(device) if device.swap == (kind == "swap") => Meaning::Present(device),
+            _ if kind == "swap" => swaps.next().map_or(Meaning::Missing, Meaning::Present),
+            _ => Meaning::Missing,
         };
         match meaning {
-            Meaning::Here(device) => {
+            Meaning::Present(device) => {
                 changes.push(format!("{name} became {}", device.spec));
                 out.push_str(&replace_field(line, 0, &device.spec));
             }
-            Meaning::Gone => match not_missed(line, options, missed) {
+            Meaning::Missing => match optional(line, options, mounter) {
                 Some(line) => {
-                    changes.push(format!("{name} is not there and became nofail"));
+                    changes.push(format!("{name} not found; added nofail"));
                     out.push_str(&line);
                 }
                 None => out.push_str(line),
             },
-            Meaning::Other => out.push_str(line),
+            Meaning::Unrelated => out.push_str(line),
         }
     }
     (!changes.is_empty()).then(|| (out, in_short(&changes)))
@@ -130,7 +132,7 @@ fn edit(
 fn spare_swaps<'a>(text: &str, devices: &'a Devices) -> Vec<&'a Device> {
     let is_meant = |swap: &&Device| {
         text.lines().filter_map(fields).filter(|f| f[2] == "swap").any(|f| {
-            f[0].eq_ignore_ascii_case(&swap.spec) || devices.meaning(f[0]) == Meaning::Here(swap)
+            f[0].eq_ignore_ascii_case(&swap.spec) || devices.meaning(f[0]) == Meaning::Present(swap)
         })
     };
     devices.swaps().filter(|swap| !is_meant(swap)).collect()
@@ -138,51 +140,18 @@ fn spare_swaps<'a>(text: &str, devices: &'a Devices) -> Vec<&'a Device> {
 
 /// The entry `line` of a device that may be missing; `None` when it says so already, or nobody asks for
 /// the device at boot.
-fn not_missed(line: &str, options: Option<&str>, missed: Missed) -> Option<String> {
+fn optional(line: &str, options: Option<&str>, mounter: BootMounter) -> Option<String> {
     if options.is_some_and(|o| o.split(',').any(|o| o == "noauto")) {
         return None;
     }
     let with_options =
-        with_options(options, missed.options()).map(|options| replace_field(line, 3, &options));
+        with_options(options, mounter.options()).map(|options| replace_field(line, 3, &options));
     let line = with_options.as_deref().unwrap_or(line);
     let pass = line.split_ascii_whitespace().nth(5);
-    match pass.filter(|pass| missed == Missed::Scripts && *pass != "0") {
+    match pass.filter(|pass| mounter == BootMounter::Scripts && *pass != "0") {
         Some(_) => Some(replace_field(line, 5, "0")),
         None => with_options,
     }
-}
-
-/// `options` with those of `more` that it lacks; `None` when it lacks none. Of an option with a
-/// value, any value will do.
-pub(super) fn with_options(options: Option<&str>, more: &[&str]) -> Option<String> {
-    let key = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
-    let mut all: Vec<&str> = options.map_or(Vec::new(), |o| o.split(',').collect());
-    let before = all.len();
-    for option in more {
-        if !all.iter().any(|there| key(there) == key(option)) {
-            all.push(option);
-        }
-    }
-    (all.len() > before).then(|| all.join(","))
-}
-
-/// `line` with its field number `index` replaced, or added at its end, all white space kept.
-pub(super) fn replace_field(line: &str, index: usize, new: &str) -> String {
-    let mut start = 0;
-    for field in 0.. {
-        let rest = &line[start..];
-        let begin = start + (rest.len() - rest.trim_start_matches([' ', '\t']).len());
-        let len = line[begin..].find(char::is_whitespace).unwrap_or(line.len() - begin);
-        if len == 0 {
-            break;
-        }
-        if field == index {
-            return format!("{}{new}{}", &line[..begin], &line[begin + len..]);
-        }
-        start = begin + len;
-    }
-    let content = line.trim_end();
-    format!("{content} {new}{}", &line[content.len()..])
 }
 
 #[cfg(test)]
@@ -207,10 +176,10 @@ mod tests {
         let text = "# /etc/fstab\n#\nproc            /proc           proc    defaults        0 0\n\
                     /dev/xvda1 none swap sw 0 0\n\
                     /dev/xvda2 / ext4 noatime,errors=remount-ro 0 1\n";
-        let (new, why) = edit(text, &devices(), &[], Missed::Systemd).unwrap();
+        let (new, why) = edit(text, &devices(), &[], BootMounter::Systemd).unwrap();
         assert_eq!(new, text.replace("/dev/xvda1", "UUID=swap").replace("/dev/xvda2", "UUID=root"));
         assert_eq!(why, "/dev/xvda1 became UUID=swap, /dev/xvda2 became UUID=root");
-        assert_eq!(edit(&new, &devices(), &[], Missed::Systemd), None);
+        assert_eq!(edit(&new, &devices(), &[], BootMounter::Systemd), None);
     }
 
     #[test]
@@ -242,7 +211,11 @@ mod tests {
                 "/dev/xvda1 /srv ext4 defaults,nofail,x-systemd.device-timeout=5s 0 0",
             ),
         ] {
-            assert_eq!(edit(line, &devices(), &[], Missed::Systemd).unwrap().0, expected, "{line}");
+            assert_eq!(
+                edit(line, &devices(), &[], BootMounter::Systemd).unwrap().0,
+                expected,
+                "{line}"
+            );
         }
         for same in [
             "UUID=root / ext4 defaults 0 1\n",
@@ -262,7 +235,7 @@ mod tests {
             "\n",
             "",
         ] {
-            assert_eq!(edit(same, &devices(), &[], Missed::Systemd), None, "{same}");
+            assert_eq!(edit(same, &devices(), &[], BootMounter::Systemd), None, "{same}");
         }
     }
 
@@ -271,7 +244,7 @@ mod tests {
         let devices =
             Devices::of(&[("a", 1, "UUID=root", false), ("a", 2, "UUID=swap", true)], false);
         let text = "/dev/xvda2 / ext4 defaults 0 1\n/dev/xvda1 none swap sw 0 0\n/dev/xvda3 /home ext4 x 0 0\n";
-        let (new, _) = edit(text, &devices, &[], Missed::Systemd).unwrap();
+        let (new, _) = edit(text, &devices, &[], BootMounter::Systemd).unwrap();
         assert_eq!(
             new,
             "UUID=root / ext4 defaults 0 1\nUUID=swap none swap sw 0 0\n/dev/xvda3 /home ext4 x,nofail,x-systemd.device-timeout=5s 0 0\n"
@@ -281,12 +254,12 @@ mod tests {
     #[test]
     fn a_swap_area_is_used_once() {
         let text = "/dev/xvdb none swap sw 0 0\n/dev/xvda1 none swap sw 0 0\n";
-        let (new, _) = edit(text, &devices(), &[], Missed::Systemd).unwrap();
+        let (new, _) = edit(text, &devices(), &[], BootMounter::Systemd).unwrap();
         assert_eq!(
             new,
             "/dev/xvdb none swap sw,nofail,x-systemd.device-timeout=5s 0 0\nUUID=swap none swap sw 0 0\n"
         );
-        assert_eq!(edit(&new, &devices(), &[], Missed::Systemd), None);
+        assert_eq!(edit(&new, &devices(), &[], BootMounter::Systemd), None);
     }
 
     #[test]
@@ -295,7 +268,8 @@ mod tests {
                     UUID=other /srv ext4 defaults 0 2\nUUID=old none swap sw 0 0\n\
                     /dev/mapper/vault /vault ext4 defaults 0 2\n";
         let (new, _) =
-            edit(text, &devices().and_no_others(), &["vault".into()], Missed::Systemd).unwrap();
+            edit(text, &devices().and_no_others(), &["vault".into()], BootMounter::Systemd)
+                .unwrap();
         assert_eq!(
             new,
             "UUID=root / ext4 defaults 0 1\nUUID=home /home ext4 defaults 0 2\n\
@@ -304,7 +278,7 @@ mod tests {
              /dev/mapper/vault /vault ext4 defaults,nofail,x-systemd.device-timeout=5s 0 2\n"
         );
         assert_eq!(
-            edit(text, &devices(), &[], Missed::Systemd),
+            edit(text, &devices(), &[], BootMounter::Systemd),
             None,
             "they may be on a disk that nobody looked at"
         );
@@ -314,16 +288,16 @@ mod tests {
     #[test]
     fn who_mounts_says_how() {
         let text = "/dev/xvdb1 /data ext3 defaults 1 2\n";
-        for (missed, expected) in [
-            (Missed::Scripts, "/dev/xvdb1 /data ext3 defaults,nofail 1 0\n"),
-            (Missed::Mountall, "/dev/xvdb1 /data ext3 defaults,nofail,nobootwait 1 2\n"),
+        for (mounter, expected) in [
+            (BootMounter::Scripts, "/dev/xvdb1 /data ext3 defaults,nofail 1 0\n"),
+            (BootMounter::Mountall, "/dev/xvdb1 /data ext3 defaults,nofail,nobootwait 1 2\n"),
         ] {
-            let (new, _) = edit(text, &devices(), &[], missed).unwrap();
+            let (new, _) = edit(text, &devices(), &[], mounter).unwrap();
             assert_eq!(new, expected);
-            assert_eq!(edit(&new, &devices(), &[], missed), None, "once is enough");
+            assert_eq!(edit(&new, &devices(), &[], mounter), None, "once is enough");
         }
         let (new, _) =
-            edit("/dev/xvdb1 /d ext3 nofail 0 2\n", &devices(), &[], Missed::Scripts).unwrap();
+            edit("/dev/xvdb1 /d ext3 nofail 0 2\n", &devices(), &[], BootMounter::Scripts).unwrap();
         assert_eq!(new, "/dev/xvdb1 /d ext3 nofail 0 0\n");
         let fs = || MemFs::new().file("/sbin/init", "").file("/etc/fstab", text);
         assert_eq!(
@@ -343,7 +317,7 @@ mod tests {
         let text = "/dev/xvda2 / btrfs defaults 0 0\n/dev/xvda2 /home btrfs subvol=@/home 0 0\n\
                     /dev/xvda3 /srv ext4 defaults 0 0\n";
         let one = Devices::of(&[("a", 1, "UUID=root", false)], false);
-        let (new, _) = edit(text, &one, &[], Missed::Systemd).unwrap();
+        let (new, _) = edit(text, &one, &[], BootMounter::Systemd).unwrap();
         assert_eq!(
             new,
             "UUID=root / btrfs defaults 0 0\nUUID=root /home btrfs subvol=@/home 0 0\n\
@@ -359,16 +333,16 @@ mod tests {
                     PARTUUID=0f0f-1 /mnt vfat defaults 0 0\n";
         let one = || Devices::of(&[("a", 1, "UUID=root", false)], true);
         let known = one().with_label("a", 1, "cloudimg-rootfs").and_no_others();
-        let (new, _) = edit(text, &known, &[], Missed::Systemd).unwrap();
+        let (new, _) = edit(text, &known, &[], BootMounter::Systemd).unwrap();
         assert_eq!(
             new,
             "LABEL=cloudimg-rootfs / ext4 discard 0 1\n\
              LABEL=UEFI /boot/efi vfat umask=0077,nofail,x-systemd.device-timeout=5s 0 1\n\
              PARTUUID=0f0f-1 /mnt vfat defaults,nofail,x-systemd.device-timeout=5s 0 0\n"
         );
-        assert_eq!(edit(text, &one(), &[], Missed::Systemd), None, "they may be anywhere");
+        assert_eq!(edit(text, &one(), &[], BootMounter::Systemd), None, "they may be anywhere");
         let root = "PARTUUID=0f0f-2 / ext4 rw 0 1\n";
-        let (new, _) = edit(root, &known, &[], Missed::Systemd).unwrap();
+        let (new, _) = edit(root, &known, &[], BootMounter::Systemd).unwrap();
         assert_eq!(new, "UUID=root / ext4 rw 0 1\n");
     }
 }

@@ -1,8 +1,8 @@
 //! Drivers for an initrd that has none for the disk.
 
-use super::Step;
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 /// Name of the step.

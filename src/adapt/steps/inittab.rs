@@ -1,11 +1,11 @@
 //! `/etc/inittab` of sysvinit and busybox: the getty on Xen's console moves to the serial port. See
 //! inittab(5), and `init/init.c` of busybox, where the first field is the terminal.
 
-use super::Step;
 use super::console::{SERIAL, is_systemd, names_serial, xen_tty};
 use super::lines::{comment_out, edit_lines, is_comment, replace_word};
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {

@@ -4,10 +4,10 @@
 //! Xen's modules are not found, or say `ENODEV`, without Xen. systemd-modules-load.service fails over
 //! a module that is not found, and up to systemd 230 or so over `ENODEV` as well.
 
-use super::Step;
 use super::lines::{assigned, comment_out, edit_lines, replace_word};
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {

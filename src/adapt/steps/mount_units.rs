@@ -4,11 +4,11 @@
 //! `What=` takes paths only, so a UUID is written as one. A swap unit has the device in its own name
 //! and cannot be told of another; fstab's step sees to swap.
 
-use super::Step;
 use super::lines::{assigned, edit_lines};
 use super::systemd_console::enabled;
 use crate::Result;
 use crate::adapt::devices::{Devices, Meaning};
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
@@ -30,8 +30,10 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
             continue;
         };
         let uuid = match devices.meaning(what) {
-            Meaning::Other => continue,
-            Meaning::Here(device) if !is_swap && !device.swap => device.spec.strip_prefix("UUID="),
+            Meaning::Unrelated => continue,
+            Meaning::Present(device) if !is_swap && !device.swap => {
+                device.spec.strip_prefix("UUID=")
+            }
             _ => None,
         };
         let Some(uuid) = uuid else {
@@ -54,7 +56,7 @@ fn disable(draft: &mut Draft, path: &str, what: &str) {
     let name = path.rsplit('/').next();
     for link in enabled(draft) {
         if link.rsplit('/').next() == name {
-            draft.remove(&link, format!("{what} is not there: disabled"));
+            draft.remove(&link, format!("{what} not found; disabled"));
         }
     }
 }
@@ -91,10 +93,10 @@ mod tests {
         let said: Vec<String> = made.iter().map(|e| format!("{}: {}", e.path, e.why)).collect();
         let links = format!("{UNITS}/local-fs.target.wants");
         let expected = [
-            format!("{links}/dev-xvda1.swap: /dev/xvda1 is not there: disabled"),
-            format!("{links}/gone.mount: /dev/xvdb1 is not there: disabled"),
+            format!("{links}/dev-xvda1.swap: /dev/xvda1 not found; disabled"),
+            format!("{links}/gone.mount: /dev/xvdb1 not found; disabled"),
             format!("{UNITS}/here.mount: /dev/xvda2 became /dev/disk/by-uuid/r"),
-            format!("{links}/label.mount: /dev/disk/by-label/data is not there: disabled"),
+            format!("{links}/label.mount: /dev/disk/by-label/data not found; disabled"),
         ];
         assert_eq!(said, expected);
         let again = applied(fs, &made);

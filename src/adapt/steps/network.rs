@@ -5,17 +5,19 @@
 //! that so, in the initrd and after it. `enX0` is then made from `eth0` by a file for systemd-udevd.
 
 mod cards;
+mod names;
 mod netplan;
 mod networkd;
 mod stale;
 
-use super::Step;
 use super::lines::is_comment;
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::{Draft, MAX_FILE};
 use crate::fs::GuestFs;
 use cards::Cards;
+use names::{NETWORKD, PLACES, old_name, old_names};
 
 /// Name of the step.
 pub const NETWORK: &str = "network";
@@ -35,19 +37,6 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// Files and directories in which distributions configure interfaces by name.
-const PLACES: [&str; 10] = [
-    "/etc/network/interfaces",
-    "/etc/network/interfaces.d",
-    "/etc/sysconfig/network-scripts",
-    "/etc/sysconfig/network",
-    netplan::DIR,
-    networkd::DIR,
-    stale::KEYFILES,
-    "/etc/netctl",
-    "/etc/conf.d/net",
-    "/etc/dhcpcd.conf",
-];
 /// Files of one directory that are looked at, at most.
 const MOST: usize = 100;
 
@@ -77,21 +66,6 @@ fn file_has_old_name(root: &dyn GuestFs, path: &str) -> bool {
     let mut cards = Cards::of(&devices);
     netplan::edit_file(path, &text, &mut cards).is_some()
         || networkd::edit_file(path, &text, &mut cards).is_some()
-}
-
-/// The first name of an interface of the old machine in `text`, as a word of its own: `eth` or `enX`,
-/// and its number.
-fn old_name(text: &str) -> Option<(&'static str, u32)> {
-    old_names(text).next()
-}
-
-fn old_names(text: &str) -> impl Iterator<Item = (&'static str, u32)> {
-    super::lines::words(text).filter_map(|word| {
-        let kind = ["eth", "enX"].into_iter().find(|kind| word.starts_with(kind))?;
-        let rest = &word[kind.len()..];
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        Some((kind, rest[..digits].parse().ok()?))
-    })
 }
 
 /// Files that give cards their Xen names `enX0` again, where the configuration has these.
@@ -126,7 +100,7 @@ fn links(draft: &mut Draft) {
             "# By synthdisk: without Xen, the card that was {kind}{number} is eth{number} at first.\n\
              [Match]\nOriginalName=eth{number}\n\n[Link]\nName={kind}{number}\n"
         );
-        let path = format!("{}/10-synthdisk-{kind}{number}.link", networkd::DIR);
+        let path = format!("{}/10-synthdisk-{kind}{number}.link", NETWORKD);
         draft.rewrite(&path, text, format!("the card eth{number} stays {kind}{number}"));
     }
 }

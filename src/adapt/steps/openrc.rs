@@ -1,11 +1,11 @@
 //! OpenRC's service for a getty is a symlink to `/etc/init.d/agetty` whose name tells the terminal:
 //! `agetty.hvc0`. It and what is said of it in `/etc/conf.d` move to the serial port.
 
-use super::Step;
 use super::console::{SERIAL, is_xen_tty};
 use super::lines::replace_word;
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step =

@@ -4,13 +4,13 @@
 //! What stands here takes effect when the guest next makes an initrd; what its command line says is
 //! adapted there. Boot menus and what they are made from (`/etc/default/grub`) are left alone.
 
-use super::Step;
 use super::lines::{assigned, edit_lines};
 use crate::Result;
 use crate::adapt::devices::{Devices, Meaning};
+use crate::adapt::step::Step;
+use crate::device_name::DeviceName;
 use crate::edit::{Draft, MAX_FILE};
 use crate::fs::GuestFs;
-use crate::guest::device::MachineDevice;
 
 /// Name of the step.
 pub const RESUME: &str = "resume";
@@ -53,7 +53,7 @@ pub(crate) fn configured(root: &dyn GuestFs) -> Option<String> {
         let mut values = text.lines().rev().filter_map(|line| assigned(line, "RESUME"));
         found = values.next().map(|v| v.trim_matches(['"', '\'']).to_owned()).or(found);
     }
-    found.filter(|device| MachineDevice::parse(device).is_some() || device.starts_with("UUID="))
+    found.filter(|device| DeviceName::parse(device).is_some() || device.starts_with("UUID="))
 }
 
 /// `line` with the value of `key` put right; `none` says that there is no such device.
@@ -61,8 +61,8 @@ fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<
     let value = assigned(line, key)?;
     let device = value.trim_matches(['"', '\'']);
     let new = match devices.meaning(device) {
-        Meaning::Other => return None,
-        Meaning::Here(device) if device.swap => device.spec.as_str(),
+        Meaning::Unrelated => return None,
+        Meaning::Present(device) if device.swap => device.spec.as_str(),
         _ => devices.swaps().next().map_or(none, |swap| swap.spec.as_str()),
     };
     // uswsusp takes paths only.

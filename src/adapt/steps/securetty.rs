@@ -1,11 +1,11 @@
 //! `/etc/securetty`: terminals on which root may log in. See securetty(5). Where the file lets root
 //! in on some terminal, it does so on the serial port; where it lists none, that stays so.
 
-use super::Step;
 use super::console::{SERIAL, is_xen_tty, names_serial};
 use super::lines::is_comment;
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {

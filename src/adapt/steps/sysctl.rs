@@ -1,10 +1,10 @@
 //! Kernel settings that only Xen's kernels have: `xen.independent_wallclock` and its like. systemd
 //! passes over them, but procps' `sysctl` complains at each boot, and its init script fails.
 
-use super::Step;
 use super::lines::{comment_out, edit_lines};
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {

@@ -3,10 +3,10 @@
 //! unit: systemd-getty-generator(8) starts a getty on each console that the kernel's command line
 //! names.
 
-use super::Step;
 use super::console::xen_tty;
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {
@@ -23,7 +23,7 @@ fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
         if name.contains("getty@")
             && let Some(tty) = xen_tty(name)
         {
-            let why = format!("{tty} is not there: getty disabled");
+            let why = format!("{tty} not found; getty disabled");
             draft.remove(&link, why);
         }
     }

@@ -1,7 +1,7 @@
 //! What the steps' tests have in common.
 
-use super::Step;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 use crate::edit::{Change, Content, Edit};
 use crate::fs::MemFs;

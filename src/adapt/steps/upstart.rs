@@ -1,11 +1,11 @@
 //! Jobs of upstart: the getty on Xen's console moves to the serial port. See init(5) of upstart;
 //! before 2010 jobs were in `/etc/event.d`.
 
-use super::Step;
 use super::console::{SERIAL, is_systemd, names_serial, xen_tty};
 use super::lines::{is_comment, replace_word};
 use crate::Result;
-use crate::adapt::Devices;
+use crate::adapt::devices::Devices;
+use crate::adapt::step::Step;
 use crate::edit::Draft;
 
 pub(super) const STEP: Step = Step {

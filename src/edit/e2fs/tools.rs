@@ -1,6 +1,8 @@
 //! Running e2fsprogs.
 
+use super::script::Script;
 use crate::process::find_tool;
+use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
 use std::io::Write;
 use std::path::Path;
@@ -14,10 +16,10 @@ pub(super) struct Tools<'a> {
 }
 
 impl Tools<'_> {
-    /// Run `commands` in debugfs, and return what it says.
-    pub(super) fn debugfs(&self, args: &[&str], commands: &str) -> Result<String> {
+    /// Run `script` in debugfs, and return what it says.
+    pub(super) fn debugfs(&self, args: &[&str], script: &Script) -> Result<String> {
         let args = [args, &["-f", "/dev/stdin"]].concat();
-        let commands = format!("set_current_time @{}\n{commands}", self.now);
+        let commands = format!("set_current_time @{}\n{}", self.now, script.as_str());
         let output = self.run("debugfs", &args, commands)?;
         // It says 0 even when a command has failed.
         match complaint(&output) {
@@ -31,7 +33,7 @@ impl Tools<'_> {
     /// Run e2fsck.
     pub(super) fn e2fsck(&self, args: &[&str]) -> Result<()> {
         let output = self.run("e2fsck", args, String::new())?;
-        // 1 when it has mended something, as it was asked to.
+        // 1 when it has repaired something, as it was asked to.
         match output.status.code() {
             Some(0 | 1) => Ok(()),
             _ => Err(failed("e2fsck", complaint(&output))),
@@ -81,14 +83,15 @@ impl Tools<'_> {
 }
 
 fn failed(name: &str, complaint: Option<String>) -> Error {
-    let what = format!("{name} failed: {}", complaint.as_deref().unwrap_or("it says nothing"));
+    let what = format!("{name} failed: {}", complaint.as_deref().unwrap_or("no error message"));
     Error::new(ErrorKind::Io, what)
 }
 
-/// The first line on standard error, behind the one that says the tool's version.
+/// The first line on standard error after the one with the tool's version. It may quote names from the
+/// guest.
 fn complaint(output: &Output) -> Option<String> {
     let said = String::from_utf8_lossy(&output.stderr);
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
     let is_version = |line: &&str| line.ends_with(')') && line.contains(" 1.");
-    lines.find(|line| !is_version(line)).map(str::to_owned)
+    lines.find(|line| !is_version(line)).map(|line| in_a_line(line).into_owned())
 }

@@ -1,6 +1,8 @@
 //! What concerns the filesystem as a whole: its UUID, and the room in it.
 
-use super::{Tools, format, now};
+use super::superblock::{format, now, superblock};
+use super::tools::Tools;
+use crate::edit::{Change, Content, Edit};
 use crate::fs::ext4::room::Room;
 use crate::{Error, ErrorKind, Result};
 use std::path::Path;
@@ -12,7 +14,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] without e2fsprogs, [`ErrorKind::Io`] with what its tools say.
-pub(in crate::edit) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
+pub(super) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
     let found = format(partition)?;
     let tools = Tools { partition, now: now(&found) };
     if found.needs_recovery {
@@ -22,12 +24,25 @@ pub(in crate::edit) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
     tools.tune2fs(&[seed, &["-U", uuid]].concat())
 }
 
-/// Make sure that files of these lengths (in bytes) find room.
+/// Make sure that what `edits` create fits.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] with what there is and what is needed.
-pub(in crate::edit) fn check_room(partition: &Path, lens: &[u64]) -> Result<()> {
-    let Some(room) = Room::parse(&super::superblock(partition)?) else { return Ok(()) };
+pub(super) fn check_room(edits: &[Edit], partition: &Path) -> Result<()> {
+    let len = |edit: &Edit| match &edit.change {
+        Change::Create { content: Content::Bytes(bytes), .. } => Some(bytes.len() as u64),
+        // A file that cannot be read fails when it is copied.
+        Change::Create { content: Content::HostFile(path), .. } => {
+            Some(path.metadata().map_or(0, |m| m.len()))
+        }
+        Change::MakeDir(_) => Some(1),
+        _ => None,
+    };
+    let lens: Vec<u64> = edits.iter().filter_map(len).collect();
+    if lens.is_empty() {
+        return Ok(());
+    }
+    let Some(room) = Room::parse(&superblock(partition)?) else { return Ok(()) };
     let wanted =
         lens.iter().map(|len| len.div_ceil(room.block_size).saturating_mul(room.block_size));
     let wanted = wanted.fold(0, u64::saturating_add);

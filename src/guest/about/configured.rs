@@ -1,8 +1,8 @@
 //! Which devices a guest's configuration names: disks, network interfaces, consoles.
 
 use super::{files, lines};
+use crate::device_name::DeviceName;
 use crate::fs::GuestFs;
-use crate::guest::device::MachineDevice;
 use serde::Serialize;
 
 /// A line of `/etc/fstab`. See fstab(5).
@@ -26,7 +26,7 @@ pub fn fstab(root: &dyn GuestFs) -> Vec<FstabEntry> {
     let entry = |line: &String| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let &[source, mountpoint, kind, ref rest @ ..] = &fields[..] else { return None };
-        let device = source.starts_with("/dev/") && MachineDevice::parse(source).is_some();
+        let device = source.starts_with("/dev/") && DeviceName::parse(source).is_some();
         Some(FstabEntry {
             source: source.into(),
             mountpoint: mountpoint.into(),

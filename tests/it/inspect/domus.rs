@@ -112,12 +112,12 @@ fn check(domu: &Domu, expected: &Expected) {
         checks.iter().find(|c| c["name"] == name).expect(name)["outcome"].clone()
     };
     for name in ["root", "fstab", "network"] {
-        assert_eq!(outcome(name), "mended", "{name}");
+        assert_eq!(outcome(name), "fixed", "{name}");
     }
     for name in ["kernel", "shadow", "tools", "cloud-init", "firmware"] {
-        assert_eq!(outcome(name), "good", "{name}");
+        assert_eq!(outcome(name), "ok", "{name}");
     }
-    let driver = if expected.virtio == "initrd" { "good" } else { "mended" };
+    let driver = if expected.virtio == "initrd" { "ok" } else { "fixed" };
     assert_eq!(outcome("disk driver"), driver);
     let edits = report["edits"].as_array().expect("an array");
     let edited: Vec<&str> = edits.iter().filter_map(|e| e["path"].as_str()).collect();

@@ -53,10 +53,10 @@ fn a_guest_of_xen_tools() {
     assert_eq!(of(2), (&json!("/dev/xvda2"), &json!(true)));
     assert_eq!(report["edits"][0]["path"], "/etc/fstab");
     assert_eq!(report["edits"][0]["step"], "fstab");
-    assert_eq!(outcome(&report, "fstab"), "mended");
-    assert_eq!(outcome(&report, "root"), "mended");
-    assert_eq!(outcome(&report, "kernel"), "good");
-    assert_eq!(outcome(&report, "disk driver"), "good");
+    assert_eq!(outcome(&report, "fstab"), "fixed");
+    assert_eq!(outcome(&report, "root"), "fixed");
+    assert_eq!(outcome(&report, "kernel"), "ok");
+    assert_eq!(outcome(&report, "disk driver"), "ok");
     let drivers = report["kernels"][0]["drivers"]["drivers"].as_array().unwrap();
     let place = |name: &str| &drivers.iter().find(|d| d["name"] == name).unwrap()["place"];
     assert_eq!((place("virtio_blk"), place("ahci")), (&json!("builtin"), &json!("missing")));
@@ -70,7 +70,7 @@ fn a_guest_of_xen_tools() {
     run(SYNTHDISK, &["adapt", "--overlay", &overlay, "--config", &config]);
     let report = inspect(&["--overlay", &overlay, "--config", &config]);
     assert_eq!(report["edits"], json!([]));
-    assert_eq!(outcome(&report, "fstab"), "good");
+    assert_eq!(outcome(&report, "fstab"), "ok");
 }
 
 #[test]
@@ -108,12 +108,12 @@ fn what_is_in_the_root_filesystem() {
     assert_eq!(tools, [&json!("xe-guest-utilities"), &json!("VirtualBox Guest Additions")]);
     assert_eq!(guest["cloud_init"], json!({"enabled": true, "nocloud": true}));
     for (name, expected) in [
-        ("shadow", "warning"),
-        ("tools", "warning"),
-        ("network", "mended"),
-        ("console", "mended"),
-        ("cloud-init", "good"),
-        ("journal", "good"),
+        ("shadow", "warn"),
+        ("tools", "warn"),
+        ("network", "fixed"),
+        ("console", "fixed"),
+        ("cloud-init", "ok"),
+        ("journal", "ok"),
     ] {
         assert_eq!(outcome(&report, name), expected, "{name}");
     }
@@ -193,7 +193,7 @@ fn a_root_that_no_partition_has() {
     let image = field.ext4("root.img", ROOT, files);
     field.guard(&image);
     let report = inspect(&[&field.arg("root.img")]);
-    assert_eq!(outcome(&report, "root"), "bad");
+    assert_eq!(outcome(&report, "root"), "fail");
     let notes = report["notes"].as_array().unwrap();
     assert!(
         notes.iter().any(|n| n.as_str().unwrap().contains("none of the partitions")),
@@ -206,8 +206,8 @@ fn a_root_that_no_partition_has() {
     // Following the advice works.
     let report = inspect(&["--append", &append, &field.arg("root.img")]);
     assert_eq!(report["verdict"]["answer"], "boots-with-edits");
-    assert_eq!(outcome(&report, "fstab"), "mended");
-    assert_eq!(report["edits"][0]["why"], "LABEL=UEFI is not there and became nofail");
+    assert_eq!(outcome(&report, "fstab"), "fixed");
+    assert_eq!(report["edits"][0]["why"], "LABEL=UEFI not found; added nofail");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn refused() {
         ("vdev=xvda", "no target"),
         ("/srv/d,raw,raw,,vdev=xvda", "twice"),
         ("/srv/d,vmdk,xvda", "unknown format 'vmdk'"),
-        ("/srv/d,raw,vda", "'vda' is no device name"),
+        ("/srv/d,raw,vda", "'vda' is not a device name"),
         ("/srv/d,raw,257", "device number"),
         ("/srv/d,raw,xvda,x", "unknown access"),
         ("/srv/d,raw,xvda,w,more", "too many"),

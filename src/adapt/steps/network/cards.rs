@@ -1,7 +1,7 @@
 //! Network cards of the old machine, which configuration files know by their MAC addresses.
 
-use super::{PLACES, old_name, stale};
-use crate::adapt::Devices;
+use super::names::{NAMEIF, PLACES, UDEV_RULES, old_name};
+use crate::adapt::devices::Devices;
 use crate::edit::Draft;
 
 /// The cards that the new machine does not have.
@@ -17,7 +17,7 @@ pub(super) struct Cards<'a> {
 impl<'a> Cards<'a> {
     /// As the guest's files name them.
     pub fn new(draft: &Draft, devices: &'a Devices) -> Self {
-        let files = PLACES.iter().chain(&stale::RULES).flat_map(|place| {
+        let files = PLACES.iter().chain(&[UDEV_RULES]).chain(&NAMEIF).flat_map(|place| {
             let mut files = draft.paths(place);
             files.push((*place).to_owned());
             files

@@ -3,20 +3,19 @@
 //! are. cloud-init writes such files.
 
 use super::cards::Cards;
+use super::names::NETPLAN;
 use crate::adapt::steps::lines::{comment_out, in_short, is_comment};
 use crate::edit::Draft;
 
-pub(super) const DIR: &str = "/etc/netplan";
-
 pub(super) fn draft(draft: &mut Draft, cards: &mut Cards) {
-    for path in draft.paths(DIR) {
+    for path in draft.paths(NETPLAN) {
         draft.edit(&path, |text| edit_file(&path, text, cards));
     }
 }
 
 /// The new text, if `path` is a file of netplan's, and what was changed.
 pub(super) fn edit_file(path: &str, text: &str, cards: &mut Cards) -> Option<(String, String)> {
-    let is_ours = path.starts_with(DIR) && (path.ends_with(".yaml") || path.ends_with(".yml"));
+    let is_ours = path.starts_with(NETPLAN) && (path.ends_with(".yaml") || path.ends_with(".yml"));
     is_ours.then(|| edit(text, cards)).flatten()
 }
 
@@ -101,7 +100,7 @@ fn siblings<'a>(lines: &[&'a str], i: usize) -> impl Iterator<Item = &'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::Devices;
+    use crate::adapt::devices::Devices;
 
     fn edited(text: &str) -> Option<String> {
         let devices = Devices::default();

@@ -2,20 +2,19 @@
 //! becomes one on the name of the card in its place.
 
 use super::cards::Cards;
+use super::names::NETWORKD;
 use crate::adapt::steps::lines::{assigned, comment_out, edit_lines, is_comment};
 use crate::edit::Draft;
 
-pub(super) const DIR: &str = "/etc/systemd/network";
-
 pub(super) fn draft(draft: &mut Draft, cards: &mut Cards) {
-    for path in draft.paths(DIR) {
+    for path in draft.paths(NETWORKD) {
         draft.edit(&path, |text| edit_file(&path, text, cards));
     }
 }
 
 /// The new text, if `path` is a file of systemd's for a card, and what was changed.
 pub(super) fn edit_file(path: &str, text: &str, cards: &mut Cards) -> Option<(String, String)> {
-    let name = path.strip_prefix(DIR)?;
+    let name = path.strip_prefix(NETWORKD)?;
     // A .link sees the kernel's name, a .network the last one.
     let key = match () {
         () if name.ends_with(".link") => "OriginalName",
@@ -55,11 +54,11 @@ fn values<'a>(text: &'a str, section: &'a str, key: &'a str) -> impl Iterator<It
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapt::Devices;
+    use crate::adapt::devices::Devices;
 
     fn edited(name: &str, text: &str) -> Option<String> {
         let devices = Devices::default();
-        edit_file(&format!("{DIR}/{name}"), text, &mut Cards::of(&devices)).map(|(new, _)| new)
+        edit_file(&format!("{NETWORKD}/{name}"), text, &mut Cards::of(&devices)).map(|(new, _)| new)
     }
 
     #[test]

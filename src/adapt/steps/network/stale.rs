@@ -4,42 +4,36 @@
 //! ether` in interfaces(5) or `MACADDR`, stays.
 
 use super::cards::Cards;
+use super::names::{IFCFG, KEYFILES, NAMEIF, UDEV_RULES};
 use crate::adapt::steps::lines::{assigned, comment_out, edit_lines};
 use crate::edit::Draft;
 
-/// Where udev's rules are, and files of nameif and its like.
-pub(super) const RULES: [&str; 3] = ["/etc/udev/rules.d", "/etc/mactab", "/etc/iftab"];
-/// Connections of NetworkManager.
-pub(super) const KEYFILES: &str = "/etc/NetworkManager/system-connections";
-
-const IFCFG: [&str; 2] = ["/etc/sysconfig/network-scripts", "/etc/sysconfig/network"];
-
 pub(super) fn draft(draft: &mut Draft, cards: &mut Cards) {
-    for path in draft.paths(RULES[0]).into_iter().filter(|path| path.ends_with(".rules")) {
+    for path in draft.paths(UDEV_RULES).into_iter().filter(|path| path.ends_with(".rules")) {
         draft.edit(&path, |text| rules(text, cards));
     }
-    for path in &RULES[1..] {
-        draft.edit(path, |text| edit_lines(text, |line| drop(line, line, cards)));
+    for path in NAMEIF {
+        draft.edit(path, |text| edit_lines(text, |line| commented(line, line, cards)));
     }
     let files: Vec<String> = IFCFG.iter().flat_map(|dir| draft.paths(dir)).collect();
     for path in files {
         let name = path.rsplit('/').next().unwrap_or_default();
         if name.starts_with("ifcfg-") {
             draft.edit(&path, |text| {
-                edit_lines(text, |line| drop(line, assigned(line, "HWADDR")?, cards))
+                edit_lines(text, |line| commented(line, assigned(line, "HWADDR")?, cards))
             });
         }
     }
     for path in draft.paths(KEYFILES) {
         draft.edit(&path, |text| {
-            edit_lines(text, |line| drop(line, assigned(line, "mac-address")?, cards))
+            edit_lines(text, |line| commented(line, assigned(line, "mac-address")?, cards))
         });
     }
     by_file_name(draft, cards);
 }
 
 /// `line` as a comment, if its `value` is an address that is gone.
-fn drop(line: &str, value: &str, cards: &Cards) -> Option<(String, String)> {
+fn commented(line: &str, value: &str, cards: &Cards) -> Option<(String, String)> {
     let mac = cards.stale(value)?;
     comment_out(line, format!("no card has {mac}: no longer asked for"))
 }
@@ -51,7 +45,7 @@ fn rules(text: &str, cards: &Cards) -> Option<(String, String)> {
         let is_part = std::mem::replace(&mut goes_on, line.ends_with('\\'));
         let about_address = ["ATTR{address}", "ATTRS{address}", "SYSFS{address}"];
         let is_wanted = !is_part && !goes_on && about_address.iter().any(|a| line.contains(a));
-        drop(line, line, cards).filter(|_| is_wanted)
+        commented(line, line, cards).filter(|_| is_wanted)
     })
 }
 
@@ -73,7 +67,7 @@ fn by_file_name(draft: &mut Draft, cards: &mut Cards) {
 
 #[cfg(test)]
 mod tests {
-    use crate::adapt::Devices;
+    use crate::adapt::devices::Devices;
     use crate::adapt::steps::network::STEP;
     use crate::adapt::steps::test::{edits, is_settled, raw_edits};
     use crate::fs::MemFs;

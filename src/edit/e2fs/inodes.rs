@@ -1,0 +1,113 @@
+//! Where files are: their inodes and blocks, as debugfs says.
+//!
+//! Whatever exists is addressed by its inode's number from here on, so that its path is in one command
+//! only.
+
+use super::script::{Script, quoted};
+use super::tools::Tools;
+use crate::{Error, ErrorKind, Result};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An inode, and where it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Inode {
+    pub(super) number: u32,
+    /// Block that it is in, counted from the start of the filesystem.
+    pub(super) block: u64,
+    /// Offset in that block, in bytes.
+    pub(super) offset: u64,
+}
+
+/// A block of a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct MappedBlock {
+    /// Where it is, counted from the start of the filesystem; 0 if nowhere.
+    pub(super) number: u64,
+    /// It is the file's, but reads as zeros until it is marked as written.
+    pub(super) unwritten: bool,
+}
+
+/// Inodes by path.
+#[derive(Debug, Default)]
+pub(super) struct Inodes(BTreeMap<String, Inode>);
+
+impl Inodes {
+    /// Those of `paths`, which exist.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] with what debugfs says; [`ErrorKind::Unsupported`] for a path that it cannot
+    /// be told of.
+    pub(super) fn find(tools: &Tools, paths: &BTreeSet<&str>) -> Result<Self> {
+        let mut script = Script::default();
+        for path in paths {
+            script.push(format!("imap {}", quoted(path)?))?;
+        }
+        let answers = ask(tools, &script, "debugfs: imap ")?;
+        let mut lines = answers.iter().map(String::as_str);
+        let mut found = BTreeMap::new();
+        for path in paths {
+            let mut place = || imap_answer(lines.next()?, lines.next()?);
+            let inode = place().ok_or_else(|| {
+                Error::new(ErrorKind::Io, format!("debugfs does not say where {path} is"))
+            })?;
+            found.insert((*path).to_owned(), inode);
+        }
+        Ok(Self(found))
+    }
+
+    /// The inode of `path`, which was asked for.
+    pub(super) fn of(&self, path: &str) -> Result<Inode> {
+        self.0.get(path).copied().ok_or_else(|| {
+            Error::new(ErrorKind::Io, format!("the inode of {path} in the guest is not known"))
+        })
+    }
+}
+
+/// The first blocks of files, as many of each as `wanted` says; fewer where debugfs does not say.
+pub(super) fn blocks(tools: &Tools, wanted: &[(Inode, u64)]) -> Result<Vec<Vec<MappedBlock>>> {
+    let mut script = Script::default();
+    for (inode, count) in wanted {
+        for i in 0..*count {
+            script.push(format!("bmap <{}> {i}", inode.number))?;
+        }
+    }
+    let answers = ask(tools, &script, "debugfs: bmap ")?;
+    let mut lines = answers.iter();
+    let of_file = |count: u64| {
+        lines.by_ref().take(count as usize).filter_map(|line| bmap_answer(line)).collect()
+    };
+    Ok(wanted.iter().map(|(_, count)| *count).map(of_file).collect())
+}
+
+/// The lines that answer `script`, whose echo begins with `first`.
+fn ask(tools: &Tools, script: &Script, first: &str) -> Result<Vec<String>> {
+    if script.is_empty() {
+        return Ok(Vec::new());
+    }
+    // -c leaves the bitmaps unread, which on a large filesystem is most of the work.
+    let said = tools.debugfs(&["-c"], script)?;
+    // Commands are echoed, and setting the time is answered as well.
+    let ours = said.lines().skip_while(|line| !line.starts_with(first));
+    Ok(ours.filter(|line| !line.starts_with("debugfs: ")).map(str::to_owned).collect())
+}
+
+/// The two lines that answer `imap`: the inode's number, and its block and offset in bytes.
+/// `Inode 14 is part of block group 0`, `\tlocated at block 36, offset 0x0d00`.
+fn imap_answer(first: &str, second: &str) -> Option<Inode> {
+    let number = first.strip_prefix("Inode ")?.split(' ').next()?.parse().ok()?;
+    let place = second.trim().strip_prefix("located at block ")?;
+    let (block, offset) = place.split_once(", offset 0x")?;
+    let (block, offset) = (block.parse().ok()?, u64::from_str_radix(offset, 16).ok()?);
+    Some(Inode { number, block, offset })
+}
+
+/// The line that answers `bmap`: `1174`, or `1174 (uninit)`.
+fn bmap_answer(line: &str) -> Option<MappedBlock> {
+    let line = line.trim();
+    let (number, unwritten) = match line.split_once(' ') {
+        None => (line, false),
+        Some((number, "(uninit)")) => (number, true),
+        Some(_) => return None,
+    };
+    Some(MappedBlock { number: number.parse().ok()?, unwritten })
+}

@@ -1,0 +1,41 @@
+//! What the tests of the options have in common.
+
+use crate::Result;
+use crate::edit::{Change, Content, Draft, Edit};
+use crate::fs::MemFs;
+
+/// What `draft` makes of `fs`: each edit with what a file then holds, `->` and the target of a
+/// link, `/` for a directory, and nothing for what goes.
+pub fn drafted(
+    fs: &MemFs,
+    draft: impl FnOnce(&mut Draft) -> Result<()>,
+) -> Result<Vec<(String, String)>> {
+    let mut d = Draft::new(fs);
+    draft(&mut d)?;
+    let shown = |edit: Edit| {
+        let text = match edit.change {
+            Change::Rewrite { new: bytes, .. }
+            | Change::Create { content: Content::Bytes(bytes), .. } => {
+                String::from_utf8(bytes).expect("text")
+            }
+            Change::Create { content: Content::HostFile(path), .. } => {
+                format!("<{}", path.display())
+            }
+            Change::Symlink { target } => format!("->{target}"),
+            Change::MakeDir(_) => "/".into(),
+            Change::Remove => String::new(),
+        };
+        (edit.path, text)
+    };
+    Ok(d.finish().into_iter().map(shown).collect())
+}
+
+/// The filesystem after the edits.
+pub fn applied(fs: MemFs, edits: &[(String, String)]) -> MemFs {
+    edits.iter().filter(|(_, text)| text != "/").fold(fs, |fs, (path, text)| {
+        match text.strip_prefix("->") {
+            Some(target) => fs.symlink(path, target),
+            None => fs.file(path, text.as_str()),
+        }
+    })
+}
