@@ -20,7 +20,8 @@ use crate::fs::GuestFs;
 use crate::fs::open::open_fs;
 use crate::guest::about;
 use crate::guest::select::{BootSource, EntrySelector, choose};
-use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
+use crate::loader::LoaderKind;
+use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::{Error, Result};
 
 /// Look at the guest that `options` describe, through the overlay that `choice` names.
@@ -33,7 +34,7 @@ pub fn inspect(options: &SourceOptions, choice: &OverlayChoice) -> Result<Report
         Err(e) => {
             // Without a boot loader it may still be looked at; else the first error says it best.
             let without = SourceOptions {
-                bootloader: Some(Bootloader::None),
+                bootloader: Some(LoaderKind::none()),
                 kernel: None,
                 initrds: Vec::new(),
                 entry: None,

@@ -1,21 +1,26 @@
 //! Pure computing: where partitions lie, and the bytes of the table and of the swap area.
 //!
-//! Takes numbers and gives numbers or bytes; opens no file and calls no other room, so its tests
-//! can hold it against `sfdisk` and `mkswap`.
+//! Takes numbers and returns numbers or bytes; opens no file and calls no other room, so its tests
+//! can compare it with `sfdisk` and `mkswap`.
 
 mod cidata;
 mod geometry;
 mod gpt;
 mod ids;
+mod kind;
 mod mbr;
 mod size;
 mod swap;
 
 pub use cidata::{SEED_FILE_MAX, Seed};
-pub use geometry::{Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, TableKind};
-pub use gpt::{GPT_LEN, GPT_NUMBERS, Gpt};
+pub use geometry::{Layout, LayoutSpec, PartitionSpec, Placed};
+pub use gpt::Gpt;
 pub use ids::Ids;
-pub use mbr::{BOOTSTRAP_LEN, MBR_MAX_SECTORS, mbr_sector, parse_disk_id};
+pub use kind::{
+    GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, PartitionContent, PartitionKind, PartitionType,
+    TableKind,
+};
+pub use mbr::{BOOTSTRAP_LEN, mbr_sector, parse_disk_id};
 pub use size::{format_size, parse_size};
 pub use swap::{SWAP_MIN_LEN, SWAP_PAGE, SwapHeader};
 

@@ -1,10 +1,18 @@
 //! Loaders: what starts a guest's kernel from a disk, and the header by which a Linux kernel says
 //! how it wants to be loaded.
 //!
-//! Numbers and bytes in, bytes out, no I/O. `docs/direct-loader.md` describes the disk format that
-//! [`direct`] and its assembly source share.
+//! Numbers and bytes in, bytes and [regions](crate::disk::Region) out, no I/O. A loader is one folder
+//! with an implementation of [`Loader`], its `mod` line here, and its row in `loader/list.rs`.
+//! `docs/direct-loader.md` describes the disk format that [`direct`] and its assembly source share.
 
+mod api;
 pub mod direct;
 pub mod linux;
+mod list;
+mod none;
+mod payload;
 
+pub use api::{BootOrder, Loader, Space, WantedPartition};
 pub use linux::{KernelKind, SetupHeader};
+pub use list::LoaderKind;
+pub use payload::{Limits, Payload, PayloadFile};

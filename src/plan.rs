@@ -1,31 +1,41 @@
-//! Planning: images, what is inside the guest, and the user's options become a [`Plan`] with a
-//! disk to serve.
+//! Planning: images, what is inside the guest, and the user's options become a [`Plan`] with disks
+//! to serve.
 //!
-//! The only room that knows all others below it. It runs once at mount; afterwards only
-//! [`gap`](mod@gap) is asked again, when the guest has changed what boots.
+//! It runs once, in four stages: [`survey`] opens everything, [`lay_out`] decides what lies where,
+//! [`boot_choice`] what boots, and [`assemble`] makes the disks. Afterwards only [`guest_planner`]
+//! runs again, when the guest has changed what boots. The types that they share are in [`types`].
 
 mod adapting;
+mod assemble;
+mod boot_area;
+mod boot_choice;
 mod build;
 mod candidates;
-mod disks;
+mod clone;
+mod cloud_init;
+mod current_uuid;
+mod disk_builder;
+mod disk_source;
 mod extra_initrd;
-pub mod gap;
-mod guest;
 mod guest_files;
+mod guest_planner;
+mod guest_spec;
 mod hardware;
-mod identity;
+mod lay_out;
 mod options;
+mod overlay_metadata;
 mod payload;
-mod present;
-mod remembered;
-mod roots;
-mod seed;
+mod planned_disk;
+mod regions;
+mod root_resolver;
 mod source;
+mod survey;
+mod types;
 
 pub use adapting::Adaptation;
-pub use build::{OverlayChoice, Plan, PlannedDisk, disk_file_name, partition_file_name};
-pub use gap::PartitionReader;
+pub use assemble::Plan;
+pub use cloud_init::CIDATA_FILE;
 pub use hardware::Hardware;
-pub use options::{Bootloader, SourceOptions};
-pub use payload::BootSummary;
-pub use seed::{CIDATA_FILE, CloudInit};
+pub use options::{CloudInitFiles, SourceOptions};
+pub use planned_disk::{PartitionReader, PlannedDisk, disk_file_name, partition_file_name};
+pub use types::{BootSummary, OverlayChoice};

@@ -4,7 +4,8 @@ use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::LiveMount;
 use crate::libvirt::domain_xml;
-use crate::plan::{Bootloader, OverlayChoice, Plan, SourceOptions};
+use crate::loader::LoaderKind;
+use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::qemu::{DiskBus, NicModel, allowed_by_kernel};
 use crate::run::machine::{GuestDisks, MachineOptions, Net, check_buses, describe};
 use crate::text::in_a_line;
@@ -74,7 +75,7 @@ fn planned(config: &Path) -> Result<Plan> {
     let mut source = SourceOptions { config: Some(config.into()), ..SourceOptions::default() };
     let overlay = OverlayChoice::Temporary(temporary_dir());
     Plan::build(&source, &overlay).or_else(|e| {
-        source.bootloader = Some(Bootloader::None);
+        source.bootloader = Some(LoaderKind::none());
         let plan = Plan::build(&source, &overlay)?;
         eprintln!(
             "note:    nothing is known of the devices that the guest needs: {}",

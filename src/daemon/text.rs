@@ -1,7 +1,7 @@
 //! A report as text, for a person at a terminal. Guest text in it is cleaned.
 
 use super::report::{BootReport, EditReport, MountReport, ReportedDisk};
-use crate::layout::{PartitionKind, TableKind, format_size};
+use crate::layout::{TableKind, format_size};
 use crate::text::in_a_line;
 use std::fmt::Write;
 
@@ -72,10 +72,7 @@ fn disk_lines(disk: &ReportedDisk, out: &mut String) {
         (_, _) => text.push_str(", as it is"),
     }
     for p in &disk.partitions {
-        let what = match p.kind {
-            PartitionKind::Linux => "linux",
-            PartitionKind::Swap => "swap",
-        };
+        let what = p.kind.name();
         text.push_str(&format!(", part{} {what} {}", p.number, format_size(p.len)));
     }
     line(out, if disk.disk.cdrom { "cdrom" } else { "disk" }, &text);

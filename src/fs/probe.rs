@@ -3,6 +3,7 @@
 //! Sources: each filesystem's superblock layout as in util-linux `libblkid/src/superblocks`, the
 //! headers of image formats as in QEMU `block/`.
 
+use crate::layout::TableKind;
 use std::fmt::Write;
 
 /// How many bytes of an image [`probe`] wants to see; less is fine for a shorter image.
@@ -17,15 +18,6 @@ pub enum ExtKind {
     Ext3,
     /// Extents or another feature that ext3 lacks.
     Ext4,
-}
-
-/// The kind of partition table on a whole disk.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TableKind {
-    /// A DOS partition table.
-    Mbr,
-    /// A GUID partition table.
-    Gpt,
 }
 
 /// What an image starts with. UUIDs are the bytes as they are printed, left to right.

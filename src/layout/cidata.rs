@@ -1,8 +1,7 @@
 //! The disk by which cloud-init gets its data: a FAT filesystem labelled `cidata`.
 //!
-//! Source: cloud-init's documentation of the NoCloud data source. FAT itself is the crate `fatfs`'
-//! doing; everything that it would take from a clock or a random number is given here, so that the
-//! same files make the same disk.
+//! Source: cloud-init's documentation of the NoCloud data source. The crate `fatfs` writes FAT; what it
+//! would take from a clock or a random number is fixed here, so that the same files make the same disk.
 
 use super::Ids;
 use crate::{Error, ErrorKind, Result};
@@ -12,18 +11,18 @@ use std::io::{Cursor, Write};
 /// The files of a cloud-init seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Seed<'a> {
-    /// What to do.
+    /// The user-data: what cloud-init is to do.
     pub user_data: &'a [u8],
-    /// Who the guest is.
+    /// The meta-data with the instance ID.
     pub meta_data: &'a [u8],
-    /// How its network is configured.
+    /// The network configuration.
     pub network_config: Option<&'a [u8]>,
 }
 
 /// More than cloud-init's own limits allow (its cloud sources take 16 KiB to 64 KiB); in bytes.
 pub const SEED_FILE_MAX: u64 = 16 << 20;
 
-/// In bytes; both a multiple of every cluster size that FAT chooses here.
+/// The disk's length is a multiple of this, in bytes: of every cluster size that FAT chooses here.
 const UNIT: u64 = 1 << 20;
 /// For boot sector, tables, the root directory and the last cluster of each file, in bytes.
 const OVERHEAD: u64 = 256 << 10;
@@ -51,7 +50,7 @@ impl Seed<'_> {
         [("user-data", self.user_data), ("meta-data", self.meta_data)].into_iter().chain(network)
     }
 
-    /// The disk's bytes: a few MiB, the most of it zeros.
+    /// The disk's bytes: a few MiB, mostly zeros.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] when a file has more than [`SEED_FILE_MAX`] bytes.

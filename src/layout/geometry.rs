@@ -1,31 +1,11 @@
 //! Where the boot gap and the partitions lie on the disk.
 
-use super::{GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, SECTOR, format_size, round_up};
+use super::kind::{GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, MBR_NUMBERS, PartitionKind, TableKind};
+use super::{SECTOR, format_size, round_up};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a partition holds, as far as its type in the table depends on it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PartitionKind {
-    /// A Linux filesystem (MBR type 0x83).
-    Linux,
-    /// A Linux swap area (MBR type 0x82).
-    Swap,
-}
-
-/// Kind of partition table.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum TableKind {
-    /// Master boot record: four partitions, 2 TiB.
-    #[default]
-    Mbr,
-    /// GUID partition table: 128 partitions, no size limit that matters.
-    Gpt,
-}
-
-/// A partition that wants a place.
+/// A partition to be placed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartitionSpec {
     /// Number in the table, from 1. Guests know it as the N of `xvdaN`.
@@ -67,7 +47,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// First byte behind the partition.
+    /// First byte after the partition.
     pub fn end(&self) -> u64 {
         self.start + self.len
     }
@@ -79,14 +59,13 @@ pub struct Layout {
     /// Length of the whole disk in bytes.
     pub len: u64,
     /// Kind of partition table.
-    #[serde(default)]
     pub table: TableKind,
     /// Partitions in disk order, disjoint.
     pub partitions: Vec<Placed>,
 }
 
 impl Layout {
-    /// Place the partitions of `spec` one behind the other, each at a multiple of `align`.
+    /// Place the partitions of `spec` one after the other, each at a multiple of `align`.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for an alignment that is not a multiple of a sector, for partition
@@ -171,7 +150,13 @@ impl Layout {
         self.partitions.first().map_or(self.len, |p| p.start)
     }
 
-    /// Check what was read from a file before anybody trusts it: sorted, disjoint, whole sectors,
+    /// Length in bytes of the boot area: what lies before the first of the guest's partitions, a
+    /// loader's own partitions included.
+    pub fn boot_area(&self) -> u64 {
+        self.partitions.iter().find(|p| !p.kind.is_loaders()).map_or(self.len, |p| p.start)
+    }
+
+    /// Check a layout that was read from a file: sorted, disjoint, whole sectors,
     /// within the disk.
     ///
     /// # Errors
@@ -181,14 +166,14 @@ impl Layout {
         let Bounds { head, tail, numbers, max_len } = Bounds::of(self.table);
         let usable = self.len.saturating_sub(tail);
         if self.len % SECTOR != 0 || self.len > max_len {
-            return corrupt(format!("a disk of {} cannot be", format_size(self.len)));
+            return corrupt(format!("invalid disk length {}", format_size(self.len)));
         }
         let mut end = head;
         for p in &self.partitions {
             let fits = p.start.checked_add(p.len).is_some_and(|e| e <= usable);
             if p.start < end || !fits || p.len == 0 || p.start % SECTOR != 0 || p.len % SECTOR != 0
             {
-                return corrupt(format!("partition {} cannot lie where it claims to", p.number));
+                return corrupt(format!("invalid place of partition {}", p.number));
             }
             if !(1..=numbers).contains(&p.number) {
                 return corrupt(format!("there is no partition number {}", p.number));
@@ -198,9 +183,6 @@ impl Layout {
         Ok(())
     }
 }
-
-/// Partitions that an MBR has without extended ones.
-const MBR_NUMBERS: u32 = 4;
 
 /// What a table takes up at both ends of the disk, and its limits. Lengths in bytes.
 struct Bounds {

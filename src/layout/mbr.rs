@@ -1,6 +1,6 @@
 //! The master boot record.
 
-use super::{Layout, PartitionKind, SECTOR};
+use super::{Layout, Placed, SECTOR};
 use crate::{Error, ErrorKind, Result};
 use mbrman::{CHS, MBRHeader, MBRPartitionEntry};
 use std::io::Cursor;
@@ -8,23 +8,18 @@ use std::io::Cursor;
 /// Bytes of boot loader code that an MBR can hold before the disk signature.
 pub const BOOTSTRAP_LEN: usize = 440;
 
-/// Sectors that 32-bit LBA fields can address: 2 TiB less one sector.
-pub const MBR_MAX_SECTORS: u64 = u32::MAX as u64;
-
 const HEADS: u64 = 255;
 const SECTORS_PER_TRACK: u64 = 63;
 
 /// Sector 0 of the disk: `code`, the disk signature, up to four primary partitions, 0xAA55.
 ///
 /// # Errors
-/// [`ErrorKind::TooLarge`] when `code` does not fit or a partition is out of reach of 32 bits.
+/// [`ErrorKind::TooLarge`] when `code` does not fit or a partition is out of reach of 32 bits;
+/// [`ErrorKind::Invalid`] for a partition number or type that an MBR does not have.
 pub fn mbr_sector(layout: &Layout, disk_id: u32, code: &[u8]) -> Result<[u8; SECTOR as usize]> {
+    check_code(code)?;
     let mut header = MBRHeader::new(disk_id.to_le_bytes());
-    header
-        .bootstrap_code
-        .get_mut(..code.len())
-        .ok_or_else(|| Error::new(ErrorKind::TooLarge, "boot loader code longer than 440 bytes"))?
-        .copy_from_slice(code);
+    header.bootstrap_code[..code.len()].copy_from_slice(code);
     for p in &layout.partitions {
         let lba = |bytes: u64| {
             u32::try_from(bytes / SECTOR)
@@ -33,10 +28,7 @@ pub fn mbr_sector(layout: &Layout, disk_id: u32, code: &[u8]) -> Result<[u8; SEC
         let entry = MBRPartitionEntry {
             boot: if p.active { mbrman::BOOT_ACTIVE } else { mbrman::BOOT_INACTIVE },
             first_chs: chs(p.start / SECTOR),
-            sys: match p.kind {
-                PartitionKind::Linux => 0x83,
-                PartitionKind::Swap => 0x82,
-            },
+            sys: type_of(p)?,
             last_chs: chs(p.end() / SECTOR - 1),
             starting_lba: lba(p.start)?,
             sectors: lba(p.len)?,
@@ -54,8 +46,25 @@ pub fn mbr_sector(layout: &Layout, disk_id: u32, code: &[u8]) -> Result<[u8; SEC
     })
 }
 
-/// Cylinder, head and sector of `lba` for the 255/63 geometry that BIOSes assume; saturated to
-/// FE FF FF where three bytes cannot tell it.
+/// Refuse boot code that an MBR cannot hold.
+pub(super) fn check_code(code: &[u8]) -> Result<()> {
+    if code.len() > BOOTSTRAP_LEN {
+        let what = format!("the boot code has {} bytes; an MBR holds {BOOTSTRAP_LEN}", code.len());
+        return Err(Error::new(ErrorKind::TooLarge, what));
+    }
+    Ok(())
+}
+
+fn type_of(p: &Placed) -> Result<u8> {
+    let row = p.kind.properties();
+    row.mbr.ok_or_else(|| {
+        let what = format!("an MBR has no type for partition {} ({})", p.number, row.name);
+        Error::new(ErrorKind::Invalid, what)
+    })
+}
+
+/// Cylinder, head and sector of `lba` for the 255/63 geometry that BIOSes assume; FE FF FF
+/// where three bytes are too few.
 fn chs(lba: u64) -> CHS {
     let cylinder = lba / (HEADS * SECTORS_PER_TRACK);
     match u16::try_from(cylinder) {
@@ -89,7 +98,7 @@ pub fn parse_disk_id(text: &str) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{LayoutSpec, PartitionSpec};
+    use crate::layout::{LayoutSpec, PartitionKind, PartitionSpec};
 
     #[test]
     fn chs_is_exact_then_saturates() {
@@ -123,7 +132,10 @@ mod tests {
             &[0x80, 32, 33, 0, 0x83, 0xfe, 0xff, 0xff, 0, 8, 0, 0, 0, 0, 0, 0xc0]
         );
         assert_eq!(&mbr[510..], &[0x55, 0xaa]);
-        assert!(mbr_sector(&layout, 1, &[0; 441]).is_err());
+        assert_eq!(mbr_sector(&layout, 1, &[0; 441]).unwrap_err().kind(), ErrorKind::TooLarge);
+        let mut bios_boot = layout;
+        bios_boot.partitions[0].kind = PartitionKind::BiosBoot;
+        assert_eq!(mbr_sector(&bios_boot, 1, &[]).unwrap_err().kind(), ErrorKind::Invalid);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn parse_size(text: &str) -> Result<u64> {
     number.checked_mul(unit).filter(|n| *n <= i64::MAX as u64).ok_or_else(bad)
 }
 
-/// `bytes` for a person: the largest binary unit that loses nothing that matters.
+/// `bytes` for a user: in the largest binary unit, with one decimal where it is not a whole number.
 pub fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = 0;

@@ -4,10 +4,10 @@
 
 use uuid::Uuid;
 
-/// Bytes per page of the swap areas made here: x86's, and so the guest's.
+/// Bytes per page of the swap areas made here: that of x86.
 pub const SWAP_PAGE: u64 = 4096;
 
-/// Least length in bytes of a swap area that `mkswap` and the kernel accept: 10 pages.
+/// Minimum length in bytes of a swap area that `mkswap` and the kernel accept: 10 pages.
 pub const SWAP_MIN_LEN: u64 = 10 * SWAP_PAGE;
 
 /// What the first page of a swap area says.

@@ -1,74 +1,214 @@
 //! The direct loader: a BIOS boot program that loads a kernel from fixed sectors of the disk, without
-//! reading a filesystem. This module has its machine code and the disk format.
+//! reading a filesystem.
 //!
-//! The code is assembled from `direct/loader.S` by `scripts/assemble-loader` and committed, so that
-//! building needs no assembler; a test assembles it again and compares.
+//! The gap holds, in this order, the [stage 2](STAGE2) that the boot code loads, the
+//! [parameter block](Params), the command line, the kernel and its initrds. Kernel and initrds are
+//! regions that read through to their files.
 
+mod code;
 mod params;
 
+pub use code::{
+    CMDLINE_LBA, CMDLINE_MAX, INITRD_MAX, KERNEL_LBA, KERNEL_MAX, PARAMS_LBA, SECTOR, STAGE1,
+    STAGE2, STAGE2_BYTES, STAGE2_LBA,
+};
 pub use params::{MESSAGE_MAX, Params};
 
-/// Sector size, in bytes, that all LBAs in this room count in.
-pub const SECTOR: u64 = 512;
+use super::api::{BootOrder, Loader, Space};
+use super::payload::{Limits, Payload};
+use crate::disk::{Region, RegionKind, Source};
 
-/// First sector of stage 2 (8 sectors). Behind the entries of a GPT, which end with sector 33.
-pub const STAGE2_LBA: u64 = 40;
-/// Length of stage 2 in bytes.
-pub const STAGE2_BYTES: usize = 4096;
-/// Sector of the parameter block ([`Params`]). It and all that may change while the
-/// disk is in use keep 64 KiB away from the MBR: a guest that edits its partition table makes a
-/// copy-on-write overlay keep the whole cluster around sector 0 as it was at that moment.
-pub const PARAMS_LBA: u64 = 128;
-/// First sector of the command line (8 sectors, NUL terminated).
-pub const CMDLINE_LBA: u64 = 129;
-/// Longest command line in bytes, without its NUL. The kernel may take less:
-/// [`SetupHeader::cmdline_size`](super::linux::SetupHeader::cmdline_size).
-pub const CMDLINE_MAX: usize = 4095;
-/// First sector of the kernel. A multiple of 64 KiB, so that the file in the guest and the disk have the same
-/// page alignment.
-pub const KERNEL_LBA: u64 = 256;
-/// Longest kernel file in bytes that the loader accepts.
-pub const KERNEL_MAX: u64 = 256 << 20;
-/// Longest initrd in bytes that the loader accepts; the machine's memory mostly says less.
-pub const INITRD_MAX: u64 = 3 << 30;
+/// Least length of the gap, in bytes. Room for what a guest may install later costs nothing: it is
+/// zeros.
+const MIN_GAP: u64 = 64 << 20;
+/// The first initrd starts at a multiple of this many bytes.
+const FILE_ALIGN: u64 = 4096;
+/// Initrds that follow each other start at multiples of this (kernel
+/// Documentation/driver-api/early-userspace/buffer-format.rst).
+const INITRD_ALIGN: u64 = 4;
 
-/// What stands at 0x7c00..0x9000 in memory while the loader runs.
-const IMAGE: &[u8; 5120] = include_bytes!("direct/loader.bin");
-const STAGE2_AT: usize = 0x400;
+/// The direct loader.
+#[derive(Debug)]
+pub(super) struct Direct;
 
-/// Stage 1: the MBR's bootstrap area, 440 bytes. It keeps clear of the disk signature and the
-/// partition table behind it.
-pub const STAGE1: &[u8; 440] = match IMAGE.first_chunk() {
-    Some(code) => code,
-    None => unreachable!(),
-};
+impl Loader for Direct {
+    fn name(&self) -> &'static str {
+        "direct"
+    }
 
-/// Stage 2: the sectors from [`STAGE2_LBA`] on.
-pub const STAGE2: &[u8; STAGE2_BYTES] = match IMAGE.split_at(STAGE2_AT).1.first_chunk() {
-    Some(code) => code,
-    None => unreachable!(),
-};
+    fn about(&self) -> &'static str {
+        "synthdisk's own loader in the MBR; kernel and initrd lie in the boot gap"
+    }
+
+    fn limits(&self) -> Option<Limits> {
+        Some(Limits { kernel: KERNEL_MAX, initrds: INITRD_MAX, cmdline: CMDLINE_MAX })
+    }
+
+    /// Twice what the payload needs, so that an overlay in which the guest installs a larger kernel
+    /// still has room.
+    fn reserve(&self, payload: Option<&Payload>) -> u64 {
+        payload.map_or(0, |p| Placement::of(p).end.saturating_mul(2)).max(MIN_GAP)
+    }
+
+    fn boot_code(&self, _: &Space) -> Vec<u8> {
+        STAGE1.to_vec()
+    }
+
+    fn regions(&self, order: BootOrder<'_>, space: &Space) -> Vec<Region> {
+        let stage2 = bytes(STAGE2_LBA, RegionKind::Loader, "loader, stage 2", STAGE2);
+        match order {
+            BootOrder::Undecided => Vec::new(),
+            BootOrder::Print(message) => vec![stage2, refusal(message)],
+            BootOrder::Start(payload) if Placement::of(payload).end > space.gap.end => {
+                let message = "the guest's kernel and initrd have outgrown this disk's boot gap; \
+                               start with a new overlay";
+                vec![stage2, refusal(message)]
+            }
+            BootOrder::Start(payload) => {
+                let mut regions = vec![stage2];
+                regions.extend(payload_regions(payload));
+                regions
+            }
+        }
+    }
+}
+
+/// Where the files of a payload lie on the disk, in bytes.
+struct Placement {
+    kernel: u64,
+    initrds: Vec<u64>,
+    /// First byte after the last file.
+    end: u64,
+}
+
+impl Placement {
+    fn of(payload: &Payload) -> Self {
+        let kernel = KERNEL_LBA * SECTOR;
+        let mut end = kernel.saturating_add(payload.kernel.len);
+        let mut initrds = Vec::new();
+        for (i, initrd) in payload.initrds.iter().enumerate() {
+            let align = if i == 0 { FILE_ALIGN } else { INITRD_ALIGN };
+            let start = end.checked_next_multiple_of(align).unwrap_or(u64::MAX);
+            initrds.push(start);
+            end = start.saturating_add(initrd.len);
+        }
+        Self { kernel, initrds, end }
+    }
+}
+
+/// The parameter block, the command line and the files.
+fn payload_regions(payload: &Payload) -> Vec<Region> {
+    let placement = Placement::of(payload);
+    let params = Params {
+        token: payload.token(),
+        kernel_lba: placement.kernel / SECTOR,
+        kernel_bytes: payload.kernel.len,
+        initrd: placement.initrds.first().map(|start| (start / SECTOR, placement.end - start)),
+        cmdline_bytes: payload.cmdline.len() as u32,
+        message: None,
+    };
+    let mut cmdline = payload.cmdline.clone().into_bytes();
+    cmdline.resize(CMDLINE_MAX + 1, 0);
+    let mut regions = vec![
+        parameters(&params),
+        bytes(CMDLINE_LBA, RegionKind::CommandLine, "kernel command line", &cmdline),
+    ];
+    let files = std::iter::once((placement.kernel, RegionKind::Kernel, &payload.kernel));
+    let initrds = placement.initrds.into_iter().zip(&payload.initrds);
+    let initrds = initrds.map(|(start, file)| (start, RegionKind::Initrd, file));
+    regions.extend(files.chain(initrds).map(|(start, kind, file)| Region {
+        start,
+        len: file.len,
+        kind,
+        origin: file.origin.clone(),
+        source: file.source.clone(),
+    }));
+    regions
+}
+
+/// The parameter block of a loader that prints `message` and stops.
+fn refusal(message: &str) -> Region {
+    parameters(&Params { message: Some(message.to_owned()), ..Params::default() })
+}
+
+fn parameters(params: &Params) -> Region {
+    bytes(PARAMS_LBA, RegionKind::Parameters, "loader's parameters", &params.encode())
+}
+
+fn bytes(lba: u64, kind: RegionKind, origin: &str, bytes: &[u8]) -> Region {
+    let (start, len) = (lba * SECTOR, bytes.len() as u64);
+    Region { start, len, kind, origin: origin.into(), source: Source::Bytes(bytes.into()) }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loader::PayloadFile;
 
-    #[test]
-    fn the_stages_are_where_the_source_puts_them() {
-        assert_eq!(STAGE1[0], 0xfa, "cli");
-        assert_eq!(&STAGE2[STAGE2_BYTES - 4..], b"SDG2");
-        assert_eq!(STAGE2_AT + STAGE2_BYTES, IMAGE.len());
+    fn payload(kernel: u64, initrds: &[u64]) -> Payload {
+        let file = |len: &u64| PayloadFile {
+            origin: "file".into(),
+            len: *len,
+            source: Source::Zeros,
+            identity: Vec::new(),
+        };
+        let initrds = initrds.iter().map(file).collect();
+        Payload { kernel: file(&kernel), initrds, cmdline: "ro quiet".into() }
+    }
+
+    fn space(gap: u64) -> Space {
+        Space { gap: SECTOR..gap, partitions: Vec::new() }
+    }
+
+    fn params_of(regions: &[Region]) -> Params {
+        let block = regions.iter().find(|r| r.kind == RegionKind::Parameters).unwrap();
+        let Source::Bytes(bytes) = &block.source else { panic!("{block:?}") };
+        Params::decode(bytes).unwrap()
     }
 
     #[test]
-    fn nothing_lies_in_the_partition_table() {
-        assert!(IMAGE[STAGE1.len()..STAGE2_AT].iter().all(|&b| b == 0));
+    fn the_gap_is_twice_the_payload_and_at_least_64_mib() {
+        assert_eq!(Direct.reserve(None), MIN_GAP);
+        assert_eq!(Direct.reserve(Some(&payload(1, &[]))), MIN_GAP);
+        let large = payload(40 << 20, &[100 << 20]);
+        assert_eq!(Direct.reserve(Some(&large)), 2 * (KERNEL_LBA * SECTOR + (140 << 20)));
+        assert_eq!(Direct.reserve(Some(&payload(u64::MAX, &[u64::MAX]))), u64::MAX);
     }
 
     #[test]
-    fn the_places_on_the_disk_do_not_overlap() {
-        const { assert!(STAGE2_LBA + STAGE2_BYTES as u64 / SECTOR <= PARAMS_LBA) };
-        const { assert!(PARAMS_LBA + 1 == CMDLINE_LBA) };
-        const { assert!(CMDLINE_LBA + (CMDLINE_MAX as u64 + 1).div_ceil(SECTOR) <= KERNEL_LBA) };
+    fn initrds_are_one_run_and_the_parameters_say_where() {
+        let payload = payload(1000, &[5, 6]);
+        let regions = Direct.regions(BootOrder::Start(&payload), &space(MIN_GAP));
+        let starts: Vec<_> = regions.iter().map(|r| (r.start, r.kind)).collect();
+        let kernel = KERNEL_LBA * SECTOR;
+        assert_eq!(
+            starts,
+            [
+                (STAGE2_LBA * SECTOR, RegionKind::Loader),
+                (PARAMS_LBA * SECTOR, RegionKind::Parameters),
+                (CMDLINE_LBA * SECTOR, RegionKind::CommandLine),
+                (kernel, RegionKind::Kernel),
+                (kernel + 4096, RegionKind::Initrd),
+                (kernel + 4096 + 8, RegionKind::Initrd),
+            ]
+        );
+        let params = params_of(&regions);
+        assert_eq!((params.kernel_lba, params.kernel_bytes), (KERNEL_LBA, 1000));
+        assert_eq!(params.initrd, Some((KERNEL_LBA + 8, 14)));
+        assert_eq!((params.cmdline_bytes, params.message), (8, None));
+        assert_eq!(params.token, payload.token());
+    }
+
+    #[test]
+    fn what_outgrows_the_gap_is_not_started() {
+        let payload = payload(1 << 20, &[]);
+        let fits = KERNEL_LBA * SECTOR + (1 << 20);
+        let message =
+            |gap| params_of(&Direct.regions(BootOrder::Start(&payload), &space(gap))).message;
+        assert_eq!(message(fits), None);
+        assert!(message(fits - 1).unwrap().contains("outgrown"));
+        let said = params_of(&Direct.regions(BootOrder::Print("no kernel"), &space(fits)));
+        assert_eq!(said.message.as_deref(), Some("no kernel"));
+        assert!(Direct.regions(BootOrder::Undecided, &space(fits)).is_empty());
     }
 }

@@ -5,8 +5,8 @@
 
 use crate::{Error, ErrorKind, Result};
 
-/// How many bytes from the start of a kernel file are enough to tell everything that this module
-/// can tell: the longest real-mode part, in which the version text may lie anywhere.
+/// Length in bytes of the start of a kernel file from which this module reads everything: the longest
+/// real-mode part, in which the version text may lie anywhere.
 pub const HEAD_BYTES: usize = 33 * 1024;
 
 /// End of the last fixed header field that is read (`init_size`).
@@ -15,8 +15,8 @@ const HEADER_END: usize = 0x264;
 const REAL_SECTORS_MAX: u32 = 64;
 const VERSION_MAX: usize = 256;
 
-/// The setup header of a bzImage, with the protocol's defaults for fields that are younger than
-/// the kernel.
+/// The setup header of a bzImage, with the protocol's defaults for fields that the kernel's protocol
+/// version does not have.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SetupHeader {
     /// Boot protocol version, major in the high byte: 0x020f is 2.15.
@@ -34,8 +34,8 @@ pub struct SetupHeader {
     /// Memory in bytes that the kernel needs from its start address on, until it can read the
     /// memory map by itself; 0 before protocol 2.10.
     pub init_size: u32,
-    /// Such as `6.1.0-9-amd64 (builder@host) #1 SMP ...`. None when the kernel doesn't say, or
-    /// when the bytes given end before it.
+    /// Such as `6.1.0-9-amd64 (builder@host) #1 SMP ...`. `None` when the kernel has none, or
+    /// when the given bytes end before it.
     pub kernel_version: Option<String>,
 }
 
@@ -43,8 +43,8 @@ impl SetupHeader {
     /// Read the header from the first bytes of a kernel file ([`HEAD_BYTES`] see all).
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] when this is no Linux kernel image or is cut off;
-    /// [`ErrorKind::Unsupported`] when it is one that the direct loader can't start: boot protocol
+    /// [`ErrorKind::Corrupt`] when this is not a Linux kernel image or is truncated;
+    /// [`ErrorKind::Unsupported`] when the direct loader cannot start it: boot protocol
     /// before 2.02, a zImage (loaded low), or a real-mode part of over 32 KiB.
     pub fn parse(head: &[u8]) -> Result<Self> {
         let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, what);
@@ -53,7 +53,7 @@ impl SetupHeader {
             return Err(corrupt("not a Linux kernel image (no HdrS magic)"));
         }
         let Some(fixed) = head.first_chunk::<HEADER_END>() else {
-            return Err(corrupt("the Linux kernel image is cut off within its header"));
+            return Err(corrupt("the Linux kernel image is truncated within its header"));
         };
         let u32_at = |at: usize| {
             u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
@@ -79,8 +79,8 @@ impl SetupHeader {
         let real_sectors = setup_sects + 1;
         if real_sectors > REAL_SECTORS_MAX {
             return Err(unsupported(format!(
-                "the kernel's real-mode part has {real_sectors} sectors, more than the \
-                 {REAL_SECTORS_MAX} that there is room for"
+                "the kernel's real-mode part has {real_sectors} sectors; the loader has room for \
+                 {REAL_SECTORS_MAX}"
             )));
         }
         let since =
@@ -99,6 +99,12 @@ impl SetupHeader {
             init_size: since(0x020a, u32_at(0x260), 0),
             kernel_version: version_text(head, u16_at(0x20e), real_sectors),
         })
+    }
+
+    /// The kernel's release, as `uname -r` prints it: the first word of the version text, whose rest
+    /// says who built it and when.
+    pub fn release(&self) -> Option<&str> {
+        self.kernel_version.as_deref()?.split(' ').next()
     }
 
     /// Length of the real-mode part in bytes; the protected-mode part of the file follows it.
@@ -121,25 +127,25 @@ fn version_text(head: &[u8], pointer: u16, real_sectors: u32) -> Option<String> 
     printable.then(|| text.iter().copied().map(char::from).collect())
 }
 
-/// What a file that is named as a kernel turns out to be.
+/// What kind of file a kernel is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum KernelKind {
-    /// What every PC boots, and the direct loader too.
+    /// What PC firmware and loaders boot, the direct loader included.
     BzImage(SetupHeader),
     /// A plain ELF file: an old kernel for Xen PV only.
     Elf,
-    /// A gzip'd file, most likely an ELF: an old kernel for Xen PV only.
+    /// A gzip file, most likely of an ELF file: an old kernel for Xen PV only.
     Gzip,
     /// None of these.
     Unknown,
 }
 
 impl KernelKind {
-    /// Tell the kind from the first bytes of the file ([`HEAD_BYTES`] are enough).
+    /// Detect the kind from the first bytes of the file ([`HEAD_BYTES`] are enough).
     ///
     /// # Errors
-    /// Those of [`SetupHeader::parse`] when it has the magic of a Linux kernel image, yet can't be
-    /// booted or is damaged.
+    /// Those of [`SetupHeader::parse`] when it has the magic of a Linux kernel image but cannot
+    /// be booted or is damaged.
     pub fn detect(head: &[u8]) -> Result<Self> {
         if head.get(0x202..0x206) == Some(b"HdrS") {
             return SetupHeader::parse(head).map(Self::BzImage);
@@ -155,13 +161,13 @@ impl KernelKind {
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a kernel that only Xen PV can start, [`ErrorKind::Corrupt`]
-    /// for what is no kernel.
+    /// for a file that is not a kernel.
     pub fn bootable(self) -> Result<SetupHeader> {
         match self {
             Self::BzImage(header) => Ok(header),
             Self::Elf | Self::Gzip => Err(Error::new(
                 ErrorKind::Unsupported,
-                "the kernel is for Xen paravirtualisation only and can't start on KVM; give \
+                "the kernel supports Xen paravirtualisation only and cannot start on KVM; give \
                  another one with --kernel and --initrd",
             )),
             Self::Unknown => Err(Error::new(
@@ -225,7 +231,7 @@ mod tests {
         head[0x1f1] = 0;
         let header = SetupHeader::parse(&head).unwrap();
         assert_eq!((header.real_sectors, header.real_bytes()), (5, 2560));
-        assert_eq!(header.kernel_version, None, "points behind the real-mode part");
+        assert_eq!(header.kernel_version, None, "points past the real-mode part");
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! What the guest must be told about its new disk.
+//! Planning the edits that adapt a guest to its new disk.
 
-use super::build::PlannedDisk;
-use super::roots::{CmdlineRules, PartitionNames};
+use super::planned_disk::PlannedDisk;
+use super::root_resolver::RootResolver;
+use super::types::PartitionNames;
 use crate::adapt::{Device, Devices, propose};
 use crate::bytes::ReadAt;
 use crate::edit::{Edit, apply, check_room, set_uuid};
 use crate::fs::open::open_fs;
 use crate::fs::probe::{HEAD_LEN, probe};
-use crate::layout::PartitionKind;
 use crate::process::Inherited;
 use crate::{Error, Result};
 use std::fs::File;
@@ -48,18 +48,18 @@ impl Adaptation {
 /// Those of looking into the root filesystem.
 pub(super) fn adaptation(
     disks: &[PlannedDisk],
-    rules: &CmdlineRules,
+    resolver: &RootResolver,
     cmdline: &str,
     notes: &mut Vec<String>,
 ) -> Result<Option<Adaptation>> {
-    if rules.selection.is_none() {
+    if resolver.selection.is_none() {
         return Ok(None);
     }
-    let Some(root) = rules.root_of(cmdline) else {
+    let Some(root) = resolver.root_of(cmdline) else {
         if let Some(root) = cmdline.split_ascii_whitespace().rfind(|w| w.starts_with("root=")) {
             notes.push(format!(
-                "{root} is none of the partitions that can be read here, so the guest's files stay \
-                 as they are under Xen"
+                "{root} is none of the partitions that can be read here, so the guest's files are \
+                 not adapted"
             ));
         }
         return Ok(None);
@@ -69,14 +69,14 @@ pub(super) fn adaptation(
         return Ok(None);
     };
     let fs = open_fs(reader)?;
-    let edits = propose(&*fs, &devices(rules, root, disks), &rules.selection)?;
+    let edits = propose(&*fs, &devices(resolver, root, disks), &resolver.selection)?;
     if edits.is_empty() {
         return Ok(None);
     }
     if root.read_only {
         let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
         notes.push(format!(
-            "the config makes the root filesystem read-only, so {} stays as it is under Xen",
+            "the config makes the root filesystem read-only, so {} is not adapted",
             paths.join(" and ")
         ));
         return Ok(None);
@@ -84,16 +84,16 @@ pub(super) fn adaptation(
     Ok(Some(Adaptation { file: disk.partition_file(root.number), edits, uuid: None }))
 }
 
-/// What the guest, which has its root filesystem on `root`, can be told of its new machine.
+/// The partitions of the guest whose root filesystem is on `root`, by their old and new names.
 pub(super) fn devices(
-    rules: &CmdlineRules,
+    resolver: &RootResolver,
     root: &PartitionNames,
     disks: &[PlannedDisk],
 ) -> Devices {
-    let others = rules.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
+    let others = resolver.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
     let list = std::iter::once(root).chain(others).map(|p| device(p, disks)).collect();
-    let devices = Devices::new(list, rules.same_names).with_macs(&rules.macs);
-    if rules.complete { devices.and_no_others() } else { devices }
+    let devices = Devices::new(list, resolver.same_names).with_macs(&resolver.macs);
+    if resolver.complete { devices.and_no_others() } else { devices }
 }
 
 fn device(p: &PartitionNames, disks: &[PlannedDisk]) -> Device {
@@ -106,7 +106,7 @@ fn device(p: &PartitionNames, disks: &[PlannedDisk]) -> Device {
         },
         partuuid: p.partuuid.clone(),
         label: label_now(p, disks).unwrap_or_else(|| p.label.clone()),
-        swap: p.kind == PartitionKind::Swap,
+        swap: p.kind.is_swap(),
     }
 }
 

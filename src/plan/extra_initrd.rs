@@ -1,19 +1,18 @@
-//! Drivers for virtio that a guest's initrd lacks: taken from the guest's own modules, put into one
-//! more initrd in the boot gap.
+//! virtio drivers that a guest's initrd lacks: taken from the guest's own modules and put into an extra
+//! initrd.
 //!
-//! The extra initrd lies in front of the guest's. It holds the modules and a small program
+//! The extra initrd precedes the guest's. It holds the modules and a small program
 //! ([`insmod`](mod@insmod)) that `rdinit=` on the command line starts first; the program
 //! loads the modules and becomes the guest's own `/init`. So it does not matter who made the guest's
-//! initrd and what is in it. In front, because Linux can't tell where data that lz4 packed end.
+//! initrd and what is in it. It comes first because Linux cannot tell where lz4 data end.
 //!
-//! Looking into an initrd takes a tenth of a second and more, so it is done only in doubt: when drivers
-//! are not part of the kernel, and the guest is not set up to make initrds for any machine.
+//! Reading an initrd takes a tenth of a second and more, so it is done only if needed: when drivers are
+//! not part of the kernel, and the guest is not configured to make initrds for any machine.
 
 mod cpio;
 mod insmod;
 
 use super::hardware::{Hardware, card, other_bus};
-use super::payload::PayloadFile;
 use crate::bytes::ReadAt;
 use crate::disk::Source;
 use crate::fs::open::{open_fs, open_fs_within};
@@ -22,33 +21,38 @@ use crate::fs::{Budget, GuestFile, GuestFs};
 use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::initrd::{Compression, Initrd, made_for_any_machine};
 use crate::layout::Ids;
+use crate::loader::PayloadFile;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
-use insmod::{Bits, program};
+use insmod::{WordSize, program};
 
-/// Where the extra initrd's files lie. The guest's initrd has no such directory.
+/// Directory of the extra initrd's files. The guest's initrd has no such directory.
 const DIR: &str = "synthdisk";
 /// Most bytes by which the command line grows.
 pub(super) const PARAMETER_MAX: usize = " rdinit=/synthdisk/init".len();
-/// Most bytes of all modules together; those of virtio have some 200 kB.
+/// Most bytes of all modules together; virtio's have about 200 kB.
 const MAX_MODULES: usize = 64 << 20;
-/// The drivers that make a virtio disk show.
+/// The drivers without which a virtio disk does not show: name and configuration option.
 const NEEDED: [(&str, &str); 2] = [("virtio_pci", "VIRTIO_PCI"), ("virtio_blk", "VIRTIO_BLK")];
 
-/// What a first look at the guest's root filesystem tells of its kernel's drivers.
+/// What a few small files in the guest's root filesystem tell of its kernel's drivers.
 #[derive(Clone, Debug)]
-pub(super) struct Look {
+pub(super) struct DriverSurvey {
     version: String,
     nic: NicModel,
-    /// Drivers that only the initrd can have in time, and perhaps has not.
+    /// Drivers that only the initrd can provide in time; it may lack them.
     doubtful: Vec<&'static str>,
 }
 
-/// A first look, which costs a few small files. `made` is when the guest's initrd was made, in
+/// Look at the guest's drivers without reading an initrd. `made` is when the guest's initrd was made, in
 /// seconds since 1970; `None` when it has none, or one that is not the guest's own. `None` is for
 /// a kernel without modules in `fs`, of which nothing is known.
-pub(super) fn look(fs: &dyn GuestFs, version: Option<&str>, made: Option<i64>) -> Option<Look> {
+pub(super) fn survey(
+    fs: &dyn GuestFs,
+    version: Option<&str>,
+    made: Option<i64>,
+) -> Option<DriverSurvey> {
     let version = version?;
     let modules = Modules::open(fs, version)?;
     let outside = NEEDED.iter().filter(|(name, config)| !modules.is_builtin(name, config));
@@ -56,54 +60,54 @@ pub(super) fn look(fs: &dyn GuestFs, version: Option<&str>, made: Option<i64>) -
     if !doubtful.is_empty() && made.is_some_and(|made| made_for_any_machine(fs, made)) {
         doubtful.clear();
     }
-    Some(Look { version: version.to_owned(), nic: card(&modules), doubtful })
+    Some(DriverSurvey { version: version.to_owned(), nic: card(&modules), doubtful })
 }
 
-/// As [`look`], at the root filesystem in `reader`.
-pub(super) fn look_into(
+/// As [`survey`], at the root filesystem in `reader`.
+pub(super) fn survey_root(
     reader: impl ReadAt + Send + 'static,
     version: Option<&str>,
     made: Option<i64>,
-) -> Option<Look> {
-    look(&*open_fs(reader).ok()?, version, made)
+) -> Option<DriverSurvey> {
+    survey(&*open_fs(reader).ok()?, version, made)
 }
 
 /// What is to be done about the guest's drivers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Remedy {
-    /// The initrd to put in front of the guest's.
+    /// The initrd that is to precede the guest's.
     pub(super) initrd: Option<PayloadFile>,
     /// The command line that goes with it.
     pub(super) cmdline: String,
     /// The machine that the guest can boot on.
     pub(super) hardware: Hardware,
-    /// What a user should know even without having asked.
+    /// What a user must know.
     pub(super) warning: Option<String>,
 }
 
 /// Make sure that the kernel sees its disk. `root` is the root filesystem, `initrds` are those that
 /// boot with `cmdline`; `extra` says whether an initrd may be added to them.
 pub(super) fn remedy(
-    look: &Look,
+    survey: &DriverSurvey,
     root: impl ReadAt + Send + 'static,
     initrds: &[PayloadFile],
     cmdline: &str,
     extra: bool,
 ) -> Remedy {
-    let hardware = Hardware { nic: look.nic, ..Hardware::default() };
+    let hardware = Hardware { nic: survey.nic, ..Hardware::default() };
     let mut out = Remedy { cmdline: cmdline.to_owned(), hardware, ..Remedy::default() };
-    if look.doubtful.is_empty() {
+    if survey.doubtful.is_empty() {
         return out;
     }
-    if let Err(e) = mend(look, root, initrds, extra, &mut out) {
-        let what = "it is not known whether the guest's initrd has a driver for its disk";
+    if let Err(e) = fix(survey, root, initrds, extra, &mut out) {
+        let what = "cannot tell whether the guest's initrd has a driver for its disk";
         out.warning = Some(format!("{what}: {e}"));
     }
     out
 }
 
-fn mend(
-    look: &Look,
+fn fix(
+    survey: &DriverSurvey,
     root: impl ReadAt + Send + 'static,
     initrds: &[PayloadFile],
     extra: bool,
@@ -112,22 +116,23 @@ fn mend(
     let mut found: Option<Initrd> = None;
     let budget = Budget::new();
     for file in initrds {
-        let next = Initrd::find(&mut InitrdFile(file), &look.version, &look.doubtful, &budget)?;
+        let next = Initrd::find(&mut InitrdFile(file), &survey.version, &survey.doubtful, &budget)?;
         match &mut found {
             Some(found) => found.join(next),
             None => found = Some(next),
         }
     }
-    let has = |name: &&&str| found.as_ref().is_some_and(|i| i.has_driver(&look.version, name));
-    let lacking: Vec<&str> = look.doubtful.iter().filter(|name| !has(name)).copied().collect();
+    let has = |name: &&&str| found.as_ref().is_some_and(|i| i.has_driver(&survey.version, name));
+    let lacking: Vec<&str> = survey.doubtful.iter().filter(|name| !has(name)).copied().collect();
     if lacking.is_empty() {
         return Ok(());
     }
     let for_root = drivers_of(&root);
     let fs = open_fs_within(root, &budget)?;
-    let no_modules = || Error::new(ErrorKind::NotFound, "the guest's modules have gone");
-    let modules = Modules::open(&*fs, &look.version).ok_or_else(no_modules)?;
-    let drivers = KernelDrivers::of(Some(&modules), &look.version, found.as_ref());
+    let no_modules =
+        || Error::new(ErrorKind::NotFound, "the guest's kernel modules have been removed");
+    let modules = Modules::open(&*fs, &survey.version).ok_or_else(no_modules)?;
+    let drivers = KernelDrivers::of(Some(&modules), &survey.version, found.as_ref());
     let (init, cmdline) = with_rdinit(&out.cmdline);
     let able = found.as_ref().is_some_and(|initrd| extra && can_be_joined(initrd, &init));
     let built =
@@ -149,17 +154,17 @@ fn mend(
     out.warning = Some(match other_bus(&drivers) {
         Some(bus) => {
             out.hardware.bus = bus;
-            format!("{lacks}{why}, so its disk must be plugged into {}", bus_name(bus))
+            format!("{lacks}{why}, so its disk must be attached to {}", bus_name(bus))
         }
         None => format!(
-            "{lacks}{why}, nor a driver for another disk of KVM's: it will not find its root \
-             filesystem; make a new initrd in the guest, or name one by --kernel and --initrd"
+            "{lacks}{why}, nor a driver for any other disk controller: it will not find its root \
+             filesystem; make a new initrd in the guest, or give one with --kernel and --initrd"
         ),
     });
     Ok(())
 }
 
-/// A bus as people call it.
+/// The name of a bus in messages.
 pub(super) fn bus_name(bus: DiskBus) -> &'static str {
     match bus {
         DiskBus::Virtio => "virtio",
@@ -170,8 +175,8 @@ pub(super) fn bus_name(bus: DiskBus) -> &'static str {
     }
 }
 
-/// Whether Linux takes `initrd` for what it is with one more in front of it: an archive, and not
-/// the image of a disk, as up to Linux 2.6; and whether it has the `init` to go on with.
+/// Whether another initrd can precede `initrd`: it must be an archive, not the image of a disk as
+/// up to Linux 2.6, and have the `init` that our program starts.
 fn can_be_joined(initrd: &Initrd, init: &str) -> bool {
     let unread = initrd.segments.iter().any(|s| s.compression == Compression::Lzo);
     let has_init = initrd.entries.contains_key(init.trim_start_matches('/'));
@@ -191,7 +196,7 @@ fn with_rdinit(cmdline: &str) -> (String, String) {
     (init, format!("{} rdinit=/{DIR}/init{init_args}", words.join(" ").trim_end()))
 }
 
-/// The drivers of which one must be there for the filesystem in `root`.
+/// Drivers for the filesystem in `root`; one of them suffices.
 fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
     let mut head = vec![0; root.len().min(HEAD_LEN as u64) as usize];
     match root.read_at(&mut head, 0).map(|()| probe(&head, root.len())) {
@@ -202,8 +207,8 @@ fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
     }
 }
 
-/// The extra initrd with the drivers that are lacking, and one of those for the root filesystem if
-/// there is none; `None` when the guest does not have them.
+/// The extra initrd with the missing drivers, and one for the root filesystem if the guest's initrd
+/// has none; `None` when the guest does not have them either.
 ///
 /// # Errors
 /// Those of reading the modules.
@@ -218,9 +223,9 @@ fn build(
         let Some(chain) = modules.chain(driver) else { return Ok(None) };
         paths.extend(chain);
     }
-    // Under Xen the same initrd found its root filesystem, but perhaps with another kernel.
+    // Under Xen this initrd found its root filesystem, but perhaps with another kernel.
     if !for_root.iter().any(|name| drivers.early(&[name])) {
-        // Filesystems ask for it by its purpose and not by its name.
+        // Filesystems request it as "crc32c", so no dependency names it.
         for driver in ["crc32c_generic"].iter().chain(for_root.first()) {
             paths.extend(modules.chain(driver).unwrap_or_default());
         }
@@ -240,7 +245,7 @@ fn build(
         if total > MAX_MODULES {
             return Err(Error::new(ErrorKind::TooLarge, "the guest's modules are too large"));
         }
-        bits = Some(Bits::of_module(&module)?);
+        bits = Some(WordSize::of_module(&module)?);
         archive.file(&format!("{DIR}/{name}.ko"), 0o644, &module)?;
         loaded.push(format!("/{DIR}/{name}.ko"));
         names.push(name);
@@ -256,7 +261,7 @@ fn build(
     }))
 }
 
-/// An initrd of the payload, wherever it lies, as a file to look into.
+/// An initrd of the payload as a file.
 struct InitrdFile<'a>(&'a PayloadFile);
 
 impl GuestFile for InitrdFile<'_> {

@@ -1,12 +1,11 @@
 //! Kernel and initrd read through to the guest's own files.
 //!
-//! The filesystem reader is bound to one thread, so each plan has a thread that owns it, finds
-//! out what boots, and then answers reads; blocks that were read stay in a small cache, because
-//! the loader asks for less than is read at once. The thread ends when the last file is dropped.
+//! A filesystem reader cannot leave its thread, so each plan has a thread that owns it, chooses what
+//! boots, and then answers reads. Blocks that were read stay in a small cache, because the loader
+//! reads less at once. The thread ends when the last file is dropped.
 
-use super::extra_initrd::{self, Look};
-use super::guest::GuestWish;
-use super::payload::{PayloadFile, kernel_version};
+use super::extra_initrd::{self, DriverSurvey};
+use super::types::GuestBootRequest;
 use crate::adapt::LegacySettings;
 use crate::bytes::ReadAt;
 use crate::disk::Source;
@@ -14,6 +13,7 @@ use crate::fs::open::open_fs;
 use crate::fs::{GuestFile, GuestFs};
 use crate::guest::select::{Boot, BootSource, choose};
 use crate::loader::linux::HEAD_BYTES;
+use crate::loader::{KernelKind, PayloadFile};
 use crate::{Error, ErrorKind, Result};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -36,10 +36,10 @@ pub(super) struct Opened {
     pub(super) files: Vec<PayloadFile>,
     /// Whether this is a root filesystem, and not a separate /boot.
     pub(super) is_root: bool,
-    /// What of its configuration the command line must answer.
-    pub(super) habits: LegacySettings,
+    /// Its settings that the command line must take into account.
+    pub(super) settings: LegacySettings,
     /// What it tells of the kernel's drivers, if it has modules for it.
-    pub(super) drivers: Option<Look>,
+    pub(super) drivers: Option<DriverSurvey>,
     /// When the oldest initrd was made, in seconds since 1970.
     pub(super) made: Option<i64>,
 }
@@ -113,8 +113,11 @@ impl ReadAt for ThroughFile {
 ///
 /// # Errors
 /// Those of reading the filesystem and of choosing an entry.
-pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Result<Opened> {
-    let wish = wish.clone();
+pub(super) fn open(
+    reader: impl ReadAt + Send + 'static,
+    request: &GuestBootRequest,
+) -> Result<Opened> {
+    let request = request.clone();
     let (requests, queue) = mpsc::channel::<Request>();
     let (started, outcome) = mpsc::sync_channel(1);
     let thread = move || {
@@ -122,7 +125,7 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
             Ok(fs) => fs,
             Err(e) => return drop(started.send(Err(e))),
         };
-        let (found, mut files) = match look(&*fs, &wish) {
+        let (found, mut files) = match find(&*fs, &request) {
             Ok(found) => found,
             Err(e) => return drop(started.send(Err(e))),
         };
@@ -160,8 +163,8 @@ pub(super) fn open(reader: impl ReadAt + Send + 'static, wish: &GuestWish) -> Re
             source: Source::File(Arc::new(ThroughFile { reader: Arc::clone(&reader), index, len })),
         })
         .collect();
-    let Found { boot, kernel_head, is_root, habits, drivers, made, .. } = found;
-    Ok(Opened { boot, kernel_head, files, is_root, habits, drivers, made })
+    let Found { boot, kernel_head, is_root, settings, drivers, made, .. } = found;
+    Ok(Opened { boot, kernel_head, files, is_root, settings, drivers, made })
 }
 
 struct FoundFile {
@@ -175,15 +178,15 @@ struct Found {
     kernel_head: Vec<u8>,
     files: Vec<FoundFile>,
     is_root: bool,
-    habits: LegacySettings,
-    drivers: Option<Look>,
+    settings: LegacySettings,
+    drivers: Option<DriverSurvey>,
     made: Option<i64>,
 }
 
 type OpenFiles<'a> = Vec<Box<dyn GuestFile + 'a>>;
 
-fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'a>)> {
-    let mut boot = boot_of(fs, wish)?;
+fn find<'a>(fs: &'a dyn GuestFs, request: &GuestBootRequest) -> Result<(Found, OpenFiles<'a>)> {
+    let mut boot = boot_of(fs, request)?;
     boot.notes.extend(fs.caveat());
     let mut files = Vec::new();
     let mut open = Vec::new();
@@ -195,7 +198,7 @@ fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'
         if len == 0 {
             return Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("{path} in the guest is empty; it must be installed again"),
+                format!("{path} in the guest is empty; install it again"),
             ));
         }
         let head_len = if open.is_empty() { HEAD_BYTES } else { 4096 } as u64;
@@ -214,14 +217,20 @@ fn look<'a>(fs: &'a dyn GuestFs, wish: &GuestWish) -> Result<(Found, OpenFiles<'
         open.push(file);
     }
     let is_root = fs.stat("/etc").is_ok();
-    let habits = LegacySettings::of(fs);
-    let drivers = extra_initrd::look(fs, kernel_version(&kernel_head).as_deref(), made);
-    Ok((Found { boot, kernel_head, files, is_root, habits, drivers, made }, open))
+    let settings = LegacySettings::of(fs);
+    let drivers = extra_initrd::survey(fs, release_of(&kernel_head).as_deref(), made);
+    Ok((Found { boot, kernel_head, files, is_root, settings, drivers, made }, open))
+}
+
+/// The release of the kernel that starts with `head`, as `uname -r` prints it.
+fn release_of(head: &[u8]) -> Option<String> {
+    let header = KernelKind::detect(head).and_then(KernelKind::bootable).ok()?;
+    header.release().map(str::to_owned)
 }
 
 /// The entry that boots, with the files that the domU config puts in place of the entry's.
-fn boot_of(fs: &dyn GuestFs, wish: &GuestWish) -> Result<Boot> {
-    let mut boot = match (&wish.kernel, choose(fs, wish.entry.as_ref())) {
+fn boot_of(fs: &dyn GuestFs, request: &GuestBootRequest) -> Result<Boot> {
+    let mut boot = match (&request.kernel, choose(fs, request.entry.as_ref())) {
         (_, Ok(boot)) => boot,
         (None, Err(e)) => return Err(e),
         // The config names a kernel inside the guest; then no boot menu is needed.
@@ -235,21 +244,21 @@ fn boot_of(fs: &dyn GuestFs, wish: &GuestWish) -> Result<Boot> {
             notes: Vec::new(),
         },
     };
-    if let Some(kernel) = &wish.kernel {
+    if let Some(kernel) = &request.kernel {
         boot.kernel = fs.canonicalize(kernel)?;
         boot.initrds.clear();
     }
-    if let Some(ramdisk) = &wish.ramdisk {
+    if let Some(ramdisk) = &request.ramdisk {
         boot.initrds = vec![fs.canonicalize(ramdisk)?];
     }
-    if let Some(append) = &wish.append {
+    if let Some(append) = &request.append {
         boot.cmdline = format!("{} {append}", boot.cmdline).trim().to_owned();
     }
     Ok(boot)
 }
 
 /// The legacy settings of the guest whose root filesystem is in `reader`; none when it cannot be read.
-pub(super) fn habits_of(reader: impl ReadAt + Send + 'static) -> LegacySettings {
+pub(super) fn legacy_settings_of(reader: impl ReadAt + Send + 'static) -> LegacySettings {
     open_fs(reader).map(|fs| LegacySettings::of(&*fs)).unwrap_or_default()
 }
 

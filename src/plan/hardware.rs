@@ -1,5 +1,5 @@
-//! The machine that a guest can boot on: where its disk must be plugged in, and which network card
-//! it has a driver for.
+//! The machine that a guest can boot on: which bus its disk must be attached to, and which network
+//! card it has a driver for.
 
 use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::qemu::{DiskBus, NicModel};
@@ -7,7 +7,7 @@ use crate::qemu::{DiskBus, NicModel};
 /// What the guest has drivers for. The default is virtio throughout.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Hardware {
-    /// Where disks are plugged in.
+    /// The bus that disks are attached to.
     pub bus: DiskBus,
     /// The network card.
     pub nic: NicModel,

@@ -1,26 +1,16 @@
-//! What a user can say about the disk that is to be made.
+//! The options that describe a guest and its disks.
 
-use super::seed::CloudInit;
 use crate::adapt::Selection;
 use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
 use crate::image::{self, Foreign, InUse};
 use crate::layout::{TableKind, parse_disk_id, parse_size};
+use crate::loader::LoaderKind;
+use crate::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use uuid::Uuid;
-
-/// What starts the guest's kernel.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Bootloader {
-    /// synthdisk's own loader in the MBR; kernel and initrd lie in the boot gap.
-    #[default]
-    Direct,
-    /// None: the gap stays empty, and something else must boot the disk.
-    None,
-}
 
 /// Options about the guest's disks. `None` means "not given", which an existing overlay may answer.
 ///
@@ -64,8 +54,8 @@ pub struct SourceOptions {
 
     /// Attach a NoCloud disk with these files for cloud-init
     #[arg(long, value_name = "USER-DATA[,META-DATA[,NETWORK-CONFIG]]")]
-    #[arg(value_parser = CloudInit::parse)]
-    pub cloud_init: Option<CloudInit>,
+    #[arg(value_parser = CloudInitFiles::parse)]
+    pub cloud_init: Option<CloudInitFiles>,
 
     /// Format of the images (raw, qcow2) [default: what the config or a file's name says]; with raw,
     /// an image is shown as it is even if it begins like another format
@@ -78,7 +68,7 @@ pub struct SourceOptions {
 
     /// Boot loader [default: direct]
     #[arg(long, value_enum, help_heading = "Boot")]
-    pub bootloader: Option<Bootloader>,
+    pub bootloader: Option<LoaderKind>,
 
     /// Boot this kernel file of the host instead of the guest's kernel
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
@@ -110,7 +100,7 @@ pub struct SourceOptions {
     #[arg(value_parser = Selection::parse, default_value_t)]
     pub adapt: Selection,
 
-    /// What makes the guest a machine of its own.
+    /// What makes the guest a clone with an identity of its own.
     #[arg(skip)]
     pub identity: Identity,
 }
@@ -134,13 +124,65 @@ impl SourceOptions {
     }
 }
 
-/// The options that decide where things lie on a disk.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub(super) struct Shape {
-    /// Length in bytes of a swap partition that no image stands for; 0 for none.
-    pub(super) swap: u64,
-    pub(super) align: u64,
-    pub(super) root_size: Option<u64>,
-    pub(super) table: Option<TableKind>,
-    pub(super) bootloader: Bootloader,
+/// Files of this host for cloud-init's NoCloud data source.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct CloudInitFiles {
+    /// The user-data: what cloud-init is to do.
+    pub user_data: PathBuf,
+    /// The meta-data with the instance ID; generated when not given.
+    pub meta_data: Option<PathBuf>,
+    /// The network configuration.
+    pub network_config: Option<PathBuf>,
+}
+
+impl CloudInitFiles {
+    /// Parse `USER-DATA[,META-DATA[,NETWORK-CONFIG]]`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for anything else.
+    pub fn parse(text: &str) -> crate::Result<Self> {
+        let mut names = text.split(',').map(|name| (!name.is_empty()).then(|| PathBuf::from(name)));
+        let (user, meta, network) = (names.next().flatten(), names.next(), names.next());
+        match (user, names.next()) {
+            (Some(user_data), None) => {
+                Ok(Self { user_data, meta_data: meta.flatten(), network_config: network.flatten() })
+            }
+            _ => Err(Error::new(
+                ErrorKind::Usage,
+                "--cloud-init takes USER-DATA[,META-DATA[,NETWORK-CONFIG]]: one to three files",
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for CloudInitFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |path: &Option<PathBuf>| {
+            path.as_ref().map_or_else(String::new, |p| p.display().to_string())
+        };
+        write!(f, "{}", self.user_data.display())?;
+        if self.meta_data.is_some() || self.network_config.is_some() {
+            write!(f, ",{}", shown(&self.meta_data))?;
+        }
+        if self.network_config.is_some() {
+            write!(f, ",{}", shown(&self.network_config))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cloud_init_files() {
+        for text in ["u", "u,m", "u,m,n", "u,,n"] {
+            assert_eq!(CloudInitFiles::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(CloudInitFiles::parse("u,").unwrap(), CloudInitFiles::parse("u").unwrap());
+        for bad in ["", ",m", "u,m,n,x"] {
+            assert_eq!(CloudInitFiles::parse(bad).unwrap_err().kind(), ErrorKind::Usage, "{bad}");
+        }
+    }
 }

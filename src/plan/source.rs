@@ -1,6 +1,6 @@
-//! Opening images and making sure that they are what a disk can be made of.
+//! Opening images and checking that a disk can be made of them.
 
-use super::options::{Bootloader, SourceOptions};
+use super::options::SourceOptions;
 use crate::fs::probe::{self, Content};
 use crate::image::{self, Image, OpenOptions};
 use crate::layout::Ids;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// An image, open and looked at.
+/// An open image and what it holds.
 #[derive(Clone, Debug)]
 pub(super) struct SourceImage {
     pub(super) image: Arc<dyn Image>,
@@ -86,7 +86,8 @@ impl SourceImage {
     /// # Errors
     /// [`ErrorKind::Unsupported`] with what it is and what to do.
     pub(super) fn require_bootable(&self, path: &Path, options: &SourceOptions) -> Result<()> {
-        let told = options.kernel.is_some() || options.bootloader == Some(Bootloader::None);
+        let no_kernel = options.bootloader.is_some_and(|l| l.limits().is_none());
+        let told = options.kernel.is_some() || no_kernel;
         let advice = match self.content {
             Content::Swap { .. } => "name the root image first; swap is synthesised (--swap SIZE)",
             Content::Ext { .. } | Content::Xfs { .. } | Content::Btrfs { .. } => return Ok(()),

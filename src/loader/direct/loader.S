@@ -5,7 +5,7 @@
 #
 #   0x7c00  stage 1, 440 bytes: the bootstrap area of the MBR. The bytes from 440 on are the disk
 #           signature and the partition table; nothing here relies on them.
-#   0x8000  stage 2, 4096 bytes: LBA 1..=8.
+#   0x8000  stage 2, 4096 bytes: LBA 40..=47.
 #
 # Sources: Phoenix EDD 3.0 (INT 13h AH=41h/42h), ACPI 6 ch. 15 (INT 15h E820), and the Linux/x86
 # boot protocol (kernel: Documentation/arch/x86/boot.rst).
@@ -28,25 +28,25 @@
 
 # ---- disk contract ----------------------------------------------------------------------------
 
-        .set STAGE2_LBA,   40
-        .set STAGE2_SECT,  8
-        .set PARAMS_LBA,   128
+        .set STAGE2_LBA,         40
+        .set STAGE2_SECT,        8
+        .set PARAMS_LBA,         128
 
-        .set P_MAGIC,      PARAMS + 0   # "SYNTHDSK"
-        .set P_VERSION,    PARAMS + 8   # u32 = 1
-        .set P_FLAGS,      PARAMS + 12  # u32, bit 0: has an initrd
-        .set P_KERNEL_LBA, PARAMS + 32  # u64; the token at 16 matters to the comparison only
-        .set P_KERNEL_LEN, PARAMS + 40  # u64, bytes
-        .set P_INITRD_LBA, PARAMS + 48  # u64
-        .set P_INITRD_LEN, PARAMS + 56  # u64, bytes
-        .set P_CMD_LBA,    PARAMS + 64  # u64
-        .set P_CMD_LEN,    PARAMS + 72  # u32, bytes without the NUL
-        .set P_MSG_LEN,    PARAMS + 76  # u32
-        .set P_MSG,        PARAMS + 80
-        .set MSG_MAX,      400
-        .set CMD_MAX,      4095
-        .set KERNEL_MAX,   0x10000000   # 256 MiB: keeps all sums below in 32 bits
-        .set INITRD_MAX,   0xc0000000
+        .set P_MAGIC,            PARAMS + 0   # "SYNTHDSK"
+        .set P_VERSION,          PARAMS + 8   # u32 = 1
+        .set P_FLAGS,            PARAMS + 12  # u32, bit 0: has an initrd
+        .set P_KERNEL_LBA,       PARAMS + 32  # u64; the token at 16 matters to the comparison only
+        .set P_KERNEL_BYTES,     PARAMS + 40  # u64, bytes
+        .set P_INITRD_LBA,       PARAMS + 48  # u64
+        .set P_INITRD_BYTES,     PARAMS + 56  # u64, bytes
+        .set P_CMDLINE_LBA,      PARAMS + 64  # u64
+        .set P_CMDLINE_BYTES,    PARAMS + 72  # u32, bytes without the NUL
+        .set P_MESSAGE_BYTES,    PARAMS + 76  # u32
+        .set P_MESSAGE,          PARAMS + 80
+        .set MESSAGE_MAX,        400
+        .set CMDLINE_MAX,        4095
+        .set KERNEL_MAX,         0x10000000   # 256 MiB: keeps all sums below in 32 bits
+        .set INITRD_MAX,         0xc0000000
 
 # ---- kernel header, relative to the real-mode part --------------------------------------------
 
@@ -240,23 +240,23 @@ attempt:
         jne     fail
         cmp     dword ptr [P_VERSION], 1
         jne     fail
-        mov     ecx, [P_MSG_LEN]
+        mov     ecx, [P_MESSAGE_BYTES]
         test    ecx, ecx
         jnz     message
 
-        cmp     dword ptr [P_KERNEL_LEN + 4], 0
+        cmp     dword ptr [P_KERNEL_BYTES + 4], 0
         jne     fail
-        cmp     dword ptr [P_KERNEL_LEN], KERNEL_MAX
+        cmp     dword ptr [P_KERNEL_BYTES], KERNEL_MAX
         ja      fail
-        cmp     dword ptr [P_CMD_LEN], CMD_MAX
+        cmp     dword ptr [P_CMDLINE_BYTES], CMDLINE_MAX
         ja      fail
 
         xor     eax, eax                # [initrd_sectors]: 0 without an initrd
         test    byte ptr [P_FLAGS], 1
         jz      1f
-        cmp     dword ptr [P_INITRD_LEN + 4], 0
+        cmp     dword ptr [P_INITRD_BYTES + 4], 0
         jne     fail
-        mov     eax, [P_INITRD_LEN]
+        mov     eax, [P_INITRD_BYTES]
         cmp     eax, INITRD_MAX
         ja      fail
         call    bytes_to_sectors
@@ -271,7 +271,7 @@ attempt:
 2:
 # -- the real-mode part of the kernel
 
-        mov     eax, [P_KERNEL_LEN]
+        mov     eax, [P_KERNEL_BYTES]
         call    bytes_to_sectors
         mov     [kernel_sectors], eax
         mov     si, offset msg_kernel
@@ -374,11 +374,11 @@ attempt:
         mov     edi, [initrd_address]
         call    load
 
-        mov     eax, [P_CMD_LEN]
+        mov     eax, [P_CMDLINE_BYTES]
         inc     eax
         call    bytes_to_sectors
         mov     ecx, eax
-        mov     esi, offset P_CMD_LBA
+        mov     esi, offset P_CMDLINE_LBA
         mov     edi, offset CMDLINE
         call    load
 
@@ -386,7 +386,7 @@ attempt:
 
         mov     ax, CMDLINE >> 4
         mov     fs, ax
-        mov     bx, [P_CMD_LEN]
+        mov     bx, [P_CMDLINE_BYTES]
         mov     byte ptr fs:[bx], 0     # a command line ends, whatever the disk says
 
         call    fs_to_real
@@ -399,7 +399,7 @@ attempt:
         cmp     [initrd_sectors], eax
         je      11f
         mov     eax, [initrd_address]
-        mov     edx, [P_INITRD_LEN]
+        mov     edx, [P_INITRD_BYTES]
 11:     mov     fs:[H_RAMDISK], eax
         mov     fs:[H_RAMDISK_LEN], edx
 
@@ -427,12 +427,12 @@ again:
         mov     si, offset msg_changing
         jmp     fail_now
 
-# The host has something to say instead of a kernel. ecx = P_MSG_LEN
+# The host has something to say instead of a kernel. ecx = P_MESSAGE_BYTES
 message:
-        cmp     ecx, MSG_MAX
+        cmp     ecx, MESSAGE_MAX
         ja      fail
-        mov     byte ptr [P_MSG + ecx], 0
-        mov     si, offset P_MSG
+        mov     byte ptr [P_MESSAGE + ecx], 0
+        mov     si, offset P_MESSAGE
         call    line_start
         jmp     print_and_stop
 
@@ -566,7 +566,7 @@ load_next:
         jmp     load_next
 4:      ret
 
-# Copy ecx dwords from the bounce buffer to physical address edi, and leave edi behind them.
+# Copy ecx dwords from the bounce buffer to physical address edi, and leave edi after them.
 #
 # Not "unreal mode", whose limits a BIOS disk driver may take away at each call: the copy runs in
 # protected mode, in a 16-bit code segment. All segment registers get sound values on both sides,
@@ -679,7 +679,7 @@ a20_test:
 
 # ---- printing: a line is put together first, since it goes to two places one after the other ----
 
-# Start a line with our name and the string at si, and leave si behind that string's NUL.
+# Start a line with our name and the string at si, and leave si after that string's NUL.
 line_start:
         mov     di, offset LINE
         push    si

@@ -1,26 +1,39 @@
 //! The parameter block: one sector that tells the direct loader where its payload lies.
 //!
-//! All numbers are little endian.
-//!
-//! | at | size | what |
-//! |---|---|---|
-//! | 0 | 8 | magic `SYNTHDSK` |
-//! | 8 | 4 | version, 1 |
-//! | 12 | 4 | flags; bit 0: there is an initrd |
-//! | 16 | 16 | token, the identity of the payload |
-//! | 32 | 8 + 8 | kernel: first LBA, bytes |
-//! | 48 | 8 + 8 | initrd: first LBA, bytes |
-//! | 64 | 8 + 4 | command line: first LBA, bytes without the NUL |
-//! | 76 | 4 | message length; when not 0, the loader prints the message and stops |
-//! | 80 | 400 | message, ASCII |
+//! `docs/direct-loader.md` has the same table of fields; a test compares them. All numbers are
+//! little endian.
 
-use super::{CMDLINE_LBA, CMDLINE_MAX};
+use super::code::{CMDLINE_LBA, CMDLINE_MAX};
 use crate::{Error, ErrorKind, Result};
 
-const MAGIC: &[u8; 8] = b"SYNTHDSK";
-const VERSION: u32 = 1;
+/// A field of the block: offset and length in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Field {
+    name: &'static str,
+    at: usize,
+    len: usize,
+}
+
+const fn field(name: &'static str, at: usize, len: usize) -> Field {
+    Field { name, at, len }
+}
+
+const MAGIC: Field = field("magic", 0, 8);
+const VERSION: Field = field("version", 8, 4);
+const FLAGS: Field = field("flags", 12, 4);
+const TOKEN: Field = field("token", 16, 16);
+const KERNEL_LBA: Field = field("kernel_lba", 32, 8);
+const KERNEL_BYTES: Field = field("kernel_bytes", 40, 8);
+const INITRD_LBA: Field = field("initrd_lba", 48, 8);
+const INITRD_BYTES: Field = field("initrd_bytes", 56, 8);
+const CMDLINE_START: Field = field("cmdline_lba", 64, 8);
+const CMDLINE_BYTES: Field = field("cmdline_bytes", 72, 4);
+const MESSAGE_BYTES: Field = field("message_bytes", 76, 4);
+const MESSAGE: Field = field("message", 80, MESSAGE_MAX);
+
+const MAGIC_VALUE: &[u8; 8] = b"SYNTHDSK";
+const VERSION_VALUE: u32 = 1;
 const HAS_INITRD: u32 = 1;
-const MESSAGE_AT: usize = 80;
 
 /// Longest message in bytes.
 pub const MESSAGE_MAX: usize = 400;
@@ -39,31 +52,34 @@ pub struct Params {
     pub initrd: Option<(u64, u64)>,
     /// Length in bytes of the command line at [`CMDLINE_LBA`], without its NUL.
     pub cmdline_bytes: u32,
-    /// Instead of loading anything, print this behind `synthdisk: ` and stop.
+    /// Instead of loading anything, print this after `synthdisk: ` and stop.
     pub message: Option<String>,
 }
 
 impl Params {
-    /// The block as it stands on the disk. A message is cut at [`MESSAGE_MAX`] bytes, and what is
-    /// not printable ASCII in it becomes `?`; an empty one counts as none.
+    /// The block as it is on the disk. A message is cut at [`MESSAGE_MAX`] bytes, and what is not
+    /// printable ASCII in it becomes `?`; an empty one counts as none.
     pub fn encode(&self) -> [u8; 512] {
         let mut block = [0; 512];
-        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+        let mut put = |field: Field, bytes: &[u8]| {
+            debug_assert!(bytes.len() <= field.len, "{}", field.name);
+            block[field.at..field.at + bytes.len()].copy_from_slice(bytes);
+        };
         let (initrd_lba, initrd_bytes) = self.initrd.unwrap_or((0, 0));
         let flags = if self.initrd.is_some() { HAS_INITRD } else { 0 };
         let message = sanitise(self.message.as_deref().unwrap_or(""));
-        put(0, MAGIC);
-        put(8, &VERSION.to_le_bytes());
-        put(12, &flags.to_le_bytes());
-        put(16, &self.token);
-        put(32, &self.kernel_lba.to_le_bytes());
-        put(40, &self.kernel_bytes.to_le_bytes());
-        put(48, &initrd_lba.to_le_bytes());
-        put(56, &initrd_bytes.to_le_bytes());
-        put(64, &CMDLINE_LBA.to_le_bytes());
-        put(72, &self.cmdline_bytes.to_le_bytes());
-        put(76, &(message.len() as u32).to_le_bytes());
-        put(MESSAGE_AT, &message);
+        put(MAGIC, MAGIC_VALUE);
+        put(VERSION, &VERSION_VALUE.to_le_bytes());
+        put(FLAGS, &flags.to_le_bytes());
+        put(TOKEN, &self.token);
+        put(KERNEL_LBA, &self.kernel_lba.to_le_bytes());
+        put(KERNEL_BYTES, &self.kernel_bytes.to_le_bytes());
+        put(INITRD_LBA, &initrd_lba.to_le_bytes());
+        put(INITRD_BYTES, &initrd_bytes.to_le_bytes());
+        put(CMDLINE_START, &CMDLINE_LBA.to_le_bytes());
+        put(CMDLINE_BYTES, &self.cmdline_bytes.to_le_bytes());
+        put(MESSAGE_BYTES, &(message.len() as u32).to_le_bytes());
+        put(MESSAGE, &message);
         block
     }
 
@@ -78,33 +94,36 @@ impl Params {
             |what: &str| Error::new(ErrorKind::Corrupt, format!("loader parameter block: {what}"));
         let block: &[u8; 512] =
             block.first_chunk().ok_or_else(|| corrupt("shorter than a sector"))?;
-        if !block.starts_with(MAGIC) {
+        if !block.starts_with(MAGIC_VALUE) {
             return Err(corrupt("no magic"));
         }
-        let version = u32_at(block, 8);
-        if version != VERSION {
-            let message = format!("loader parameter block of unknown version {version}");
+        let version = u32_of(block, VERSION);
+        if version != VERSION_VALUE {
+            let message = format!("loader parameter block: unknown version {version}");
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        if u64_at(block, 64) != CMDLINE_LBA {
-            let message = "loader parameter block: command line at an unusual place";
+        let cmdline_lba = u64_of(block, CMDLINE_START);
+        if cmdline_lba != CMDLINE_LBA {
+            let message = format!(
+                "loader parameter block: command line at LBA {cmdline_lba}, not {CMDLINE_LBA}"
+            );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        let cmdline_bytes = u32_at(block, 72);
+        let cmdline_bytes = u32_of(block, CMDLINE_BYTES);
         if cmdline_bytes as usize > CMDLINE_MAX {
             return Err(corrupt("command line too long"));
         }
-        let message_bytes = u32_at(block, 76) as usize;
+        let message_bytes = u32_of(block, MESSAGE_BYTES) as usize;
         if message_bytes > MESSAGE_MAX {
             return Err(corrupt("message too long"));
         }
-        let message = sanitise_bytes(&block[MESSAGE_AT..MESSAGE_AT + message_bytes]);
-        let has_initrd = u32_at(block, 12) & HAS_INITRD != 0;
+        let message = sanitise_bytes(&block[MESSAGE.at..MESSAGE.at + message_bytes]);
+        let has_initrd = u32_of(block, FLAGS) & HAS_INITRD != 0;
         Ok(Self {
-            token: array_at(block, 16),
-            kernel_lba: u64_at(block, 32),
-            kernel_bytes: u64_at(block, 40),
-            initrd: has_initrd.then(|| (u64_at(block, 48), u64_at(block, 56))),
+            token: array_of(block, TOKEN),
+            kernel_lba: u64_of(block, KERNEL_LBA),
+            kernel_bytes: u64_of(block, KERNEL_BYTES),
+            initrd: has_initrd.then(|| (u64_of(block, INITRD_LBA), u64_of(block, INITRD_BYTES))),
             cmdline_bytes,
             message: (!message.is_empty()).then(|| message.into_iter().map(char::from).collect()),
         })
@@ -125,19 +144,19 @@ fn sanitise_bytes(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().map(|&b| if matches!(b, b' '..=b'~') { b } else { b'?' }).collect()
 }
 
-/// Callers pass constant offsets within the block.
-fn array_at<const N: usize>(block: &[u8; 512], at: usize) -> [u8; N] {
+/// Callers pass fields of `N` bytes.
+fn array_of<const N: usize>(block: &[u8; 512], field: Field) -> [u8; N] {
     let mut out = [0; N];
-    out.copy_from_slice(&block[at..at + N]);
+    out.copy_from_slice(&block[field.at..field.at + field.len]);
     out
 }
 
-fn u32_at(block: &[u8; 512], at: usize) -> u32 {
-    u32::from_le_bytes(array_at(block, at))
+fn u32_of(block: &[u8; 512], field: Field) -> u32 {
+    u32::from_le_bytes(array_of(block, field))
 }
 
-fn u64_at(block: &[u8; 512], at: usize) -> u64 {
-    u64::from_le_bytes(array_at(block, at))
+fn u64_of(block: &[u8; 512], field: Field) -> u64 {
+    u64::from_le_bytes(array_of(block, field))
 }
 
 #[cfg(test)]
@@ -156,8 +175,92 @@ mod tests {
         }
     }
 
+    const FIELDS: [Field; 12] = [
+        MAGIC,
+        VERSION,
+        FLAGS,
+        TOKEN,
+        KERNEL_LBA,
+        KERNEL_BYTES,
+        INITRD_LBA,
+        INITRD_BYTES,
+        CMDLINE_START,
+        CMDLINE_BYTES,
+        MESSAGE_BYTES,
+        MESSAGE,
+    ];
+
     #[test]
-    fn the_layout_is_the_documented_one() {
+    fn the_fields_follow_each_other() {
+        let mut end = 0;
+        for field in FIELDS {
+            assert_eq!(field.at, end, "{}", field.name);
+            end += field.len;
+        }
+        assert_eq!(end, 480);
+    }
+
+    #[test]
+    fn the_document_has_the_same_fields() {
+        let text = include_str!("../../../docs/direct-loader.md");
+        let (_, table) = text.split_once("| at | size | name | what |\n").expect("the table");
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .skip(1)
+            .take_while(|line| line.starts_with('|'))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let number = |text: &str| text.parse::<usize>().expect("offsets and sizes are numbers");
+        let (last, rows) = rows.split_last().expect("the table has rows");
+        let documented: Vec<_> =
+            rows.iter().map(|r| (number(r[0]), number(r[1]), r[2].trim_matches('`'))).collect();
+        assert_eq!(documented, FIELDS.map(|f| (f.at, f.len, f.name)));
+        assert_eq!((number(last[0]), number(last[1]), last[3]), (480, 512 - 480, "zero"));
+    }
+
+    /// The values of `.set NAME, VALUE` in the loader's source.
+    fn assembled(name: &str) -> String {
+        let source = include_str!("loader.S");
+        let mut lines = source.lines().filter_map(|line| line.trim().strip_prefix(".set "));
+        let found = lines.find_map(|line| {
+            let (key, value) = line.split('#').next()?.split_once(',')?;
+            (key == name).then(|| value.trim().to_owned())
+        });
+        found.unwrap_or_else(|| panic!("loader.S does not set {name}"))
+    }
+
+    #[test]
+    fn the_loader_has_the_same_fields() {
+        // It looks at the token only by comparing the whole block.
+        for field in FIELDS.iter().filter(|f| **f != TOKEN) {
+            let name = format!("P_{}", field.name.to_uppercase());
+            assert_eq!(assembled(&name), format!("PARAMS + {}", field.at), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_loader_has_the_same_limits_and_places() {
+        use crate::loader::direct::{INITRD_MAX, KERNEL_MAX, PARAMS_LBA, STAGE2_BYTES, STAGE2_LBA};
+        for (name, value) in [
+            ("STAGE2_LBA", STAGE2_LBA),
+            ("STAGE2_SECT", STAGE2_BYTES as u64 / 512),
+            ("PARAMS_LBA", PARAMS_LBA),
+            ("MESSAGE_MAX", MESSAGE_MAX as u64),
+            ("CMDLINE_MAX", CMDLINE_MAX as u64),
+            ("KERNEL_MAX", KERNEL_MAX),
+            ("INITRD_MAX", INITRD_MAX),
+        ] {
+            let text = assembled(name);
+            let found = match text.strip_prefix("0x") {
+                Some(digits) => u64::from_str_radix(digits, 16),
+                None => text.parse(),
+            };
+            assert_eq!(found, Ok(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_where_they_always_were() {
         let block = Params { message: Some("no kernel".into()), ..sample() }.encode();
         let want: [(usize, &[u8]); 11] = [
             (0, b"SYNTHDSK\x01\0\0\0"),

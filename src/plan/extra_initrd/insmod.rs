@@ -1,8 +1,8 @@
-//! A first program for an initrd that lacks drivers: it loads modules into the kernel and becomes
-//! the initrd's own init.
+//! The first program of an extra initrd: it loads modules into the kernel, then executes the guest's
+//! own init.
 //!
 //! The code is assembled from `insmod64.S` and `insmod32.S` by `scripts/assemble-loader` and
-//! committed, like that of the loader. It needs neither a shell nor module tools in the initrd.
+//! committed. It needs neither a shell nor module tools in the initrd.
 
 use crate::{Error, ErrorKind, Result};
 
@@ -13,18 +13,18 @@ const CODE32: &[u8] = include_bytes!("insmod32.bin");
 
 /// The word size of a kernel, as its modules have it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Bits {
+pub enum WordSize {
     /// i386.
     B32,
     /// x86-64.
     B64,
 }
 
-impl Bits {
+impl WordSize {
     /// The word size of the ELF file `module` (elf(5): `e_ident` and `e_machine`).
     ///
     /// # Errors
-    /// `Unsupported` for what is no module of an x86 kernel.
+    /// `Unsupported` for a file that is not a module of an x86 kernel.
     pub fn of_module(module: &[u8]) -> Result<Self> {
         let machine = module.get(18..20).map(|m| u16::from_le_bytes([m[0], m[1]]));
         match (module.get(..5), machine) {
@@ -39,16 +39,19 @@ impl Bits {
 ///
 /// # Errors
 /// `Invalid` for an empty path or one with a NUL.
-pub fn program(bits: Bits, init: &str, modules: &[String]) -> Result<Vec<u8>> {
+pub fn program(bits: WordSize, init: &str, modules: &[String]) -> Result<Vec<u8>> {
     let (code, len_at, wide) = match bits {
-        // p_filesz, with p_memsz behind it: in the program header, behind the file header.
-        Bits::B32 => (CODE32, 52 + 16, 4),
-        Bits::B64 => (CODE64, 64 + 32, 8),
+        // p_filesz, then p_memsz: in the program header, which follows the file header.
+        WordSize::B32 => (CODE32, 52 + 16, 4),
+        WordSize::B64 => (CODE64, 64 + 32, 8),
     };
     let mut out = code.to_vec();
     for path in std::iter::once(init).chain(modules.iter().map(String::as_str)) {
         if path.is_empty() || path.contains('\0') {
-            return Err(Error::new(ErrorKind::Invalid, "a path that Linux can't have"));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("invalid path {path:?} of a kernel module or init"),
+            ));
         }
         out.extend(path.as_bytes());
         out.push(0);
@@ -76,7 +79,7 @@ mod tests {
         std::fs::write(&file, "no ELF at all").unwrap();
         let no_module = file.display().to_string();
         let modules = ["/nowhere/a.ko".to_owned(), no_module.clone()];
-        for bits in [Bits::B64, Bits::B32] {
+        for bits in [WordSize::B64, WordSize::B32] {
             let path = dir.path().join(format!("{bits:?}"));
             let start = |init: &str| {
                 let program = program(bits, init, &modules).unwrap();
@@ -96,7 +99,9 @@ mod tests {
             let echo = match start("/bin/sh") {
                 Ok(output) => output,
                 // A host kernel without the 32-bit system calls.
-                Err(e) if bits == Bits::B32 && e.raw_os_error() == Some(libc::ENOEXEC) => continue,
+                Err(e) if bits == WordSize::B32 && e.raw_os_error() == Some(libc::ENOEXEC) => {
+                    continue;
+                }
                 Err(e) => panic!("{bits:?}: {e}"),
             };
             let said = String::from_utf8_lossy(&echo.stderr).into_owned();
@@ -119,11 +124,11 @@ mod tests {
 
     #[test]
     fn paths_and_modules_that_cannot_be() {
-        assert!(program(Bits::B64, "", &[]).is_err());
-        assert!(program(Bits::B64, "/init", &["a\0b".into()]).is_err());
-        assert!(Bits::of_module(b"").is_err());
-        assert!(Bits::of_module(b"\x7fELF\x02\x01\x01").is_err());
-        assert_eq!(Bits::of_module(CODE64).unwrap(), Bits::B64);
-        assert_eq!(Bits::of_module(CODE32).unwrap(), Bits::B32);
+        assert!(program(WordSize::B64, "", &[]).is_err());
+        assert!(program(WordSize::B64, "/init", &["a\0b".into()]).is_err());
+        assert!(WordSize::of_module(b"").is_err());
+        assert!(WordSize::of_module(b"\x7fELF\x02\x01\x01").is_err());
+        assert_eq!(WordSize::of_module(CODE64).unwrap(), WordSize::B64);
+        assert_eq!(WordSize::of_module(CODE32).unwrap(), WordSize::B32);
     }
 }

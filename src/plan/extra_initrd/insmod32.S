@@ -51,7 +51,7 @@ become: mov     ebx, offset table
         mov     eax, SYS_exit
         int     0x80
 
-# esi: the string behind the one at esi.
+# esi: the string after the one at esi.
 next:   inc     esi
         cmp     byte ptr [esi - 1], 0
         jne     next

@@ -2,13 +2,13 @@
 # /init, with the same process number, arguments and environment. It needs nothing but the kernel:
 # no shell, no module tools, no /proc.
 #
-# This is a whole ELF file (scripts/assemble-loader -> insmod64.bin). Behind it stands a table of
-# strings, each ending with a NUL: the path of the initrd's own init, then those of the modules in
-# the order in which they are loaded, then an empty one. Whoever appends it puts the file's new
-# length into p_filesz and p_memsz.
+# This is a whole ELF file (scripts/assemble-loader -> insmod64.bin). A table of strings
+# follows it, each ending with a NUL: the path of the initrd's own init, then those of the modules
+# in the order in which they are loaded, then an empty one. The host appends the table and puts the
+# file's new length into p_filesz and p_memsz.
 #
-# A module that can't be loaded is reported on standard error, which the kernel has opened for us,
-# and passed over: the guest may still know a way.
+# A module that cannot be loaded is reported on standard error, which the kernel has opened for us,
+# and skipped: the guest may boot without it.
 #
 # Sources: System V ABI (AMD64), elf(5), Linux init_module(2); Linux runs it as `rdinit=`.
 
@@ -66,7 +66,7 @@ become: mov     [r12], r14                      # init wants to know itself by i
         mov     eax, SYS_exit
         syscall
 
-# rbx: the string behind the one at rbx.
+# rbx: the string after the one at rbx.
 next:   inc     rbx
         cmp     byte ptr [rbx - 1], 0
         jne     next

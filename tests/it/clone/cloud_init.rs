@@ -94,7 +94,7 @@ fn run_attaches_it() {
     // Input that cloud-init would ignore gets a note.
     let mounted = mount(&config, &[&option]);
     assert!(
-        mounted.printed().contains("note:    cloud-init will not know"),
+        mounted.printed().contains("note:    cloud-init will not recognise"),
         "{}",
         mounted.printed()
     );

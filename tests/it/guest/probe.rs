@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use synthdisk::fs::probe::{Content, ExtKind, HEAD_LEN, TableKind, probe, uuid_text};
+use synthdisk::fs::probe::{Content, ExtKind, HEAD_LEN, probe, uuid_text};
+use synthdisk::layout::TableKind;
 
 fn run(program: &str, args: &[&str], image: &Path) -> Option<String> {
     let output = match Command::new(program).args(args).arg(image).output() {

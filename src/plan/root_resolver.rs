@@ -1,31 +1,13 @@
 //! Which partition is meant: from the names that a Xen guest uses to those that hold on KVM.
 
+use super::types::PartitionNames;
 use crate::adapt::{LegacySettings, NETWORK, RESUME, Selection};
 use crate::device_name::DeviceName;
 use crate::guest::cmdline::{CmdlineContext, adapt};
-use crate::layout::PartitionKind;
 
-/// What the kernel's command line may call a partition.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct PartitionNames {
-    /// Letters of its disk under Xen: `a`.
-    pub(super) disk: String,
-    /// Its number; a bare filesystem, which has none under Xen, got 1.
-    pub(super) number: u32,
-    pub(super) kind: PartitionKind,
-    /// UUID of the filesystem or swap area in it.
-    pub(super) uuid: Option<String>,
-    /// UUIDs that it had before, above all the image's, by which the guest may still know it.
-    pub(super) former: Vec<String>,
-    pub(super) label: Option<String>,
-    pub(super) partuuid: String,
-    /// Whether the guest may not write to it.
-    pub(super) read_only: bool,
-}
-
-/// All partitions, and the user's words.
+/// Tells which partition a name means, and adapts command lines accordingly.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CmdlineRules {
+pub(super) struct RootResolver {
     pub(super) partitions: Vec<PartitionNames>,
     pub(super) append: Option<String>,
     pub(super) replace: Option<String>,
@@ -41,7 +23,7 @@ pub(super) struct CmdlineRules {
     pub(super) root_hint: Option<String>,
 }
 
-impl CmdlineRules {
+impl RootResolver {
     /// The command line for KVM and what was changed. `likely_root` is the root filesystem when no
     /// command line says which: an index into the partitions.
     pub(super) fn adapt(
@@ -54,9 +36,9 @@ impl CmdlineRules {
         let root = named(cmdline)
             .or_else(|| self.root_hint.as_deref().and_then(named))
             .or_else(|| likely_root.and_then(|i| self.partitions.get(i)))
-            .or_else(|| self.partitions.iter().find(|p| p.kind == PartitionKind::Linux));
-        let swap = self.partitions.iter().find(|p| p.kind == PartitionKind::Swap);
-        // What is inside of a partition without a UUID has some that nobody has read.
+            .or_else(|| self.partitions.iter().find(|p| p.kind.may_hold_root()));
+        let swap = self.partitions.iter().find(|p| p.kind.is_swap());
+        // A partition without a known UUID may hold filesystems whose UUIDs nobody has read.
         let uuids: Option<Vec<String>> = self.partitions.iter().map(|p| p.uuid.clone()).collect();
         let adapted = adapt(
             cmdline,
@@ -77,7 +59,7 @@ impl CmdlineRules {
     /// The partition that the last `root=` among `words` means.
     pub(super) fn root_of(&self, words: &str) -> Option<&PartitionNames> {
         // Without a config the numbers are ours, and the guest's /dev/xvda2 may be our swap.
-        self.find(&last_value(words, "root")?).filter(|p| p.kind == PartitionKind::Linux)
+        self.find(&last_value(words, "root")?).filter(|p| p.kind.may_hold_root())
     }
 
     /// As [`Self::root_of`], as an index into the partitions.
@@ -87,10 +69,10 @@ impl CmdlineRules {
     }
 
     /// `cmdline`, with an answer to the guest's legacy settings, and why.
-    pub(super) fn with_habits(
+    pub(super) fn with_legacy_settings(
         &self,
         cmdline: String,
-        habits: &LegacySettings,
+        settings: &LegacySettings,
         has_initrd: bool,
     ) -> (String, Vec<String>) {
         let said = |key: &str| cmdline.split_ascii_whitespace().any(|w| w.starts_with(key));
@@ -99,16 +81,16 @@ impl CmdlineRules {
         if self.replace.is_some() {
             return (cmdline, whys);
         }
-        if habits.old_interface_names && self.selection.has(NETWORK) && !said("net.ifnames=") {
+        if settings.old_interface_names && self.selection.has(NETWORK) && !said("net.ifnames=") {
             added.push("net.ifnames=0".to_owned());
             whys.push(
                 "net.ifnames=0 added: the guest's network configuration names eth0 or enX0".into(),
             );
         }
         let resumes = said("resume=") || said("noresume");
-        if let Some(device) = habits.resume_device.as_ref().filter(|_| has_initrd && !resumes) {
+        if let Some(device) = settings.resume_device.as_ref().filter(|_| has_initrd && !resumes) {
             if self.selection.has(RESUME) {
-                let mut swaps = self.partitions.iter().filter(|p| p.kind == PartitionKind::Swap);
+                let mut swaps = self.partitions.iter().filter(|p| p.kind.is_swap());
                 let word = match swaps.find_map(|p| p.uuid.as_ref()) {
                     Some(uuid) => format!("resume=UUID={uuid}"),
                     None => "noresume".to_owned(),
@@ -121,7 +103,7 @@ impl CmdlineRules {
             return (cmdline, whys);
         }
         let added = added.join(" ");
-        // What stands behind a lone -- is init's.
+        // The words after a lone -- are init's.
         let cmdline = match cmdline.split_once(" -- ") {
             Some((kernel, init)) => format!("{kernel} {added} -- {init}"),
             None => format!("{cmdline} {added}"),
@@ -171,8 +153,9 @@ fn last_value(words: &str, key: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::PartitionKind;
 
-    fn rules() -> CmdlineRules {
+    fn resolver() -> RootResolver {
         let part = |disk: &str, number, kind, uuid: &str, label: Option<&str>| PartitionNames {
             disk: disk.into(),
             number,
@@ -183,19 +166,19 @@ mod tests {
             partuuid: format!("{disk}-{number:02}"),
             read_only: false,
         };
-        CmdlineRules {
+        RootResolver {
             partitions: vec![
                 part("a", 1, PartitionKind::Swap, "swap", None),
                 part("a", 2, PartitionKind::Linux, "root", Some("ROOT")),
                 part("a", 3, PartitionKind::Linux, "home", None),
                 part("b", 1, PartitionKind::Linux, "data", None),
             ],
-            ..CmdlineRules::default()
+            ..RootResolver::default()
         }
     }
 
     fn root(cmdline: &str, initrd: bool) -> String {
-        let (words, _) = rules().adapt(cmdline, initrd, None);
+        let (words, _) = resolver().adapt(cmdline, initrd, None);
         last_value(&words, "root").unwrap_or_default()
     }
 
@@ -225,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn habits() {
-        let rules = rules();
+    fn legacy_settings() {
+        let resolver = resolver();
         let with = |cmdline: &str, old_names, resume: Option<&str>, has_initrd| {
-            let habits = LegacySettings {
+            let settings = LegacySettings {
                 old_interface_names: old_names,
                 resume_device: resume.map(str::to_owned),
             };
-            rules.with_habits(cmdline.into(), &habits, has_initrd).0
+            resolver.with_legacy_settings(cmdline.into(), &settings, has_initrd).0
         };
         assert_eq!(with("ro", false, None, true), "ro");
         assert_eq!(with("ro -- x", true, None, true), "ro net.ifnames=0 -- x");
@@ -245,13 +228,13 @@ mod tests {
 
     #[test]
     fn a_hint_and_a_guess() {
-        let mut rules = rules();
-        let (words, _) = rules.adapt("", true, Some(2));
+        let mut resolver = resolver();
+        let (words, _) = resolver.adapt("", true, Some(2));
         assert_eq!(last_value(&words, "root").unwrap(), "UUID=home");
-        rules.root_hint = Some("root=/dev/xvdb1 ro".into());
-        let (words, _) = rules.adapt("", true, Some(2));
+        resolver.root_hint = Some("root=/dev/xvdb1 ro".into());
+        let (words, _) = resolver.adapt("", true, Some(2));
         assert_eq!(last_value(&words, "root").unwrap(), "UUID=data");
-        let (words, _) = rules.adapt("resume=/dev/xvda1", true, None);
+        let (words, _) = resolver.adapt("resume=/dev/xvda1", true, None);
         assert_eq!(last_value(&words, "resume").unwrap(), "UUID=swap");
     }
 }

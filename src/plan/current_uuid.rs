@@ -1,4 +1,4 @@
-//! What a partition holds now, read through an overlay that is not yet part of a disk.
+//! The UUID that a filesystem has now, read through an overlay that is not yet part of a disk.
 
 use super::source::SourceImage;
 use crate::bytes::ReadAt;
@@ -16,7 +16,7 @@ struct Only<'a> {
 
 impl ReadAt for Only<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        // Nothing else is asked for but the beginning of the partition.
+        // Only the beginning of the partition is read.
         let at = offset.checked_sub(self.start).ok_or(io::ErrorKind::InvalidInput)?;
         let there = self.image.len().saturating_sub(at).min(buf.len() as u64) as usize;
         let (image, rest) = buf.split_at_mut(there);
@@ -37,7 +37,7 @@ impl Base for Only<'_> {
 
 /// The UUID of the filesystem in the partition `placed`, which was made from `image`, when it is not
 /// the image's own any more.
-pub(super) fn other_uuid(
+pub(super) fn changed_uuid(
     overlay: &dyn Overlay,
     placed: &Placed,
     image: &SourceImage,

@@ -1,7 +1,8 @@
-//! What an overlay remembers of the disk it belongs to.
+//! What an overlay stores about the disk it belongs to.
 
-use super::options::{Shape, SourceOptions};
+use super::options::SourceOptions;
 use super::source::SourceImage;
+use super::types::DiskShape;
 use crate::bytes::ReadAt;
 use crate::layout::{Ids, Layout, format_size};
 use crate::{Error, ErrorKind, Result};
@@ -13,11 +14,11 @@ const VERSION: u32 = 1;
 
 /// Stored as JSON in the overlay's header.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub(super) struct Remembered {
+pub(super) struct OverlayMetadata {
     version: u32,
     /// Where partitions lie; none on a disk that is one image as it is.
     pub(super) layout: Option<Layout>,
-    pub(super) shape: Shape,
+    pub(super) shape: DiskShape,
     disk_id: u32,
     disk_guid: Uuid,
     swap_uuid: Uuid,
@@ -40,10 +41,10 @@ impl ImageMark {
     }
 }
 
-impl Remembered {
+impl OverlayMetadata {
     pub(super) fn new(
         layout: Option<Layout>,
-        shape: Shape,
+        shape: DiskShape,
         ids: Ids,
         images: Vec<ImageMark>,
     ) -> Self {
@@ -69,7 +70,7 @@ impl Remembered {
         if found.version != VERSION {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "it was made by a newer synthdisk; use that one",
+                "it was made by another version of synthdisk; use that one",
             ));
         }
         if let Some(layout) = &found.layout {
@@ -144,7 +145,7 @@ impl Remembered {
             (
                 "bootloader",
                 options.bootloader.is_some_and(|v| v != shape.bootloader),
-                lower(&shape.bootloader),
+                shape.bootloader.to_string(),
             ),
             (
                 "disk-id",

@@ -1,84 +1,88 @@
-//! One disk at a time: its shape, its layout, its regions and its overlay.
+//! Building one disk: its layout, its regions and its overlay.
 
-use super::build::OverlayChoice;
-use super::gap::{TableBytes, empty_gap};
-use super::guest::{DiskContent, DiskSource, PartitionSource};
-use super::options::{Bootloader, Shape, SourceOptions};
-use super::present::other_uuid;
-use super::remembered::{ImageMark, Remembered};
-use super::roots::PartitionNames;
+use super::boot_area::BootArea;
+use super::current_uuid::changed_uuid;
+use super::disk_source::{images_of, is_read_only, new_ids, new_shape};
+use super::options::SourceOptions;
+use super::overlay_metadata::{ImageMark, OverlayMetadata};
+use super::regions::RegionList;
 use super::source::SourceImage;
+use super::types::{
+    DiskContent, DiskRole, DiskShape, DiskSource, OverlayChoice, PartitionNames, PartitionSource,
+};
 use crate::bytes::ReadAt;
 use crate::disk::{
-    Disk, LayeredOverlay, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch, Source,
+    Disk, LayeredOverlay, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch,
 };
-use crate::fs::probe::Content;
-use crate::image::{Image, common_mode};
+use crate::image::common_mode;
 use crate::layout::{
-    GPT_LEN, Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN,
-    SWAP_PAGE, SwapHeader, TableKind, format_size,
+    Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN, SWAP_PAGE,
+    SwapHeader, TableKind, format_size,
 };
+use crate::loader::{BootOrder, LoaderKind, Payload, WantedPartition};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use uuid::Uuid;
 
-/// A disk whose identifiers and shape are settled, by the user or by its overlay.
+/// A disk whose identifiers and shape are known, from the options or from its overlay.
 #[derive(Debug)]
-pub(super) struct Prepared<'a> {
-    pub(super) source: &'a DiskSource,
+pub(super) struct DiskBuilder {
+    pub(super) source: DiskSource,
     pub(super) ids: Ids,
-    pub(super) shape: Shape,
+    pub(super) shape: DiskShape,
     /// The layout, once it is known.
     pub(super) layout: Option<Layout>,
     /// The overlay's file, where writes are kept.
     pub(super) overlay_path: Option<PathBuf>,
     existing: Option<Qcow2Overlay>,
     had_overlay: bool,
+    pub(super) role: DiskRole,
     /// UUIDs that filesystems have now, by partition, where they are not the images' any more.
-    other_uuids: Vec<(u32, String)>,
+    changed_uuids: Vec<(u32, String)>,
 }
 
-impl<'a> Prepared<'a> {
-    /// Settle identifiers and shape of `source`. `first` is the disk that the firmware boots.
+impl DiskBuilder {
+    /// Settle identifiers and shape of `source`.
     ///
     /// # Errors
     /// Those of an overlay that exists: damaged, in use, or made for something else.
     pub(super) fn new(
-        source: &'a DiskSource,
+        source: DiskSource,
         options: &SourceOptions,
-        bootloader: Bootloader,
-        first: bool,
+        loader: LoaderKind,
+        role: DiskRole,
         overlay_path: Option<PathBuf>,
         choice: &OverlayChoice,
     ) -> Result<Self> {
         let frozen = matches!(choice, OverlayChoice::Over { .. });
         let existing = match &overlay_path {
             Some(path) if path.symlink_metadata().is_ok() => {
-                Some(open_overlay(path, frozen, options, source)?)
+                Some(open_overlay(path, frozen, options, &source)?)
             }
             _ => None,
         };
         Ok(match existing {
-            Some((overlay, remembered)) => Self {
-                other_uuids: other_uuids(&overlay, remembered.layout.as_ref(), source)?,
-                source,
-                ids: remembered.ids(),
-                shape: remembered.shape,
-                layout: remembered.layout,
+            Some((overlay, metadata)) => Self {
+                changed_uuids: changed_uuids(&overlay, metadata.layout.as_ref(), &source)?,
+                ids: metadata.ids(),
+                shape: metadata.shape,
+                layout: metadata.layout,
                 overlay_path,
                 existing: Some(overlay),
                 had_overlay: true,
+                role,
+                source,
             },
             None => Self {
-                other_uuids: Vec::new(),
-                source,
-                ids: new_ids(source, options, first),
-                shape: new_shape(source, options, bootloader, first),
+                changed_uuids: Vec::new(),
+                ids: new_ids(&source, options, role),
+                shape: new_shape(&source, options, loader, role),
                 layout: None,
                 overlay_path,
                 existing: None,
                 had_overlay: false,
+                role,
+                source,
             },
         })
     }
@@ -88,15 +92,20 @@ impl<'a> Prepared<'a> {
         self.had_overlay
     }
 
+    /// Whether the disk is a CD or DVD.
+    pub(super) fn is_cdrom(&self) -> bool {
+        matches!(self.source.content, DiskContent::Cdrom(_))
+    }
+
     /// The partitions that images stand for.
-    pub(super) fn partitions(&self) -> &'a [PartitionSource] {
+    pub(super) fn partitions(&self) -> &[PartitionSource] {
         match &self.source.content {
             DiskContent::Partitions(partitions) => partitions,
             DiskContent::Whole { .. } | DiskContent::Cdrom(_) => &[],
         }
     }
 
-    /// Kind of table: as laid out, else as it will most likely be.
+    /// Kind of table: as laid out, else the expected one.
     fn table(&self) -> TableKind {
         self.layout.as_ref().map_or(self.shape.table.unwrap_or_default(), |l| l.table)
     }
@@ -120,12 +129,13 @@ impl<'a> Prepared<'a> {
             read_only,
         };
         let images = self.partitions().iter().map(|p| {
-            let uuid = match kind_of(p) {
-                PartitionKind::Swap => Some(self.swap_uuid(&p.image).to_string()),
-                PartitionKind::Linux => p.image.uuid_text(),
+            let uuid = if p.image.is_swap() {
+                Some(self.swap_uuid(&p.image).to_string())
+            } else {
+                p.image.uuid_text()
             };
             let names = name(p.number, kind_of(p), uuid, p.image.label(), p.read_only);
-            match self.other_uuids.iter().find(|(number, _)| *number == p.number) {
+            match self.changed_uuids.iter().find(|(number, _)| *number == p.number) {
                 Some((_, now)) => PartitionNames {
                     former: names.uuid.into_iter().collect(),
                     uuid: Some(now.clone()),
@@ -145,21 +155,44 @@ impl<'a> Prepared<'a> {
         image.content.uuid().map_or(self.ids.swap_uuid, Uuid::from_bytes)
     }
 
-    /// Decide where things lie, unless the overlay did. `gap` is what the loader needs, in bytes;
+    /// Decide where things lie, unless the overlay did. `payload` is what the loader is to start,
     /// `grown` the number of the partition that `--root-size` is about.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for sizes that cannot be; those of [`Layout::compute`].
-    pub(super) fn lay_out(&mut self, gap: u64, grown: Option<u32>) -> Result<()> {
+    /// [`ErrorKind::Invalid`] for impossible sizes; those of [`Layout::compute`].
+    pub(super) fn lay_out(&mut self, payload: Option<&Payload>, grown: Option<u32>) -> Result<()> {
         if self.layout.is_some() || self.partitions().is_empty() {
             return Ok(());
         }
         if (1..SWAP_MIN_LEN).contains(&self.shape.swap) {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                "--swap is too small for a swap area, which takes at least 40K; use 0 for none",
+                format!(
+                    "--swap {} is too small for a swap area, which takes at least {}; use 0 for none",
+                    format_size(self.shape.swap),
+                    format_size(SWAP_MIN_LEN)
+                ),
             ));
         }
+        let DiskShape { align, table, bootloader, .. } = self.shape;
+        let gap = bootloader.reserve(payload);
+        let guests = self.guest_partitions(grown)?;
+        let compute = |kind: TableKind, table: Option<TableKind>| {
+            let partitions = [self.loader_partitions(kind), guests.clone()].concat();
+            Layout::compute(&LayoutSpec { align, gap, table, partitions })
+        };
+        // What a loader wants depends on the kind of table, which depends on what there is.
+        let expected = table.unwrap_or_default();
+        let layout = compute(expected, table)?;
+        self.layout = Some(match layout.table == expected {
+            true => layout,
+            false => compute(layout.table, Some(layout.table))?,
+        });
+        Ok(())
+    }
+
+    /// The partitions that images and the extra swap area stand for.
+    fn guest_partitions(&self, grown: Option<u32>) -> Result<Vec<PartitionSpec>> {
         let active = self.first_listed().map(|p| p.number);
         let mut specs = Vec::new();
         for p in self.partitions() {
@@ -185,42 +218,53 @@ impl<'a> Prepared<'a> {
             kind: PartitionKind::Swap,
             active: false,
         }));
-        let Shape { align, table, .. } = self.shape;
-        self.layout = Some(Layout::compute(&LayoutSpec { align, gap, table, partitions: specs })?);
-        Ok(())
+        Ok(specs)
+    }
+
+    /// The loader's own partitions. Their numbers follow the guest's, which must not change.
+    fn loader_partitions(&self, table: TableKind) -> Vec<PartitionSpec> {
+        let most = self.partitions().iter().map(|p| p.number).max().unwrap_or(0);
+        let first = self.extra_swap().unwrap_or(most) + 1;
+        let wanted = self.shape.bootloader.partitions(table).into_iter();
+        let spec = |(number, wanted): (u32, WantedPartition)| PartitionSpec {
+            number,
+            len: wanted.len,
+            kind: wanted.kind,
+            active: false,
+        };
+        (first..).zip(wanted).map(spec).collect()
     }
 
     /// The Linux partition that the user or the config named first.
-    pub(super) fn first_listed(&self) -> Option<&'a PartitionSource> {
-        let linux = self.partitions().iter().filter(|p| kind_of(p) == PartitionKind::Linux);
+    pub(super) fn first_listed(&self) -> Option<&PartitionSource> {
+        let linux = self.partitions().iter().filter(|p| !p.image.is_swap());
         linux.min_by_key(|p| p.listed)
     }
 
-    /// The table's bytes.
+    /// What lies before the guest's partitions; `None` for a disk that is one image.
     ///
     /// # Errors
-    /// Those of encoding; `None` for a disk that is one image.
-    pub(super) fn table_bytes(&self) -> Result<Option<TableBytes>> {
-        let loader = self.shape.bootloader == Bootloader::Direct;
-        self.layout.as_ref().map(|l| TableBytes::new(l, &self.ids, loader)).transpose()
+    /// Those of encoding the partition table.
+    pub(super) fn boot_area(&self) -> Result<Option<BootArea>> {
+        let area = |layout| BootArea::new(layout, &self.ids, self.shape.bootloader);
+        self.layout.as_ref().map(area).transpose()
     }
 
-    /// Put the disk together, with `gap` in front of its partitions (an empty one when `None`) and
-    /// its writes going where `choice` says. A new overlay's path is added to `created`.
+    /// Put the disk together, with a loader that is to do `order`, and its writes going where
+    /// `choice` says. A new overlay's path is added to `created`.
     ///
     /// # Errors
     /// Those of the overlay.
     pub(super) fn build(
         &mut self,
-        gap: Option<Vec<Region>>,
+        order: BootOrder<'_>,
         choice: &OverlayChoice,
         created: &mut Vec<CreatedFile>,
     ) -> Result<Disk> {
-        let regions = match (&self.layout, &self.source.content, self.table_bytes()?) {
-            (Some(layout), _, Some(table)) => {
-                let gap = gap.unwrap_or_else(|| empty_gap(&table, layout.gap()));
-                let mut regions = gap;
-                regions.extend(self.partition_regions(layout, &table));
+        let regions = match (&self.layout, &self.source.content, self.boot_area()?) {
+            (Some(layout), _, Some(area)) => {
+                let mut regions = area.regions(order);
+                regions.extend(self.partition_regions(layout, &area));
                 regions
             }
             (_, DiskContent::Whole { image, .. } | DiskContent::Cdrom(image), _) => {
@@ -250,7 +294,10 @@ impl<'a> Prepared<'a> {
                 let path = self.overlay_path.clone().unwrap_or_default();
                 return Err(Error::new(
                     ErrorKind::Corrupt,
-                    format!("the overlay {} was resized; it no longer fits", path.display()),
+                    format!(
+                        "the overlay {} was resized and no longer fits the disk; use another overlay",
+                        path.display()
+                    ),
                 ));
             }
             if let OverlayChoice::Over { scratch, .. } = choice {
@@ -259,19 +306,20 @@ impl<'a> Prepared<'a> {
             }
             return Ok(Some(Box::new(existing)));
         }
-        if is_read_only(self.source) {
+        if is_read_only(&self.source) {
             return Ok(None);
         }
         match (choice, &self.overlay_path) {
             (OverlayChoice::ReadOnly | OverlayChoice::Over { .. }, _) => Ok(None),
             (_, Some(path)) => {
-                let marks = marks(self.source);
-                // What the guest writes is no less secret than what it has.
+                let marks = images_of(&self.source);
+                // What the guest writes is as secret as its images.
                 let images = marks.iter().map(|(_, image)| image.image.path().to_path_buf());
                 let mode = common_mode(&images.collect::<Vec<_>>());
                 let marks = marks.iter().map(|(n, image)| ImageMark::new(*n, image)).collect();
-                let remembered = Remembered::new(self.layout.clone(), self.shape, self.ids, marks);
-                let metadata = remembered.encode()?;
+                let metadata =
+                    OverlayMetadata::new(self.layout.clone(), self.shape, self.ids, marks);
+                let metadata = metadata.encode()?;
                 let overlay = Qcow2Overlay::create_with_mode(path, len, &metadata, mode)?;
                 created.push(CreatedFile(Some(path.clone())));
                 Ok(Some(Box::new(overlay)))
@@ -284,38 +332,39 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// The regions from the first partition to the end of the disk.
-    fn partition_regions(&self, layout: &Layout, table: &TableBytes) -> Vec<Region> {
-        let mut out = Out(Vec::new());
-        let mut end = layout.gap();
-        for p in &layout.partitions {
-            out.push(end, p.start, RegionKind::Gap, "zeros", Source::Zeros);
+    /// The regions from the first of the guest's partitions to the end of the disk.
+    fn partition_regions(&self, layout: &Layout, area: &BootArea) -> Vec<Region> {
+        let mut out = RegionList::default();
+        let mut end = area.end();
+        for p in layout.partitions.iter().filter(|p| !p.kind.is_loaders()) {
+            out.zeros(end, p.start, RegionKind::Gap);
             let source = self.partitions().iter().find(|s| s.number == p.number);
-            let filled = match (p.kind, source) {
-                (PartitionKind::Linux, Some(source)) => {
+            let filled = match source {
+                _ if p.kind.is_swap() => self.swap_header(p, source, &mut out),
+                Some(source) => {
                     let image = &source.image.image;
                     let stop = p.start + image.len().min(p.len);
                     out.image(p.start, stop, RegionKind::Partition(p.number), image);
                     stop
                 }
-                (PartitionKind::Linux, None) => p.start,
-                (PartitionKind::Swap, source) => self.swap_header(p, source, &mut out),
+                None => p.start,
             };
-            out.push(filled, p.end(), RegionKind::Partition(p.number), "zeros", Source::Zeros);
+            out.zeros(filled, p.end(), RegionKind::Partition(p.number));
             end = p.end();
         }
-        let tail = layout.len - table.backup.len() as u64;
-        out.push(end, tail, RegionKind::Gap, "zeros", Source::Zeros);
-        if !table.backup.is_empty() {
-            debug_assert_eq!(table.backup.len() as u64, GPT_LEN);
-            let bytes = Source::Bytes(table.backup.as_slice().into());
-            out.push(tail, layout.len, RegionKind::Table, "GPT, second copy", bytes);
-        }
-        out.0
+        let tail = layout.len - area.backup().len() as u64;
+        out.zeros(end, tail, RegionKind::Gap);
+        out.bytes(tail, RegionKind::Table, "GPT, second copy", area.backup());
+        out.finish()
     }
 
-    /// A swap area afresh, with size, UUID and label of the image that it stands for.
-    fn swap_header(&self, p: &Placed, source: Option<&PartitionSource>, out: &mut Out) -> u64 {
+    /// A new swap area, with size, UUID and label of the image that it stands for.
+    fn swap_header(
+        &self,
+        p: &Placed,
+        source: Option<&PartitionSource>,
+        out: &mut RegionList,
+    ) -> u64 {
         let header = SwapHeader {
             len: p.len,
             uuid: source.map_or(self.ids.swap_uuid, |s| self.swap_uuid(&s.image)),
@@ -323,32 +372,14 @@ impl<'a> Prepared<'a> {
         };
         let stop = (p.start + SWAP_PAGE).min(p.end());
         let page = header.encode();
-        let bytes = Source::Bytes(Arc::from(&page[..(stop - p.start) as usize]));
         let origin = format!("swap area {}", header.uuid);
-        out.push(p.start, stop, RegionKind::SwapHeader(p.number), &origin, bytes);
+        let kind = RegionKind::SwapHeader(p.number);
+        out.bytes(p.start, kind, &origin, &page[..(stop - p.start) as usize]);
         stop
     }
 }
 
-/// Collects regions, leaving out empty ones.
-struct Out(Vec<Region>);
-
-impl Out {
-    fn push(&mut self, start: u64, stop: u64, kind: RegionKind, origin: &str, source: Source) {
-        if stop > start {
-            let (len, origin) = (stop - start, origin.to_owned());
-            self.0.push(Region { start, len, kind, origin, source });
-        }
-    }
-
-    fn image(&mut self, start: u64, stop: u64, kind: RegionKind, image: &Arc<dyn Image>) {
-        let origin = image.path().display().to_string();
-        let source = Source::Image { image: Arc::clone(image), offset: 0 };
-        self.push(start, stop, kind, &origin, source);
-    }
-}
-
-/// Removes a file on drop, unless it was told to let it be.
+/// Removes a file on drop unless [`CreatedFile::keep`] was called.
 #[derive(Debug)]
 pub(super) struct CreatedFile(Option<PathBuf>);
 
@@ -370,90 +401,35 @@ fn kind_of(p: &PartitionSource) -> PartitionKind {
     if p.image.is_swap() { PartitionKind::Swap } else { PartitionKind::Linux }
 }
 
-/// Whether the guest may write to no part of the disk.
-pub(super) fn is_read_only(source: &DiskSource) -> bool {
-    match &source.content {
-        DiskContent::Partitions(partitions) => partitions.iter().all(|p| p.read_only),
-        DiskContent::Whole { read_only, .. } => *read_only,
-        DiskContent::Cdrom(_) => true,
-    }
-}
-
-/// The images of a disk with their numbers; 0 stands for the whole disk.
-pub(super) fn marks(source: &DiskSource) -> Vec<(u32, &SourceImage)> {
-    match &source.content {
-        DiskContent::Partitions(parts) => parts.iter().map(|p| (p.number, &p.image)).collect(),
-        DiskContent::Whole { image, .. } | DiskContent::Cdrom(image) => vec![(0, image)],
-    }
-}
-
-fn new_ids(source: &DiskSource, options: &SourceOptions, first: bool) -> Ids {
-    let mut seed: Vec<u8> = marks(source).iter().flat_map(|(_, image)| image.seed()).collect();
-    if !first {
-        // A copy of another disk's images must not make a disk with the same identifiers.
-        seed.extend(source.letters.as_bytes());
-    }
-    let mut ids = Ids::derive(&seed);
-    if first {
-        ids.disk_id = options.disk_id.unwrap_or(ids.disk_id);
-        ids.swap_uuid = options.swap_uuid.unwrap_or(ids.swap_uuid);
-    }
-    ids
-}
-
-/// Length of the swap partition when nothing else is said, in bytes.
-const DEFAULT_SWAP: u64 = 512 << 20;
-/// Alignment when nothing else is said, in bytes.
-const DEFAULT_ALIGN: u64 = 1 << 20;
-
-fn new_shape(
-    source: &DiskSource,
-    options: &SourceOptions,
-    bootloader: Bootloader,
-    first: bool,
-) -> Shape {
-    // A config says what swap the guest has; a bare image says nothing.
-    let has_swap = options.config.is_some()
-        || marks(source).iter().any(|(_, i)| matches!(i.content, Content::Swap { .. }));
-    let default_swap = if has_swap { 0 } else { DEFAULT_SWAP };
-    Shape {
-        swap: if first { options.swap.unwrap_or(default_swap) } else { 0 },
-        align: options.align.unwrap_or(DEFAULT_ALIGN),
-        root_size: options.root_size.filter(|_| first),
-        table: options.table,
-        bootloader: if first { bootloader } else { Bootloader::None },
-    }
-}
-
 /// Open an overlay that exists, and make sure that it belongs to this disk.
 fn open_overlay(
     path: &Path,
     frozen: bool,
     options: &SourceOptions,
     source: &DiskSource,
-) -> Result<(Qcow2Overlay, Remembered)> {
+) -> Result<(Qcow2Overlay, OverlayMetadata)> {
     let open = if frozen { Qcow2Overlay::open_frozen } else { Qcow2Overlay::open };
-    let (overlay, metadata) = open(path)?;
-    let remembered = Remembered::decode(&metadata).map_err(|e| {
+    let (overlay, bytes) = open(path)?;
+    let metadata = OverlayMetadata::decode(&bytes).map_err(|e| {
         let what = format!("the overlay {} cannot be used", path.display());
         Error::with_source(e.kind(), what, e)
     })?;
-    remembered.check(path, options, &marks(source))?;
-    Ok((overlay, remembered))
+    metadata.check(path, options, &images_of(source))?;
+    Ok((overlay, metadata))
 }
 
-/// The UUIDs of filesystems that are not those of their images any more.
-fn other_uuids(
+/// The UUIDs of filesystems that differ from those of their images.
+fn changed_uuids(
     overlay: &Qcow2Overlay,
     layout: Option<&Layout>,
     source: &DiskSource,
 ) -> Result<Vec<(u32, String)>> {
     let DiskContent::Partitions(partitions) = &source.content else { return Ok(Vec::new()) };
     let mut out = Vec::new();
-    for p in partitions.iter().filter(|p| kind_of(p) == PartitionKind::Linux) {
+    for p in partitions.iter().filter(|p| !p.image.is_swap()) {
         let placed = layout.and_then(|l| l.partitions.iter().find(|l| l.number == p.number));
         let Some(placed) = placed else { continue };
-        let found = other_uuid(overlay, placed, &p.image)
+        let found = changed_uuid(overlay, placed, &p.image)
             .map_err(|e| Error::io("cannot read the overlay", e))?;
         out.extend(found.map(|uuid| (p.number, uuid)));
     }
@@ -463,10 +439,10 @@ fn other_uuids(
 /// A disk that is one image, padded to whole sectors.
 fn whole_regions(image: &SourceImage) -> Vec<Region> {
     let len = image.image.len();
-    let mut out = Out(Vec::new());
+    let mut out = RegionList::default();
     out.image(0, len, RegionKind::Image, &image.image);
-    out.push(len, len.next_multiple_of(SECTOR), RegionKind::Gap, "zeros", Source::Zeros);
-    out.0
+    out.zeros(len, len.next_multiple_of(SECTOR), RegionKind::Gap);
+    out.finish()
 }
 
 fn no_room(dir: &Path, len: u64, e: std::io::Error) -> Error {
@@ -476,7 +452,7 @@ fn no_room(dir: &Path, len: u64, e: std::io::Error) -> Error {
         String::new()
     };
     let what = format!(
-        "cannot make a temporary overlay in {}{hint}; set TMPDIR to another directory, or use \
+        "cannot create a temporary overlay in {}{hint}; set TMPDIR to another directory, or use \
          --overlay or --read-only",
         dir.display()
     );

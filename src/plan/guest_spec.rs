@@ -1,46 +1,17 @@
-//! What the user named, images or a domU config, as one description of a guest.
+//! Reading what the user named, images or a domU config, into one description of a guest.
 
-use super::options::{Bootloader, SourceOptions};
-use super::roots::root_disk;
+use super::options::SourceOptions;
+use super::root_resolver::root_disk;
 use super::source::SourceImage;
+use super::types::{
+    BootRequest, DiskContent, DiskSource, GuestBootRequest, GuestSpec, PartitionSource,
+};
 use crate::fs::probe::Content;
 use crate::guest::select::EntrySelector;
 use crate::image::{self, InUse};
 use crate::xen::{Access, BootMethod, DiskSpec, DomainConfig, GuestDiskContent, Vif};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
-
-/// A guest before its disks are laid out.
-#[derive(Debug)]
-pub(super) struct GuestSpec {
-    /// Name for files that belong to the guest.
-    pub(super) name: String,
-    /// In the order in which the guest sees them; the firmware boots from the first.
-    pub(super) disks: Vec<DiskSource>,
-    pub(super) boot: BootWish,
-    /// `root` of the config's command line, which names a partition under Xen.
-    pub(super) root_hint: Option<String>,
-    /// MAC addresses that the config gives its network cards.
-    pub(super) macs: Vec<String>,
-    /// Memory that the config gives the guest, in MiB.
-    pub(super) memory_mib: Option<u64>,
-    /// Whether the first disk is the one that was listed first, not the one with the first letter.
-    pub(super) first_listed: bool,
-    /// What a user should know.
-    pub(super) notes: Vec<String>,
-}
-
-/// A disk of the guest.
-#[derive(Debug)]
-pub(super) struct DiskSource {
-    /// `xvda`: the guest's name for it under Xen.
-    pub(super) vdev: String,
-    /// `a`.
-    pub(super) letters: String,
-    /// Its place in what the user wrote.
-    pub(super) listed: usize,
-    pub(super) content: DiskContent,
-}
 
 impl DiskSource {
     fn may_boot(&self) -> bool {
@@ -50,55 +21,6 @@ impl DiskSource {
             DiskContent::Cdrom(_) => false,
         }
     }
-}
-
-/// What a disk is made of.
-#[derive(Debug)]
-pub(super) enum DiskContent {
-    /// Partitions, in the order of their numbers.
-    Partitions(Vec<PartitionSource>),
-    /// An image that is a disk as it is.
-    Whole { image: SourceImage, read_only: bool },
-    /// A CD or DVD.
-    Cdrom(SourceImage),
-}
-
-/// A partition of a disk that is put together.
-#[derive(Clone, Debug)]
-pub(super) struct PartitionSource {
-    pub(super) number: u32,
-    pub(super) image: SourceImage,
-    pub(super) read_only: bool,
-    /// Its place in what the user wrote; pygrub looks at what was written first.
-    pub(super) listed: usize,
-}
-
-/// How the guest is to be booted.
-#[derive(Clone, Debug)]
-pub(super) enum BootWish {
-    /// As its own boot configuration says.
-    Guest(GuestWish),
-    /// With files of this host.
-    Host {
-        kernel: PathBuf,
-        initrds: Vec<PathBuf>,
-        /// The command line as Xen would give it.
-        cmdline: String,
-    },
-    /// Not by us.
-    Nothing,
-}
-
-/// What is asked of the guest's own boot configuration.
-#[derive(Clone, Debug, Default)]
-pub(super) struct GuestWish {
-    pub(super) entry: Option<EntrySelector>,
-    /// A kernel inside the guest in place of the entry's.
-    pub(super) kernel: Option<String>,
-    /// An initrd inside the guest in place of the entry's.
-    pub(super) ramdisk: Option<String>,
-    /// Added to the entry's command line before it is adapted.
-    pub(super) append: Option<String>,
 }
 
 impl GuestSpec {
@@ -111,14 +33,14 @@ impl GuestSpec {
             Some(path) => Self::from_config(path, options)?,
             None => Self::from_images(options)?,
         };
-        if options.bootloader == Some(Bootloader::None) {
+        if let Some(loader) = options.bootloader.filter(|l| l.limits().is_none()) {
             if options.kernel.is_some() {
                 return Err(Error::new(
                     ErrorKind::Usage,
-                    "--kernel needs a boot loader; leave out --bootloader none",
+                    format!("--kernel needs a boot loader; leave out --bootloader {loader}"),
                 ));
             }
-            spec.boot = BootWish::Nothing;
+            spec.boot = BootRequest::Nothing;
         }
         if options.kernel.is_none() && !options.initrds.is_empty() {
             return Err(Error::new(
@@ -128,11 +50,11 @@ impl GuestSpec {
         }
         if let Some(kernel) = &options.kernel {
             let cmdline = match &spec.boot {
-                BootWish::Host { cmdline, .. } => cmdline.clone(),
+                BootRequest::Host { cmdline, .. } => cmdline.clone(),
                 _ => spec.root_hint.clone().unwrap_or_default(),
             };
             let (kernel, initrds) = (kernel.clone(), options.initrds.clone());
-            spec.boot = BootWish::Host { kernel, initrds, cmdline };
+            spec.boot = BootRequest::Host { kernel, initrds, cmdline };
         }
         Ok(spec)
     }
@@ -163,9 +85,9 @@ impl GuestSpec {
                 listed: 0,
                 content: DiskContent::Partitions(partitions),
             }],
-            boot: BootWish::Guest(GuestWish {
+            boot: BootRequest::Guest(GuestBootRequest {
                 entry: options.entry.clone(),
-                ..GuestWish::default()
+                ..GuestBootRequest::default()
             }),
             root_hint: None,
             macs: Vec::new(),
@@ -203,7 +125,7 @@ impl GuestSpec {
             ));
         }
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-        let boot = boot_wish(&config, options);
+        let boot = boot_request(&config, options);
         Ok(Self {
             name: config.name.clone().or(stem).unwrap_or_else(|| "guest".into()),
             disks,
@@ -226,7 +148,8 @@ impl GuestSpec {
             able.sort_by_key(|(_, d)| d.listed);
         }
         let any = able.first().map(|(i, _)| *i);
-        let hint = self.root_hint.as_deref().filter(|_| matches!(self.boot, BootWish::Host { .. }));
+        let hint =
+            self.root_hint.as_deref().filter(|_| matches!(self.boot, BootRequest::Host { .. }));
         let letters = hint.and_then(root_disk);
         let root = self.disks.iter().position(|d| {
             let together = matches!(d.content, DiskContent::Partitions(_));
@@ -237,25 +160,25 @@ impl GuestSpec {
     }
 }
 
-fn boot_wish(config: &DomainConfig, options: &SourceOptions) -> BootWish {
-    let own = GuestWish { entry: options.entry.clone(), ..GuestWish::default() };
+fn boot_request(config: &DomainConfig, options: &SourceOptions) -> BootRequest {
+    let own = GuestBootRequest { entry: options.entry.clone(), ..GuestBootRequest::default() };
     match config.boot_method() {
         BootMethod::Kernel { kernel, ramdisk, command_line }
             if !options.guest_kernel && options.entry.is_none() =>
         {
-            BootWish::Host {
+            BootRequest::Host {
                 kernel: kernel.to_path_buf(),
                 initrds: ramdisk.map(Path::to_path_buf).into_iter().collect(),
                 cmdline: command_line,
             }
         }
         // The dom0's command line says which partition is root, whatever kernel it was for.
-        BootMethod::Kernel { .. } => BootWish::Guest(own),
+        BootMethod::Kernel { .. } => BootRequest::Guest(own),
         BootMethod::GuestConfig { entry, kernel, ramdisk, append } => {
             let entry = own.entry.or_else(|| entry.as_deref().map(EntrySelector::parse));
-            BootWish::Guest(GuestWish { entry, kernel, ramdisk, append })
+            BootRequest::Guest(GuestBootRequest { entry, kernel, ramdisk, append })
         }
-        BootMethod::Firmware | BootMethod::Unspecified => BootWish::Guest(own),
+        BootMethod::Firmware | BootMethod::Unspecified => BootRequest::Guest(own),
     }
 }
 

@@ -1,0 +1,68 @@
+//! The direct loader's machine code and the fixed places on the disk where it looks.
+//!
+//! The code is assembled from `loader.S` by `scripts/assemble-loader` and committed, so that
+//! building needs no assembler; a test assembles it again and compares.
+
+/// Sector size, in bytes, that all LBAs in this room count in.
+pub const SECTOR: u64 = 512;
+
+/// First sector of stage 2 (8 sectors). After the entries of a GPT, which end with sector 33.
+pub const STAGE2_LBA: u64 = 40;
+/// Length of stage 2 in bytes.
+pub const STAGE2_BYTES: usize = 4096;
+/// Sector of the parameter block. It and all that may change while the disk is in use start 64 KiB
+/// after the MBR: when a guest edits its partition table, a copy-on-write overlay keeps the whole
+/// cluster around sector 0 from then on.
+pub const PARAMS_LBA: u64 = 128;
+/// First sector of the command line (8 sectors, NUL terminated).
+pub const CMDLINE_LBA: u64 = 129;
+/// Longest command line in bytes, without its NUL. The kernel may take less:
+/// [`SetupHeader::cmdline_size`](super::linux::SetupHeader::cmdline_size).
+pub const CMDLINE_MAX: usize = 4095;
+/// First sector of the kernel: a multiple of 64 KiB, so that the file in the guest and the disk have
+/// the same page alignment.
+pub const KERNEL_LBA: u64 = 256;
+/// Longest kernel file in bytes that the loader accepts.
+pub const KERNEL_MAX: u64 = 256 << 20;
+/// Longest initrd in bytes that the loader accepts; the machine's memory is usually the lower limit.
+pub const INITRD_MAX: u64 = 3 << 30;
+
+/// The memory at 0x7c00..0x9000 while the loader runs.
+const IMAGE: &[u8; 5120] = include_bytes!("loader.bin");
+const STAGE2_AT: usize = 0x400;
+
+/// Stage 1: the MBR's bootstrap area, 440 bytes. The disk signature and the partition table follow.
+pub const STAGE1: &[u8; 440] = match IMAGE.first_chunk() {
+    Some(code) => code,
+    None => unreachable!(),
+};
+
+/// Stage 2: the sectors from [`STAGE2_LBA`] on.
+pub const STAGE2: &[u8; STAGE2_BYTES] = match IMAGE.split_at(STAGE2_AT).1.first_chunk() {
+    Some(code) => code,
+    None => unreachable!(),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stages_are_where_the_source_puts_them() {
+        assert_eq!(STAGE1[0], 0xfa, "cli");
+        assert_eq!(&STAGE2[STAGE2_BYTES - 4..], b"SDG2");
+        assert_eq!(STAGE2_AT + STAGE2_BYTES, IMAGE.len());
+    }
+
+    #[test]
+    fn nothing_lies_in_the_partition_table() {
+        assert!(IMAGE[STAGE1.len()..STAGE2_AT].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn the_places_on_the_disk_do_not_overlap() {
+        const { assert!(STAGE2_LBA + STAGE2_BYTES as u64 / SECTOR <= PARAMS_LBA) };
+        const { assert!(PARAMS_LBA + 1 == CMDLINE_LBA) };
+        const { assert!(CMDLINE_LBA + (CMDLINE_MAX as u64 + 1).div_ceil(SECTOR) <= KERNEL_LBA) };
+    }
+}

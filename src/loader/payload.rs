@@ -1,0 +1,138 @@
+//! What a loader starts: a kernel, its initrds and its command line.
+
+use crate::disk::Source;
+use crate::layout::{Ids, format_size};
+use crate::{Error, ErrorKind, Result};
+
+/// A file that a loader is to load.
+#[derive(Clone, Debug)]
+pub struct PayloadFile {
+    /// Where it is, for a user.
+    pub origin: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// Its bytes.
+    pub source: Source,
+    /// Bytes that change when the file does.
+    pub identity: Vec<u8>,
+}
+
+/// What a loader is to start.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    /// The kernel.
+    pub kernel: PayloadFile,
+    /// Initrds, which the kernel sees as one, in this order.
+    pub initrds: Vec<PayloadFile>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// The most that a loader can load, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Length of the kernel.
+    pub kernel: u64,
+    /// Length of all initrds together.
+    pub initrds: u64,
+    /// Length of the command line, without its NUL.
+    pub cmdline: usize,
+}
+
+impl Payload {
+    /// Changes whenever the kernel, an initrd or the command line does.
+    pub fn token(&self) -> [u8; 16] {
+        let files = std::iter::once(&self.kernel).chain(&self.initrds);
+        let mut parts = vec![self.cmdline.clone().into_bytes()];
+        for file in files {
+            parts.push(file.origin.clone().into_bytes());
+            parts.push(file.len.to_le_bytes().to_vec());
+            parts.push(file.identity.clone());
+        }
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        *Ids::fingerprint(&parts).as_bytes()
+    }
+
+    /// Refuse what the loader called `loader` cannot load. The command line has a limit of the
+    /// kernel's too, so it is checked where the kernel's header is known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`].
+    pub fn check(&self, limits: &Limits, loader: &str) -> Result<()> {
+        let refuse = |what: String, len: u64, most: u64| {
+            let what = format!(
+                "{what} has {len} bytes, and the boot loader '{loader}' loads at most {}",
+                format_size(most)
+            );
+            Err(Error::new(ErrorKind::TooLarge, format!("{what}; choose another one")))
+        };
+        if self.kernel.len > limits.kernel {
+            let what = format!("the kernel {}", self.kernel.origin);
+            return refuse(what, self.kernel.len, limits.kernel);
+        }
+        let initrds = self.initrds.iter().fold(0u64, |sum, file| sum.saturating_add(file.len));
+        if initrds > limits.initrds {
+            let names: Vec<&str> = self.initrds.iter().map(|file| file.origin.as_str()).collect();
+            let what = format!("the initrd {}", names.join(" with "));
+            return refuse(what, initrds, limits.initrds);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(origin: &str, len: u64) -> PayloadFile {
+        PayloadFile { origin: origin.into(), len, source: Source::Zeros, identity: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_by_name() {
+        let limits = Limits { kernel: 100 << 20, initrds: 1 << 30, cmdline: 255 };
+        let check = |kernel, initrds: &[u64]| {
+            let initrds = initrds.iter().map(|len| file("/i", *len)).collect();
+            let payload = Payload { kernel: file("/k", kernel), initrds, cmdline: String::new() };
+            payload.check(&limits, "x").map_err(|e| (e.kind(), e.to_string()))
+        };
+        assert_eq!(check(100 << 20, &[1 << 29, 1 << 29]), Ok(()));
+        let (kind, text) = check((100 << 20) + 1, &[]).unwrap_err();
+        assert_eq!(kind, ErrorKind::TooLarge);
+        assert_eq!(
+            text,
+            "the kernel /k has 104857601 bytes, and the boot loader 'x' loads at most 100 MiB; \
+             choose another one"
+        );
+        let (_, text) = check(1, &[1 << 29, 1 << 29, 1]).unwrap_err();
+        assert!(text.starts_with("the initrd /i with /i with /i has 1073741825 bytes"), "{text}");
+        assert!(check(1, &[u64::MAX, 2]).is_err());
+    }
+
+    #[test]
+    fn tokens_follow_every_part() {
+        let payload = || Payload {
+            kernel: file("/k", 1),
+            initrds: vec![file("/i", 2)],
+            cmdline: "ro".into(),
+        };
+        let changed = |f: fn(&mut Payload)| {
+            let mut other = payload();
+            f(&mut other);
+            other.token()
+        };
+        assert_eq!(payload().token(), payload().token());
+        let all = [
+            payload().token(),
+            changed(|p| p.cmdline.push('x')),
+            changed(|p| p.kernel.len = 2),
+            changed(|p| p.kernel.identity.push(1)),
+            changed(|p| p.initrds[0].identity.push(1)),
+            changed(|p| p.initrds[0].origin.push('x')),
+            changed(|p| p.initrds.clear()),
+        ];
+        for (i, token) in all.iter().enumerate() {
+            assert!(!all[i + 1..].contains(token), "{i}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Stage 4: put the disks together, let the boot area follow the guest, and plan the edits.
+
+use super::adapting::{Adaptation, adaptation};
+use super::boot_choice::BootChoice;
+use super::candidates::readers;
+use super::clone::{clone_edits, rename_root, root_of};
+use super::cloud_init::seed_disk;
+use super::disk_builder::{CreatedFile, DiskBuilder};
+use super::disk_source::images_of;
+use super::guest_planner::{GuestPlanner, not_planned};
+use super::options::SourceOptions;
+use super::payload::from_guest;
+use super::planned_disk::{PlannedDisk, disk_file_name};
+use super::root_resolver::RootResolver;
+use super::survey::Survey;
+use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
+use crate::identity::UuidChange;
+use crate::loader::BootOrder;
+use crate::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A guest's disks, ready to be served.
+#[derive(Debug)]
+pub struct Plan {
+    /// The guest's name.
+    pub name: String,
+    /// Memory that its config gives it, in MiB.
+    pub memory_mib: Option<u64>,
+    /// MAC addresses that its config gives it.
+    pub macs: Vec<String>,
+    /// Its disks; the firmware boots from the first.
+    pub disks: Vec<PlannedDisk>,
+    /// What boots; `None` without a boot loader of ours.
+    pub boot: Option<BootSummary>,
+    /// Where the root filesystem is: index of its disk and number of its partition.
+    pub root: Option<(usize, u32)>,
+    /// Edits that the guest needs, to be made once its partitions can be written.
+    /// The error says why the guest cannot be adapted; it boots as it is.
+    pub adaptation: Result<Option<Adaptation>>,
+    /// The images, absolute.
+    pub images: Vec<PathBuf>,
+    /// What a user should know.
+    pub notes: Vec<String>,
+    /// New overlays, which go away again unless [`Plan::keep`] is called.
+    created: Vec<CreatedFile>,
+}
+
+impl Plan {
+    /// The mount has succeeded: new overlays stay.
+    pub fn keep(&mut self) {
+        self.created.drain(..).for_each(CreatedFile::keep);
+    }
+}
+
+/// Make the disks of `survey` and all that goes with them.
+///
+/// # Errors
+/// Those of overlays, of a guest that cannot be booted, and of edits that cannot be made.
+pub(super) fn assemble(
+    mut survey: Survey,
+    choice: BootChoice,
+    options: &SourceOptions,
+    overlays: &OverlayChoice,
+) -> Result<Plan> {
+    let mut created = Vec::new();
+    let disks = build_disks(&mut survey.disks, choice.boot.as_ref(), overlays, &mut created)?;
+    let BootChoice { boot, mut resolver, mut uuid } = choice;
+    let Survey { guest, disks: builders } = survey;
+    let mut notes = guest.notes;
+    let mut summary = boot.map(|boot| boot.summary);
+    if uuid.is_none() {
+        let built = (&disks[..], &builders[..]);
+        uuid = change_uuid(built, &guest.boot, summary.as_ref(), &mut resolver, options)?;
+        // The guest's command line has another root now.
+        summary =
+            summary.filter(|_| uuid.is_none() || !matches!(guest.boot, BootRequest::Guest(_)));
+    }
+    if let BootRequest::Guest(request) = &guest.boot {
+        let latest = follow_guest(&disks, &builders, request, resolver.clone())?;
+        match summary.is_none().then(|| plan_boot_area(&disks[0], &latest)) {
+            None => {}
+            Some(Ok(boots)) => summary = Some(boots),
+            // A guest that was broken through its overlay must stay reachable for repair.
+            Some(Err(e)) if builders[0].has_overlay() => {
+                notes.push(format!("nothing boots from this disk as it is now: {e}"));
+            }
+            Some(Err(e)) => return Err(e),
+        }
+    }
+    let words = summary.as_ref().map(|s| s.cmdline.as_str());
+    let adaptation = if !options.identity.is_empty() {
+        Ok(clone_edits((&disks, &builders), &resolver, words, uuid.as_ref(), options)?)
+    } else {
+        let words = words.filter(|_| *overlays != OverlayChoice::ReadOnly);
+        words.map_or(Ok(None), |words| adaptation(&disks, &resolver, words, &mut notes))
+    };
+    let mut plan = Plan {
+        name: guest.name,
+        memory_mib: guest.memory_mib,
+        macs: guest.macs,
+        root: root_place(&disks, &resolver, summary.as_ref()),
+        disks,
+        boot: summary,
+        adaptation,
+        images: image_paths(&builders),
+        notes,
+        created,
+    };
+    if let Some(files) = &options.cloud_init {
+        let hostname = options.identity.hostname.as_ref();
+        plan.disks.push(seed_disk(files, hostname, &mut plan.notes)?);
+    }
+    Ok(plan)
+}
+
+/// Build all disks, with the loader of the first one starting `boot`.
+fn build_disks(
+    builders: &mut [DiskBuilder],
+    boot: Option<&PlannedBoot>,
+    overlays: &OverlayChoice,
+    created: &mut Vec<CreatedFile>,
+) -> Result<Vec<PlannedDisk>> {
+    let mut planned = Vec::new();
+    for (i, builder) in builders.iter_mut().enumerate() {
+        let boot = boot.filter(|_| i == 0);
+        let order = boot.map_or(BootOrder::Undecided, |boot| BootOrder::Start(&boot.payload));
+        let disk = Arc::new(builder.build(order, overlays, created)?);
+        let cdrom = builder.is_cdrom();
+        planned.push(PlannedDisk {
+            file: disk_file_name(i, &builder.source.letters, cdrom),
+            vdev: builder.source.vdev.clone(),
+            letters: builder.source.letters.clone(),
+            overlay: builder.overlay_path.as_ref().and_then(|p| p.canonicalize().ok()),
+            disk,
+            layout: builder.layout.clone(),
+            ids: builder.layout.is_some().then_some(builder.ids),
+            cdrom,
+        });
+    }
+    Ok(planned)
+}
+
+/// Give the root filesystem the UUID that `options` ask for, if they do.
+fn change_uuid(
+    (disks, builders): (&[PlannedDisk], &[DiskBuilder]),
+    boot: &BootRequest,
+    summary: Option<&BootSummary>,
+    resolver: &mut RootResolver,
+    options: &SourceOptions,
+) -> Result<Option<UuidChange>> {
+    let Some(wish) = options.identity.root_uuid else { return Ok(None) };
+    let words = summary.map(|s| s.cmdline.clone());
+    let words = words.or_else(|| cmdline_now(disks, builders, boot, resolver));
+    let root = root_of(resolver, words.as_deref(), disks)?;
+    rename_root(resolver, root, wish, builders)
+}
+
+/// Absolute paths of all images.
+fn image_paths(builders: &[DiskBuilder]) -> Vec<PathBuf> {
+    let images = builders.iter().flat_map(|d| images_of(&d.source));
+    images.map(|(_, image)| image.image.path().to_path_buf()).collect()
+}
+
+/// Where the root filesystem is: the command line says so, else the config's hint, else it is the
+/// first partition with a filesystem.
+fn root_place(
+    planned: &[PlannedDisk],
+    resolver: &RootResolver,
+    boot: Option<&BootSummary>,
+) -> Option<(usize, u32)> {
+    let hints = [boot.map(|b| b.cmdline.as_str()), resolver.root_hint.as_deref()];
+    let named = hints.into_iter().flatten().find_map(|words| resolver.root_of(words));
+    let first = || resolver.partitions.iter().find(|p| p.kind.may_hold_root());
+    let root = named.or_else(first)?;
+    let disk = planned.iter().position(|d| !d.cdrom && d.letters == root.disk)?;
+    Some((disk, root.number))
+}
+
+/// The command line that the guest's own boot configuration has now.
+fn cmdline_now(
+    planned: &[PlannedDisk],
+    builders: &[DiskBuilder],
+    boot: &BootRequest,
+    resolver: &RootResolver,
+) -> Option<String> {
+    let BootRequest::Guest(request) = boot else { return None };
+    let [candidates, others] = readers(planned, builders);
+    let loader = builders[0].shape.bootloader;
+    let boot = from_guest(&candidates, &others, request, resolver, loader).ok()?;
+    Some(boot.summary.cmdline)
+}
+
+/// Have the boot area follow what the guest has installed; returns where the latest outcome is kept.
+fn follow_guest(
+    planned: &[PlannedDisk],
+    builders: &[DiskBuilder],
+    request: &GuestBootRequest,
+    resolver: RootResolver,
+) -> Result<Arc<Mutex<Result<BootSummary>>>> {
+    let incomplete = || Error::new(ErrorKind::Corrupt, "the overlay's layout has no partitions");
+    let first = &planned[0];
+    let area = builders[0].boot_area()?.ok_or_else(incomplete)?;
+    let area_end = area.end();
+    let [candidates, others] = readers(planned, builders);
+    let latest = not_planned();
+    let planner = GuestPlanner {
+        candidates,
+        others,
+        area,
+        request: request.clone(),
+        resolver,
+        latest: Arc::clone(&latest),
+    };
+    first.disk.set_planner(Box::new(planner), area_end);
+    Ok(latest)
+}
+
+/// Plan the boot area through the disk itself; returns what boots now.
+fn plan_boot_area(first: &PlannedDisk, latest: &Mutex<Result<BootSummary>>) -> Result<BootSummary> {
+    first.disk.plan_gap();
+    std::mem::replace(&mut *latest.lock(), Ok(BootSummary::default()))
+}

@@ -1,0 +1,100 @@
+//! Stage 3: choose what boots, as far as the images decide that.
+
+use super::candidates::image_readers;
+use super::clone::rename_root;
+use super::disk_builder::DiskBuilder;
+use super::guest_files::has_modules;
+use super::lay_out::Preview;
+use super::options::SourceOptions;
+use super::payload::from_host;
+use super::root_resolver::RootResolver;
+use super::survey::Survey;
+use super::types::{BootRequest, PlannedBoot};
+use crate::identity::UuidChange;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// What boots, and how the guest's partitions are called.
+pub(super) struct BootChoice {
+    /// `None` when nothing boots, or when only the disk itself, overlay included, can tell.
+    pub(super) boot: Option<PlannedBoot>,
+    pub(super) resolver: RootResolver,
+    /// The root filesystem's new UUID, if it is to get one and that is known by now.
+    pub(super) uuid: Option<UuidChange>,
+}
+
+/// Choose what boots from the disks of `survey`, which are laid out.
+///
+/// # Errors
+/// Those of a kernel of this host; `Unsupported` for a UUID that cannot be changed.
+pub(super) fn choose_boot(
+    survey: &mut Survey,
+    preview: Preview,
+    options: &SourceOptions,
+) -> Result<BootChoice> {
+    let mut resolver = survey.resolver(options);
+    let Survey { guest, disks } = survey;
+    let disks = disks.as_slice();
+    let mut uuid = None;
+    if let (Some(wish), BootRequest::Host { initrds, cmdline, .. }) =
+        (options.identity.root_uuid, &guest.boot)
+    {
+        // The command line of a kernel of this host is final once it is planned.
+        let (words, _) = resolver.adapt(cmdline, !initrds.is_empty(), None);
+        if let Some(root) = resolver.root_index(&words) {
+            uuid = rename_root(&mut resolver, root, wish, disks)?;
+        }
+    }
+    // What was planned with other names has another command line.
+    let previewed = preview.boot.filter(|_| preview.names == resolver.partitions);
+    let boot = match &guest.boot {
+        BootRequest::Nothing => None,
+        BootRequest::Host { kernel, initrds, cmdline } => {
+            let boot = match previewed {
+                Some(boot) => boot,
+                None => {
+                    let (loader, readers) = (disks[0].shape.bootloader, image_readers(&disks[0]));
+                    from_host(kernel, initrds, cmdline, &resolver, loader, readers)
+                        .map_err(|e| suggest_guest_kernel(e, options))?
+                }
+            };
+            guest.notes.extend(missing_modules(&boot, disks, options));
+            Some(boot)
+        }
+        // Where nothing was written yet, the disk shows what the images show.
+        BootRequest::Guest(_) => previewed.filter(|_| !disks.iter().any(DiskBuilder::has_overlay)),
+    };
+    Ok(BootChoice { boot: boot.filter(|_| disks[0].layout.is_some()), resolver, uuid })
+}
+
+/// A dom0 kernel that cannot boot here is not the end: the guest may have one of its own.
+fn suggest_guest_kernel(e: Error, options: &SourceOptions) -> Error {
+    if options.config.is_none() || options.kernel.is_some() {
+        return e;
+    }
+    let what = format!(
+        "the domU config's kernel: {e}; --guest-kernel boots the one that the guest has installed"
+    );
+    Error::new(e.kind(), what)
+}
+
+/// A note when the guest has no modules for a kernel that is not its own.
+fn missing_modules(
+    boot: &PlannedBoot,
+    disks: &[DiskBuilder],
+    options: &SourceOptions,
+) -> Option<String> {
+    let version = boot.summary.kernel_version.as_deref()?;
+    let roots = disks[0].partitions().iter().filter(|p| !p.image.is_swap());
+    let found: Vec<bool> =
+        roots.filter_map(|p| has_modules(Arc::clone(&p.image.image), version)).collect();
+    if found.is_empty() || found.contains(&true) {
+        return None;
+    }
+    let way_out = if options.config.is_some() {
+        "; --guest-kernel boots the one that the guest has installed"
+    } else {
+        ""
+    };
+    Some(format!("the guest has no modules for this kernel (/lib/modules/{version}){way_out}"))
+}

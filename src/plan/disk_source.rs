@@ -1,0 +1,61 @@
+//! What follows from the images of one disk: whether it can be written, its identifiers, its shape.
+
+use super::options::SourceOptions;
+use super::source::SourceImage;
+use super::types::{DiskContent, DiskRole, DiskShape, DiskSource};
+use crate::layout::Ids;
+use crate::loader::LoaderKind;
+
+/// Whether the guest may write to no part of the disk.
+pub(super) fn is_read_only(source: &DiskSource) -> bool {
+    match &source.content {
+        DiskContent::Partitions(partitions) => partitions.iter().all(|p| p.read_only),
+        DiskContent::Whole { read_only, .. } => *read_only,
+        DiskContent::Cdrom(_) => true,
+    }
+}
+
+/// The images of a disk with their numbers; 0 stands for the whole disk.
+pub(super) fn images_of(source: &DiskSource) -> Vec<(u32, &SourceImage)> {
+    match &source.content {
+        DiskContent::Partitions(parts) => parts.iter().map(|p| (p.number, &p.image)).collect(),
+        DiskContent::Whole { image, .. } | DiskContent::Cdrom(image) => vec![(0, image)],
+    }
+}
+
+/// The identifiers of a disk without an overlay: the options', else derived from its images.
+pub(super) fn new_ids(source: &DiskSource, options: &SourceOptions, role: DiskRole) -> Ids {
+    let first = role == DiskRole::First;
+    let mut seed: Vec<u8> = images_of(source).iter().flat_map(|(_, image)| image.seed()).collect();
+    if !first {
+        // A copy of another disk's images must not make a disk with the same identifiers.
+        seed.extend(source.letters.as_bytes());
+    }
+    let mut ids = Ids::derive(&seed);
+    if first {
+        ids.disk_id = options.disk_id.unwrap_or(ids.disk_id);
+        ids.swap_uuid = options.swap_uuid.unwrap_or(ids.swap_uuid);
+    }
+    ids
+}
+
+/// The shape of a disk without an overlay. What options say of the boot loader, swap and root
+/// concerns the first disk.
+pub(super) fn new_shape(
+    source: &DiskSource,
+    options: &SourceOptions,
+    loader: LoaderKind,
+    role: DiskRole,
+) -> DiskShape {
+    let first = role == DiskRole::First;
+    // A config says what swap the guest has; a bare image says nothing.
+    let has_swap = options.config.is_some() || images_of(source).iter().any(|(_, i)| i.is_swap());
+    let default_swap = if has_swap { 0 } else { SourceOptions::DEFAULT_SWAP };
+    DiskShape {
+        swap: if first { options.swap.unwrap_or(default_swap) } else { 0 },
+        align: options.align.unwrap_or(SourceOptions::DEFAULT_ALIGN),
+        root_size: options.root_size.filter(|_| first),
+        table: options.table,
+        bootloader: if first { loader } else { LoaderKind::none() },
+    }
+}

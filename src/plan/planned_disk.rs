@@ -1,0 +1,85 @@
+//! A disk that is ready to be served, and reading its partitions.
+
+use crate::bytes::{ReadAt, SharedBytes};
+use crate::disk::Disk;
+use crate::layout::{Ids, Layout};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+/// A disk that is ready to be served.
+#[derive(Debug)]
+pub struct PlannedDisk {
+    /// Name of its file in a mount: `disk.raw`, `disk-b.raw`, `cdrom-c.raw`.
+    pub file: String,
+    /// The guest's name for it under Xen: `xvda`.
+    pub vdev: String,
+    /// Its letters alone: `a`.
+    pub letters: String,
+    /// What it serves.
+    pub disk: Arc<Disk>,
+    /// Where its partitions lie; none when it is one image as it is.
+    pub layout: Option<Layout>,
+    /// Its identifiers, when they were made here.
+    pub ids: Option<Ids>,
+    /// The file in which its writes are kept, absolute.
+    pub overlay: Option<PathBuf>,
+    /// Whether it is a CD.
+    pub cdrom: bool,
+}
+
+impl PlannedDisk {
+    /// Name of a partition's file in a mount: `part1.raw` of `disk.raw`, `disk-b-part1.raw` of
+    /// `disk-b.raw`.
+    pub fn partition_file(&self, number: u32) -> String {
+        partition_file_name(&self.file, number)
+    }
+
+    /// A reader of a partition, through the overlay.
+    pub fn partition(&self, number: u32) -> Option<PartitionReader> {
+        let placed = self.layout.as_ref()?.partitions.iter().find(|p| p.number == number)?;
+        let (start, len) = (placed.start, placed.len);
+        let disk: Weak<Disk> = Arc::downgrade(&self.disk);
+        Some(PartitionReader { disk, start, len })
+    }
+}
+
+/// A partition of the disk as filesystem readers want it. Holds the disk weakly: the disk's own
+/// regions hold this.
+#[derive(Clone, Debug)]
+pub struct PartitionReader {
+    pub(super) disk: Weak<SharedBytes>,
+    pub(super) start: u64,
+    pub(super) len: u64,
+}
+
+impl ReadAt for PartitionReader {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let gone = || io::Error::other("the disk is being closed");
+        self.disk.upgrade().ok_or_else(gone)?.read_at(buf, self.start + offset)
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+/// Name in a mount of the disk number `index` (from 0) of a guest, with the disk's letters.
+pub fn disk_file_name(index: usize, letters: &str, cdrom: bool) -> String {
+    match (index, cdrom) {
+        (0, _) => "disk.raw".into(),
+        (_, true) => format!("cdrom-{letters}.raw"),
+        (_, false) => format!("disk-{letters}.raw"),
+    }
+}
+
+/// Name in a mount of a partition of the disk whose file is `disk`.
+pub fn partition_file_name(disk: &str, number: u32) -> String {
+    let stem = disk.strip_suffix(".raw").unwrap_or(disk);
+    let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };
+    format!("{prefix}part{number}.raw")
+}

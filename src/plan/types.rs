@@ -1,0 +1,183 @@
+//! What the stages of planning hand to each other. No logic.
+
+use super::hardware::Hardware;
+use super::source::SourceImage;
+use crate::guest::select::EntrySelector;
+use crate::layout::{PartitionKind, TableKind};
+use crate::loader::{LoaderKind, Payload};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where writes go.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum OverlayChoice {
+    /// Temporary overlays in this directory, gone at the end.
+    Temporary(PathBuf),
+    /// This file, created if need be; for a guest with one disk.
+    File(PathBuf),
+    /// A file per disk in this directory, created if need be.
+    Dir(PathBuf),
+    /// Nowhere: the disks are read-only.
+    ReadOnly,
+    /// Temporary overlays in `scratch`, over persistent ones that must exist and are only read.
+    Over {
+        /// [`OverlayChoice::File`] or [`OverlayChoice::Dir`].
+        below: Box<OverlayChoice>,
+        /// Directory of the temporary overlays.
+        scratch: PathBuf,
+    },
+}
+
+/// A guest before its disks are laid out.
+#[derive(Debug)]
+pub(super) struct GuestSpec {
+    /// Name for files that belong to the guest.
+    pub(super) name: String,
+    /// In the order in which the guest sees them.
+    pub(super) disks: Vec<DiskSource>,
+    pub(super) boot: BootRequest,
+    /// The config's command line, whose `root=` names a partition under Xen.
+    pub(super) root_hint: Option<String>,
+    /// MAC addresses that the config gives its network cards.
+    pub(super) macs: Vec<String>,
+    /// Memory that the config gives the guest, in MiB.
+    pub(super) memory_mib: Option<u64>,
+    /// Whether the first disk is the one that was listed first, not the one with the first letter.
+    pub(super) first_listed: bool,
+    /// What a user should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// A disk of the guest.
+#[derive(Debug)]
+pub(super) struct DiskSource {
+    /// `xvda`: the guest's name for it under Xen.
+    pub(super) vdev: String,
+    /// `a`.
+    pub(super) letters: String,
+    /// Its position in what the user wrote.
+    pub(super) listed: usize,
+    pub(super) content: DiskContent,
+}
+
+/// What a disk is made of.
+#[derive(Debug)]
+pub(super) enum DiskContent {
+    /// Partitions, in the order of their numbers.
+    Partitions(Vec<PartitionSource>),
+    /// An image that is a disk as it is.
+    Whole { image: SourceImage, read_only: bool },
+    /// A CD or DVD.
+    Cdrom(SourceImage),
+}
+
+/// A partition of a disk that is made of partitions.
+#[derive(Clone, Debug)]
+pub(super) struct PartitionSource {
+    pub(super) number: u32,
+    pub(super) image: SourceImage,
+    pub(super) read_only: bool,
+    /// Its position in what the user wrote; pygrub looks at what was written first.
+    pub(super) listed: usize,
+}
+
+/// Which of the guest's disks one is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum DiskRole {
+    /// The one that the firmware boots from.
+    First,
+    Further,
+}
+
+/// How the guest is to be booted.
+#[derive(Clone, Debug)]
+pub(super) enum BootRequest {
+    /// As its own boot configuration says.
+    Guest(GuestBootRequest),
+    /// With files of this host.
+    Host {
+        kernel: PathBuf,
+        initrds: Vec<PathBuf>,
+        /// The command line as Xen would give it.
+        cmdline: String,
+    },
+    /// Not by us.
+    Nothing,
+}
+
+/// What is asked of the guest's own boot configuration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GuestBootRequest {
+    pub(super) entry: Option<EntrySelector>,
+    /// A kernel inside the guest in place of the entry's.
+    pub(super) kernel: Option<String>,
+    /// An initrd inside the guest in place of the entry's.
+    pub(super) ramdisk: Option<String>,
+    /// Added to the entry's command line before it is adapted.
+    pub(super) append: Option<String>,
+}
+
+/// The options that decide where things lie on a disk. Part of an overlay's metadata.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(super) struct DiskShape {
+    /// Length in bytes of a swap partition that no image stands for; 0 for none.
+    pub(super) swap: u64,
+    /// Partitions start at multiples of this many bytes.
+    pub(super) align: u64,
+    /// Length in bytes of the root partition, when it is larger than its image.
+    pub(super) root_size: Option<u64>,
+    pub(super) table: Option<TableKind>,
+    pub(super) bootloader: LoaderKind,
+}
+
+/// What the kernel's command line may call a partition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct PartitionNames {
+    /// Letters of its disk under Xen: `a`.
+    pub(super) disk: String,
+    /// Its number; a bare filesystem, which has none under Xen, got 1.
+    pub(super) number: u32,
+    pub(super) kind: PartitionKind,
+    /// UUID of the filesystem or swap area in it.
+    pub(super) uuid: Option<String>,
+    /// UUIDs that it had before, above all the image's, by which the guest may still know it.
+    pub(super) former: Vec<String>,
+    pub(super) label: Option<String>,
+    pub(super) partuuid: String,
+    /// Whether the guest may not write to it.
+    pub(super) read_only: bool,
+}
+
+/// A partition that may hold the boot configuration: its index among the names of all partitions,
+/// and how to read it.
+pub(super) type Candidate<R> = (usize, R);
+
+/// What boots: what the loader loads, and what to say of it.
+#[derive(Clone, Debug)]
+pub(super) struct PlannedBoot {
+    pub(super) payload: Payload,
+    pub(super) summary: BootSummary,
+}
+
+/// What will boot, for a user.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct BootSummary {
+    /// Title of the boot entry, or where the kernel is from.
+    pub title: String,
+    /// The kernel: where it is, and its version.
+    pub kernel: String,
+    /// The kernel's version, as `uname -r` prints it.
+    pub kernel_version: Option<String>,
+    /// The initrds, in order.
+    pub initrds: Vec<String>,
+    /// The command line as the kernel gets it.
+    pub cmdline: String,
+    /// What was changed in the guest's command line, and what else a user should know.
+    pub notes: Vec<String>,
+    /// The machine that the guest has drivers for.
+    pub hardware: Hardware,
+    /// Whether the first initrd is ours and has drivers that the guest's lacks.
+    pub extra_initrd: bool,
+    /// What a user must know: the guest may not boot everywhere.
+    pub warnings: Vec<String>,
+}
