@@ -11,6 +11,7 @@ mod open;
 mod qcow2;
 mod raw;
 mod usage;
+mod vhd;
 
 pub use formats::Format;
 pub use mapping::MappedSlice;

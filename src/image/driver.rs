@@ -17,8 +17,10 @@ pub(super) struct Opening {
 
 /// What reads the images of one format.
 pub(super) struct Driver {
-    /// As QEMU and xl call it.
+    /// As xl calls it.
     pub(super) name: &'static str,
+    /// As QEMU calls it.
+    pub(super) qemu_name: &'static str,
     /// Endings of file names that stand for it, in lower case.
     pub(super) extensions: &'static [&'static str],
     /// Whether the bytes of the file are those of the disk, so that they may look like anything.

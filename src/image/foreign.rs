@@ -39,11 +39,6 @@ static SIGNATURES: &[Signature] = &[
     mark(0, b"WithouFreSpacExt", "Parallels", "parallels"),
 ];
 
-/// Where a VHD's footer, of which a copy comes first, says what kind it is; and the value of one
-/// that contains only what differs from its parent.
-const VHD_TYPE: std::ops::Range<usize> = 60..64;
-const VHD_DIFFERENCING: [u8; 4] = [0, 0, 0, 4];
-
 /// A format that an image seems to have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Found {
@@ -51,34 +46,13 @@ pub(super) struct Found {
     pub(super) shown: &'static str,
     /// QEMU's name for it.
     pub(super) qemu_name: &'static str,
-    /// Whether the file is known to need another one, which QEMU would ignore.
-    pub(super) drops_parent: bool,
 }
 
 /// The format that an image which begins with `head` seems to have.
 pub(super) fn look(head: &[u8]) -> Option<Found> {
     let has = |s: &&Signature| head.get(s.at..).is_some_and(|rest| rest.starts_with(s.bytes));
     let found = SIGNATURES.iter().find(has)?;
-    let drops_parent =
-        found.qemu_name == "vpc" && head.get(VHD_TYPE).is_some_and(|kind| kind == VHD_DIFFERENCING);
-    Some(Found { shown: found.shown, qemu_name: found.qemu_name, drops_parent })
-}
-
-/// What to do with an image that has a format which is not read.
-pub(super) fn advice(found: Found, shown: &str) -> String {
-    if found.drops_parent {
-        return format!(
-            "{} is a format that is not read yet, and this one contains only what differs from its \
-             parent. `qemu-img convert` would drop what the parent holds: have Xen merge the chain \
-             first (vhd-util coalesce), or export the disk whole",
-            found.shown
-        );
-    }
-    format!(
-        "{} is a format that is not read yet; convert it (qemu-img convert -f {} -O raw {shown} \
-         root.img)",
-        found.shown, found.qemu_name
-    )
+    Some(Found { shown: found.shown, qemu_name: found.qemu_name })
 }
 
 #[cfg(test)]
@@ -100,17 +74,5 @@ mod tests {
         assert_eq!(with(0, b""), None);
         // Shorter than any mark.
         assert_eq!(look(b"QF"), None);
-    }
-
-    #[test]
-    fn a_chain_is_not_to_be_converted() {
-        let mut head = vec![0; HEAD_LEN];
-        head[..8].copy_from_slice(b"conectix");
-        for (kind, word) in [(2, "-f vpc"), (3, "-f vpc"), (4, "coalesce")] {
-            head[63] = kind;
-            let found = look(&head).unwrap();
-            assert!(advice(found, "a.vhd").contains(word), "{kind}");
-            assert_eq!(found.drops_parent, kind == 4);
-        }
     }
 }

@@ -1,14 +1,14 @@
 //! The table of formats: what they are called, which file names stand for them, what opens them.
 
 use super::driver::Driver;
-use super::{qcow2, raw};
+use super::{qcow2, raw, vhd};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
 /// The formats that are read. The first is that of a file whose name stands for no other.
-static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT];
+static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT, &vhd::FORMAT];
 
 /// A format of images that can be read.
 #[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
@@ -16,9 +16,10 @@ static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT];
 pub struct Format(pub(super) &'static Driver);
 
 impl Format {
-    /// The format called `name`, if it is read.
+    /// The format that xl or QEMU calls `name`, if it is read.
     pub fn by_name(name: &str) -> Option<Self> {
-        FORMATS.iter().find(|format| format.name == name).map(|format| Self(format))
+        let named = |format: &&&Driver| format.name == name || format.qemu_name == name;
+        FORMATS.iter().find(named).map(|format| Self(format))
     }
 
     /// The names of all formats that are read.
@@ -35,7 +36,7 @@ impl Format {
         Self(found.copied().unwrap_or(FORMATS[0]))
     }
 
-    /// Its name, as QEMU and xl call it.
+    /// Its name, as xl calls it.
     pub fn name(self) -> &'static str {
         self.0.name
     }
@@ -96,7 +97,8 @@ mod tests {
         ] {
             assert_eq!(Format::of_path(Path::new(path)).name(), name, "{path}");
         }
-        assert_eq!(Format::names().collect::<Vec<_>>(), ["raw", "qcow2"]);
+        assert_eq!(Format::names().collect::<Vec<_>>(), ["raw", "qcow2", "vhd"]);
+        assert_eq!(Format::parse("vpc").unwrap().name(), "vhd");
         assert_eq!(Format::parse("qcow2").unwrap().name(), "qcow2");
         assert_eq!(Format::parse("vdi").unwrap_err().kind(), ErrorKind::Usage);
     }

@@ -66,28 +66,20 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Image>> {
     (format.0.open)(opening)
 }
 
-/// The error for the image at `path`, whose format `name` (as xl or QEMU calls it) is not read.
+/// The error for the image at `path`, whose format `name` (as xl or QEMU calls it) is not read; if it
+/// cannot be opened at all, the error that says so.
 pub fn unread(path: &Path, name: &str) -> Error {
     let shown = path.display();
-    let mut head = [0; foreign::HEAD_LEN];
-    let look = Opening::new(path).and_then(|opening| {
-        let part = &mut head[..opening.len.min(foreign::HEAD_LEN as u64) as usize];
-        opening
-            .file
-            .read_exact_at(part, 0)
-            .map_err(|e| Error::io(format!("cannot read {shown}"), e))
-    });
-    if let Err(e) = look {
-        return e;
-    }
-    let advice = match foreign::look(&head) {
-        Some(found) if found.drops_parent => foreign::advice(found, &shown.to_string()),
-        _ => format!(
-            "{name} is a format that is not read yet; convert it (qemu-img convert -O raw) and \
-             name the result"
+    match Opening::new(path) {
+        Err(e) => e,
+        Ok(_) => Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{shown} should be {name}: {name} is a format that is not read yet; convert it \
+                 (qemu-img convert -O raw) and name the result"
+            ),
         ),
-    };
-    Error::new(ErrorKind::Unsupported, format!("{shown} should be {name}: {advice}"))
+    }
 }
 
 /// Refuse a raw image that begins like one of another format.
@@ -103,7 +95,11 @@ fn refuse_foreign(opening: &Opening) -> Result<()> {
              have its name end in .{0}",
             format.name()
         ),
-        None => foreign::advice(found, &shown.to_string()),
+        None => format!(
+            "{} is a format that is not read yet; convert it (qemu-img convert -f {} -O raw {shown} \
+             root.img)",
+            found.shown, found.qemu_name
+        ),
     };
     Err(Error::new(
         ErrorKind::Unsupported,
@@ -135,7 +131,7 @@ mod tests {
         for (head, word) in [
             (&b"QFI\xfb\0\0\0\x03"[..], "--image-format qcow2"),
             (b"KDMV", "qemu-img convert -f vmdk"),
-            (b"conectix", "qemu-img convert -f vpc"),
+            (b"conectix", "--image-format vhd"),
         ] {
             let (_dir, path) = file("root.img", head);
             let e = open(&path, &OpenOptions::default()).unwrap_err();

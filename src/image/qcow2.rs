@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 pub(super) static FORMAT: Driver = Driver {
     name: "qcow2",
+    qemu_name: "qcow2",
     extensions: &["qcow2"],
     plain: false,
     open: |opening| Ok(Arc::new(Qcow2Image::new(opening)?)),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 pub(super) static FORMAT: Driver = Driver {
     name: "raw",
+    qemu_name: "raw",
     extensions: &["raw", "img"],
     plain: true,
     open: |opening| Ok(Arc::new(RawImage::new(opening))),

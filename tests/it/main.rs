@@ -11,6 +11,7 @@ mod finalize;
 mod fuse;
 mod guest;
 mod harness_selftest;
+mod image;
 mod inspect;
 mod loader;
 mod rooms;

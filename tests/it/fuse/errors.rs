@@ -57,7 +57,7 @@ fn files_that_are_no_image() {
     refused(&[], &swap, &["swap", "root image"]);
     for (format, name, advice) in [
         ("qcow2", "qcow2", "--image-format qcow2"),
-        ("vpc", "VHD", "qemu-img convert -f vpc"),
+        ("vpc", "VHD", "--image-format vhd"),
         ("vmdk", "VMDK", "qemu-img convert -f vmdk"),
     ] {
         let image = tiny.file(&format!("{format}.img"));
