@@ -49,7 +49,7 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         None => {
             eprintln!(
                 "note:    the disks are expected in {}; before the guest starts, run: synthdisk \
-                 mount -o allow_other --config {} {}",
+                 mount -o allow_other,uid=libvirt-qemu,gid=kvm,umask=007 --config {} {}",
                 dir.display(),
                 args.config.display(),
                 dir.display()

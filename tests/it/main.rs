@@ -16,4 +16,5 @@ mod inspect;
 mod loader;
 mod rooms;
 mod run;
+mod semantics;
 mod xen;
