@@ -199,8 +199,8 @@ fn command_lines() {
     assert_eq!(
         notes("cmdline='a'\nroot='b'\nextra='c'"),
         [
-            "line 2: root: is ignored, since 'cmdline' is set, as xl does",
-            "line 3: extra: is ignored, since 'cmdline' is set, as xl does"
+            "line 2: root: is ignored because 'cmdline' is set, as in xl",
+            "line 3: extra: is ignored because 'cmdline' is set, as in xl"
         ]
     );
 }
