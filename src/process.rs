@@ -23,6 +23,6 @@ pub use other::OtherProcess;
 pub use private_dir::{make_private_dir, private_dir_name};
 pub use signals::{Stop, ending_signals, hold_ending_signals};
 pub use sweep::{Sweeper, sweep};
-pub use tool::{find_in_path, find_tool};
+pub use tool::{clean_environment, find_program, find_tool, is_program};
 pub use unmount::{Unmount, unmount};
 pub use wait::poll_until;

@@ -4,12 +4,14 @@
 //! room. Starting the guest is the caller's task.
 
 pub mod accel;
+pub mod aio;
 pub mod command;
 pub mod machine;
 mod probe_code;
 mod shell;
 
 pub use accel::{Accel, Probe, find_qemu, probe};
+pub use aio::{allowed_by_kernel, probe_aio};
 pub use command::{Launch, Serial};
 pub use machine::{
     Aio, Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, Graphics, Lifecycle, Machine,

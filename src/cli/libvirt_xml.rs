@@ -6,7 +6,7 @@ use crate::fuse::LiveMount;
 use crate::libvirt::domain_xml;
 use crate::loader::LoaderKind;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
-use crate::qemu::{DiskBus, NicModel};
+use crate::qemu::{DiskBus, NicModel, allowed_by_kernel};
 use crate::run::machine::{GuestDisks, MachineOptions, Net, check_buses, describe};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
@@ -49,7 +49,7 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         None => {
             eprintln!(
                 "note:    the disks are expected in {}; before the guest starts, run: synthdisk \
-                 mount -o allow_other --config {} {}",
+                 mount -o allow_other,uid=libvirt-qemu,gid=kvm,umask=007 --config {} {}",
                 dir.display(),
                 args.config.display(),
                 dir.display()
@@ -60,7 +60,8 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         }
     };
     let guest = GuestDisks { dir: &dir, disks: &disks, bus, nic };
-    let options = MachineOptions { net: Net::Bridge, ..MachineOptions::default() };
+    let options =
+        MachineOptions { net: Net::Bridge, aio: allowed_by_kernel(), ..MachineOptions::default() };
     let machine = describe(&name, Some(&domain), guest, &options);
     check_buses(&machine)?;
     let xml = domain_xml(&machine)?;

@@ -10,14 +10,14 @@ use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
-use crate::process::Stop;
-use crate::qemu::{Accel, Launch, Serial, find_qemu, probe};
+use crate::process::{self, Stop};
+use crate::qemu::{Accel, Aio, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Verdict, boot};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
-use args::AccelChoice;
+use args::{AccelChoice, AioChoice};
 use clap::Subcommand;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -29,7 +29,7 @@ use std::time::Duration;
 /// A KVM that works answers in a tenth of this.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// A directory that is not there yet, in what `--dry-run` prints.
+/// A directory that does not exist yet, in what `--dry-run` prints.
 const PLACEHOLDER: &str = "MOUNTPOINT";
 
 /// Started by this program only.
@@ -106,7 +106,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
         }
     }
     let qemu = match &args.machine.qemu {
-        Some(qemu) => Some(qemu.clone()),
+        Some(named) => Some(named_qemu(named)?),
         None => find_qemu(),
     };
     if args.dry_run {
@@ -114,8 +114,8 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
     }
     let qemu = qemu.ok_or_else(no_qemu)?;
     let stop = Stop::on_signals()?;
-    let accel = accel(args.machine.accel, &qemu);
-    let jobs: Vec<_> = guests.into_iter().map(|g| job(&args, g, &qemu, accel)).collect();
+    let host = host(&args, &qemu);
+    let jobs: Vec<_> = guests.into_iter().map(|g| job(&args, g, &qemu, host)).collect();
     match &args.test.expect {
         Some(text) => batch::run(&args, text, jobs, &stop),
         None => {
@@ -127,11 +127,23 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
     }
 }
 
+/// The QEMU that the user named: a path, or the name of a program of the system.
+fn named_qemu(named: &Path) -> Result<PathBuf> {
+    let found = match named.to_str().filter(|name| !name.contains('/')) {
+        Some(name) => process::find_program(name),
+        None => Some(named.to_owned()).filter(|path| process::is_program(path)),
+    };
+    found.ok_or_else(|| {
+        let what = format!("cannot start {}: it is not an executable file", named.display());
+        Error::new(ErrorKind::NotFound, what)
+    })
+}
+
 fn no_qemu() -> Error {
     Error::new(
         ErrorKind::NotFound,
-        "there is no QEMU for x86-64 guests (qemu-system-x86_64); install the package \
-         qemu-system-x86, or name it by --qemu",
+        "no QEMU for x86-64 guests found (qemu-system-x86_64); install the package \
+         qemu-system-x86, or name it with --qemu",
     )
 }
 
@@ -171,7 +183,7 @@ pub(super) fn guest_name(domain: Option<&DomainConfig>, file: &Path) -> String {
 }
 
 /// What to run for a guest; with its own name, for the case that it can't be.
-fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origin, Result<Job>) {
+fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin, Result<Job>) {
     let origin = batch::Origin {
         name: guest.name.clone(),
         config: guest.config,
@@ -206,8 +218,8 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, accel: Accel) -> (batch::Origi
             domain: guest.domain?,
             mount,
             qemu: qemu.into(),
-            accel,
-            machine: args.machine.options(),
+            accel: host.accel,
+            machine: args.machine.options(host.aio),
             extra_args: args.qemu_args.clone(),
             log: log_file(args, &guest.name)?,
             verbose: args.verbose,
@@ -230,7 +242,29 @@ fn log_file(args: &RunArgs, name: &str) -> Result<Option<PathBuf>> {
     Ok(Some(log.join(format!("{name}.log"))))
 }
 
-/// The accelerator; says so when it is the slow one without having been asked for.
+/// What QEMU can use on this host.
+#[derive(Clone, Copy)]
+struct Host {
+    accel: Accel,
+    aio: Aio,
+}
+
+/// The user's choices, or what trying QEMU shows; both trials run at once.
+fn host(args: &RunArgs, qemu: &Path) -> Host {
+    std::thread::scope(|scope| {
+        let aio = scope.spawn(|| match args.machine.aio {
+            AioChoice::Auto => probe_aio(qemu, PROBE),
+            AioChoice::Threads => Aio::Threads,
+            AioChoice::IoUring => Aio::IoUring,
+            AioChoice::Native => Aio::Native,
+        });
+        let accel = accel(args.machine.accel, qemu);
+        // A trial that panics has shown nothing.
+        Host { accel, aio: aio.join().unwrap_or_default() }
+    })
+}
+
+/// The accelerator, with a note if it is slow and was not asked for.
 fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
     match choice {
         AccelChoice::Kvm => Accel::Kvm,
@@ -248,8 +282,8 @@ fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
 /// Print the commands that would run the guests, once it is known that their disks can be made.
 fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()> {
     let qemu = qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
-    let accel = accel(args.machine.accel, &qemu);
-    let options = args.machine.options();
+    let host = host(args, &qemu);
+    let options = args.machine.options(host.aio);
     for guest in guests {
         let plan = planned(args, guest)?;
         let disks = status_disks(&plan);
@@ -268,7 +302,7 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
             (None, Some(log)) => Serial::StdioLogged(log),
             (None, None) => Serial::Stdio,
         };
-        let launch = Launch { accel, serial, extra_args: args.qemu_args.clone() };
+        let launch = Launch { accel: host.accel, serial, extra_args: args.qemu_args.clone() };
         writeln!(std::io::stdout(), "{}", machine.shell_line(&qemu, &launch))
             .map_err(|e| Error::io("cannot print the command", e))?;
     }

@@ -2,7 +2,7 @@
 
 use super::errors::check_stop;
 use super::progress::Progress;
-use crate::process::{Stop, bound_to_us, find_in_path};
+use crate::process::{Stop, bound_to_us, clean_environment, find_program};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -28,7 +28,8 @@ pub(super) fn qemu_img(
 ) -> Result<()> {
     let failed = |e| Error::io("cannot run qemu-img", e);
     let program = find_qemu_img()?;
-    let mut child = bound_to_us(program.as_os_str(), Signal::SIGKILL)?
+    let mut command = bound_to_us(program.as_os_str(), Signal::SIGKILL)?;
+    let mut child = clean_environment(&mut command)
         .args(words)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
@@ -68,7 +69,7 @@ fn last_line(text: &str) -> Option<&str> {
 
 /// The path of qemu-img.
 fn find_qemu_img() -> Result<PathBuf> {
-    find_in_path("qemu-img").ok_or_else(|| {
+    find_program("qemu-img").ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
             "formats other than raw are written by qemu-img, which is not there; install the \

@@ -3,7 +3,7 @@
 //! It decodes requests, encodes answers, and holds an answer back while stale pages are dropped.
 
 use super::disk_fs::{
-    Answer, Attr, AttrChange, CACHED, Caching, Changed, DiskFs, FsResult, Kind, Opened, Seek,
+    Answer, Attr, AttrChange, CACHED, Caching, Changed, DiskFs, FsResult, Kind, Opened, ROOT, Seek,
 };
 use super::invalidator::{Invalidator, InvalidatorHandle};
 use crate::disk::Chunk;
@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Nothing about the files ever changes but their bytes.
+/// How long the kernel may keep names and attributes: only the files' bytes ever change.
 const TTL: Duration = Duration::from_secs(3600);
 /// Largest request, in bytes; the kernel's own limit unless raised by the administrator.
 const MAX_REQUEST: u32 = 1 << 20;
@@ -147,6 +147,8 @@ fn path_of(handle: FileHandle) -> WritePath {
 
 fn reply_attr(attr: FsResult<Attr>, reply: ReplyAttr) {
     match attr {
+        // Looking at the directory always asks, and so fails when nobody serves the mount any more.
+        Ok(attr) if attr.ino == ROOT => reply.attr(&Duration::ZERO, &file_attr(attr)),
         Ok(attr) => reply.attr(&TTL, &file_attr(attr)),
         Err(e) => reply.error(errno(e)),
     }

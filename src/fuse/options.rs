@@ -2,6 +2,7 @@
 
 use crate::{Error, ErrorKind, Result};
 use nix::mount::MsFlags;
+use nix::unistd::{Group, User};
 use rustix::mount::MountAttrFlags;
 
 /// Options of the mount itself. See mount(8) and mount.fuse3(8).
@@ -64,8 +65,8 @@ impl MountOptions {
             "allow_other" => self.allow_other = true,
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
-            "uid" => self.uid = Some(number(10)?),
-            "gid" => self.gid = Some(number(10)?),
+            "uid" => self.uid = Some(number(10).or_else(|_| user_id(option, value))?),
+            "gid" => self.gid = Some(number(10).or_else(|_| group_id(option, value))?),
             "umask" => self.umask = Some(number(8)? & 0o777),
             "suid" => self.flags.0.remove(MsFlags::MS_NOSUID),
             "nosuid" => self.flags.0.insert(MsFlags::MS_NOSUID),
@@ -144,6 +145,20 @@ impl MountOptions {
     }
 }
 
+/// The number of the user `name`, which `option` asks for.
+fn user_id(option: &str, name: Option<&str>) -> Result<u32> {
+    let user = name.and_then(|name| User::from_name(name).ok().flatten());
+    let what = || format!("`-o {option}` needs the name or number of a user");
+    user.map(|user| user.uid.as_raw()).ok_or_else(|| Error::new(ErrorKind::Invalid, what()))
+}
+
+/// The number of the group `name`, which `option` asks for.
+fn group_id(option: &str, name: Option<&str>) -> Result<u32> {
+    let group = name.and_then(|name| Group::from_name(name).ok().flatten());
+    let what = || format!("`-o {option}` needs the name or number of a group");
+    group.map(|group| group.gid.as_raw()).ok_or_else(|| Error::new(ErrorKind::Invalid, what()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,11 +171,13 @@ mod tests {
         }
         assert!(!o.take("overlay=/x").unwrap());
         assert!(
-            o.take("uid=root").is_err() && o.take("umask=9").is_err() && o.take("gid").is_err()
+            o.take("uid=no such").is_err() && o.take("umask=9").is_err() && o.take("gid").is_err()
         );
         assert_eq!(o.fusermount(), "nosuid,nodev,default_permissions,ro,allow_other,noexec");
         assert_eq!(o.file_mode(0o600), 0o440, "the umask is what was asked for");
         assert_eq!(o.uid, Some(5));
+        assert!(o.take("uid=root").unwrap() && o.take("gid=root").unwrap());
+        assert_eq!((o.uid, o.gid), (Some(0), Some(0)), "names are looked up");
         for images in [0o600, 0o640] {
             assert_eq!(MountOptions::default().file_mode(images), images);
         }

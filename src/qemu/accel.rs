@@ -1,11 +1,10 @@
 //! Which accelerator QEMU can use on this host.
 //!
-//! A `/dev/kvm` that opens proves nothing. There are hosts on which KVM runs a BIOS and GRUB and
-//! then never a line of Linux: those whose KVM has no hardware behind it (module `kvm_pvm`) and
-//! interprets a guest that doesn't know of it. Real mode is quick enough that way; a kernel spends
-//! minutes on unpacking itself, and exceptions are missing. So a tiny program is run under KVM that
-//! does what a kernel does before its first line (`probe.s`), as the machine's BIOS, since no other
-//! start is as quick: some 100 ms.
+//! That `/dev/kvm` opens proves nothing. On hosts whose KVM has no hardware support (module `kvm_pvm`),
+//! it interprets guests that don't cooperate: a BIOS and GRUB run, but a kernel needs minutes to unpack
+//! itself, and exceptions are missing. So a tiny program that does what a kernel does before its first
+//! line (`probe.s`) is run under KVM. It takes the place of the BIOS, as that starts fastest: in some
+//! 100 ms.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::probe_code::rom;
+use crate::process;
 
 /// How QEMU runs the guest's instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,28 +55,25 @@ pub struct Probe {
     pub reason: Option<String>,
 }
 
-/// What the probe program makes of QEMU's exit status: (0x2a << 1) | 1.
+/// QEMU's exit status after the probe program succeeded: (0x2a << 1) | 1.
 const PASSED: i32 = 85;
 
-/// QEMU's binary for x86-64 guests: `qemu-system-x86_64` in PATH, or where Red Hat's systems keep
-/// theirs.
+/// QEMU's binary for x86-64 guests: `qemu-system-x86_64`, found by [`process::find_program`], or `qemu-kvm` of Red
+/// Hat's systems.
 pub fn find_qemu() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|dir| dir.join("qemu-system-x86_64"))
-        .chain([PathBuf::from("/usr/libexec/qemu-kvm")])
-        .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
+    let red_hat = PathBuf::from("/usr/libexec/qemu-kvm");
+    process::find_program("qemu-system-x86_64")
+        .or(Some(red_hat).filter(|file| process::is_program(file)))
 }
 
 /// Asks whether `qemu` runs a 64-bit guest under KVM, with the processor model that
-/// [`Accel::cpu`] names. Answers `Tcg`, with the reason, if it doesn't or if no answer came within
-/// `timeout`. Returns a moment after `timeout` at the latest; 2 s are ample, a good host needs less
-/// than 0.2 s.
+/// [`Accel::cpu`] names. Returns `Tcg` with the reason if it doesn't or if that takes longer than
+/// `timeout`. A working KVM needs less than 0.2 s.
 pub fn probe(qemu: &Path, timeout: Duration) -> Probe {
-    // Opening costs nothing and spares the common "no" a QEMU that prints its own complaint.
+    // The common failure is found without starting QEMU.
     let found = match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => run(qemu, Accel::Kvm.name(), Accel::Kvm.cpu(), timeout),
-        Err(e) => Err(format!("/dev/kvm can't be opened ({e})")),
+        Err(e) => Err(format!("cannot open /dev/kvm ({e})")),
     };
     match found {
         Ok(()) => Probe { accel: Accel::Kvm, reason: None },
@@ -89,9 +86,10 @@ fn run(qemu: &Path, accel: &str, cpu: &str, timeout: Duration) -> Result<(), Str
     let deadline = Instant::now() + timeout;
     let cannot = |e: &dyn std::fmt::Display| format!("KVM could not be tried ({e})");
     let rom = rom_file().map_err(|e| cannot(&e))?;
-    // QEMU aborts where KVM refuses a processor's register; the shell is there to forbid the core
-    // file, and becomes QEMU.
-    let mut child = Command::new("/bin/sh")
+    // QEMU aborts if KVM refuses a register of the processor; the shell forbids a core file and then
+    // becomes QEMU.
+    let mut command = Command::new("/bin/sh");
+    let mut child = process::clean_environment(&mut command)
         .args(["-c", "ulimit -c 0; exec \"$@\"", "sh"])
         .arg(qemu)
         .args(["-accel", accel, "-cpu", cpu, "-machine", "q35", "-m", "16", "-smp", "1"])
@@ -182,12 +180,12 @@ mod tests {
         let probe = probe(&qemu, LIMIT);
         assert!(start.elapsed() < LIMIT + Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(probe.accel == Accel::Tcg, probe.reason.is_some());
-        // The answer is the host's: only where no processor offers virtualisation is it known.
+        // The answer depends on the host; it is known only if no processor supports virtualisation.
         let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         let hardware = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
         if !hardware {
             assert_eq!(probe.accel, Accel::Tcg, "{probe:?}");
-            // A model that asks less of KVM than the host's own gets into long mode, and no further.
+            // A simpler processor model gets into long mode, and no further.
             assert!(run(&qemu, "kvm", "qemu64", LIMIT).is_err());
         }
     }

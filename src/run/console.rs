@@ -1,13 +1,14 @@
-//! What a serial console says: bytes to lines of text, and lines to findings.
+//! A serial console: from bytes to lines of text, and from lines to findings.
 
+use crate::text::printable;
 use regex::Regex;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A line is broken where it gets longer than this, in bytes: a guest may print without end.
+/// The longest line in bytes; longer ones are broken, as a guest may print without end.
 const MAX_LINE: usize = 16 << 10;
 
-/// As many lines are kept for a report.
+/// Number of lines that are kept for a report.
 const TAIL: usize = 60;
 
 /// Where in an escape sequence the stream is (ECMA-48).
@@ -25,9 +26,9 @@ enum State {
     Text7Escape,
 }
 
-/// Turns what a terminal would be sent into plain lines: escape sequences and control characters
-/// go, backspaces are obeyed. A carriage return or a jump of the cursor begins a new line, so that
-/// nothing is lost that was on the screen for a moment.
+/// Turns a terminal's input into plain lines: escape sequences and control characters are removed,
+/// backspaces are applied, and characters that change the direction of text are escaped. A carriage
+/// return or a jump of the cursor starts a new line, so overwritten text is not lost.
 #[derive(Debug, Default)]
 pub struct Lines {
     line: Vec<u8>,
@@ -40,7 +41,7 @@ impl Lines {
         for &byte in bytes {
             if self.step(byte) || self.line.len() >= MAX_LINE {
                 if !self.line.is_empty() {
-                    each(&String::from_utf8_lossy(&self.line));
+                    each(&self.partial());
                 }
                 self.line.clear();
             }
@@ -49,7 +50,8 @@ impl Lines {
 
     /// The line that is not complete yet, such as a prompt.
     pub fn partial(&self) -> String {
-        String::from_utf8_lossy(&self.line).into_owned()
+        // C1 controls are two bytes in UTF-8, so they are found here and not in `step`.
+        printable(&String::from_utf8_lossy(&self.line)).into_owned()
     }
 
     /// Takes one byte; true if it ends the line.
@@ -57,7 +59,7 @@ impl Lines {
         match (self.state, byte) {
             (State::Text7, 0x1b) => self.state = State::Text7Escape,
             (State::Text7, 0x07) => self.state = State::Text,
-            // A terminal that was cut off in the middle would swallow the rest for ever.
+            // A string without an end must not swallow all later output.
             (State::Text7, b'\n') => {
                 self.state = State::Text;
                 return true;
@@ -92,14 +94,18 @@ impl Lines {
     }
 }
 
-/// What the console told that decides a test boot.
+/// What decides a test boot.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Finding {
-    /// The expected text came, in this line.
+    /// The expected text appeared, in this line.
     Matched(String),
-    /// The guest won't get there, and why.
+    /// It won't appear, and why.
     Hopeless(String),
 }
+
+/// Asks a [`Watch`] to print the console's lines to standard error.
+#[derive(Clone, Copy, Debug)]
+pub struct Echo;
 
 /// Watches one guest's console.
 #[derive(Debug)]
@@ -110,11 +116,12 @@ pub struct Watch {
     starts: u32,
     last_at: Option<Duration>,
     tail: VecDeque<String>,
+    echo: Option<Echo>,
 }
 
 impl Watch {
     /// Looks for `expect`, line by line.
-    pub fn new(expect: Regex) -> Self {
+    pub fn new(expect: Regex, echo: Option<Echo>) -> Self {
         Self {
             expect,
             lines: Lines::default(),
@@ -122,6 +129,7 @@ impl Watch {
             starts: 0,
             last_at: None,
             tail: VecDeque::new(),
+            echo,
         }
     }
 
@@ -132,6 +140,9 @@ impl Watch {
         self.lines.feed(bytes, |line| lines.push(line.to_owned()));
         let mut found = None;
         for line in lines {
+            if self.echo.is_some() {
+                eprintln!("{line}");
+            }
             if line.contains("Linux version ") {
                 self.kernel_at.get_or_insert(at);
                 self.starts += 1;
@@ -145,8 +156,8 @@ impl Watch {
         found
     }
 
-    /// To be called when the console has been silent for a moment: what stands there is then a
-    /// prompt and not the beginning of a line.
+    /// Judges the incomplete line. Call it when the console has been silent for a moment: the line is
+    /// then a prompt.
     pub fn quiet(&self) -> Option<Finding> {
         let partial = self.lines.partial();
         if partial.is_empty() { None } else { self.judge(&partial) }
@@ -159,13 +170,12 @@ impl Watch {
         hopeless(line, self.kernel_at.is_some()).map(Finding::Hopeless)
     }
 
-    /// When the kernel's first line came, counted from the guest's start. A kernel that is told to
-    /// be `quiet` prints none.
+    /// When the kernel's first line appeared, from the guest's start. A `quiet` kernel prints none.
     pub fn kernel_at(&self) -> Option<Duration> {
         self.kernel_at
     }
 
-    /// Why it didn't come in time: what was seen last, and how long before `now`.
+    /// Why the text didn't appear in time: the last line, and how long before `now` it came.
     pub fn silence(&self, now: Duration) -> String {
         let partial = self.lines.partial();
         let last = if partial.trim().is_empty() {
@@ -195,7 +205,7 @@ impl Watch {
     }
 }
 
-/// Texts after which no login comes, and what to call them. The initramfs of Debian and of Red Hat,
+/// Texts after which no login appears, and what they mean: the initramfs of Debian and of Red Hat,
 /// systemd, GRUB.
 const DEAD_ENDS: [(&str, &str); 7] = [
     ("(initramfs)", "the initramfs gave up and opened a shell"),
@@ -207,21 +217,21 @@ const DEAD_ENDS: [(&str, &str); 7] = [
     ("No bootable device", "the BIOS found no bootable disk"),
 ];
 
-/// Why a guest that printed `line` won't get any further, if so.
+/// Why a guest that printed `line` won't get further, if so.
 fn hopeless(line: &str, kernel_runs: bool) -> Option<String> {
     if let Some((_, why)) = line.split_once("Kernel panic - not syncing") {
         let why = why.trim_start_matches([':', ' ']);
         let why = if why.is_empty() { "no reason given" } else { why };
         return Some(format!("kernel panic: {}", clip(why)));
     }
-    // The loader prints what it does and what is wrong by the same prefix.
+    // The loader prints progress and errors with the same prefix.
     if let Some(said) = line.strip_prefix("synthdisk: ") {
         if !kernel_runs && !said.starts_with("loading") {
             return Some(format!("the boot loader stopped: {}", clip(said)));
         }
     }
     let (text, why) = DEAD_ENDS.iter().find(|(text, _)| line.contains(text))?;
-    // GRUB and the BIOS have nothing to say once a kernel runs.
+    // GRUB and the BIOS are silent once a kernel runs.
     let before_kernel = text.starts_with("grub") || text.starts_with("No boot");
     (!(before_kernel && kernel_runs)).then(|| (*why).to_owned())
 }

@@ -42,7 +42,7 @@ fn a_line_without_end_is_broken() {
 }
 
 fn watch(expect: &str) -> Watch {
-    Watch::new(Regex::new(expect).unwrap())
+    Watch::new(Regex::new(expect).unwrap(), None)
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -104,4 +104,15 @@ fn silence_is_described() {
     w.feed(b"Linux version 6\r\nLinux version 6\r\nstuck here\r\n\r\n", SECOND);
     let text = w.silence(31 * SECOND);
     assert_eq!(text, "last line, 30 s before: stuck here; the kernel started 2 times");
+}
+
+#[test]
+fn what_controls_a_terminal_is_not_in_a_line() {
+    let mut lines = Lines::default();
+    let mut found = Vec::new();
+    let console = "a\u{9b}31mred\u{90}x\n\u{202e}desrever\u{2066}\nb\tc\x1b[1mbold\x1b[0m\n";
+    lines.feed(console.as_bytes(), |line| found.push(line.to_owned()));
+    assert_eq!(found, ["a\\u{9b}31mred\\u{90}x", "\\u{202e}desrever\\u{2066}", "b\tcbold"]);
+    lines.feed("login\u{85}: ".as_bytes(), |_| panic!("no line has ended"));
+    assert_eq!(lines.partial(), "login\\u{85}: ");
 }

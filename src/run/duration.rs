@@ -1,4 +1,4 @@
-//! Spans of time as a user writes them, and as a table shows them.
+//! Durations as a user writes them, and as a table shows them.
 
 use crate::{Error, ErrorKind, Result};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// [`ErrorKind::Invalid`] for anything else, for zero and for more than a year.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     let bad = || {
-        let what = format!("`{text}` is no span of time; write it like 90, 120s, 2m or 1h");
+        let what = format!("invalid duration '{text}'; write it like 90, 120s, 2m or 1h");
         Error::new(ErrorKind::Invalid, what)
     };
     let text = text.trim();

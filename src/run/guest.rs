@@ -1,6 +1,6 @@
 //! One guest from its mount to its end.
 
-use super::console::{Finding, Watch};
+use super::console::{Echo, Finding, Watch};
 use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
 use super::private::PrivateMount;
 use super::report::{GuestReport, Verdict};
@@ -9,7 +9,7 @@ use crate::daemon::{MountReport, MountRequest};
 use crate::private_file::{self, Existing};
 use crate::process::{self, Stop, bound_to_us, poll_until};
 use crate::qemu::{Accel, Launch, Serial};
-use crate::text::{in_a_line, printable};
+use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
@@ -24,13 +24,13 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long QEMU may take to end in good order.
+/// How long QEMU may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A console that printed nothing for so long shows a prompt, not the beginning of a line.
+/// A console that is silent for this long shows a prompt, not the start of a line.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// A guest that is to be run.
+/// A guest to run.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// The guest's name.
@@ -43,20 +43,20 @@ pub struct Job {
     pub qemu: PathBuf,
     /// The accelerator.
     pub accel: Accel,
-    /// What was said about the machine.
+    /// The user's choices for the machine.
     pub machine: MachineOptions,
     /// Arguments for QEMU, appended verbatim.
     pub extra_args: Vec<OsString>,
-    /// File that keeps the serial console.
+    /// File to which the serial console is written.
     pub log: Option<PathBuf>,
-    /// Tell more on standard error: about the disk, and what the watched console prints.
+    /// Print more on standard error: about the disk, and the lines of a watched console.
     pub verbose: bool,
 }
 
 /// What a test boot waits for.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    /// The text, looked for in each line of the console.
+    /// The expression that a line of the console must match.
     pub text: Regex,
     /// How long to wait, from QEMU's start.
     pub timeout: Duration,
@@ -65,17 +65,17 @@ pub struct Expectation {
 /// What to do with the serial console.
 #[derive(Clone, Debug)]
 pub enum Mode {
-    /// Connect it with the terminal, until the guest or the user ends.
+    /// Connect it with the terminal, until the guest or the user ends QEMU.
     Terminal,
-    /// Watch it for a text, and end the guest when that has come.
+    /// Watch it for a text, and end the guest when that appears.
     Watch(Expectation),
 }
 
 /// Run a guest to its end. Mount and QEMU are gone afterwards, whatever the result.
 ///
 /// # Errors
-/// When the mount or QEMU could not be started or failed, and when `stop` was raised. That a text
-/// did not come is a verdict and no error.
+/// When the mount or QEMU could not be started or failed, and when `stop` was raised. A text that does
+/// not appear is a verdict, not an error.
 pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let (terminal, limit) = match mode {
         Mode::Terminal => (Terminal::of_stdin(), None),
@@ -135,11 +135,11 @@ fn tell(report: &MountReport, job: &Job, person: bool) {
 /// A running QEMU, ended when dropped.
 struct Qemu {
     child: Child,
-    /// Kept open: a QEMU that reads the end of its input has lost its console.
+    /// Kept open: at the end of its input, QEMU loses its console.
     input: Option<ChildStdin>,
     console: Option<ChildStdout>,
     errors: Option<ChildStderr>,
-    /// What QEMU itself complained about.
+    /// The errors that QEMU printed.
     complaints: Complaints,
     started: Instant,
 }
@@ -148,7 +148,8 @@ impl Qemu {
     fn start(job: &Job, args: &[OsString], watched: bool) -> Result<Self> {
         let stdio = || if watched { Stdio::piped() } else { Stdio::inherit() };
         let started = Instant::now();
-        let mut child = bound_to_us(job.qemu.as_os_str(), Signal::SIGKILL)?
+        let mut command = bound_to_us(job.qemu.as_os_str(), Signal::SIGKILL)?;
+        let mut child = process::clean_environment(&mut command)
             .args(args)
             .stdin(stdio())
             .stdout(stdio())
@@ -165,7 +166,7 @@ impl Qemu {
         })
     }
 
-    /// Takes what is there of standard error; at its end, QEMU's exit status.
+    /// Reads what is available of standard error; at its end, returns QEMU's exit status.
     fn read_errors(&mut self) -> Option<Option<ExitStatus>> {
         let mut buffer = [0; 4096];
         let n = match &mut self.errors {
@@ -199,7 +200,7 @@ impl Qemu {
 
     /// Ends it, if it has not ended by itself.
     fn end(&mut self) {
-        // A QEMU that waits for somebody to read is freed by there being nobody.
+        // With nobody to read its output, QEMU can't block on it.
         self.console = None;
         self.errors = None;
         if matches!(self.child.try_wait(), Ok(None)) {
@@ -215,8 +216,8 @@ impl Drop for Qemu {
     }
 }
 
-/// QEMU's standard error: its own errors are kept for one sentence at the end, all else (what
-/// `-d` or a warning prints) is passed on.
+/// QEMU's standard error: its own errors are kept for one sentence at the end, everything else (`-d`,
+/// warnings) is passed on.
 #[derive(Default)]
 struct Complaints {
     line: Vec<u8>,
@@ -246,20 +247,20 @@ impl Complaints {
             .map(|(_, rest)| rest)
             .filter(|rest| !rest.starts_with("warning:") && !rest.starts_with("info:"));
         match own {
-            // Keeping all would let a noisy QEMU take all memory.
+            // A bound, as QEMU may print without end.
             Some(rest) if self.kept.len() < 100 => self.kept.push(rest.to_owned()),
             Some(_) => {}
             None => eprintln!("{}", in_a_line(&line)),
         }
     }
 
-    /// The last error; the last line of one in several.
+    /// The last line of the last error.
     fn last(&self) -> Option<&str> {
         self.kept.last().map(String::as_str)
     }
 }
 
-/// The error for a mount that went away below a guest.
+/// The error for a mount that ended while its guest was running.
 fn mount_is_gone() -> Error {
     Error::new(ErrorKind::Io, "the mount ended below the guest")
 }
@@ -296,7 +297,7 @@ fn attend(
     }
 }
 
-/// Waits for the expected text, for its impossibility, or for the end of time.
+/// Waits until the expected text appears, can't appear any more, or the time is over.
 fn watch(
     job: &Job,
     expected: &Expectation,
@@ -305,10 +306,10 @@ fn watch(
     stop: &Stop,
     mut log: Option<File>,
 ) -> Result<GuestReport> {
-    let mut watch = Watch::new(expected.text.clone());
+    let mut watch = Watch::new(expected.text.clone(), job.verbose.then_some(Echo));
     let end = qemu.started + expected.timeout;
     let mut buffer = [0; 16 << 10];
-    // A prompt is waiting to be looked at.
+    // Whether an incomplete line has not been judged yet.
     let mut fresh = false;
     let finding = loop {
         let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
@@ -337,7 +338,7 @@ fn watch(
             if n == 0 {
                 qemu.console = None;
             }
-            keep(&buffer[..n], log.as_mut(), job)?;
+            keep(&buffer[..n], log.as_mut())?;
             fresh = true;
             if let Some(finding) = watch.feed(&buffer[..n], now) {
                 break finding;
@@ -355,7 +356,7 @@ fn watch(
         if messages {
             mount.pass_messages();
         }
-        // The console first: what a guest says last, it says before QEMU ends.
+        // The console first: the guest's last words come before QEMU's end.
         if errors && !console {
             if let Some(status) = qemu.read_errors() {
                 if let Some(finding) = watch.quiet() {
@@ -388,14 +389,10 @@ fn watch(
     Ok(report)
 }
 
-/// Keeps what the console printed.
-fn keep(bytes: &[u8], log: Option<&mut File>, job: &Job) -> Result<()> {
+/// Writes what the console printed to its log.
+fn keep(bytes: &[u8], log: Option<&mut File>) -> Result<()> {
     if let Some(log) = log {
         log.write_all(bytes).map_err(|e| Error::io("cannot write the console's log", e))?;
-    }
-    if job.verbose {
-        let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
-        let _ = std::io::stderr().write_all(printable(&text).as_bytes());
     }
     Ok(())
 }

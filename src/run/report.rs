@@ -1,18 +1,19 @@
-//! What came of test boots: a table for a person, JSON for a script, JUnit for a CI server.
+//! Results of test boots: a table for a person, JSON for a script, JUnit for a CI server.
 
 use super::duration::show;
+use crate::text::in_a_line;
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What came of one guest.
+/// The result of one guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The expected text came.
+    /// The expected text appeared.
     Passed,
-    /// The guest ran, and the text did not come.
+    /// The guest ran, and the text did not appear.
     Failed,
     /// The guest could not be run.
     Error,
@@ -42,24 +43,24 @@ pub struct GuestReport {
     pub images: Vec<PathBuf>,
     /// The verdict.
     pub verdict: Verdict,
-    /// When the kernel's first line came.
+    /// When the kernel's first line appeared.
     pub seconds_to_kernel: Option<f64>,
-    /// When the expected text came.
+    /// When the expected text appeared.
     pub seconds_to_match: Option<f64>,
     /// How long the guest ran.
     pub seconds: f64,
     /// The line with the expected text.
     pub matched: Option<String>,
-    /// Why not.
+    /// Why it did not.
     pub reason: Option<String>,
-    /// Where the console was kept.
+    /// The file to which the console was written.
     pub log: Option<PathBuf>,
-    /// The console's last lines, if the text did not come.
+    /// The console's last lines, if the text did not appear.
     pub tail: Vec<String>,
 }
 
 impl GuestReport {
-    /// A report with nothing in it but the verdict.
+    /// A report of the verdict alone.
     pub fn new(guest: &str, verdict: Verdict, ran: Duration) -> Self {
         Self {
             guest: guest.to_owned(),
@@ -83,7 +84,7 @@ impl GuestReport {
         report
     }
 
-    /// One line: how it went, and why not better.
+    /// One line: the verdict, and its time or reason.
     pub fn sentence(&self) -> String {
         match (&self.reason, self.seconds_to_match) {
             (Some(reason), _) => format!("{}: {}", self.verdict.as_str(), one_line(reason)),
@@ -97,13 +98,13 @@ fn seconds(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |s| show(Duration::from_secs_f64(s.max(0.0))))
 }
 
-/// Without what would break a table or a terminal.
+/// `text` as one line, without what would control a terminal.
 fn one_line(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
-    text.trim().chars().map(clean).collect()
+    in_a_line(&text.trim().chars().map(clean).collect::<String>()).into_owned()
 }
 
-/// A table with one row per guest; the reasons come last and are not cut.
+/// A table with one row per guest; the reasons are in the last column and not cut.
 pub fn table(reports: &[GuestReport]) -> String {
     let head = ["GUEST", "VERDICT", "KERNEL", "MATCH", "WHY NOT"].map(String::from);
     let rows = reports.iter().map(|r| {
@@ -174,8 +175,8 @@ pub fn junit(reports: &[GuestReport]) -> String {
     out + "  </testsuite>\n</testsuites>\n"
 }
 
-/// `text` as XML content or in an attribute; characters that XML 1.0 has no place for become
-/// U+FFFD. Source: XML 1.0, 2.2 and 2.4.
+/// `text` as XML content or attribute; characters that XML 1.0 does not allow, and other controls,
+/// become U+FFFD. Source: XML 1.0, 2.2 and 2.4.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -188,7 +189,7 @@ pub fn escape(text: &str) -> String {
             '\n' => out.push('\n'),
             '\t' => out.push_str("&#9;"),
             '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c if c < ' ' => out.push('\u{fffd}'),
+            c if c.is_control() => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }

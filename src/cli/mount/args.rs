@@ -33,7 +33,7 @@ pub(in crate::cli) struct MountArgs {
     #[arg(long, help_heading = "Overlay")]
     pub(in crate::cli) read_only: bool,
 
-    /// Mount options: allow_other, ro, uid=N, gid=N, umask=N, default_permissions, and any of the
+    /// Mount options: allow_other, ro, uid=USER, gid=GROUP, umask=N, and any of the
     /// long options as name=value
     #[arg(short, long, value_name = "OPTIONS", help_heading = "Mount")]
     pub(in crate::cli) options: Vec<OsString>,

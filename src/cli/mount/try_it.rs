@@ -1,7 +1,7 @@
 //! The line with which `mount` shows how to boot its disks.
 
 use crate::daemon::MountReport;
-use crate::qemu::Graphics;
+use crate::qemu::{Graphics, allowed_by_kernel};
 use crate::run::machine::{GuestDisks, MachineOptions, describe};
 use crate::xen::DomainConfig;
 use std::path::Path;
@@ -15,8 +15,11 @@ pub(super) fn qemu_line(report: &MountReport, domain: Option<&DomainConfig>) -> 
         bus: report.hardware.bus,
         nic: report.hardware.nic,
     };
-    let options =
-        MachineOptions { graphics: Some(Graphics::Headless), ..MachineOptions::default() };
+    let options = MachineOptions {
+        graphics: Some(Graphics::Headless),
+        aio: allowed_by_kernel(),
+        ..MachineOptions::default()
+    };
     let machine = describe(&report.name, domain, guest, &options);
     machine.short_line(Path::new("qemu-system-x86_64"))
 }

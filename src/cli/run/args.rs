@@ -71,7 +71,7 @@ impl RunArgs {
         } else if several && self.overlay.is_some() {
             "several guests can't share an overlay; use --overlay-dir"
         } else if several && self.identity.hostname.is_some() {
-            "several guests can't share a hostname; run them one by one"
+            "several guests can't share a hostname; run them one at a time"
         } else if self.read_only && self.identity.given().is_some() {
             "options like --hostname need a writable overlay; drop --read-only"
         } else if self.qemu_args.iter().any(|a| a == "-daemonize" || a == "--daemonize") {
@@ -91,6 +91,18 @@ pub(super) enum AccelChoice {
     Auto,
     Kvm,
     Tcg,
+}
+
+/// How QEMU does I/O.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(super) enum AioChoice {
+    /// io_uring where the kernel and QEMU have it, else threads
+    #[default]
+    Auto,
+    Threads,
+    #[value(name = "io_uring")]
+    IoUring,
+    Native,
 }
 
 /// The bus that disks are plugged into.
@@ -137,6 +149,10 @@ pub(super) struct MachineArgs {
     #[arg(long, value_enum)]
     bus: Option<BusChoice>,
 
+    /// How QEMU reads and writes the disks
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) aio: AioChoice,
+
     /// Network for the guest's cards
     #[arg(long, value_enum, default_value_t)]
     net: Net,
@@ -145,13 +161,13 @@ pub(super) struct MachineArgs {
     #[arg(long, conflicts_with = "expect")]
     graphic: bool,
 
-    /// QEMU binary [default: qemu-system-x86_64 in PATH]
+    /// QEMU binary [default: the system's qemu-system-x86_64; PATH is searched unless root runs it]
     #[arg(long, value_name = "FILE")]
     pub(super) qemu: Option<PathBuf>,
 }
 
 impl MachineArgs {
-    pub(super) fn options(&self) -> MachineOptions {
+    pub(super) fn options(&self, aio: Aio) -> MachineOptions {
         MachineOptions {
             memory_mib: self.memory,
             vcpus: self.vcpus,
@@ -164,7 +180,7 @@ impl MachineArgs {
             }),
             net: self.net,
             graphics: Some(if self.graphic { Graphics::Screen } else { Graphics::Headless }),
-            aio: Aio::default(),
+            aio,
         }
     }
 }

@@ -125,12 +125,11 @@ fn qemu_img_tells_what_is_wrong_and_leaves_nothing() {
     let said = expect_failure(&[&args[..], &["-o", arg(&out)]].concat(), 1);
     assert!(said.contains("qemu-img") && said.contains("luster size"), "{said}");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
-    // Without the program.
-    let path = tiny.file("bin");
-    fs::create_dir(&path).unwrap();
-    let done = command(SYNTHDISK)
+    // Without the program, in a mount namespace where it can't be found.
+    let hide = "mount --bind /dev/null /usr/bin/qemu-img && exec \"$@\"";
+    let done = command("unshare")
+        .args(["-m", "sh", "-c", hide, "sh", SYNTHDISK])
         .args(["finalize", "-q", "--format", "qcow2", arg(&tiny.image), "-o", arg(&out)])
-        .env("PATH", &path)
         .output()
         .unwrap();
     let said = text(&done.stderr);

@@ -1,9 +1,9 @@
 //! `synthdisk run` with a QEMU that is a shell script: arguments, and what is left over however
-//! the command ends. Verdicts are in `run_verdicts.rs`, real guests in `boot_run.rs`.
+//! the command ends. Verdicts are in `verdicts.rs`, real guests in `boot/run.rs`.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 use super::scene::{STAY, Scene, eventually, lives};
@@ -69,7 +69,7 @@ fn contradictions_are_usage_errors() {
         (&["run", "a.img", "--timeout", "5s"], "--expect"),
         (&["run", "a.img", "--jobs", "2"], "--expect"),
         (&["run", "a.img", "--expect", "("], "regex"),
-        (&["run", "a.img", "--expect", "x", "--timeout", "soon"], "no span of time"),
+        (&["run", "a.img", "--expect", "x", "--timeout", "soon"], "invalid duration"),
         (&["run", "a.img", "--read-only", "--overlay", "o"], "cannot be used with"),
         (&["run", "a.img", "--", "-daemonize"], "-daemonize"),
     ] {
@@ -81,18 +81,49 @@ fn contradictions_are_usage_errors() {
 #[test]
 fn without_qemu() {
     let scene = Scene::new("exit 0");
-    if Path::new("/usr/libexec/qemu-kvm").exists() {
+    let image = scene.path("web1.img");
+    let image = image.to_string_lossy();
+    let sentence = expect_failure(&["run", "--qemu", "/nonexistent/qemu", &image], 1);
+    assert!(sentence.contains("/nonexistent/qemu"), "{sentence}");
+    scene.assert_clean();
+}
+
+/// Somebody else's PATH and environment must not decide what root starts.
+#[test]
+fn root_takes_no_tools_from_path() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: this is about root");
         return;
     }
-    let result = Command::new(SYNTHDISK)
-        .env("PATH", scene.path("run"))
-        .arg("run")
-        .arg(scene.path("web1.img"))
-        .output()
-        .unwrap();
-    assert_eq!(result.status.code(), Some(1));
-    assert!(text(&result.stderr).contains("install the package"), "{}", text(&result.stderr));
-    scene.assert_clean();
+    let scene = Scene::new("echo \"LD_PRELOAD=$LD_PRELOAD PATH=$PATH\" >$home/environment");
+    let fake = "#!/bin/sh\ntouch \"${0%/*}/../started-${0##*/}\"\nexit 1\n";
+    fs::create_dir(scene.path("evil")).unwrap();
+    for name in ["qemu-system-x86_64", "qemu-img"] {
+        let path = scene.path("evil").join(name);
+        fs::write(&path, fake).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let evil = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", scene.path("evil").display());
+    let image = scene.path("web1.img");
+    let run = |args: &[&str]| {
+        let mut command = command(SYNTHDISK);
+        command.env("PATH", &evil).args(args).arg(&image).output().unwrap()
+    };
+    let out = scene.path("out.qcow2");
+    let out = out.to_string_lossy();
+    let done = run(&["finalize", "-q", "--bootloader", "none", "--format", "qcow2", "-o", &out]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let line = run(&["run", "--dry-run", "--accel", "tcg", "--bootloader", "none"]);
+    assert!(!text(&line.stdout).contains("evil"), "{}", text(&line.stdout));
+    for name in ["qemu-system-x86_64", "qemu-img"] {
+        assert!(!scene.path(&format!("started-{name}")).exists(), "{name} of PATH was started");
+    }
+    // A QEMU that is named is started, without what the environment says to loaders and shells.
+    let mut command = scene.command(&[&image.to_string_lossy()]);
+    let result = command.env("PATH", &evil).env("LD_PRELOAD", "").output().unwrap();
+    assert!(result.status.success(), "{}", text(&result.stderr));
+    let environment = fs::read_to_string(scene.path("environment")).unwrap();
+    assert!(!environment.contains("evil"), "{environment}");
 }
 
 // ---- one guest on the terminal ---------------------------------------------------------------
@@ -215,17 +246,15 @@ fn the_terminal_is_given_back() {
         let scene =
             Scene::new("stty raw -echo; exec 3<>\"$disk\"; echo $$ >$home/pid; exec sleep 300");
         let session = format!(
-            "home={}; cd $home; stty -g >before; {SYNTHDISK} run --accel tcg --bootloader none \
-             web1.img <&0 & run=$!; until [ -s pid ]; do sleep 0.05; done; stty -g >during; {ending}; \
+            "home={}; cd $home; stty -g >before; {SYNTHDISK} run --accel tcg --aio threads --bootloader none \
+             --qemu bin/qemu-system-x86_64 web1.img <&0 & run=$!; until [ -s pid ]; do sleep 0.05; done; stty -g >during; {ending}; \
              wait $run; until [ -z \"$(ls run)\" ]; do sleep 0.05; done; sleep 0.1; stty -g >after",
             scene.home.path().display()
         );
         fs::write(scene.path("session"), session).unwrap();
         let line = format!("bash {}", scene.path("session").display());
-        let path = std::env::var("PATH").unwrap_or_default();
         let status = command("script")
             .args(["-q", "-e", "-c", &line, "/dev/null"])
-            .env("PATH", format!("{}:{path}", scene.path("bin").display()))
             .env("XDG_RUNTIME_DIR", scene.path("run"))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -55,14 +55,13 @@ impl Scene {
         path
     }
 
-    /// `synthdisk run` with the fake QEMU first in PATH.
+    /// `synthdisk run` with the fake QEMU.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = command(SYNTHDISK);
-        let path = std::env::var("PATH").unwrap_or_default();
         command
-            .env("PATH", format!("{}:{path}", self.path("bin").display()))
             .env("XDG_RUNTIME_DIR", self.path("run"))
-            .args(["run", "--accel", "tcg", "--bootloader", "none"])
+            .args(["run", "--accel", "tcg", "--aio", "threads", "--bootloader", "none", "--qemu"])
+            .arg(self.path("bin/qemu-system-x86_64"))
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
