@@ -110,8 +110,8 @@ fn device(p: &PartitionNames, disks: &[PlannedDisk]) -> Device {
     }
 }
 
-/// The label in the partition as the disk shows it: the guest may have given it another one than the
-/// image has. `None` when it cannot be read.
+/// The label of the partition as the disk shows it, which the guest may have changed. `None` when it
+/// cannot be read.
 fn label_now(p: &PartitionNames, disks: &[PlannedDisk]) -> Option<Option<String>> {
     let disk = disks.iter().find(|d| !d.cdrom && d.letters == p.disk)?;
     let reader = disk.partition(p.number)?;

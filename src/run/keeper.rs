@@ -1,9 +1,10 @@
-//! The keeper: holds a private mount for a `synthdisk run`, and cleans up when that ends.
+//! The keeper: a process that holds a private mount for a `synthdisk run` and removes it when that
+//! ends.
 //!
-//! It is a process of its own, since a `run` that is killed can't clean up, and the mount's daemon
-//! can't remove the directory that it is mounted on. Its standard input is the lifeline, a pipe
-//! that `run` holds and never writes to but at an orderly end; its standard output is the channel
-//! between `run` and the mount, which it hands on.
+//! It is separate because a `run` that is killed cannot clean up, and the process that serves the
+//! mount cannot remove the directory that it is mounted on. Its standard input is the lifeline, a
+//! pipe to which `run` writes only at an orderly end; its standard output is the channel between
+//! `run` and the mount, which it passes on.
 
 use super::terminal::Terminal;
 use crate::process::{
@@ -18,21 +19,21 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
-/// Make `dir`, mount on it by `synthdisk internal mount DIR` as the other end of standard output
-/// asks, and take both away once standard input ends. With `terminal`, a terminal that was not given back in order is, too.
+/// Create `dir`, mount on it by `synthdisk internal mount DIR` as the other end of standard output
+/// asks, and remove both when standard input ends. With `terminal`, also restore a terminal that QEMU
+/// left in raw mode.
 ///
 /// # Errors
-/// When the mount could not be made or ended badly. It has then told `run` why.
+/// When the mount cannot be made or ends with an error. It has then told `run` why.
 pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     let terminal = if terminal { Terminal::controlling() } else { None };
-    // Signals meant for `run` by a terminal or a service manager end this process by the lifeline,
-    // in good order.
-    let _ = nix::unistd::setsid(); // fails only for a leader of a group, who has no need of it
+    // A signal from a terminal or a service manager is for `run`, whose end closes the lifeline.
+    let _ = nix::unistd::setsid(); // fails only for a process group leader, which is in no danger
     hold_ending_signals()?;
 
     make_private_dir(dir)?;
     let result = serve(dir);
-    // A mount whose daemon was killed is still there, and dead.
+    // A mount whose process was killed is still there.
     if let Some(entry) = MountEntry::at(dir) {
         let _ = unmount(&entry, Unmount::Lazy);
     }
@@ -46,12 +47,12 @@ pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     removed.map_err(|e| Error::io(format!("cannot remove {}", dir.display()), e))
 }
 
-/// True if the end was announced.
+/// Serve until the lifeline or the mount ends; true if `run` announced the end.
 fn serve(dir: &Path) -> Result<bool> {
     let channel = std::io::stdout()
         .as_fd()
         .try_clone_to_owned()
-        .map_err(|e| Error::io("cannot hand on the channel", e))?;
+        .map_err(|e| Error::io("cannot pass on the channel", e))?;
     let program =
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
     let mut mount = bound_to_us(program.as_os_str(), Signal::SIGTERM)?
@@ -68,8 +69,8 @@ fn serve(dir: &Path) -> Result<bool> {
     orderly
 }
 
-/// Until the lifeline or the mount ends; true if the lifeline's end was announced. `ready` becomes
-/// true once the mount can be used.
+/// Wait until the lifeline or the mount ends; true if `run` announced the end. `ready` becomes true
+/// once the mount can be used.
 fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
     let failed = |e| Error::io("cannot wait for the mount", e);
     let mut lifeline = std::io::stdin().lock();
@@ -85,7 +86,7 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
             other => other.map_err(|e| failed(e.into()))?,
         };
         let [from_run, from_mount] = fds.map(|fd| fd.any().unwrap_or(true));
-        // First: that the disks can be used was said before `run` could end.
+        // First: the mount reports that it is ready before `run` can end.
         if from_mount {
             match mount.read(&mut buffer).map_err(failed)? {
                 0 => return Ok(announced),
@@ -103,11 +104,11 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
     }
 }
 
-/// How long a mount that can't be used yet may take to give up: an image may be on a server that
-/// does not answer.
+/// How long a mount that is not ready may take to end: an image may be on a server that does not
+/// answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// End the mount. One that was in use brings the last writes to storage, however long that takes.
+/// End the mount. One that was ready stores its last writes, however long that takes.
 fn end(mount: &mut Child, ready: bool) -> Result<()> {
     let failed = |e| Error::io("cannot wait for the mount", e);
     let status = if ready {

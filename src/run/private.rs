@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Mount as `request` says, on a private directory, and unmount at once.
 ///
 /// # Errors
-/// The mount's own; [`ErrorKind::Io`] when the last writes could not be brought to storage.
+/// The mount's own; [`ErrorKind::Io`] when the last writes cannot be stored.
 pub fn once(request: &MountRequest, stop: &Stop) -> Result<MountReport> {
     let mut mount = PrivateMount::start(request, false)?;
     let report = mount.wait_ready(stop, None)?;
@@ -33,8 +33,8 @@ pub(super) struct PrivateMount {
 }
 
 impl PrivateMount {
-    /// Starts a mount on a new directory. `terminal`: QEMU will have the terminal, so the keeper
-    /// must be able to give it back.
+    /// Starts a mount on a new directory. With `terminal`, QEMU gets the terminal, and the keeper
+    /// restores it.
     pub(super) fn start(request: &MountRequest, terminal: bool) -> Result<Self> {
         let dir = private_dir_name("run");
         let mut command = ourselves()?;
@@ -52,7 +52,7 @@ impl PrivateMount {
             .map_err(|e| Error::io("cannot start the mount's keeper", e))?;
         let lifeline = keeper.stdin.take();
         let messages = keeper.stderr.take();
-        // `command` has a copy of the other end, which would hide that the keeper has ended.
+        // Its copy of the channel's other end would hide that the keeper has ended.
         drop(command);
         let sent = channel.send(request);
         let mount = Self { dir, keeper, lifeline, channel, messages };
@@ -67,7 +67,7 @@ impl PrivateMount {
     /// Waits until the mount can be used.
     ///
     /// # Errors
-    /// The mount's own, if it fails; else when `stop` is raised or `limit` is over.
+    /// The mount's own if it fails; else when `stop` is raised or `limit` has passed.
     pub(super) fn wait_ready(
         &mut self,
         stop: &Stop,
@@ -86,7 +86,7 @@ impl PrivateMount {
             }
             if ready.get(2) == Some(&true) {
                 self.pass_messages();
-                continue; // what was said comes before what was done
+                continue; // messages come before the result
             }
             if ready[1] {
                 return match self.channel.receive()? {
@@ -96,7 +96,7 @@ impl PrivateMount {
                 };
             }
             if !ready.contains(&true) {
-                let what = "the mount was not ready in time; is an image on a server that is away?";
+                let what = "the mount was not ready in time; is an image on a server that does not answer?";
                 return Err(Error::new(ErrorKind::Io, what));
             }
         }
@@ -112,7 +112,7 @@ impl PrivateMount {
         self.messages.as_ref().map(AsFd::as_fd)
     }
 
-    /// Passes on messages that are there, to standard error.
+    /// Copies available messages to standard error.
     pub(super) fn pass_messages(&mut self) {
         let mut buffer = [0; 4096];
         if let Some(messages) = &mut self.messages {
@@ -123,23 +123,23 @@ impl PrivateMount {
         }
     }
 
-    /// Ends the mount and waits until all is gone.
+    /// Ends the mount, and waits until it and its directory are gone.
     ///
     /// # Errors
-    /// When the last writes could not be brought to storage.
+    /// When the last writes cannot be stored.
     pub(super) fn end(mut self) -> Result<()> {
         self.take_down()
     }
 
     fn take_down(&mut self) -> Result<()> {
         let Some(mut lifeline) = self.lifeline.take() else { return Ok(()) };
-        let _ = lifeline.write_all(b"q"); // a keeper that has ended needs no word
+        let _ = lifeline.write_all(b"q"); // the keeper may have ended
         drop(lifeline);
         while self.messages.is_some() {
             self.pass_messages();
         }
         let status = self.keeper.wait();
-        // The keeper was killed, then.
+        // The mount is still there if the keeper was killed.
         if let Some(entry) = MountEntry::at(&self.dir) {
             let _ = unmount(&entry, Unmount::Lazy);
         }
@@ -154,7 +154,7 @@ impl PrivateMount {
     fn failure(&mut self) -> Error {
         loop {
             match self.channel.receive() {
-                // It was ready while this process gave up on it.
+                // It became ready while this process gave up.
                 Ok(Some(MountReply::Ready(_))) => {}
                 Ok(Some(MountReply::Failed { kind, message })) => return Error::new(kind, message),
                 Ok(None) => return no_word(),
