@@ -48,7 +48,7 @@ pub(in crate::cli) struct FinalizeArgs {
 #[command(next_help_heading = "Result")]
 pub(super) struct ResultArgs {
     /// Write to this file or block device; further disks of the guest go to files next to it
-    /// (web1.raw, web1-b.raw). In a directory, each disk gets its name in a mount
+    /// (web1.raw, web1-b.raw). In a directory, each disk gets the name that it has in a mount
     #[arg(short, long, value_name = "FILE|DIR/")]
     pub(super) output: PathBuf,
 
