@@ -1,7 +1,7 @@
 //! Lines that tie a name or a configuration to the MAC address of a missing card: udev's persistent
 //! names, `HWADDR` of Red Hat's ifcfg files, `mac-address` of NetworkManager's keyfiles, and what
-//! nameif(8) reads. They become comments. Lines that set a card's address, such as `hwaddress
-//! ether` in interfaces(5) or `MACADDR`, stay.
+//! nameif(8) reads. They become comments. Lines that set a card's address, such as
+//! `hwaddress ether` in interfaces(5) or `MACADDR`, stay.
 
 use super::cards::Cards;
 use super::names::{IFCFG, KEYFILES, NAMEIF, UDEV_RULES};
