@@ -4,9 +4,9 @@
 //! length is changed. Owner, mode, times, links and extended attributes therefore stay without
 //! being copied. If the number of blocks stays too, which is nearly always the case, no tool writes
 //! at all: `debugfs` reads all bitmaps before it changes anything, which takes seconds on a
-//! filesystem of terabytes. It then only reports locations, and blocks and inode are written here.
-//! The same edits of the same filesystem give the same bytes: no timestamp is set to the current
-//! time.
+//! filesystem of terabytes. So `debugfs` only reports locations, and this module writes blocks and
+//! inode. The same edits of the same filesystem give the same bytes: no timestamp is set to the
+//! current time.
 
 mod inodes;
 mod labels;

@@ -41,8 +41,8 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
 const MOST: usize = 100;
 
 /// Whether the guest's configuration names interfaces as the old machine did: `eth0` and the like,
-/// or `enX0`. On KVM they would be `ens3` or similar unless the kernel gets `net.ifnames=0`, which
-/// whoever starts the guest must pass.
+/// or `enX0`. On KVM they would be `ens3` or similar unless the kernel gets `net.ifnames=0`, so the
+/// guest must be started with that.
 pub fn old_interface_names(root: &dyn GuestFs) -> bool {
     PLACES.iter().any(|place| {
         if let Ok(names) = root.read_dir(place) {
