@@ -1,6 +1,6 @@
 //! The edits that make a Xen guest run well on KVM.
 //!
-//! A [`Step`] looks at files of the guest and drafts changes; `edit` stores them. Calls `edit` and
+//! A [`Step`] inspects files of the guest and drafts changes; `edit` stores them. Calls `edit` and
 //! `guest`.
 
 mod devices;
@@ -22,18 +22,19 @@ use crate::Result;
 use crate::edit::{Draft, Edit};
 use crate::fs::GuestFs;
 
-/// The edits that the guest with this root filesystem needs, as far as `selection` wants them, in
-/// the order in which they are to be made.
+/// The edits that the guest with this root filesystem needs, limited to the steps in `selection`,
+/// in the order in which they must be made.
 ///
 /// # Errors
-/// Those of reading the filesystem; a file that is not there, not text or too large is passed over.
+/// Fails if the filesystem cannot be read. A file that does not exist, is not text or is too large
+/// is skipped.
 pub fn propose(root: &dyn GuestFs, devices: &Devices, selection: &Selection) -> Result<Vec<Edit>> {
     let mut draft = Draft::new(root);
     draft_steps(&mut draft, devices, selection)?;
     Ok(draft.finish())
 }
 
-/// Take the steps that `selection` wants.
+/// Run the steps in `selection`.
 ///
 /// # Errors
 /// As [`propose`].
@@ -66,7 +67,7 @@ mod tests {
         assert_eq!(edits.iter().map(|e| e.step).collect::<Vec<_>>(), ["inittab"]);
     }
 
-    /// A guest in which there is work for every step that edits, though no guest has all of it.
+    /// A guest with work for every step that edits files; no real guest has all of it.
     fn rich() -> MemFs {
         let wants = "/etc/systemd/system/multi-user.target.wants";
         MemFs::new()
@@ -115,7 +116,7 @@ mod tests {
         let list = [("a", 2, "UUID=r", false), ("a", 1, "UUID=s", true)];
         let devices = Devices::of(&list, true).and_no_others();
         let edits = propose(&rich(), &devices, &Selection::auto()).unwrap();
-        // What is made on the way to the initrd and by `network` for the command line is no file.
+        // The initrd step and what `network` does for the command line edit no files.
         let idle = |name: &str| !edits.iter().any(|e| e.step == name);
         let idle: Vec<&str> = STEPS.iter().map(|s| s.name).filter(|n| idle(n)).collect();
         assert_eq!(idle, [DRIVERS]);
@@ -128,7 +129,7 @@ mod tests {
         assert!(edits.iter().all(|e| !e.why.is_empty() && e.why.len() < 300), "{edits:?}");
         let again = applied(rich(), &edits);
         assert_eq!(propose(&again, &devices, &Selection::auto()).unwrap(), []);
-        // Each step does the same by itself.
+        // Each step on its own makes the same edits.
         for step in STEPS {
             let alone = propose(&rich(), &devices, &Selection::parse(step.name).unwrap()).unwrap();
             let of_step: Vec<_> = edits.iter().filter(|e| e.step == step.name).cloned().collect();
@@ -136,7 +137,7 @@ mod tests {
         }
     }
 
-    /// What is right, or none of our business, stays.
+    /// Settings that are correct or unrelated to Xen stay.
     #[test]
     fn a_guest_at_home_on_kvm_is_left_alone() {
         let fs = MemFs::new()

@@ -53,7 +53,7 @@ enum Command {
     Internal(run::Internal),
 }
 
-/// Whether `word` is one of our commands.
+/// Whether `word` is the name of a subcommand.
 fn is_subcommand(word: &OsStr) -> bool {
     word == "help"
         || Cli::command()

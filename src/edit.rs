@@ -1,8 +1,8 @@
 //! Edits of a guest's root filesystem: how they are drafted and how they are stored.
 //!
-//! A [`Draft`] shows the filesystem as it would be after the edits so far, so that whoever drafts the
-//! next one sees the earlier ones. [`apply`] stores a finished draft through a partition file of ours,
-//! so that the edits land in the overlay like any other write. Calls `fs`.
+//! A [`Draft`] shows the filesystem as it would be after the edits so far, so each new edit builds
+//! on the earlier ones. [`apply`] stores a finished draft through a partition file that synthdisk
+//! serves, so that the edits land in the overlay like any other write. Calls `fs`.
 
 mod apply;
 mod draft;
@@ -15,47 +15,47 @@ pub use draft::Draft;
 
 use std::path::PathBuf;
 
-/// Size in bytes of the largest file that is taken for configuration.
+/// Size in bytes of the largest file that is treated as configuration.
 pub const MAX_FILE: usize = 64 << 10;
 
 /// A change of one path in the guest's root filesystem.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Edit {
-    /// Absolute path in the guest's root filesystem; no part of it but the last is a symlink.
+    /// Absolute path in the guest's root filesystem; only its last component may be a symlink.
     pub path: String,
     /// What happens to it.
     pub change: Change,
     /// What was changed, for a person.
     pub why: String,
-    /// Name of the step that wants it.
+    /// Name of the step that makes it.
     pub step: &'static str,
 }
 
 /// What happens to a path.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change {
-    /// New contents for a regular file that exists. Owner, mode, times and extended attributes stay.
+    /// New contents for an existing regular file. Owner, mode, times and extended attributes stay.
     Rewrite {
         /// What the file holds now.
         old: Vec<u8>,
-        /// What it is to hold.
+        /// The new contents.
         new: Vec<u8>,
     },
-    /// A regular file where there is nothing, in a directory that is there.
+    /// A new regular file in an existing directory; nothing exists at its path.
     Create {
-        /// What it is to hold.
+        /// Its contents.
         content: Content,
-        /// Who may do what, and whose it is.
+        /// Its permissions and owner.
         access: Access,
     },
-    /// A directory where there is nothing.
+    /// A new directory; nothing exists at its path.
     MakeDir(Access),
-    /// A symlink where there is nothing.
+    /// A new symlink; nothing exists at its path.
     Symlink {
-        /// What it points to.
+        /// Its target.
         target: String,
     },
-    /// A regular file or symlink is taken away.
+    /// A regular file or symlink is removed.
     Remove,
 }
 
@@ -64,11 +64,11 @@ pub enum Change {
 pub enum Content {
     /// These bytes.
     Bytes(Vec<u8>),
-    /// Those of a file of this host.
+    /// The contents of a file of this host.
     HostFile(PathBuf),
 }
 
-/// Permissions and owner of something new.
+/// Permissions and owner of a new file or directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Access {
     /// Permission bits, as in chmod(2).
@@ -80,7 +80,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Root's, with the permission bits `mode`.
+    /// Owned by root, with the permission bits `mode`.
     pub const fn root(mode: u32) -> Self {
         Self { mode, uid: 0, gid: 0 }
     }

@@ -1,11 +1,11 @@
-//! What makes a clone of a golden image somebody of its own: its name, its identifiers, who may log
-//! in, and what it does first.
+//! What makes a clone of a golden image distinct: its name, its identifiers, who may log in, and
+//! what it does first.
 //!
-//! One file for each concern. Each drafts what its option asks for and nothing that is so already, so
-//! that a second mount with the same options over the same overlay edits nothing. These edits are the
-//! user's wish: what cannot be done is an error, where a step of the adaptation would pass it over.
-//! Names, keys, passwords and files are made what the option says at every mount; what is *new* or
-//! *reset* changes only while it is still what the image has.
+//! One file per concern. Each drafts what its option asks for and skips what is already so, so a
+//! second mount with the same options over the same overlay edits nothing. The user asked for these
+//! edits explicitly: what cannot be done is an error, where a step of the adaptation would skip it.
+//! Names, keys, passwords and files are set to what the option says at every mount; what is *new*
+//! or *reset* changes only while it is still what the image has.
 
 mod copy_in;
 mod first_boot;
@@ -33,27 +33,27 @@ use crate::adapt::{Devices, Selection, draft_steps};
 use crate::edit::{Draft, Edit};
 use crate::fs::GuestFs;
 
-/// All that a user can say about who a guest is.
+/// Everything that a user can specify about a guest's identity.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// Its name.
     pub hostname: Option<Hostname>,
     /// UUID of its root filesystem.
     pub root_uuid: Option<RootUuid>,
-    /// Whether machine-id, SSH host keys and other things that no two machines share are forgotten.
+    /// Whether to reset machine-id, SSH host keys and other things that no two machines share.
     pub reset_machine_id: bool,
     /// Keys that may log in.
     pub ssh_keys: Vec<SshKeys>,
     /// Root's password.
     pub root_password: Option<PasswordHash>,
-    /// Files of this host that it gets.
+    /// Files of this host that are copied into it.
     pub copies: Vec<CopyIn>,
-    /// What it runs once, in this order.
+    /// Scripts that it runs once, in this order.
     pub first_boot: Vec<Script>,
 }
 
 impl Identity {
-    /// Whether nothing is asked for.
+    /// Whether nothing is requested.
     pub fn is_empty(&self) -> bool {
         self.hostname.is_none()
             && self.root_uuid.is_none()
@@ -65,22 +65,23 @@ impl Identity {
     }
 }
 
-/// What [`propose_with_identity`] must know of the guest besides its root filesystem.
+/// What [`propose_with_identity`] needs to know about the guest besides its root filesystem.
 #[derive(Clone, Copy)]
 pub struct Clone<'a> {
-    /// Who the guest is to be.
+    /// The identity that the guest is to have.
     pub identity: &'a Identity,
-    /// The root filesystem as the image has it; `None` when nothing was written over it yet.
+    /// The root filesystem as it is in the image; `None` when nothing has been written over it yet.
     pub pristine: Option<&'a dyn GuestFs>,
-    /// The root filesystem's UUID, when that has changed or is about to.
+    /// The change of the root filesystem's UUID, when that has changed or is about to.
     pub uuid: Option<&'a UuidChange>,
 }
 
-/// As [`propose`](crate::adapt::propose), with what makes the guest somebody of its own.
+/// Like [`propose`](crate::adapt::propose), with the edits that give the guest its own identity.
 ///
 /// # Errors
-/// Those of reading the filesystem; [`Invalid`](crate::ErrorKind::Invalid), [`Unsupported`](crate::ErrorKind::Unsupported)
-/// and [`NotFound`](crate::ErrorKind::NotFound) for what cannot be done in this guest.
+/// Fails if the filesystem cannot be read; [`Invalid`](crate::ErrorKind::Invalid),
+/// [`Unsupported`](crate::ErrorKind::Unsupported) and [`NotFound`](crate::ErrorKind::NotFound) for
+/// what cannot be done in this guest.
 pub fn propose_with_identity(
     root: &dyn GuestFs,
     devices: &Devices,

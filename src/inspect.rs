@@ -1,7 +1,7 @@
 //! What is inside a guest, and whether it will run on KVM.
 //!
-//! Owns the report, the checks and the verdict. Looks at a [`Plan`] from outside, so that it says of
-//! a guest what a mount would do with it; may call everything below `plan`.
+//! Owns the report, the checks and the verdict. Examines a [`Plan`] from the outside, so that it
+//! reports what a mount would do with the guest; may call everything below `plan`.
 
 mod checks;
 mod kernels;
@@ -24,15 +24,16 @@ use crate::loader::LoaderKind;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::{Error, Result};
 
-/// Look at the guest that `options` describe, through the overlay that `choice` names.
+/// Inspect the guest that `options` describe, through the overlay that `choice` names.
 ///
 /// # Errors
-/// When not even its disks can be put together.
+/// Fails only if the guest's disks cannot be assembled.
 pub fn inspect(options: &SourceOptions, choice: &OverlayChoice) -> Result<Report> {
     let (plan, failure) = match Plan::build(options, choice) {
         Ok(plan) => (plan, None),
         Err(e) => {
-            // Without a boot loader it may still be looked at; else the first error says it best.
+            // Without a boot loader, the guest may still be inspected; otherwise the first error is
+            // the most helpful one.
             let without = SourceOptions {
                 bootloader: Some(LoaderKind::none()),
                 kernel: None,
@@ -114,8 +115,8 @@ fn report(plan: &Plan, failure: Option<Error>, entry: Option<&EntrySelector>) ->
     report
 }
 
-/// The filesystem that holds the boot menu or, at least, a kernel: the first in which something to
-/// boot is found.
+/// The filesystem that holds the boot menu or, failing that, a kernel: the first in which something
+/// bootable is found.
 fn boot_filesystem(plan: &Plan, entry: Option<&EntrySelector>) -> Option<Box<dyn GuestFs>> {
     let first = plan.disks.first()?;
     let numbers = first.layout.iter().flat_map(|l| &l.partitions).map(|p| p.number);

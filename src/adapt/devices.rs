@@ -2,21 +2,21 @@
 
 use crate::device_name::DeviceName;
 
-/// First three bytes of the MAC addresses that QEMU and libvirt make up.
+/// First three bytes of the MAC addresses that QEMU and libvirt generate.
 const QEMU_MAC: &str = "52:54:00:";
 
 /// A partition of the new disk.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Device {
-    /// Letters of its disk under Xen: `a` for `xvda`.
+    /// Drive letters of its disk under Xen: `a` for `xvda`.
     pub disk: String,
-    /// Its number there.
+    /// Its partition number on that disk.
     pub number: u32,
-    /// What names it for good: `UUID=…` or `PARTUUID=…`.
+    /// Stable identifier: `UUID=…` or `PARTUUID=…`.
     pub spec: String,
-    /// Identifier in the partition table, as `PARTUUID=` has it.
+    /// Identifier in the partition table, in the form that `PARTUUID=` takes.
     pub partuuid: String,
-    /// Label of what is in it; `None` when it has none.
+    /// Label of its contents; `None` if they have none.
     pub label: Option<String>,
     /// Whether it is swap.
     pub swap: bool,
@@ -25,11 +25,11 @@ pub struct Device {
 /// All partitions.
 #[derive(Clone, Debug, Default)]
 pub struct Devices {
-    /// First the root filesystem.
+    /// The root filesystem comes first.
     list: Vec<Device>,
     /// Whether letters and numbers are those that the guest had under Xen.
     same_names: bool,
-    /// Whether a UUID or label that no partition has is gone.
+    /// Whether a UUID or label that no partition has is known to be missing.
     complete: bool,
     /// In lower case, with colons.
     macs: Vec<String>,
@@ -47,23 +47,23 @@ pub(super) enum Meaning<'a> {
 }
 
 impl Devices {
-    /// Partitions, the root filesystem first. `same_names` says that letters and numbers are those
-    /// that the guest had under Xen.
+    /// Partitions, the root filesystem first. `same_names`: letters and numbers are those that the
+    /// guest had under Xen.
     pub fn new(list: Vec<Device>, same_names: bool) -> Self {
         Self { list, same_names, ..Self::default() }
     }
 
-    /// Says that no disk of the new machine holds a filesystem or swap area that is not in the list,
-    /// so that a UUID or label which no partition has belongs to a disk that is gone.
+    /// Declares that no disk of the new machine holds a filesystem or swap area outside the list,
+    /// so that a UUID or label that no partition has belongs to a missing disk.
     #[must_use]
     pub fn and_no_others(mut self) -> Self {
-        // What is inside of a partition without a UUID of its own, such as a volume group, has UUIDs
-        // that nobody has read.
+        // The contents of a partition without a UUID of its own, such as a volume group, have UUIDs
+        // that have not been read.
         self.complete = self.list.iter().all(|d| d.spec.starts_with("UUID="));
         self
     }
 
-    /// MAC addresses that the new machine has, as far as they are known.
+    /// Sets the MAC addresses that the new machine has, as far as they are known.
     #[must_use]
     pub fn with_macs(mut self, macs: &[String]) -> Self {
         self.macs = macs.iter().map(|mac| mac.to_ascii_lowercase()).collect();
@@ -101,8 +101,8 @@ impl Devices {
         self.list.iter().filter(|d| d.swap)
     }
 
-    /// Whether no network card of the new machine has the address `mac`, with colons. Nothing is said
-    /// against an address that QEMU makes up: the guest has met it on KVM.
+    /// Whether no network card of the new machine has the address `mac`, with colons. An address
+    /// that QEMU generates is never stale: the guest got it on KVM.
     pub(super) fn is_stale_mac(&self, mac: &str) -> bool {
         !self.has_mac(mac) && !mac.to_ascii_lowercase().starts_with(QEMU_MAC)
     }
@@ -112,7 +112,7 @@ impl Devices {
         self.macs.contains(&mac.to_ascii_lowercase())
     }
 
-    /// What the device `name`, as in fstab(5), means.
+    /// What the device `name`, written as in fstab(5), refers to.
     pub(super) fn meaning(&self, name: &str) -> Meaning<'_> {
         let name = name.trim_matches('"');
         if let Some(uuid) =
@@ -128,13 +128,13 @@ impl Devices {
         let partuuid =
             name.strip_prefix("PARTUUID=").or_else(|| name.strip_prefix("/dev/disk/by-partuuid/"));
         if let Some(partuuid) = partuuid {
-            // What the old table said of a partition is said of none in this one.
+            // Identifiers of the old partition table do not apply to partitions of the new one.
             return self.unless_had(partuuid, |d, id| d.partuuid.eq_ignore_ascii_case(id));
         }
         if let Some(rest) = name.strip_prefix("/dev/disk/by-path/") {
             return match xen_path(rest) {
                 Some(device) => self.partition(device),
-                // A slot of the old machine.
+                // A hardware slot of the old machine.
                 None => Meaning::Missing,
             };
         }
@@ -142,7 +142,7 @@ impl Devices {
             let is_drive = OLD_DRIVES.iter().any(|bus| id.starts_with(bus));
             return if is_drive { Meaning::Missing } else { Meaning::Unrelated };
         }
-        // Without /dev/ it is a word that only looks like a device.
+        // Without /dev/ it is a word that only looks like a device name.
         match DeviceName::parse(name).filter(|_| name.starts_with("/dev/")) {
             Some(device) => self.partition(device),
             None => Meaning::Unrelated,
@@ -155,11 +155,11 @@ impl Devices {
         })
     }
 
-    /// What a name means that holds on every machine: the device is gone if it is known that no
+    /// What a machine-independent name refers to: the device is missing if it is known that no
     /// partition `has` it.
     fn unless_had(&self, value: &str, has: impl Fn(&Device, &str) -> bool) -> Meaning<'_> {
         let value = value.trim_matches('"');
-        // fstab(5) and udev write a blank as `\040` and `\x20`.
+        // fstab(5) and udev write a space as `\040` and `\x20`.
         let is_plain = !value.contains('\\');
         match self.complete && is_plain && !self.list.iter().any(|d| has(d, value)) {
             true => Meaning::Missing,
@@ -175,12 +175,12 @@ impl Devices {
     }
 }
 
-/// How names in `/dev/disk/by-id` begin that udev makes of a drive's own serial number. Others, as of
-/// LVM, RAID and virtio, are the same on every machine.
+/// Prefixes of names in `/dev/disk/by-id` that udev derives from a drive's own serial number. Other
+/// names, such as those of LVM, RAID and virtio, are the same on every machine.
 const OLD_DRIVES: [&str; 6] = ["ata-", "scsi-", "wwn-", "nvme-", "ide-", "usb-"];
 
-/// The device that udev calls `name` in `/dev/disk/by-path` under Xen: `xen-vbd-51712-part2` or, for a
-/// partition that is a device by itself, `xen-vbd-51714`.
+/// The device that udev calls `name` in `/dev/disk/by-path` under Xen: `xen-vbd-51712-part2` or,
+/// for a partition that is a device of its own, `xen-vbd-51714`.
 fn xen_path(name: &str) -> Option<DeviceName> {
     let rest = name.strip_prefix("xen-vbd-")?;
     let (device, part) = match rest.split_once("-part") {

@@ -3,17 +3,17 @@
 use super::steps::{network, resume};
 use crate::fs::GuestFs;
 
-/// Settings of the guest that its command line on KVM must answer.
+/// Settings of the guest that its command line on KVM must override.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LegacySettings {
     /// Whether its network configuration names `eth0` or `enX0`.
     pub old_interface_names: bool,
-    /// The device that its initrd was told to resume from when it was made.
+    /// The device from which its initrd was configured to resume when it was built.
     pub resume_device: Option<String>,
 }
 
 impl LegacySettings {
-    /// Those of the guest with this root filesystem.
+    /// The settings of the guest with this root filesystem.
     pub fn of(root: &dyn GuestFs) -> Self {
         Self {
             old_interface_names: network::old_interface_names(root),

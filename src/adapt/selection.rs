@@ -1,10 +1,10 @@
-//! Which steps are wanted.
+//! Which steps are selected.
 
 use super::steps::STEPS;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
 
-/// The steps that are wanted, by name.
+/// The selected steps, by name.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Selection(Wanted);
@@ -27,10 +27,10 @@ impl Selection {
         Self(Wanted::Only(Vec::new()))
     }
 
-    /// Parse `auto`, `none` or names of steps with commas between.
+    /// Parse `auto`, `none` or the names of steps, separated by commas.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] names the steps that there are.
+    /// [`ErrorKind::Usage`], listing the available steps.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
             "auto" => return Ok(Self::auto()),
@@ -48,7 +48,7 @@ impl Selection {
         Ok(Self(Wanted::Only(text.split(',').map(name).collect::<Result<_>>()?)))
     }
 
-    /// Whether the step `name` is wanted.
+    /// Whether the step `name` is selected.
     pub fn has(&self, name: &str) -> bool {
         match &self.0 {
             Wanted::All => true,
@@ -56,7 +56,7 @@ impl Selection {
         }
     }
 
-    /// Whether no step is wanted.
+    /// Whether no step is selected.
     pub fn is_none(&self) -> bool {
         matches!(&self.0, Wanted::Only(names) if names.is_empty())
     }

@@ -1,4 +1,4 @@
-//! The table of steps. A new one is a file below `steps/` and a line here.
+//! The table of steps. A new step is a file in `steps/` and a line here.
 
 mod agents;
 mod console;
@@ -22,7 +22,7 @@ mod upstart;
 
 use super::step::Step;
 
-/// All steps, in the order in which they are taken.
+/// All steps, in the order in which they run.
 pub const STEPS: &[Step] = &[
     fstab::STEP,
     crypttab::STEP,
@@ -44,7 +44,7 @@ pub const STEPS: &[Step] = &[
 mod tests {
     use super::*;
 
-    /// The page's table is this one.
+    /// The table in `docs/adaptation.md` matches this one.
     #[test]
     fn documented() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/adaptation.md");

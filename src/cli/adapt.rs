@@ -48,7 +48,7 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
     source.identity = args.identity.read()?;
     let request = MountRequest {
         source,
-        // clap requires one without --dry-run.
+        // clap requires an overlay unless --dry-run is given.
         overlay: OverlayChoice::File(args.overlay.unwrap_or_default()),
         options: MountOptions::default(),
         must_adapt: true,
@@ -102,12 +102,12 @@ fn show(args: AdaptArgs) -> Result<()> {
         true => printable(&text),
         false => text.into(),
     };
-    // A reader that stops early (head) is no error.
+    // A reader that exits early (head) does not count as an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
-/// An edit as git prints it, so that `patch -p1` and `git apply` take it.
+/// An edit in git's format, which `patch -p1` and `git apply` accept.
 fn diff(edit: &Edit) -> String {
     let path = &edit.path;
     let mut out = format!("diff --git a{path} b{path}\n");

@@ -5,7 +5,7 @@ use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::path::PathBuf;
 
-/// What a disk is made of; the images themselves are positional arguments.
+/// The source of a disk; the images themselves are positional arguments.
 #[derive(Clone, Debug, Args)]
 pub(super) struct SourceArgs {
     /// Read the guest's disks from its domU config (xl.cfg) instead of naming images
@@ -22,10 +22,10 @@ impl SourceArgs {
         self.options.force
     }
 
-    /// The options for a guest made of `images` or of the config.
+    /// The options for a guest that consists of `images` or is described by the config.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] unless there is exactly one of the two.
+    /// [`ErrorKind::Usage`] unless exactly one of the two is given.
     pub(super) fn into_options(self, images: Vec<PathBuf>) -> Result<SourceOptions> {
         if images.is_empty() == self.config.is_none() {
             return Err(Error::new(

@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result};
 use live::write_live;
 use planned::write_planned;
 
-/// Write the disks out.
+/// Write the disks to files.
 pub(super) fn run(args: FinalizeArgs) -> Result<()> {
     let mut result = args.result;
     if args.delta.is_some() {
@@ -34,7 +34,7 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
             "--reflink always goes with --format raw: other formats have blocks of their own",
         ));
     }
-    // Before there are other threads.
+    // This must come before other threads exist.
     let stop = Stop::on_signals()?;
     let live = match (&args.source.config, &args.paths[..]) {
         (None, [path]) => LiveMount::at(path)?,

@@ -28,7 +28,7 @@ enum What {
     },
 }
 
-/// Write what was asked for, for `program`.
+/// Generate what was asked for, for `program`.
 pub(super) fn run(args: GenerateArgs, mut program: Command) -> Result<()> {
     match args.what {
         What::Completions { shell } => {
@@ -63,7 +63,7 @@ fn pages(mut root: Command) -> Vec<(String, Vec<u8>)> {
             pages.push((format!("{name}.1"), page(nested)));
         }
     }
-    // What mount(8) looks for when `mount -t fuse.synthdisk` is read about.
+    // `man mount.fuse.synthdisk`, the page for `mount -t fuse.synthdisk`, shows that of `mount`.
     pages.push(("mount.fuse.synthdisk.8".into(), b".so man1/synthdisk-mount.1\n".to_vec()));
     pages
 }

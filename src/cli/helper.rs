@@ -1,7 +1,8 @@
-//! Being called by mount(8): `mount -t fuse.synthdisk IMAGE DIR -o …` and fstab.
+//! Support for mount(8): `mount -t fuse.synthdisk IMAGE DIR -o …` and fstab.
 //!
 //! mount(8) calls `mount.fuse.synthdisk SPEC DIR [-sfnv] [-N ns] [-o OPTIONS] [-t TYPE]`; without
-//! such a file, mount.fuse3 calls `synthdisk SPEC DIR -o OPTIONS`. Both become `synthdisk mount`.
+//! such a file, mount.fuse3 calls `synthdisk SPEC DIR -o OPTIONS`. Both are translated to
+//! `synthdisk mount`.
 
 use super::mount::OptionList;
 use crate::Result;
@@ -9,8 +10,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// If the process was called as a mount helper: the equivalent arguments. `is_command` knows the
-/// names of our commands.
+/// The equivalent arguments, if the process was called as a mount helper. `is_command` knows the
+/// names of the subcommands.
 ///
 /// # Errors
 /// Those of [`OptionList::parse`].
@@ -40,7 +41,7 @@ pub(super) fn translate(
                 words.extend(list.long);
                 own.extend(list.own);
             }
-            // A namespace or a type, which mount(8) has dealt with.
+            // A namespace or a type, which mount(8) has handled already.
             b"-N" | b"-t" => drop(rest.next()),
             flags if flags.starts_with(b"-") => {
                 if flags.contains(&b'v') {
@@ -54,7 +55,7 @@ pub(super) fn translate(
             _ => positional.push(arg.clone()),
         }
     }
-    // With a config there is no image; what stands in its place in fstab is for people.
+    // With a config there is no image; the first field in fstab is then only for people to read.
     if words.iter().any(|word| word == "--config") && positional.len() > 1 {
         positional.remove(0);
     }

@@ -21,7 +21,7 @@ fn copy_in(text: &str) -> std::result::Result<CopyIn, String> {
     CopyIn::parse(text).map_err(|e| e.to_string())
 }
 
-/// What happens to the machine-id.
+/// What to do with the machine-id.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum MachineId {
     /// Removed; the guest makes a new one when it boots
@@ -66,7 +66,7 @@ pub(super) struct IdentityArgs {
 const MAX_FILE: u64 = 4 << 20;
 
 impl IdentityArgs {
-    /// The first of these options that was given, for messages.
+    /// The first of these options that was given, for use in messages.
     pub(super) fn given(&self) -> Option<&'static str> {
         let given = [
             (self.hostname.is_some(), "--hostname"),
@@ -80,10 +80,10 @@ impl IdentityArgs {
         given.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
     }
 
-    /// What these arguments stand for, with the files that they name read.
+    /// The identity that these arguments describe; reads the files that they name.
     ///
     /// # Errors
-    /// Those of reading the files, and of what is in them.
+    /// Fails if a file cannot be read or its contents are invalid.
     pub(super) fn read(&self) -> Result<Identity> {
         Ok(Identity {
             hostname: self.hostname.clone(),
@@ -97,7 +97,7 @@ impl IdentityArgs {
     }
 }
 
-/// A file of at most [`MAX_FILE`] bytes.
+/// The contents of a file of at most [`MAX_FILE`] bytes.
 fn read(option: &str, path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
     let failed = |e| Error::io(format!("{option}: cannot read {shown}"), e);
@@ -126,7 +126,7 @@ fn keys(value: &OsString) -> Result<SshKeys> {
     SshKeys::parse(user, &shown, &String::from_utf8_lossy(&bytes))
 }
 
-/// A hash, or `@FILE`, which no hash begins with.
+/// A hash, or `@FILE`; no hash begins with `@`.
 fn password(value: &OsString) -> Result<PasswordHash> {
     let text = match value.as_bytes().strip_prefix(b"@") {
         Some(path) => {

@@ -33,7 +33,7 @@ pub(super) struct InspectArgs {
     json: bool,
 }
 
-/// Print what is inside.
+/// Print the report on a guest.
 pub(super) fn run(args: InspectArgs) -> Result<()> {
     let overlay = match args.overlay {
         Some(path) if path.exists() => OverlayChoice::File(path),
@@ -56,7 +56,7 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
             printable(&text).into_owned()
         }
     };
-    // A reader that stops early (head) is no error.
+    // A reader that exits early (head) does not count as an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }

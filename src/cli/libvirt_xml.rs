@@ -39,7 +39,7 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
             .map_err(|e| Error::io(format!("cannot use {}", dir.display()), e))?,
         None => PathBuf::from("/run/synthdisk").join(name.replace('/', "_")),
     };
-    // A mount that exists lists its own disks.
+    // An existing mount lists its own disks.
     let (disks, bus, nic) = match LiveMount::at(&dir)?.map(|mount| mount.status) {
         Some(status) => (
             status.disks,
@@ -70,7 +70,7 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         .map_err(|e| Error::io("cannot print the definition", e))
 }
 
-/// The plan that a mount of the config makes. A guest without a kernel still has disks.
+/// The plan that a mount of the config would make. A guest without a kernel still has disks.
 fn planned(config: &Path) -> Result<Plan> {
     let mut source = SourceOptions { config: Some(config.into()), ..SourceOptions::default() };
     let overlay = OverlayChoice::Temporary(temporary_dir());

@@ -46,7 +46,7 @@ pub(super) fn run(args: MapArgs) -> Result<()> {
     };
     let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
     let text = if args.json { as_json(&plan) } else { printable(&as_table(&plan)).into_owned() };
-    // A reader that stops early (head) is no error.
+    // A reader that exits early (head) does not count as an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }

@@ -22,14 +22,14 @@ use clap::parser::ValueSource;
 use clap::{FromArgMatches, Parser};
 use std::io::Write;
 
-/// For parsing the arguments that `-o` stands for.
+/// For parsing the arguments that `-o` contains.
 #[derive(Debug, Parser)]
 struct Again {
     #[command(flatten)]
     mount: MountArgs,
 }
 
-/// The arguments with those in `-o` added, and the options of the mount itself.
+/// The arguments, with those from `-o` added, and the options of the mount itself.
 fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
     let mut options = MountOptions::default();
     let mut long = Vec::new();
@@ -46,11 +46,11 @@ fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
             .no_binary_name(true)
             .try_get_matches_from(long)
             .map_err(|e| Error::with_source(ErrorKind::Usage, "cannot use the options in -o", e))?;
-        // What `-o` does not mention keeps its value; a default would replace it.
+        // Arguments that `-o` does not mention keep their values; a default would replace them.
         let ids: Vec<String> = matches.ids().map(ToString::to_string).collect();
         for id in ids {
             if matches.value_source(&id) == Some(ValueSource::DefaultValue) {
-                let _ = matches.try_clear_id(&id); // the id is known
+                let _ = matches.try_clear_id(&id); // cannot fail: the id is known
             }
         }
         args.update_from_arg_matches_mut(&mut matches)
@@ -76,7 +76,7 @@ fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
 pub(super) fn run(args: MountArgs) -> Result<()> {
     let (args, options) = resolve(args)?;
     let mut images = args.paths;
-    // clap requires one path at least.
+    // clap requires at least one path.
     let mountpoint = images.pop().unwrap_or_default();
     let mut source = args.source.into_options(images)?;
     source.identity = args.identity.read()?;
@@ -87,7 +87,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         (None, None) => OverlayChoice::Temporary(temporary_dir()),
     };
     let request = MountRequest {
-        // A guest that is asked to be another machine must not boot as the one that it was.
+        // A guest with a new identity must not boot with its old one.
         must_adapt: !source.identity.is_empty(),
         source,
         overlay,
@@ -96,12 +96,12 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         background: if args.foreground { Background::Stay } else { Background::Detach },
     };
     let domain = request.source.config.as_deref().map(DomainConfig::load).transpose()?;
-    // `shown` is the mount point as it was typed.
+    // `shown` is the mount point as the user typed it.
     let (shown, verbose) = (mountpoint.clone(), args.verbose);
     let print = |report: &MountReport| {
         let try_it = try_it::qemu_line(report, domain.as_ref());
         let text = format!("{}try it:  {try_it}", report.text(verbose));
-        // Closed output is no reason to give up a mount that works.
+        // A closed output is no reason to give up a working mount.
         let _ = writeln!(std::io::stderr(), "{}", printable(&text));
         let _ = writeln!(std::io::stdout(), "{}", shown.join("disk.raw").display());
     };

@@ -1,4 +1,4 @@
-//! `synthdisk run`, and the processes that it starts itself.
+//! `synthdisk run`, and the internal processes that synthdisk starts itself.
 
 mod args;
 mod batch;
@@ -26,16 +26,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A KVM that works answers in a tenth of this.
+/// A working KVM answers in a tenth of this time.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// A directory that does not exist yet, in what `--dry-run` prints.
+/// Stands for a directory that does not exist yet, in the output of `--dry-run`.
 const PLACEHOLDER: &str = "MOUNTPOINT";
 
-/// Started by this program only.
+/// Subcommands that only this program starts.
 #[derive(Debug, Subcommand)]
 pub(super) enum Internal {
-    /// Become another program that gets a signal when the parent ends
+    /// Execute another program, which gets a signal when the parent ends
     Exec {
         #[arg(long, value_parser = Signal::from_str)]
         signal: Signal,
@@ -46,16 +46,16 @@ pub(super) enum Internal {
         #[arg(last = true, required = true)]
         words: Vec<OsString>,
     },
-    /// Mount a partition where nobody sees it and edit it, as standard input says
+    /// Mount a partition in a private namespace and edit it as standard input requests
     EditMounted,
-    /// Take things away once standard input ends
+    /// Remove what is named once standard input ends
     Sweep {
         #[arg(long)]
         mount: Option<PathBuf>,
         #[arg(long)]
         temporary: Option<PathBuf>,
     },
-    /// Mount as the process at the other end of standard input asks
+    /// Mount as requested by the process at the other end of standard input
     Mount { mountpoint: PathBuf },
     /// Keep a mount while standard input is open
     Keep {
@@ -66,7 +66,7 @@ pub(super) enum Internal {
     },
 }
 
-/// The processes below `run`.
+/// The processes that `run` and other commands start.
 pub(super) fn internal(args: Internal) -> Result<()> {
     match args {
         Internal::Exec { signal, parent, keep_mask, words } => {
@@ -89,7 +89,7 @@ struct Guest {
     name: String,
     config: Option<PathBuf>,
     domain: Result<Option<DomainConfig>>,
-    /// What its disks are made of; identities are read when it is mounted.
+    /// The source of its disks; files with its identity are read when it is mounted.
     source: SourceOptions,
 }
 
@@ -98,7 +98,7 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
     args.check();
     let mut guests = guests(&args);
     if args.test.expect.is_none() || args.dry_run {
-        // One guest, or a look at what would be done: the first defect ends it.
+        // With one guest, or for a dry run, the first error ends the command.
         for guest in &mut guests {
             if guest.domain.is_err() {
                 return std::mem::replace(&mut guest.domain, Ok(None)).map(drop);
@@ -147,7 +147,7 @@ fn no_qemu() -> Error {
     )
 }
 
-/// The guests in the order given, each with a name of its own.
+/// The guests in the order given, each with a unique name.
 fn guests(args: &RunArgs) -> Vec<Guest> {
     let mut out: Vec<Guest> = Vec::new();
     let mut add = |config: Option<&PathBuf>| {
@@ -156,7 +156,7 @@ fn guests(args: &RunArgs) -> Vec<Guest> {
         let file = config.or(args.images.first()).map(PathBuf::as_path);
         let named = args.identity.hostname.as_ref().map(ToString::to_string);
         let wanted = named.unwrap_or_else(|| guest_name(known, file.unwrap_or(Path::new("guest"))));
-        // Names become files and rows of a table.
+        // Names are used for files and in rows of a table.
         let wanted = wanted.replace(|c: char| c == '/' || c.is_control(), "_");
         let wanted = if wanted.starts_with('.') { format!("_{wanted}") } else { wanted };
         let names = (2..).map(|n| format!("{wanted}-{n}"));
@@ -175,14 +175,14 @@ fn guests(args: &RunArgs) -> Vec<Guest> {
     out
 }
 
-/// The config's `name`, else the file's without its extension.
+/// The config's `name`, else the file name without its extension.
 pub(super) fn guest_name(domain: Option<&DomainConfig>, file: &Path) -> String {
     let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = domain.and_then(|d| d.name.clone()).filter(|name| !name.trim().is_empty());
     name.or_else(stem).unwrap_or_else(|| "guest".into())
 }
 
-/// What to run for a guest; with its own name, for the case that it can't be.
+/// The job for a guest, and its origin, which is needed even if there is no job.
 fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin, Result<Job>) {
     let origin = batch::Origin {
         name: guest.name.clone(),
@@ -229,8 +229,8 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin,
     (origin, make())
 }
 
-/// The file that keeps a guest's console: a directory is given for several guests, and may be for
-/// one.
+/// The log file of a guest's console. For several guests the option names a directory; for one
+/// guest it may be a directory.
 fn log_file(args: &RunArgs, name: &str) -> Result<Option<PathBuf>> {
     let Some(log) = &args.test.log else { return Ok(None) };
     let named_dir = log.as_os_str().as_encoded_bytes().ends_with(b"/");
@@ -264,7 +264,7 @@ fn host(args: &RunArgs, qemu: &Path) -> Host {
     })
 }
 
-/// The accelerator, with a note if it is slow and was not asked for.
+/// The accelerator; prints a note when it falls back to the slow one.
 fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
     match choice {
         AccelChoice::Kvm => Accel::Kvm,
@@ -279,7 +279,7 @@ fn accel(choice: AccelChoice, qemu: &Path) -> Accel {
     }
 }
 
-/// Print the commands that would run the guests, once it is known that their disks can be made.
+/// Print the commands that would run the guests, after checking that their disks can be planned.
 fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()> {
     let qemu = qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
     let host = host(args, &qemu);
@@ -309,7 +309,7 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
     Ok(())
 }
 
-/// Plans the disks as a mount would, without edits of the guest and without keeping anything.
+/// Plans the disks as a mount would, without editing the guest and without keeping anything.
 fn planned(args: &RunArgs, guest: &Guest) -> Result<Plan> {
     let overlay = match args.read_only {
         true => OverlayChoice::ReadOnly,

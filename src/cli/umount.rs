@@ -7,7 +7,7 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long the daemon may take to flush the last writes.
+/// How long to wait for the daemon to flush the last writes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Arguments of `umount`.
@@ -21,7 +21,7 @@ pub(super) struct UmountArgs {
     lazy: bool,
 }
 
-/// Unmount, and wait until the daemon has ended, so that an overlay can be used again at once.
+/// Unmount, and wait until the daemon has ended, so that the overlay can be reused immediately.
 pub(super) fn run(args: &UmountArgs) -> Result<()> {
     let target = absolute(&args.mountpoint)?;
     let entry = MountEntry::at(&target).filter(|m| m.fs_type == FS_TYPE).ok_or_else(|| {
@@ -40,22 +40,24 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
     Err(Error::new(ErrorKind::Busy, what))
 }
 
-/// The mount point's absolute path, found without the mount itself, whose daemon may have died.
+/// The mount point's absolute path, determined without accessing the mount, whose daemon may have
+/// died.
 fn absolute(path: &Path) -> Result<PathBuf> {
     let failed = |e| Error::io(format!("cannot find {}", path.display()), e);
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             let joined = parent.canonicalize().map_err(failed)?.join(name);
-            // A symlink to the mount point is followed; a dead mount cannot be, and need not.
+            // A symlink to the mount point is followed; a dead mount cannot be resolved, and does
+            // not need to be.
             Ok(joined.canonicalize().unwrap_or(joined))
         }
         _ => path.canonicalize().map_err(failed),
     }
 }
 
-/// The process that serves the mount, when it answers and can be believed: that of another user may
-/// name any process.
+/// The process that serves the mount, if it answers and can be trusted: a process of another user
+/// could name any process.
 fn server_of(target: &Path, entry: &MountEntry) -> Option<(u32, OtherProcess)> {
     let pid = LiveMount::at(target).ok()??.status.pid;
     Some((pid, OtherProcess::of_user(pid, entry.user()?)?))

@@ -22,34 +22,34 @@ fn editor(partition: &Path) -> Result<Box<dyn Editor>> {
     })
 }
 
-/// Store `edits` in the filesystem in `partition`, which nobody has mounted: ext2/3/4 with e2fsprogs,
-/// XFS and Btrfs with the kernel's driver, which takes root.
+/// Store `edits` in the filesystem in `partition`, which must not be mounted: ext2/3/4 with
+/// e2fsprogs, XFS and Btrfs with the kernel's driver, which needs root.
 ///
 /// # Errors
-/// [`NotFound`](crate::ErrorKind::NotFound) without the tools of the filesystem;
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for a file that is stored inline, a path that the tools
-/// cannot be told of, and for XFS and Btrfs unless this process is root's;
-/// [`Io`](crate::ErrorKind::Io) with what the tools or the kernel say. Edits before the one that failed
-/// stay.
+/// [`NotFound`](crate::ErrorKind::NotFound) without the filesystem's tools;
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for a file that is stored inline, for a path that
+/// the tools cannot handle, and for XFS and Btrfs unless this process runs as root;
+/// [`Io`](crate::ErrorKind::Io) with the message of the tools or the kernel. Edits before the
+/// failed one stay.
 pub fn apply(edits: &[Edit], partition: &Path) -> Result<()> {
     if edits.is_empty() { Ok(()) } else { editor(partition)?.apply(edits, partition) }
 }
 
-/// Give the filesystem in `partition`, which nobody has mounted, another UUID.
+/// Give the filesystem in `partition`, which must not be mounted, another UUID.
 ///
 /// # Errors
 /// [`Unsupported`](crate::ErrorKind::Unsupported) for XFS and Btrfs;
-/// [`NotFound`](crate::ErrorKind::NotFound) without the tools; [`Io`](crate::ErrorKind::Io) with what
-/// they say.
+/// [`NotFound`](crate::ErrorKind::NotFound) without the tools; [`Io`](crate::ErrorKind::Io) with
+/// their message.
 pub fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
     editor(partition)?.set_uuid(partition, uuid)
 }
 
-/// Make sure, as far as that can be known, that the files that `edits` create fit into the filesystem
-/// in `partition`.
+/// Make sure, as far as this can be known, that the files that `edits` create fit into the
+/// filesystem in `partition`.
 ///
 /// # Errors
-/// [`Invalid`](crate::ErrorKind::Invalid) with what there is and what is needed.
+/// [`Invalid`](crate::ErrorKind::Invalid) with the available and the required space.
 pub fn check_room(edits: &[Edit], partition: &Path) -> Result<()> {
     if edits.is_empty() { Ok(()) } else { editor(partition)?.check_room(edits, partition) }
 }
@@ -60,7 +60,7 @@ fn kernel_mount(partition: &Path) -> Result<Option<KernelMount>> {
     let mut file = File::open(partition).map_err(failed)?;
     let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
     let partition = Partition { file, size };
-    // HEAD_LEN fits.
+    // At most `HEAD_LEN`, so it fits into `usize`.
     let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
     partition.read_at(&mut head, 0).map_err(failed)?;
     match probe(&head, size) {

@@ -3,11 +3,11 @@
 use super::{Access, Change, Content, Edit, MAX_FILE};
 use crate::fs::{FileKind, GuestFs};
 
-/// Files of one directory that are looked at, at most.
+/// Maximum number of files that are examined in one directory.
 const MOST_IN_DIR: usize = 300;
 
-/// What steps look at and write down their changes in. Paths are absolute; a later step sees what an
-/// earlier one has changed.
+/// The view of the guest in which steps read files and record their changes. Paths are absolute; a
+/// later step sees what an earlier one has changed.
 pub struct Draft<'a> {
     root: &'a dyn GuestFs,
     step: &'static str,
@@ -20,7 +20,7 @@ impl<'a> Draft<'a> {
         Self { root, step: "", edits: Vec::new() }
     }
 
-    /// What follows is wanted by the step `name`.
+    /// Attribute the edits that follow to the step `name`.
     pub fn begin(&mut self, name: &'static str) {
         self.step = name;
     }
@@ -40,7 +40,8 @@ impl<'a> Draft<'a> {
         self.root
     }
 
-    /// Names in a directory of the guest and of what was drafted there; none when there is none.
+    /// Names in a directory of the guest, with drafted changes applied; empty when it does not
+    /// exist.
     pub fn names(&self, dir: &str) -> Vec<String> {
         let mut names = self.root.read_dir(dir).unwrap_or_default();
         let dir = self.root.canonicalize(dir).unwrap_or_else(|_| self.settled(dir));
@@ -63,15 +64,15 @@ impl<'a> Draft<'a> {
         names
     }
 
-    /// Paths of what is in a directory, as [`names`](Self::names) has it; the first few hundred, and
-    /// none that the tools which store edits cannot be told of.
+    /// Paths of the entries of a directory, like [`names`](Self::names): at most the first few
+    /// hundred, and none that the tools that store edits cannot handle.
     pub fn paths(&self, dir: &str) -> Vec<String> {
         let mut names = self.names(dir);
         names.retain(|name| can_be_stored(name));
         names.iter().take(MOST_IN_DIR).map(|name| format!("{dir}/{name}")).collect()
     }
 
-    /// Whether the path leads to something, symlinks followed.
+    /// Whether the path leads to something when symlinks are followed.
     pub fn exists(&self, path: &str) -> bool {
         match self.drafted(&self.settled(path)) {
             Some(edit) => edit.change != Change::Remove,
@@ -79,7 +80,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Whether there is something at the path, be it a symlink into nowhere.
+    /// Whether something exists at the path, even a dangling symlink.
     pub fn is_there(&self, path: &str) -> bool {
         match self.drafted(&self.settled(path)) {
             Some(edit) => edit.change != Change::Remove,
@@ -87,9 +88,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The text of a regular file; `None` when there is none, it is too large, or a symlink led to a
-    /// name that the tools which store edits cannot be told of. What is no UTF-8
-    /// is taken for Latin-1, as old guests have it in comments.
+    /// The text of a regular file; `None` when it does not exist or is too large, or when a symlink
+    /// leads to a name that the tools that store edits cannot handle. Text that is not UTF-8 is
+    /// read as Latin-1, which old guests have in comments.
     pub fn text(&self, path: &str) -> Option<String> {
         self.bytes(path).map(|bytes| decode(bytes).0)
     }
@@ -107,8 +108,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Give the regular file at `path` the text that `edit` makes of it; its second half says why.
-    /// Nothing happens when there is no such file or `edit` leaves it as it is.
+    /// Replace the text of the regular file at `path` by the first half of what `edit` returns; the
+    /// second half says why. Nothing happens if there is no such file or `edit` returns `None`.
     pub fn edit(&mut self, path: &str, edit: impl FnOnce(&str) -> Option<(String, String)>) {
         let Some((text, is_latin1)) = self.bytes(path).map(decode) else { return };
         if let Some((new, why)) = edit(&text) {
@@ -116,7 +117,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// New contents for a regular file, which need not exist; its mode is then `0644`.
+    /// New contents for a regular file. If it does not exist, it is created with mode `0644`.
     pub fn rewrite(&mut self, path: &str, new: impl Into<Vec<u8>>, why: impl Into<String>) {
         let (new, why) = (new.into(), why.into());
         let path = self.root.canonicalize(path).unwrap_or_else(|_| self.settled(path));
@@ -138,19 +139,19 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// A new regular file; what is at `path` goes. Directories that lack come first.
+    /// A new regular file that replaces what is at `path`. Missing directories are created first.
     pub fn create(&mut self, path: &str, content: Content, access: Access, why: impl Into<String>) {
         let path = self.make_room(path);
         self.push(path, Change::Create { content, access }, why.into());
     }
 
-    /// A symlink; what is at `path` goes. Directories that lack come first.
+    /// A new symlink that replaces what is at `path`. Missing directories are created first.
     pub fn symlink(&mut self, path: &str, target: &str, why: impl Into<String>) {
         let path = self.make_room(path);
         self.push(path, Change::Symlink { target: target.to_owned() }, why.into());
     }
 
-    /// Take away a regular file or symlink, if there is one.
+    /// Remove a regular file or symlink, if there is one.
     pub fn remove(&mut self, path: &str, why: impl Into<String>) {
         if self.is_there(path) {
             let path = self.settled(path);
@@ -158,7 +159,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// A directory and those above it, as far as they lack; what is there stays as it is.
+    /// Create a directory and the directories above it, as far as they are missing; existing ones
+    /// stay as they are.
     pub fn make_dir(&mut self, path: &str, access: Access) {
         if path.len() <= 1 || self.exists(path) {
             return;
@@ -170,14 +172,15 @@ impl<'a> Draft<'a> {
         self.push(path, Change::MakeDir(access), "new directory".into());
     }
 
-    /// See that nothing is at `path` and the directory above it is; returns the path to use.
+    /// Make sure that nothing is at `path` and that its parent directory exists; returns the path
+    /// to use.
     fn make_room(&mut self, path: &str) -> String {
         if let Some((parent, _)) = path.rsplit_once('/') {
             self.make_dir(parent, Access::root(0o755));
         }
         let settled = self.settled(path);
         match self.edits.iter().rposition(|e| e.path == settled) {
-            // What was only drafted need not be taken away.
+            // A file that was only drafted need not be removed.
             Some(at) if self.root.lstat(&settled).is_err() => drop(self.edits.remove(at)),
             _ => {
                 let there = self.root.lstat(&settled);
@@ -189,7 +192,7 @@ impl<'a> Draft<'a> {
         settled
     }
 
-    /// `path` with the directory above it resolved as far as it exists; the last name stays.
+    /// `path` with its parent directory resolved as far as it exists; the last component stays.
     fn settled(&self, path: &str) -> String {
         let path = path.trim_end_matches('/');
         let Some((parent, name)) = path.rsplit_once('/') else { return path.to_owned() };
@@ -200,7 +203,7 @@ impl<'a> Draft<'a> {
         format!("{}/{name}", parent.trim_end_matches('/'))
     }
 
-    /// The last edit of `path`, which is settled.
+    /// The last edit of `path`, which must be settled.
     fn drafted(&self, path: &str) -> Option<&Edit> {
         self.edits.iter().rev().find(|e| e.path == path)
     }
@@ -210,15 +213,15 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Length in bytes of the longest path that is edited.
+/// Maximum length of a path that is edited, in bytes.
 const MAX_PATH: usize = 900;
 
-/// Whether the tools that store edits can be told of `path`. A symlink may lead to any name.
+/// Whether the tools that store edits can handle `path`. A symlink may lead to any name.
 fn can_be_stored(path: &str) -> bool {
     path.len() <= MAX_PATH && !path.contains(|c: char| matches!(c, '"' | '\\') || c.is_control())
 }
 
-/// Text, and whether it was Latin-1.
+/// The text, and whether it was Latin-1.
 fn decode(bytes: Vec<u8>) -> (String, bool) {
     match String::from_utf8(bytes) {
         Ok(text) => (text, false),
@@ -226,8 +229,8 @@ fn decode(bytes: Vec<u8>) -> (String, bool) {
     }
 }
 
-/// The bytes that [`decode`] reads as `text`. A character that Latin-1 lacks, which no step writes,
-/// becomes `?`.
+/// The bytes that [`decode`] reads as `text`. A character that Latin-1 lacks becomes `?`; no step
+/// writes one.
 fn encode(text: String, is_latin1: bool) -> Vec<u8> {
     match is_latin1 {
         false => text.into_bytes(),
@@ -264,7 +267,7 @@ mod tests {
         assert_eq!(edits, [("/etc/a".into(), Change::Rewrite { old, new })]);
     }
 
-    /// A hostile guest's symlink must not take the other edits along.
+    /// A hostile guest's symlink must not prevent the other edits.
     #[test]
     fn names_that_no_tool_takes_are_passed_over() {
         let evil = "/real/x\"\nrm /etc/fstab\n";

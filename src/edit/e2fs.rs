@@ -1,11 +1,12 @@
 //! Storing edits in ext2/3/4 with the host's own e2fsprogs, without root.
 //!
-//! A file that is rewritten keeps its inode: new bytes go into the blocks that it has, or that it is
-//! given, and its length is changed. So owner, mode, times, links and extended attributes stay
-//! without being copied. Where the number of blocks stays too, which is nearly always, no tool writes
+//! A rewritten file keeps its inode: new bytes go into the blocks that it has or is given, and its
+//! length is changed. Owner, mode, times, links and extended attributes therefore stay without
+//! being copied. If the number of blocks stays too, which is nearly always the case, no tool writes
 //! at all: `debugfs` reads all bitmaps before it changes anything, which takes seconds on a
-//! filesystem of terabytes, so it only says where things are, and block and inode are written here.
-//! The same edits of the same filesystem give the same bytes: nothing is stamped with today's time.
+//! filesystem of terabytes. So `debugfs` only reports locations, and this module writes blocks and
+//! inode. The same edits of the same filesystem give the same bytes: no timestamp is set to the
+//! current time.
 
 mod inodes;
 mod labels;
@@ -34,7 +35,7 @@ use tools::Tools;
 pub(super) struct E2fs;
 
 impl Editor for E2fs {
-    /// A journal that was not replayed is replayed first.
+    /// If the journal was not replayed, it is replayed first.
     fn apply(&self, edits: &[Edit], partition: &Path) -> Result<()> {
         let mut found = format(partition)?;
         if found.needs_recovery {
@@ -77,7 +78,7 @@ struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// Whatever is new or goes away, in one run of debugfs.
+    /// Creates and removes files, in one run of debugfs.
     fn structure(&self, edits: &[Edit], parents: &Parents) -> Result<()> {
         let mut script = Script::default();
         let mut contents = Vec::new();
@@ -88,7 +89,7 @@ impl Store<'_> {
             if current.replace(dir) != Some(dir) {
                 self.enter(&mut script, parents, &edit.path)?;
             }
-            // A name may look like an option or an inode's number.
+            // A bare name could look like an option or an inode number.
             let name = quoted(&format!("./{name}"))?;
             match &edit.change {
                 Change::Rewrite { .. } => {}
@@ -117,7 +118,8 @@ impl Store<'_> {
         self.tools.debugfs(&["-w"], &script).map(drop)
     }
 
-    /// Go to the directory of `path`: by number to the one that was there before, from there by name.
+    /// Change to the directory of `path`: by number to the nearest one that existed before, from
+    /// there by name.
     fn enter(&self, script: &mut Script, parents: &Parents, path: &str) -> Result<()> {
         let above = parents.above(path);
         script.push(format!("cd <{}>", self.inodes.of(above)?.number))?;
@@ -129,7 +131,7 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// New contents for what exists.
+    /// Rewrites existing files.
     fn rewrites(&self, edits: &[Edit]) -> Result<()> {
         let mut wanted = Vec::new();
         for edit in edits {
@@ -165,7 +167,7 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Number of blocks that `bytes` take.
+    /// Number of blocks that `bytes` occupy.
     fn blocks_of(&self, bytes: &[u8]) -> u64 {
         (bytes.len() as u64).div_ceil(self.format.block_size)
     }
@@ -180,7 +182,7 @@ impl Store<'_> {
                 _ if needs > has => {
                     script.push(format!("fallocate <{number}> {has} {}", needs - 1))?;
                 }
-                // An empty file may keep its one block, which says nothing of its length.
+                // An empty file may keep its one block, which does not affect its length.
                 _ if needs.max(1) < has => {
                     script.push(format!("punch <{number}> {} {}", needs.max(1), has - 1))?;
                 }
@@ -207,7 +209,7 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Write a file's new bytes and their number.
+    /// Write a file's new contents and length.
     fn fill(&self, rewrite: &Rewrite, partition: &File) -> Result<()> {
         let failed = |e| Error::io(format!("cannot write {} in the guest", rewrite.path), e);
         let block_size = self.format.block_size;
@@ -218,7 +220,7 @@ impl Store<'_> {
             return Err(stored_inline(rewrite.path));
         }
         for (chunk, block) in rewrite.new.chunks(block_size as usize).zip(&rewrite.blocks) {
-            // As the kernel does, zeros after the end of the file.
+            // The rest of the last block is zeroed, as the kernel does.
             let mut bytes = chunk.to_vec();
             bytes.resize(block_size as usize, 0);
             partition.write_all_at(&bytes, block.number * block_size).map_err(failed)?;

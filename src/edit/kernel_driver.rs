@@ -1,16 +1,17 @@
 //! Storing edits in XFS and Btrfs with the kernel's own driver, as root.
 //!
-//! The partition is mounted through a loop device, which ends with the mount, in a mount namespace of
-//! its own: nobody else sees it, and it is gone with the process that made it, however that ends.
-//! That process is a second start of this program, since the one that serves the partition has
-//! threads, and the partition is one of its files. The kernel replays the journal first.
+//! The partition is mounted through a loop device, which is released with the mount, in a separate
+//! mount namespace: no other process sees it, and it disappears with the process that made it,
+//! however that ends. That process is a second instance of this program, because the first one has
+//! threads and serves the partition as one of its files. The kernel replays the journal first.
 //!
-//! The guest is untrusted. No path is followed through a symlink or out of the mount, and nothing in
-//! it is a device or runs. What cannot be helped: a broken filesystem is shown to the kernel's driver.
+//! The guest is untrusted. No path is followed through a symlink or out of the mount, and nothing
+//! in it is treated as a device or executed. One risk remains: the kernel's driver has to parse a
+//! possibly broken filesystem.
 //!
-//! Files that are rewritten keep their inode, owner, mode, access and modification times, links and
-//! extended attributes. The driver itself stamps change times and its journal with the present, so
-//! the same edits give the same files, but not the same bytes of the filesystem.
+//! Rewritten files keep their inode, owner, mode, access and modification times, links and extended
+//! attributes. The driver itself writes the current time to change times and its journal, so the
+//! same edits give the same files, but not the same bytes of the filesystem.
 
 mod child;
 mod loop_device;
@@ -28,10 +29,10 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-/// Words after the program's name that start [`run_job`].
+/// Arguments that start [`run_job`].
 const SUBCOMMAND: [&str; 2] = ["internal", "edit-mounted"];
 
-/// What the second process is to do; it comes by standard input.
+/// What the second process does; sent over standard input.
 #[derive(Debug, Deserialize, Serialize)]
 struct Job {
     /// The partition's file; `/proc/self/fd/N` for one that the process inherits.
@@ -42,7 +43,7 @@ struct Job {
     tasks: Vec<Task>,
 }
 
-/// An [`Edit`] without what is for people.
+/// An [`Edit`] without the fields for people.
 #[derive(Debug, Deserialize, Serialize)]
 struct Task {
     path: String,
@@ -74,14 +75,14 @@ struct Rights {
     gid: u32,
 }
 
-/// The editor for filesystems that the kernel mounts as this says.
+/// The editor for filesystems that the kernel mounts in the given way.
 pub(super) struct KernelDriver(pub(super) KernelMount);
 
 impl Editor for KernelDriver {
     /// # Errors
-    /// [`ErrorKind::Unsupported`] unless this process is root's; otherwise [`ErrorKind::Io`] with what
-    /// went wrong: the kernel has no such driver or refuses the filesystem, or a file is not what `edits`
-    /// were made for. Edits before the one that failed stay.
+    /// [`ErrorKind::Unsupported`] unless this process runs as root; otherwise [`ErrorKind::Io`]
+    /// with the cause: the kernel has no such driver or refuses the filesystem, or a file differs
+    /// from what `edits` were made for. Edits before the failed one stay.
     fn apply(&self, edits: &[Edit], partition: &Path) -> Result<()> {
         let mount = &self.0;
         let fs_type = mount.fs_type;
@@ -127,7 +128,7 @@ impl Editor for KernelDriver {
     }
 
     fn check_room(&self, _: &[Edit], _: &Path) -> Result<()> {
-        // The kernel says by itself when there is none.
+        // The kernel itself reports a lack of space.
         Ok(())
     }
 

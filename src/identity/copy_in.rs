@@ -1,4 +1,4 @@
-//! Files and directories of this host for the guest.
+//! Files and directories of this host that are copied into the guest.
 
 use super::mounts;
 use crate::edit::{Access, Content, Draft};
@@ -19,10 +19,10 @@ pub struct CopyIn {
 }
 
 impl CopyIn {
-    /// Parse `SRC:DEST`. The last colon with a slash behind it parts them.
+    /// Parse `SRC:DEST`, separated at the last colon that has a slash after it.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when there is none.
+    /// [`ErrorKind::Usage`] when there is no such colon.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = || {
             let what = format!("'{text}' is not SRC:DEST with an absolute directory DEST");
@@ -37,7 +37,7 @@ impl CopyIn {
     }
 }
 
-/// Directories below one another, at most.
+/// Maximum depth of nested directories.
 const MOST_LEVELS: usize = 64;
 
 pub(super) fn draft(draft: &mut Draft, copy: &CopyIn) -> Result<()> {
@@ -56,7 +56,7 @@ fn unreadable(path: &Path, e: std::io::Error) -> Error {
     Error::io(format!("--copy-in: cannot read {}", path.display()), e)
 }
 
-/// A name as e2fsprogs takes it.
+/// A name that e2fsprogs accepts.
 fn text(path: &Path) -> Result<&str> {
     let fits = |t: &&str| !t.chars().any(|c| c == '"' || c == '\\' || c.is_control());
     path.to_str().filter(fits).ok_or_else(|| {
@@ -69,7 +69,7 @@ fn text(path: &Path) -> Result<&str> {
     })
 }
 
-/// See that `path` is a directory.
+/// Make sure that `path` is a directory.
 fn directory(draft: &mut Draft, path: &str, access: Access) -> Result<()> {
     let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
     for above in ends.map(|end| &path[..end]).filter(|above| !above.is_empty()) {
@@ -82,7 +82,7 @@ fn directory(draft: &mut Draft, path: &str, access: Access) -> Result<()> {
     Ok(())
 }
 
-/// Put what is at `source` at `path`.
+/// Copy what is at `source` to `path`.
 fn put(draft: &mut Draft, source: &Path, path: &str, level: usize) -> Result<()> {
     text(source)?;
     let failed = |e| unreadable(source, e);
@@ -134,7 +134,7 @@ fn mode(about: &Metadata) -> u32 {
     about.mode() & 0o7777
 }
 
-/// Whether the guest's file at `path` holds what that of the host does.
+/// Whether the guest's file at `path` has the same contents as the host's.
 fn same(draft: &Draft, source: &Path, path: &str) -> Result<bool> {
     let failed = |e| unreadable(source, e);
     let mut file = File::open(source).map_err(failed)?;
@@ -157,7 +157,7 @@ fn same(draft: &Draft, source: &Path, path: &str) -> Result<bool> {
     }
 }
 
-/// Fill `buf` from `at`; false when that cannot be.
+/// Fill `buf` from `at`; false when that fails.
 fn fill(file: &mut dyn GuestFile, at: u64, buf: &mut [u8]) -> bool {
     let mut done = 0;
     while done < buf.len() {

@@ -1,8 +1,8 @@
 //! Scripts that the guest runs once, at its next boot.
 //!
 //! A script waits in `pending/` and is moved to `ran/` before it is started: whatever it does, and
-//! however the machine ends meanwhile, it is not started twice. Its name carries a digest of what it
-//! holds, so that the same script is the same at the next mount.
+//! however the machine stops in the meantime, it is not started twice. Its name contains a digest
+//! of its contents, so that the next mount recognises the same script.
 
 use super::init::{Init, run_level};
 use crate::edit::{Access, Content, Draft};
@@ -14,15 +14,15 @@ use uuid::Uuid;
 pub struct Script {
     /// Its file's name.
     name: String,
-    /// What it holds.
+    /// Its contents.
     bytes: Vec<u8>,
 }
 
 impl Script {
-    /// The script `bytes` that was read from the file `name`, shown to the user as `shown`.
+    /// The script `bytes`, read from the file `name`; messages call it `shown`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for what no kernel would run.
+    /// [`ErrorKind::Invalid`] for something that no kernel would run.
     pub fn new(name: &str, shown: &str, bytes: Vec<u8>) -> Result<Self> {
         if !bytes.starts_with(b"#!") && !bytes.starts_with(b"\x7fELF") {
             let what = format!(
@@ -36,14 +36,15 @@ impl Script {
         Ok(Self { name, bytes })
     }
 
-    /// What tells it from others, whatever it is called.
+    /// Identifies the script by its contents, whatever its name.
     fn digest(&self) -> String {
         let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.bytes).simple().to_string();
         digest[..12].to_owned()
     }
 }
 
-/// On the root filesystem of every guest, where no `noexec` is, unlike below /var or /usr.
+/// On every guest's root filesystem and never mounted `noexec`, unlike directories below /var or
+/// /usr.
 const HOME: &str = "/etc/synthdisk/first-boot";
 
 const RUNNER: &str = r#"#!/bin/sh
@@ -139,7 +140,7 @@ pub(super) fn draft(draft: &mut Draft, scripts: &[Script]) -> Result<()> {
     start_with(draft, init, "synthdisk-first-boot", [UNIT, SYSV, OPENRC], why);
     write(draft, &format!("{HOME}/run"), RUNNER, 0o755, why);
     for (i, script) in new.iter().enumerate() {
-        // Numbers go on where an earlier mount left off, so that order is kept.
+        // Numbers continue where an earlier mount left off, so that the order is kept.
         let number = seen.iter().filter(|n| !n.ends_with(".exit-code")).count() + i + 1;
         let path = format!("{HOME}/pending/{number:03}-{}-{}", script.name, script.digest());
         let content = Content::Bytes(script.bytes.clone());
@@ -149,8 +150,8 @@ pub(super) fn draft(draft: &mut Draft, scripts: &[Script]) -> Result<()> {
     Ok(())
 }
 
-/// Have `init` start the service `name`, given as a unit of systemd, as a script for sysvinit and as
-/// one for OpenRC.
+/// Make `init` start the service `name`, given as a systemd unit, as a sysvinit script and as an
+/// OpenRC script.
 pub(super) fn start_with(
     draft: &mut Draft,
     init: Init,
@@ -180,21 +181,22 @@ pub(super) fn start_with(
     }
 }
 
-/// A link to `script` in a run level of sysvinit, the last that is started there.
+/// A link to `script` in a sysvinit run level; it is the last one that is started there.
 pub(super) fn enable_in(draft: &mut Draft, level: &str, script: &str, name: &str, why: &str) {
     let dir = run_level(draft, level);
     if !dir.is_empty() {
         link(draft, &format!("{dir}/S99{name}"), script, why);
     }
-    // Debian starts what this says, and makes it anew from the headers of all scripts when a package
-    // brings one. See insserv(8).
+    // Debian starts what this file lists, and regenerates it from the headers of all scripts when a
+    // package installs one. See insserv(8).
     let order = if level == "S" { "boot" } else { "start" };
     draft.edit(&format!("/etc/init.d/.depend.{order}"), |text| {
         Some((ordered(text, name)?, why.to_owned()))
     });
 }
 
-/// Rules of make(1) as insserv writes them, with `name` behind all others; `None` when it is there.
+/// Rules of make(1) as insserv writes them, with `name` after all others; `None` when it is listed
+/// already.
 fn ordered(text: &str, name: &str) -> Option<String> {
     let targets = text.lines().find_map(|line| line.strip_prefix("TARGETS ="))?;
     if targets.split_ascii_whitespace().any(|target| target == name) {
@@ -209,7 +211,7 @@ fn ordered(text: &str, name: &str) -> Option<String> {
     Some(out)
 }
 
-/// A file with these contents, unless it has them.
+/// A file with these contents, unless it has them already.
 pub(super) fn write(draft: &mut Draft, path: &str, text: &str, mode: u32, why: &str) {
     if draft.text(path).as_deref() != Some(text) {
         let content = Content::Bytes(text.as_bytes().to_vec());

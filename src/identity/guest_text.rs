@@ -3,10 +3,10 @@
 use crate::edit::Draft;
 use crate::{Error, ErrorKind, Result};
 
-/// The text of a file; `None` when there is nothing.
+/// The text of a file; `None` when it does not exist.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] when there is something that cannot be edited.
+/// [`ErrorKind::Unsupported`] when it exists but cannot be edited.
 pub(super) fn text_of(draft: &Draft, path: &str) -> Result<Option<String>> {
     match draft.text(path) {
         None if draft.exists(path) => {

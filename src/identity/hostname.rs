@@ -1,4 +1,4 @@
-//! The guest's name: hostname(5), hosts(5), and where distributions of old keep it.
+//! The guest's name: hostname(5), hosts(5), and where older distributions keep it.
 
 use super::guest_text::text_of;
 use crate::edit::Draft;
@@ -9,15 +9,15 @@ use std::fmt;
 #[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Hostname(String);
 
-/// Linux's own limit in bytes (`__NEW_UTS_LEN`).
+/// Linux's limit in bytes (`__NEW_UTS_LEN`).
 const MAX: usize = 64;
 
 impl Hostname {
-    /// Check `name`: letters, digits and hyphens between dots (RFC 1123, section 2.1), at most 64
-    /// bytes together.
+    /// Check `name`: letters, digits and hyphens, separated by dots (RFC 1123, section 2.1), at
+    /// most 64 bytes in total.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] with what is wrong.
+    /// [`ErrorKind::Usage`], saying what is wrong.
     pub fn parse(name: &str) -> Result<Self> {
         let wrong = |why: &str| {
             Err(Error::new(ErrorKind::Usage, format!("'{name}' can be no hostname: {why}")))
@@ -74,7 +74,7 @@ pub(super) fn draft(draft: &mut Draft, new: &Hostname) -> Result<()> {
     for path in [HOSTNAME, UPPER] {
         let own = text_of(draft, path)?;
         let wanted = match &own {
-            // What is called otherwise, say with its domain, keeps the difference.
+            // A name that differs, for example by a domain, keeps the difference.
             Some(text) => {
                 let name = first_name(text).unwrap_or_default();
                 old.and_then(|old| renamed(name, old, new)).unwrap_or_else(|| new.to_owned())
@@ -117,18 +117,18 @@ fn current(draft: &Draft) -> Option<String> {
         .or_else(|| plain(UPPER))
 }
 
-/// The name in a file that holds just that, and perhaps comments.
+/// The name in a file that holds nothing else except comments.
 fn first_name(text: &str) -> Option<&str> {
     text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// What `line` gives the shell variable `key`.
+/// The value that `line` assigns to the shell variable `key`.
 fn assigned<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     line.trim().strip_prefix(key)?.strip_prefix('=').map(str::trim)
 }
 
-/// `text` with the variable `key` set to `value`; appended if it lacks and `add`. `None` when that
-/// changes nothing.
+/// `text` with the variable `key` set to `value`; appended if missing and `add` is set. `None` when
+/// nothing changes.
 fn set(text: &str, key: &str, value: &str, add: bool) -> Option<String> {
     let mut found = false;
     let mut out = String::with_capacity(text.len() + 80);
@@ -146,7 +146,7 @@ fn set(text: &str, key: &str, value: &str, add: bool) -> Option<String> {
     (out != text).then_some(out)
 }
 
-/// What `token` becomes when `old` is called `new`; `None` when it means something else.
+/// What `token` becomes when `old` is renamed to `new`; `None` when it is not a form of `old`.
 fn renamed(token: &str, old: &str, new: &str) -> Option<String> {
     let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     if token.eq_ignore_ascii_case(old) {
@@ -161,15 +161,15 @@ fn renamed(token: &str, old: &str, new: &str) -> Option<String> {
     }
     Some(match domain {
         None => short(new),
-        // A new name with a domain of its own leaves the old one behind.
+        // A new name that has its own domain replaces the old domain.
         Some(_) if new.contains('.') => new.to_owned(),
         Some(domain) => format!("{new}.{domain}"),
     })
 }
 
-/// The lines of hosts(5) with the old name in its several forms.
+/// The text of hosts(5) with all forms of the old name replaced.
 fn hosts(text: &str, old: &str, new: &str) -> Option<String> {
-    // A golden image may be called just that; localhost stays localhost.
+    // A golden image may itself be called localhost; localhost stays localhost.
     if old.split('.').next().is_some_and(|n| n.eq_ignore_ascii_case("localhost")) {
         return None;
     }
@@ -189,7 +189,7 @@ fn hosts(text: &str, old: &str, new: &str) -> Option<String> {
                 Some(word) if fields > 1 => word,
                 _ => token.to_owned(),
             };
-            // Two forms of the old name may become one.
+            // Two forms of the old name may become the same.
             if fields == 1 || !seen.contains(&word) {
                 changed.push_str(gap);
                 changed.push_str(&word);

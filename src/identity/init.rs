@@ -2,27 +2,28 @@
 
 use crate::edit::Draft;
 
-/// Kinds of init that can be told to run something.
+/// Init systems that can be configured to run something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Init {
     /// systemd.
     Systemd,
     /// OpenRC: Alpine, Gentoo, some Debian.
     OpenRc,
-    /// Links in `rcN.d`: sysvinit, and upstart, which runs these as well.
+    /// Links in `rcN.d`: sysvinit, and upstart, which runs these too.
     SysV,
 }
 
-/// Where links of the run levels live: Debian and Red Hat (where `/etc/rcN.d` are links), SUSE.
+/// Parent directories of the run levels' links: Debian and Red Hat (where `/etc/rcN.d` are links),
+/// SUSE.
 const RC_DIRS: [&str; 3] = ["/etc", "/etc/rc.d", "/etc/init.d"];
 
 impl Init {
-    /// The guest's; `None` when it is none of these.
+    /// The guest's init; `None` when it is none of these.
     pub(super) fn of(draft: &Draft) -> Option<Self> {
         let target = draft.root().canonicalize("/sbin/init");
         let is_systemd = match &target {
             Ok(path) => path.ends_with("/systemd"),
-            // With /usr in a filesystem of its own, this may lead nowhere from here.
+            // If /usr is a separate filesystem, the link may be dangling here.
             Err(_) => draft.exists("/etc/systemd/system"),
         };
         if is_systemd {
@@ -36,7 +37,7 @@ impl Init {
     }
 }
 
-/// The directory of a run level's links; empty when there is none.
+/// The directory of a run level's links; empty when it does not exist.
 pub(super) fn run_level(draft: &Draft, level: &str) -> String {
     let dirs = RC_DIRS.iter().map(|dir| format!("{dir}/rc{level}.d"));
     dirs.into_iter().find(|dir| draft.exists(dir)).unwrap_or_default()

@@ -1,10 +1,11 @@
 //! Identifiers and secrets that no two machines may share.
 //!
-//! machine-id(5): an empty `/etc/machine-id` makes systemd find a new one at boot and keep it; only a
-//! file that says `uninitialized` (or is missing) makes that a "first boot", with presets applied and
-//! perhaps questions asked, which a clone of a finished guest must not have. What systemd-networkd and
-//! NetworkManager tell DHCP servers derives from it; leases, keys and seeds lie in files of their own.
-//! What is not what the image has is the clone's own by now, and stays.
+//! machine-id(5): with an empty `/etc/machine-id`, systemd chooses a new one at boot and keeps it;
+//! only a file that says `uninitialized` (or a missing file) makes that a "first boot", which
+//! applies presets and may ask questions. A clone of a finished guest must not do that. The
+//! identifiers that systemd-networkd and NetworkManager send to DHCP servers derive from the
+//! machine-id; leases, keys and seeds have files of their own. What differs from the image already
+//! belongs to the clone, and stays.
 
 use super::first_boot::{enable_in, start_with, write};
 use super::init::Init;
@@ -16,7 +17,7 @@ use crate::{ErrorKind, Result};
 const ETC: &str = "/etc/machine-id";
 const DBUS: &str = "/var/lib/dbus/machine-id";
 
-/// Seeds of the random number generator, which the guest makes anew: systemd, sysvinit, Red Hat.
+/// Seeds of the random number generator, which the guest regenerates: systemd, sysvinit, Red Hat.
 const SEEDS: [&str; 4] = [
     "/var/lib/systemd/random-seed",
     "/var/lib/urandom/random-seed",
@@ -24,7 +25,7 @@ const SEEDS: [&str; 4] = [
     "/var/lib/misc/random-seed",
 ];
 
-/// Directories of DHCP clients, and what files of the machine's own end or begin with there.
+/// Directories of DHCP clients, and prefixes or suffixes of the machine's own files there.
 const LEASES: [(&str, &[&str]); 8] = [
     ("/var/lib/dhcp", &["lease", "leases"]),
     ("/var/lib/dhcp3", &["lease", "leases"]),
@@ -59,7 +60,7 @@ pub(super) fn draft(draft: &mut Draft, pristine: Option<&dyn GuestFs>) {
         gone.extend(names.map(|name| (format!("{dir}/{name}"), "what DHCP gave to another")));
     }
     for (path, why) in gone {
-        // A link to /etc/machine-id follows that.
+        // A link to /etc/machine-id follows that file.
         let is_file = draft.root().lstat(&path).is_ok_and(|s| s.kind == FileKind::File);
         if is_file && images(&path, draft) {
             draft.remove(&path, why);
@@ -76,12 +77,12 @@ pub(super) fn draft(draft: &mut Draft, pristine: Option<&dyn GuestFs>) {
     }
 }
 
-/// Whether the file at `path` is as the image has it.
+/// Whether the file at `path` is the same as in the image.
 fn is_the_images(root: &dyn GuestFs, pristine: Option<&dyn GuestFs>, path: &str) -> bool {
     let Some(pristine) = pristine else { return true };
     match (root.read(path, MAX_FILE), pristine.read(path, MAX_FILE)) {
         (Ok(here), Ok(there)) => here == there,
-        // Too long to be read is long enough to be told apart by this.
+        // Files too large to read are compared by their metadata.
         (Err(a), Err(b)) if [a.kind(), b.kind()] == [ErrorKind::TooLarge; 2] => {
             let about = |fs: &dyn GuestFs| -> Result<_> { fs.stat(path) };
             about(root).ok().is_some_and(|here| about(pristine).is_ok_and(|there| here == there))
@@ -136,13 +137,14 @@ start)
 esac
 ";
 
-/// See that the guest makes host keys when it has none. Most distributions do by themselves, Debian's
-/// makes them when the package is installed and never again. False when nothing can be done.
+/// Make sure that the guest creates host keys when it has none. Most distributions do that at boot;
+/// Debian creates them when the package is installed and never again. False when nothing can be
+/// done.
 fn keys_come_back(draft: &mut Draft, init: Option<Init>) -> bool {
     let why = "makes SSH host keys";
     match init {
         None => return false,
-        // Its sshd script does so.
+        // OpenRC's sshd script does so.
         Some(Init::OpenRc) => return true,
         Some(Init::Systemd) => {
             let dirs = ["/usr/lib/systemd/system", "/lib/systemd/system"];
@@ -199,7 +201,7 @@ mod tests {
         let expected = [(ETC, ""), ("/var/lib/dhcp/dhclient.eth0.leases", "")];
         assert_eq!(edits, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(run(&fs, None), edits);
-        // After its first boot it has its own.
+        // After its first boot the clone has its own.
         let own = golden()
             .file(ETC, "fedcba9876543210fedcba9876543210\n")
             .file("/var/lib/dhcp/dhclient.eth0.leases", "lease {1}\n")
@@ -235,7 +237,7 @@ mod tests {
         let all: Vec<&str> = edits.iter().map(|e| e.0.as_str()).collect();
         let unit = "/etc/systemd/system/synthdisk-ssh-host-keys.service";
         assert!(all.contains(&unit) && all.contains(&MAKER), "{all:?}");
-        // Made anew, they stay.
+        // Keys that were created anew stay.
         let own = applied(debian, &edits).file(key, "3").file(&public, "4");
         let own = own.file(ETC, "1\n").file("/var/lib/dhcp/dhclient.eth0.leases", "1\n");
         assert_eq!(run(&own, Some(&with_keys(golden()))), []);

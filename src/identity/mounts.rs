@@ -1,9 +1,9 @@
-//! What of the guest's tree is not on its root filesystem.
+//! Which paths in the guest are not on its root filesystem.
 
 use crate::edit::Draft;
 use crate::{Error, ErrorKind, Result};
 
-/// Refuse a path that another filesystem will hide from the guest, as its fstab has it.
+/// Refuse a path that the guest's fstab hides below another filesystem.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] naming the filesystem and `option`.
@@ -16,7 +16,7 @@ pub(super) fn on_root(draft: &Draft, path: &str, option: &str) -> Result<()> {
             continue;
         };
         let dir = dir.trim_end_matches('/');
-        // What may be missing, or must be asked for, is no reason to refuse.
+        // A filesystem that may be missing, or is mounted only on request, is no reason to refuse.
         let absent = |o: &str| o.split(',').any(|o| o == "noauto" || o == "nofail");
         if !dir.starts_with('/') || options.is_some_and(absent) {
             continue;

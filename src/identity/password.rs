@@ -5,7 +5,7 @@ use crate::edit::Draft;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
 
-/// A hash as crypt(5) has it: `$id$…$…`.
+/// A hash in the format of crypt(5): `$id$…$…`.
 #[derive(Clone, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PasswordHash(String);
 
@@ -19,13 +19,13 @@ impl fmt::Debug for PasswordHash {
 const MAX: usize = 384;
 
 impl PasswordHash {
-    /// Check that `text` has the shape of a hash.
+    /// Check that `text` has the form of a hash.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`]; the sentence does not repeat `text`, which may be a password.
+    /// [`ErrorKind::Usage`]; the message does not repeat `text`, which may be a password.
     pub fn parse(text: &str) -> Result<Self> {
         let mut parts = text.split('$');
-        // Before the first $ stands nothing, then the method, parameters and salt, the hash.
+        // Nothing precedes the first $; then come the method, parameters and salt, and the hash.
         let empty = parts.next() == Some("");
         let id = parts.next().unwrap_or_default();
         let rest: Vec<&str> = parts.collect();
@@ -67,7 +67,7 @@ pub(super) fn draft(draft: &mut Draft, hash: &PasswordHash) -> Result<()> {
     Ok(())
 }
 
-/// Root's line with `hash` as its second field; what else stands in it stays.
+/// Root's line with `hash` as its second field; the other fields stay.
 fn with_hash(line: &str, hash: &PasswordHash) -> String {
     let mut fields: Vec<&str> = line.split(':').collect();
     match fields[..] {

@@ -1,4 +1,4 @@
-//! A UUID of its own for the root filesystem, wherever the guest writes it down.
+//! A new UUID for the root filesystem, wherever the guest records it.
 
 use crate::edit::Draft;
 use crate::{Error, ErrorKind, Result};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 /// Which UUID the root filesystem is to have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum RootUuid {
-    /// A random one, unless it has one that the image does not have.
+    /// A random one, unless the filesystem's UUID already differs from the image's.
     New,
     /// This one.
     Given(Uuid),
@@ -40,18 +40,19 @@ impl fmt::Display for RootUuid {
     }
 }
 
-/// A root filesystem that is not called what the image has.
+/// A root filesystem whose UUID is not the image's.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UuidChange {
-    /// What it is called from now on, in lower case.
+    /// Its UUID from now on, in lower case.
     pub new: String,
-    /// What it was called before.
+    /// The UUIDs that it had before.
     pub former: Vec<String>,
-    /// Whether the filesystem itself is still to be told.
+    /// Whether the filesystem itself still has to be changed.
     pub pending: bool,
 }
 
-/// Files that may name it; those of boot loaders, so that the guest's own work as well.
+/// Files that may contain the UUID; those of boot loaders are included so that the guest's own boot
+/// loader works too.
 const FILES: [&str; 14] = [
     "/etc/fstab",
     "/etc/default/grub",
@@ -68,9 +69,9 @@ const FILES: [&str; 14] = [
     "/extlinux/extlinux.conf",
     "/extlinux.conf",
 ];
-/// Boot entries, a file each.
+/// Boot entries, one per file.
 const ENTRIES: &str = "/boot/loader/entries";
-/// Entries that are looked at, at most.
+/// Maximum number of entries that are examined.
 const MOST_ENTRIES: usize = 200;
 
 pub(super) fn draft(draft: &mut Draft, change: &UuidChange) {
@@ -89,12 +90,12 @@ fn edit(text: &str, change: &UuidChange) -> Option<(String, String)> {
     (out != text).then(|| (out, format!("the root filesystem is UUID={}", change.new)))
 }
 
-/// As [`str::replace`], with ASCII letters of either case.
+/// Like [`str::replace`], but ignores the case of ASCII letters.
 fn replace(text: &str, from: &str, to: &str) -> String {
     let (lower, from) = (text.to_ascii_lowercase(), from.to_ascii_lowercase());
     let mut out = String::with_capacity(text.len());
     let mut end = 0;
-    // ASCII lower case moves no byte, so positions are the same in both.
+    // ASCII lower-casing moves no byte, so positions are the same in both strings.
     for (at, found) in lower.match_indices(&from) {
         out.push_str(&text[end..at]);
         out.push_str(to);

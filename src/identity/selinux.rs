@@ -1,9 +1,10 @@
-//! Labels for new files where SELinux insists on them.
+//! Labels for new files in guests that enforce SELinux.
 
 use crate::edit::{Access, Change, Content, Draft};
 
-/// Have the guest label its files at the next boot when it has new ones and enforces SELinux:
-/// they have the label of their directory, which for some (keys of SSH, scripts) is not the right one. See selinux-autorelabel(8).
+/// Make the guest relabel its files at the next boot if it enforces SELinux and has new ones: they
+/// have the label of their directory, which is wrong for some of them (SSH keys, scripts). See
+/// selinux-autorelabel(8).
 pub(super) fn draft(draft: &mut Draft) {
     let config = draft.text("/etc/selinux/config").unwrap_or_default();
     let mode = config.lines().filter_map(|l| l.trim().strip_prefix("SELINUX=")).next_back();

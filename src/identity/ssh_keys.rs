@@ -10,11 +10,11 @@ use crate::{Error, ErrorKind, Result};
 pub struct SshKeys {
     /// The user's name in the guest.
     user: String,
-    /// Lines of `authorized_keys`.
+    /// Lines for `authorized_keys`.
     keys: Vec<String>,
 }
 
-/// Kinds of keys, as they stand in a line and inside the key (OpenSSH `sshkey.c`).
+/// Key types, as they appear in a line and inside the key (OpenSSH `sshkey.c`).
 const KINDS: [&str; 8] = [
     "ssh-ed25519",
     "ssh-rsa",
@@ -30,7 +30,7 @@ impl SshKeys {
     /// The keys in `text`, which was read from `file`, for the guest's user `user`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when something else stands in it, above all a private key.
+    /// [`ErrorKind::Invalid`] when it contains something else, above all a private key.
     pub fn parse(user: &str, file: &str, text: &str) -> Result<Self> {
         let wrong = |what: String| Err(Error::new(ErrorKind::Invalid, what));
         if text.contains("PRIVATE KEY") || text.starts_with("PuTTY-User-Key-File") {
@@ -54,13 +54,13 @@ impl SshKeys {
     }
 }
 
-/// Whether `line` has a kind of key and then a key of that kind, with options before it or not.
+/// Whether `line` has a key type followed by a key of that type, with or without options before it.
 fn is_key(line: &str) -> bool {
     if line.chars().any(char::is_control) {
         return false;
     }
     let words: Vec<&str> = words(line);
-    // Options are one word: blanks in it are in quotes.
+    // Options are one word: spaces in it are quoted.
     (0..words.len().min(2)).any(|i| {
         let blob = words.get(i + 1).and_then(|word| decode(word)).unwrap_or_default();
         let len = blob.get(..4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize);
@@ -70,7 +70,7 @@ fn is_key(line: &str) -> bool {
     })
 }
 
-/// Words with blanks between; one in double quotes does not count.
+/// Words separated by spaces; a space in double quotes does not separate.
 fn words(line: &str) -> Vec<&str> {
     let mut quoted = false;
     line.split(|c: char| {
@@ -81,7 +81,7 @@ fn words(line: &str) -> Vec<&str> {
     .collect()
 }
 
-/// The bytes of standard base64 (RFC 4648, section 4); `None` when it is something else.
+/// Decodes standard base64 (RFC 4648, section 4); `None` for anything else.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let body = text.trim_end_matches('=');
     if text.len() % 4 != 0 || text.len() - body.len() > 2 {
@@ -108,7 +108,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A user, as passwd(5) has one.
+/// A user, as in passwd(5).
 struct User {
     uid: u32,
     gid: u32,
@@ -129,7 +129,7 @@ fn user(draft: &Draft, name: &str) -> Result<User> {
     let what = || format!("--ssh-key: the guest's /etc/passwd has no user {name} with a home");
     match found {
         Some(user) => Ok(user),
-        // Whatever the file says, that is who root is.
+        // Root is known even if the file has no usable entry.
         None if name == "root" => Ok(User { uid: 0, gid: 0, home: "/root".into() }),
         None => Err(Error::new(ErrorKind::NotFound, what())),
     }

@@ -1,11 +1,11 @@
-//! What the tests of the options have in common.
+//! Helpers for the tests of the options.
 
 use crate::Result;
 use crate::edit::{Change, Content, Draft, Edit};
 use crate::fs::MemFs;
 
-/// What `draft` makes of `fs`: each edit with what a file then holds, `->` and the target of a
-/// link, `/` for a directory, and nothing for what goes.
+/// The edits that `draft` makes in `fs`: each path with the file's new contents, `->` and the
+/// target of a link, `/` for a directory, and nothing for a removed file.
 pub fn drafted(
     fs: &MemFs,
     draft: impl FnOnce(&mut Draft) -> Result<()>,

@@ -1,4 +1,4 @@
-//! What can be right or wrong with a guest that moves to KVM, one by one.
+//! What can be right or wrong with a guest that moves to KVM, one check each.
 
 use super::partitions::Journal;
 use super::report::{Check, Outcome, Report};
@@ -36,7 +36,7 @@ fn kernel_format(report: &Report) -> Option<Check> {
     }
 }
 
-/// Whether the kernel sees its disk, as the plan has it.
+/// Whether the kernel has a driver for its disk, as the plan attaches it.
 fn disk_driver(report: &Report, plan: &Plan) -> Option<Check> {
     const NAME: &str = "disk driver";
     let boot = plan.boot.as_ref()?;
@@ -78,7 +78,7 @@ fn root_by_uuid(report: &Report) -> Option<Check> {
     check("root", if lasting { Outcome::Ok } else { Outcome::Fixed }, said)
 }
 
-/// The last `root=` of a command line, which is the one that counts.
+/// The last `root=` of a command line, which is the one that takes effect.
 fn root_word(cmdline: &str) -> Option<&str> {
     cmdline.split_ascii_whitespace().rev().find_map(|w| w.strip_prefix("root="))
 }
@@ -86,7 +86,8 @@ fn root_word(cmdline: &str) -> Option<&str> {
 /// Whether it is known that nothing has the UUID or label `root`.
 fn is_lost(root: &str, report: &Report) -> bool {
     let partitions: Vec<_> = report.disks.iter().flat_map(|d| &d.partitions).collect();
-    // What is inside of other things, or of a disk as it is, has names that were not read.
+    // Nested contents, and those of an image that is a whole disk, have identifiers that were not
+    // read.
     if partitions.iter().any(|p| p.uuid.is_none() || p.number == 0) {
         return false;
     }
@@ -111,16 +112,16 @@ fn fstab(report: &Report) -> Option<Check> {
     }
     let foreign = guest.fstab.iter().filter(|e| e.machine_dependent);
     let mut named: Vec<&str> = foreign.map(|e| e.source.as_str()).collect();
-    // Subvolumes have one and the same source.
+    // Subvolumes share the same source.
     named.sort_unstable();
     named.dedup();
     let edit = report.edits.iter().find(|e| e.step == "fstab");
     match (named.is_empty(), edit) {
-        // Such as UUIDs and labels of disks that are not there.
+        // For example, UUIDs and labels of missing disks.
         (true, Some(edit)) => check("fstab", Outcome::Fixed, edit.why.clone()),
         (true, None) => check("fstab", Outcome::Ok, "names no disk of the old machine"),
         (false, Some(_)) => check("fstab", Outcome::Fixed, format!("names {}", named.join(", "))),
-        // What is left after the edits was found harmless: it has nofail.
+        // Names left after the edits are harmless: their entries have nofail.
         (false, None) => check("fstab", Outcome::Warn, format!("names {}", named.join(", "))),
     }
 }

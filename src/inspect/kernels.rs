@@ -1,4 +1,4 @@
-//! The guest's kernels: what they are, what drivers they have, and what their initrds hold.
+//! The guest's kernels: their format, their drivers, and the contents of their initrds.
 
 use crate::fs::GuestFs;
 use crate::guest::drivers::KernelDrivers;
@@ -14,9 +14,9 @@ use serde::Serialize;
 pub struct KernelReport {
     /// Its path in the guest.
     pub path: String,
-    /// Its version, as `uname -r` would say it.
+    /// Its version, as `uname -r` would print it.
     pub version: Option<String>,
-    /// What kind of file it is.
+    /// The format of its file.
     pub format: KernelFormat,
     /// Why it cannot boot on KVM; `None` when it can.
     pub problem: Option<String>,
@@ -28,15 +28,15 @@ pub struct KernelReport {
     pub drivers: KernelDrivers,
 }
 
-/// What a kernel's file is.
+/// The format of a kernel's file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KernelFormat {
-    /// What every PC boots.
+    /// A kernel that every PC boots.
     Bzimage,
-    /// What only Xen starts, as a paravirtualised guest.
+    /// A kernel that only Xen starts, as a paravirtualised guest.
     PvOnly,
-    /// No kernel, or a damaged one.
+    /// Not a kernel, or a damaged one.
     Unknown,
 }
 
@@ -47,14 +47,14 @@ pub struct InitrdReport {
     pub path: String,
     /// Length in bytes.
     pub size: u64,
-    /// What it holds; `None` when it cannot be read.
+    /// Its contents; `None` when it cannot be read.
     pub contents: Option<Initrd>,
 }
 
-/// Kernels that are looked at, at most: a guest may never have thrown one away.
+/// Maximum number of kernels that are examined: a guest may never have removed one.
 const MOST: usize = 20;
 
-/// The kernels in `fs`, the one that boots first; `root` has their modules.
+/// The kernels in `fs`, the one that boots first; `root` contains their modules.
 pub(super) fn kernels(
     fs: &dyn GuestFs,
     root: Option<&dyn GuestFs>,
@@ -94,7 +94,7 @@ fn kernel(
     let problem = header.as_ref().err().map(ToString::to_string);
     let told = header.ok().and_then(|h| h.kernel_version);
     let told = told.and_then(|text| text.split(' ').next().map(str::to_owned));
-    // The name mostly ends with it.
+    // The file name usually ends with the version.
     let named = || {
         let name = path.rsplit('/').next()?;
         let version = name.split_once('-')?.1;
@@ -108,7 +108,7 @@ fn kernel(
     KernelReport { path: path.into(), version, format, problem, default, initrds, drivers }
 }
 
-/// What Linux sees: the initrds one after the other.
+/// What Linux sees: the initrds concatenated.
 fn join<'a>(initrds: impl Iterator<Item = &'a Initrd>) -> Option<Initrd> {
     initrds.cloned().reduce(|mut all, next| {
         all.join(next);

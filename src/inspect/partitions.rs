@@ -1,4 +1,4 @@
-//! The disks as they would be mounted, and what their partitions hold.
+//! The disks as they would be mounted, and the contents of their partitions.
 
 use crate::bytes::ReadAt;
 use crate::disk::Source;
@@ -19,35 +19,35 @@ pub struct DiskReport {
     pub vdev: String,
     /// Length in bytes.
     pub size: u64,
-    /// `mbr`, `gpt`, or `as it is` for an image that is a disk already.
+    /// `mbr`, `gpt`, or `as it is` for an image that is a whole disk already.
     pub table: &'static str,
     /// `bios` when this disk boots; `None` when another one does.
     pub firmware: Option<&'static str>,
-    /// Its partitions, or what the whole of it holds.
+    /// Its partitions, or the contents of the whole disk.
     pub partitions: Vec<PartitionReport>,
 }
 
 /// A partition.
 #[derive(Debug, Serialize)]
 pub struct PartitionReport {
-    /// Its number; 0 for a disk that is one image as it is.
+    /// Its number; 0 for the whole disk when an image is shown as a disk unchanged.
     pub number: u32,
     /// Where it starts on the disk, in bytes.
     pub start: u64,
     /// Length in bytes.
     pub size: u64,
-    /// What it holds in a word: `ext4`, `xfs`, `swap`.
+    /// Its contents in one word: `ext4`, `xfs`, `swap`.
     #[serde(rename = "type")]
     pub kind: String,
     /// UUID of the filesystem or swap area.
     pub uuid: Option<String>,
     /// Its label.
     pub label: Option<String>,
-    /// Size of the filesystem, and how much of it is taken.
+    /// Size of the filesystem, and how much of it is in use.
     pub usage: Option<Usage>,
-    /// State of its journal; `None` for what has none or is not known.
+    /// State of its journal; `None` when it has none or the state is unknown.
     pub journal: Option<Journal>,
-    /// The image that it is; `None` for one that is made up.
+    /// The image that it shows; `None` for a generated one.
     pub image: Option<PathBuf>,
 }
 
@@ -55,9 +55,9 @@ pub struct PartitionReport {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Journal {
-    /// Nothing waits in it.
+    /// Nothing has to be replayed.
     Clean,
-    /// It must be replayed: the guest was not shut down.
+    /// It must be replayed: the guest was not shut down cleanly.
     Dirty,
 }
 
@@ -119,7 +119,7 @@ fn state(is_dirty: bool) -> Option<Journal> {
     Some(if is_dirty { Journal::Dirty } else { Journal::Clean })
 }
 
-/// Whether a Btrfs has a tree of fsynced files that its next mount replays: `log_root` in its
+/// Whether a Btrfs has a tree of fsynced files, which the next mount replays: `log_root` in its
 /// superblock (`struct btrfs_super_block`).
 fn has_log_tree(head: &[u8]) -> Option<bool> {
     head.get(0x1_0060..0x1_0068).map(|root| root.iter().any(|b| *b != 0))

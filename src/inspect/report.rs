@@ -1,4 +1,4 @@
-//! What a report on a guest holds.
+//! The data of a report on a guest.
 
 use super::kernels::KernelReport;
 use super::partitions::DiskReport;
@@ -8,53 +8,53 @@ use crate::guest::about::{
 };
 use serde::Serialize;
 
-/// All that is known of a guest.
+/// Everything that is known about a guest.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// The guest's name: the config's, else the image's.
+    /// The guest's name: from the config, else from the image.
     pub name: String,
-    /// How it comes out.
+    /// The overall result.
     pub verdict: Verdict,
     /// Its disks as they would be mounted.
     pub disks: Vec<DiskReport>,
-    /// What its root filesystem tells; `None` when that cannot be read.
+    /// What its root filesystem shows; `None` when that cannot be read.
     pub guest: Option<GuestReport>,
     /// Its boot menu; `None` without one.
     pub menu: Option<MenuReport>,
-    /// Its kernels: first the one that boots.
+    /// Its kernels; the one that boots comes first.
     pub kernels: Vec<KernelReport>,
-    /// The kernel's command line as the guest has it, and as it would boot.
+    /// The kernel's command line, as the guest has it and as it would boot.
     pub command_line: Option<CommandLine>,
-    /// What was checked.
+    /// The checks and their outcomes.
     pub checks: Vec<Check>,
     /// What would be edited in the guest.
     pub edits: Vec<EditReport>,
-    /// What else a user should know.
+    /// Other things that a user should know.
     pub notes: Vec<String>,
 }
 
-/// What the root filesystem tells.
+/// What the root filesystem shows.
 #[derive(Debug, Serialize)]
 pub struct GuestReport {
     /// Name of the partition's file in a mount.
     pub partition: String,
-    /// `None` when it says nothing of itself.
+    /// `None` when the guest does not identify it.
     pub distribution: Option<Distribution>,
-    /// As `uname -m` says it.
+    /// As `uname -m` prints it.
     pub architecture: Option<String>,
-    /// `None` when there is no init.
+    /// `None` when no init was found.
     pub init: Option<Init>,
-    /// What it calls itself.
+    /// The guest's own hostname.
     pub hostname: Option<String>,
     /// The entries of `/etc/fstab`.
     pub fstab: Vec<FstabEntry>,
-    /// What the network configuration names.
+    /// The interfaces that the network configuration names.
     pub network: Interfaces,
-    /// Where somebody can log in.
+    /// Where users can log in.
     pub console: Gettys,
     /// Whether root has a password.
     pub root_account: RootAccount,
-    /// Tools of hypervisors.
+    /// Installed tools of hypervisors.
     pub tools: Vec<Tool>,
     /// `None` when it is not installed.
     pub cloud_init: Option<InstalledCloudInit>,
@@ -63,9 +63,9 @@ pub struct GuestReport {
 /// The boot menu.
 #[derive(Debug, Serialize)]
 pub struct MenuReport {
-    /// Where it is, in the guest.
+    /// Its path in the guest.
     pub path: String,
-    /// What grammar it has.
+    /// Its format.
     pub format: &'static str,
     /// Its entries, numbered as `--entry` takes them.
     pub entries: Vec<EntryReport>,
@@ -76,7 +76,7 @@ pub struct MenuReport {
 pub struct EntryReport {
     /// Its title; `A>B` in a submenu.
     pub title: String,
-    /// The kernel as the menu names it; empty when the entry starts no Linux.
+    /// The kernel as the menu names it; empty when the entry does not start Linux.
     pub kernel: String,
     /// Whether it would boot.
     pub default: bool,
@@ -87,7 +87,7 @@ pub struct EntryReport {
 /// The kernel's command line.
 #[derive(Debug, Serialize)]
 pub struct CommandLine {
-    /// As the guest or its config has it; `None` when the kernel is none of the guest's menu.
+    /// As the guest or its config has it; `None` when the kernel is not in the guest's menu.
     pub guest: Option<String>,
     /// As it would boot.
     pub boots: String,
@@ -100,9 +100,9 @@ pub struct CommandLine {
 pub struct EditReport {
     /// The path in the guest.
     pub path: String,
-    /// What changes.
+    /// What changes, and why.
     pub why: String,
-    /// The step that wants it.
+    /// The step that makes it.
     pub step: &'static str,
 }
 
@@ -116,11 +116,11 @@ impl From<&Edit> for EditReport {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// As it is.
+    /// The guest boots unchanged.
     Boots,
-    /// With what synthdisk changes in the overlay or on the command line.
+    /// It boots with what synthdisk changes in the overlay or on the command line.
     BootsWithEdits,
-    /// Not as it is.
+    /// It does not boot unless the user changes something.
     #[default]
     DoesNotBoot,
 }
@@ -128,26 +128,26 @@ pub enum Answer {
 /// The answer, and why.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verdict {
-    /// In a word, for scripts.
+    /// In one word, for scripts.
     pub answer: Answer,
-    /// In a sentence, for a person.
+    /// In one sentence, for a person.
     pub text: String,
-    /// What the user can do about it; `None` when there is nothing to be done.
+    /// What the user can do about it; `None` when there is nothing to do.
     pub advice: Option<String>,
 }
 
-/// A check and how it came out.
+/// A check and its outcome.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// What was looked at, in a word or two; stable, for scripts.
+    /// What was checked, in a word or two; stable, for scripts.
     pub name: &'static str,
-    /// How it came out.
+    /// The outcome.
     pub outcome: Outcome,
-    /// What was seen, for a person.
+    /// What was found, for a person.
     pub detail: String,
 }
 
-/// How a check came out.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -162,7 +162,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The word for it, in text and JSON alike.
+    /// The word for it, the same in text and JSON.
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",

@@ -1,4 +1,4 @@
-//! The answer that a person wants.
+//! The verdict: the answer that users want first.
 
 use super::partitions::PartitionReport;
 use super::report::{Answer, EditReport, Outcome, Report, Verdict};
@@ -15,10 +15,10 @@ fn no(text: impl Into<String>, advice: &str) -> Verdict {
     }
 }
 
-/// The verdict on `report`; `failure` is why no boot could be planned.
+/// The verdict on `report`; `failure` says why no boot could be planned.
 pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> Verdict {
     if let Some(e) = failure {
-        // Most of these sentences say themselves what can be done.
+        // Most of these messages already say what can be done.
         return no(e.to_string(), "give a kernel with --kernel and --initrd, or fix what it says");
     }
     let Some(boot) = &plan.boot else {
@@ -87,7 +87,7 @@ fn root_partition<'a>(report: &'a Report, plan: &Plan) -> Option<&'a PartitionRe
     report.disks.get(disk)?.partitions.iter().find(|p| p.number == number)
 }
 
-/// The files that are edited, each once, those that matter to a reader first.
+/// The files that are edited, each listed once, in the order of their edits.
 fn files(edits: &[EditReport]) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     for edit in edits {

@@ -1,7 +1,7 @@
-//! Services that talk to Xen: XenServer's and XCP-ng's guest agents, Rackspace's, and Xen's own
-//! daemons. On KVM they fail, or try for ever. They are disabled as the init system does it: a unit
-//! is masked (systemd.unit(5)), a job overridden (init(5) of upstart), a start link removed. Agents
-//! of other hypervisors are none of our business.
+//! Services that talk to Xen: the guest agents of XenServer, XCP-ng and Rackspace, and Xen's own
+//! daemons. On KVM they fail or retry forever. They are disabled by the means of the init system: a
+//! unit is masked (systemd.unit(5)), a job is overridden (init(5) of upstart), a start link is
+//! removed. Agents of other hypervisors are left alone.
 
 use super::systemd_console::enabled;
 use crate::Result;
@@ -26,7 +26,7 @@ const AGENTS: [&str; 8] = [
     "xs-tools",
     "nova-agent",
 ];
-/// Xen's own, which start nowhere but in dom0 if their scripts are asked. Their units are not all so
+/// Xen's own daemons. Their init scripts start them only in dom0; not all of their units are that
 /// careful.
 const DAEMONS: [&str; 8] = [
     "xen",
@@ -64,7 +64,7 @@ fn why(service: &str) -> String {
     format!("{service} needs Xen: disabled")
 }
 
-/// Units of systemd that something starts.
+/// systemd units that something starts.
 fn units(draft: &mut Draft) {
     for link in enabled(draft) {
         let name = link.rsplit('/').next().unwrap_or_default();
@@ -74,7 +74,7 @@ fn units(draft: &mut Draft) {
         }
         let unit = format!("{UNITS}/{name}");
         if draft.text(&unit).is_some() && !is_alias(draft, &unit) {
-            // The administrator's own unit; a mask would have to take its place.
+            // An administrator's own unit: a mask would have to replace it.
             draft.remove(&link, why(service));
         } else if !is_masked(draft, &unit) {
             draft.symlink(&unit, "/dev/null", why(service));
@@ -82,17 +82,17 @@ fn units(draft: &mut Draft) {
     }
 }
 
-/// Whether the unit is a symlink to one elsewhere.
+/// Whether the unit is a symlink to another path.
 fn is_alias(draft: &Draft, unit: &str) -> bool {
     draft.root().canonicalize(unit).is_ok_and(|path| path != unit)
 }
 
-/// Whether the unit is masked: there is something that is no unit.
+/// Whether the unit is masked: something exists at its path that is not a unit file.
 fn is_masked(draft: &Draft, unit: &str) -> bool {
     draft.is_there(unit) && draft.text(unit).is_none()
 }
 
-/// Whether systemd passes over the unit where there is no Xen.
+/// Whether systemd skips the unit when there is no Xen.
 fn minds_xen(draft: &Draft, name: &str) -> bool {
     let files = UNIT_DIRS.iter().flat_map(|dir| {
         let mut files = draft.paths(&format!("{dir}/{name}.d"));
@@ -116,14 +116,14 @@ fn is_condition(line: &str) -> bool {
     }
 }
 
-/// Start links of System V scripts, and OpenRC's of services in runlevels.
+/// Start links of System V scripts, and OpenRC's links to services in runlevels.
 fn links(draft: &mut Draft) {
     let roots = ["/etc", "/etc/rc.d", "/etc/init.d"];
     let levels = ["2", "3", "4", "5", "S"];
     let dirs = roots.iter().flat_map(|root| levels.map(|level| format!("{root}/rc{level}.d")));
     for dir in dirs {
         for name in draft.names(&dir) {
-            // S20name; K20name stops it, which does no harm.
+            // S20name starts the service; K20name stops it, which does no harm.
             let number = name.strip_prefix('S').and_then(|n| n.split_at_checked(2));
             let service = number.filter(|(n, _)| n.bytes().all(|b| b.is_ascii_digit()));
             if let Some((_, service)) = service.filter(|(_, service)| AGENTS.contains(service)) {
@@ -144,7 +144,7 @@ mod tests {
     use crate::adapt::steps::test::{edits, is_settled};
     use crate::fs::MemFs;
 
-    /// Its unit as XenServer ships it.
+    /// The unit of the guest agent, as XenServer ships it.
     const XE: &str = "[Unit]\nDescription=Linux Guest Agent\n\n[Service]\n\
         ExecStartPre=/usr/share/oem/xs/xe-linux-distribution /var/cache/xe-linux-distribution\n\
         ExecStart=/usr/share/oem/xs/xe-daemon\n\n[Install]\nWantedBy=multi-user.target\n";

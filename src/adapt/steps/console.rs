@@ -1,5 +1,5 @@
-//! What the steps for the several init systems have in common: Xen's consoles, `hvc0` and before it
-//! `xvc0`, are not there on KVM, and the serial port is.
+//! What the steps for the various init systems share. Xen's consoles, `hvc0` and formerly `xvc0`,
+//! do not exist on KVM; the serial port does.
 
 use super::lines::words;
 use crate::edit::Draft;
@@ -7,13 +7,13 @@ use crate::edit::Draft;
 /// The serial port.
 pub(super) const SERIAL: &str = "ttyS0";
 
-/// Whether `word` names a console of Xen: `hvc0`, `xvc0`.
+/// Whether `word` names a Xen console: `hvc0`, `xvc0`.
 pub(super) fn is_xen_tty(word: &str) -> bool {
     let number = word.strip_prefix("hvc").or_else(|| word.strip_prefix("xvc"));
     number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The console of Xen that `text` names, if any.
+/// The Xen console that `text` names, if any.
 pub(super) fn xen_tty(text: &str) -> Option<&str> {
     words(text).find(|word| is_xen_tty(word))
 }
@@ -23,8 +23,8 @@ pub(super) fn names_serial(text: &str) -> bool {
     words(text).any(|word| word == SERIAL)
 }
 
-/// Whether the guest boots with systemd, which has no use for what it keeps of other init systems'
-/// console settings.
+/// Whether the guest boots with systemd, which ignores leftover console settings of other init
+/// systems.
 pub(super) fn is_systemd(draft: &Draft) -> bool {
     draft.root().canonicalize("/sbin/init").is_ok_and(|path| path.ends_with("/systemd"))
 }

@@ -14,7 +14,7 @@ pub(super) const STEP: Step = Step {
     draft,
 };
 
-/// As in fstab.
+/// Options for an optional device, as in fstab.
 const NOT_MISSED: [&str; 2] = ["nofail", "x-systemd.device-timeout=5s"];
 
 fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
@@ -22,11 +22,11 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// What stands for the device of an entry, if that is on the new disk.
+/// What the device of an entry refers to.
 fn spec<'a>(fields: &[&str], devices: &'a Devices) -> Meaning<'a> {
     let Some(name) = fields.get(1) else { return Meaning::Unrelated };
     match devices.meaning(name) {
-        // It would not be a filesystem if this entry had ever been true of it.
+        // A device that holds a filesystem was never encrypted with a random key by this entry.
         Meaning::Present(device)
             if is_random(fields) && !device.swap && device.spec.starts_with("UUID=") =>
         {
@@ -44,7 +44,7 @@ fn entry(line: &str, devices: &Devices) -> Option<(String, String)> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     match spec(&fields, devices) {
         Meaning::Present(device) => {
-            // With a new key at each boot nothing that is stored in the device, such as a UUID, lasts.
+            // With a new key at each boot, nothing stored in the device survives, not even a UUID.
             let spec = match is_random(&fields) {
                 true => format!("PARTUUID={}", device.partuuid),
                 false => device.spec.clone(),
@@ -68,7 +68,7 @@ fn entry(line: &str, devices: &Devices) -> Option<(String, String)> {
     }
 }
 
-/// Names of the volumes in `text` that nobody will open, since their devices are not there.
+/// Names of the volumes in `text` that stay closed because their devices are missing.
 pub(super) fn closed(text: &str, devices: &Devices) -> Vec<String> {
     let entries = text.lines().filter(|line| !is_comment(line));
     let fields = entries.map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());

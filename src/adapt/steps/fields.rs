@@ -1,7 +1,7 @@
 //! Fields of fstab(5) and crypttab(5), edited with the white space around them kept.
 
-/// `options` with those of `more` that it lacks; `None` when it lacks none. Of an option with a
-/// value, any value will do.
+/// `options` with those of `more` that it lacks; `None` when it lacks none. An option with a value
+/// counts as present whatever the value is.
 pub(super) fn with_options(options: Option<&str>, more: &[&str]) -> Option<String> {
     let key = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
     let mut all: Vec<&str> = options.map_or(Vec::new(), |o| o.split(',').collect());

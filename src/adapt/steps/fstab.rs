@@ -1,7 +1,8 @@
 //! `/etc/fstab`: device names of the old machine become UUIDs. See fstab(5).
 //!
-//! Root and swap are known by what they are, whatever they were called. A device that the new
-//! machine does not have keeps its line, but no boot waits for it or fails over it any more.
+//! Root and swap are recognised by their contents, whatever they were called. An entry for a device
+//! that the new machine does not have is kept, but the boot no longer waits for it or fails because
+//! of it.
 
 use super::console::is_systemd;
 use super::crypttab;
@@ -29,13 +30,13 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
 /// What mounts the entries of fstab at boot, which decides how an entry becomes optional.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum BootMounter {
-    /// systemd would wait for 90 s before it starts what needs the directory (systemd.mount(5)).
+    /// systemd would wait 90 s before it starts units that need the directory (systemd.mount(5)).
     Systemd,
-    /// mountall(8), Ubuntu's until 14.10, waits for ever unless told `nobootwait`.
+    /// mountall(8), used by Ubuntu until 14.10, waits forever unless told `nobootwait`.
     Mountall,
-    /// Scripts run `fsck -A` and `mount -a`. An old fsck fails over a device that is not there, and
-    /// the boot ends in a shell, so the sixth field must be 0. An old mount hands options that it does
-    /// not know, as it does not know `x-systemd.…`, to the filesystem, which refuses them.
+    /// Scripts run `fsck -A` and `mount -a`. An old fsck fails if a device is missing, and the boot
+    /// ends in a shell, so the sixth field must be 0. An old mount passes options that it does not
+    /// know, such as `x-systemd.…`, to the filesystem, which rejects them.
     Scripts,
 }
 
@@ -66,14 +67,14 @@ fn fields(line: &str) -> Option<Vec<&str>> {
     (!is_comment(line) && fields.len() >= 3).then_some(fields)
 }
 
-/// The new text and what was changed. `closed` are the encrypted volumes that nobody will open.
+/// The new text and what was changed. `closed` lists the encrypted volumes that stay closed.
 fn edit(
     text: &str,
     devices: &Devices,
     closed: &[String],
     mounter: BootMounter,
 ) -> Option<(String, String)> {
-    // Subvolumes of the root filesystem are mounted by the name that it has.
+    // Subvolumes of the root filesystem use the same device name as `/`.
     let of_root = |f: &Vec<&str>| f[1] == "/" && devices.meaning(f[0]) != Meaning::Unrelated;
     let roots: Vec<&str> =
         text.lines().filter_map(fields).filter(of_root).map(|fields| fields[0]).collect();
@@ -88,7 +89,7 @@ fn edit(
         let (name, mount, kind) = (fields[0], fields[1], fields[2]);
         let options = fields.get(3).copied();
         if kind == "xenfs" {
-            // nofail would not do: the unit of a mount that was tried counts as failed.
+            // nofail is not enough: the unit of a mount that was tried counts as failed.
             match with_options(options, &["noauto"]) {
                 Some(options) => {
                     changes.push(format!("{mount} belongs to Xen; added noauto"));
@@ -128,7 +129,7 @@ fn edit(
     (!changes.is_empty()).then(|| (out, in_short(&changes)))
 }
 
-/// The swap areas that no entry of `text` means.
+/// The swap areas that no entry of `text` refers to.
 fn spare_swaps<'a>(text: &str, devices: &'a Devices) -> Vec<&'a Device> {
     let is_meant = |swap: &&Device| {
         text.lines().filter_map(fields).filter(|f| f[2] == "swap").any(|f| {
@@ -138,8 +139,8 @@ fn spare_swaps<'a>(text: &str, devices: &'a Devices) -> Vec<&'a Device> {
     devices.swaps().filter(|swap| !is_meant(swap)).collect()
 }
 
-/// The entry `line` of a device that may be missing; `None` when it says so already, or nobody asks for
-/// the device at boot.
+/// The entry `line` of a device that may be missing, made optional; `None` when it is optional
+/// already or has `noauto`.
 fn optional(line: &str, options: Option<&str>, mounter: BootMounter) -> Option<String> {
     if options.is_some_and(|o| o.split(',').any(|o| o == "noauto")) {
         return None;
@@ -203,7 +204,7 @@ mod tests {
                 "/dev/disk/by-id/scsi-14945540000000-part1 /data ext4 ro,nofail,x-systemd.device-timeout=5s 0 0\n",
             ),
             ("xenfs /proc/xen xenfs defaults 0 0\n", "xenfs /proc/xen xenfs defaults,noauto 0 0\n"),
-            // Called otherwise than under Xen, but root is root and swap is swap.
+            // The names differ from those under Xen, but root is still root and swap is still swap.
             ("/dev/sda1 / ext3 defaults 1 1", "UUID=root / ext3 defaults 1 1"),
             ("/dev/xvdd swap swap sw 0 0", "UUID=swap swap swap sw 0 0"),
             (

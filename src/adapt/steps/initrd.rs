@@ -14,7 +14,7 @@ pub(super) const STEP: Step = Step {
     draft,
 };
 
-/// What there is to do is done in the boot gap, and no file of the guest changes.
+/// The work is done in the boot gap; no file of the guest changes.
 fn draft(_: &mut Draft, _: &Devices) -> Result<()> {
     Ok(())
 }

@@ -23,12 +23,12 @@ fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
 
 /// The new text and what was changed.
 fn edit(text: &str) -> Option<(String, String)> {
-    // Somebody may have seen to the serial port already.
+    // There may already be a getty on the serial port.
     let mut has_serial = text.lines().any(|line| !is_comment(line) && names_serial(line));
     edit_lines(text, |line| {
         let tty = terminal(line)?;
         if has_serial {
-            // init would try again and again, and say so on the console.
+            // init would try again and again, and report that on the console.
             return comment_out(line, format!("{tty} is not there: getty disabled"));
         }
         has_serial = true;
@@ -36,7 +36,7 @@ fn edit(text: &str) -> Option<(String, String)> {
     })
 }
 
-/// The console of Xen that an entry runs on.
+/// The Xen console that an entry runs on.
 fn terminal(line: &str) -> Option<&str> {
     let (_, rest) = parts(line);
     xen_tty(rest)
@@ -48,8 +48,9 @@ fn moved(line: &str, tty: &str) -> String {
     format!("{name}{}", replace_word(rest, tty, SERIAL))
 }
 
-/// What is a mere name in an entry, and what says where it runs. sysvinit's first field is no
-/// terminal and has at most four letters; busybox's is, and its second field stays empty.
+/// Splits an entry into its name and the part that says where it runs. sysvinit's first field is a
+/// name of at most four letters, not a terminal; busybox's first field is the terminal, and its
+/// second field stays empty.
 fn parts(line: &str) -> (&str, &str) {
     let second = line.find(':').map_or(0, |at| at + 1);
     match line[second..].starts_with(':') {

@@ -1,13 +1,13 @@
-//! What many kinds of configuration file have in common: a line is an entry, `#` starts a comment.
+//! What many configuration formats share: a line is an entry, `#` starts a comment.
 
-/// Whether the line says nothing: it is empty or a comment.
+/// Whether the line has no entry: it is empty or a comment.
 pub(super) fn is_comment(line: &str) -> bool {
     let line = line.trim_start();
     line.is_empty() || line.starts_with(['#', ';'])
 }
 
-/// `text` with each entry, without the end of its line, replaced by what `edit` makes of it; the
-/// second half of that says why. `None` if nothing is replaced.
+/// `text` with each entry replaced by the result of `edit`, which gets it without its line ending;
+/// the second half of the result says why. `None` if nothing is replaced.
 pub(super) fn edit_lines(
     text: &str,
     mut edit: impl FnMut(&str) -> Option<(String, String)>,
@@ -31,12 +31,12 @@ pub(super) fn edit_lines(
     (!whys.is_empty()).then(|| (out, in_short(&whys)))
 }
 
-/// An entry made a comment, and why.
+/// An entry turned into a comment, and why.
 pub(super) fn comment_out(line: &str, why: impl Into<String>) -> Option<(String, String)> {
     Some((format!("#{line}"), why.into()))
 }
 
-/// Changes that are named one by one, at most.
+/// Maximum number of changes that are listed individually.
 const MOST_NAMED: usize = 10;
 
 /// `changes` in one phrase of bounded length.
@@ -50,7 +50,7 @@ pub(super) fn in_short(changes: &[String]) -> String {
     short.join(", ") + &more
 }
 
-/// `change` without what is too long to be read: a name in a guest's file may have any length.
+/// `change` cut to a readable length: a name in a guest's file may have any length.
 fn clipped(change: &str) -> String {
     const LONGEST: usize = 200;
     match change.char_indices().nth(LONGEST) {
@@ -59,12 +59,13 @@ fn clipped(change: &str) -> String {
     }
 }
 
-/// Words of `line`: what stands between characters that no name of a device or module has.
+/// Words of `line`, separated by characters that no name of a device or module contains.
 pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !c.is_ascii_alphanumeric())
 }
 
-/// The value of the assignment `KEY=VALUE` in `line`, with its quotes; blanks may stand around `=`.
+/// The value of the assignment `KEY=VALUE` in `line`, with its quotes; spaces around `=` are
+/// allowed.
 pub(super) fn assigned<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let rest = line.trim_start().strip_prefix(key)?.trim_start();
     Some(rest.strip_prefix('=')?.trim())

@@ -1,8 +1,8 @@
-//! Kernel modules: aliases to Xen's drivers, Xen's modules that are loaded at boot, and what keeps
-//! virtio's from being loaded. See modprobe.d(5), modules-load.d(5).
+//! Kernel modules: aliases to Xen's drivers, Xen modules that are loaded at boot, and settings that
+//! keep virtio modules from being loaded. See modprobe.d(5), modules-load.d(5).
 //!
-//! Xen's modules are not found, or say `ENODEV`, without Xen. systemd-modules-load.service fails over
-//! a module that is not found, and up to systemd 230 or so over `ENODEV` as well.
+//! Without Xen, its modules are not found or fail with `ENODEV`. systemd-modules-load.service fails
+//! if a module is not found, and up to systemd 230 or so on `ENODEV` as well.
 
 use super::lines::{assigned, comment_out, edit_lines, replace_word};
 use crate::Result;
@@ -34,10 +34,10 @@ fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// What SUSE's mkinitrd puts into an initrd, and what its boot script loads.
+/// Lists what SUSE's mkinitrd puts into an initrd, and what its boot script loads.
 const SUSE: &str = "/etc/sysconfig/kernel";
 
-/// A variable of SUSE's that lists modules with blanks between.
+/// A SUSE variable that lists modules, separated by spaces.
 fn suse(line: &str) -> Option<(String, String)> {
     let keys =
         [("INITRD_MODULES", &["virtio_pci", "virtio_blk"][..]), ("MODULES_LOADED_ON_BOOT", &[])];
@@ -55,7 +55,7 @@ fn suse(line: &str) -> Option<(String, String)> {
     Some((format!("{key}=\"{}\"", modules.join(" ")), why))
 }
 
-/// Virtio's modules without which a disk or a network card is missing.
+/// Virtio modules without which a disk or a network card is missing.
 const VIRTIO: [&str; 6] =
     ["virtio", "virtio_ring", "virtio_pci", "virtio_blk", "virtio_net", "virtio_scsi"];
 
@@ -63,7 +63,7 @@ const VIRTIO: [&str; 6] =
 fn directive(line: &str) -> Option<(String, String)> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     match words[..] {
-        // A name of Xen's is asked for by nobody but Xen's own devices and tools.
+        // Only Xen's own devices and tools ask for a name that starts with `xen`.
         ["alias", name, ..] if name.starts_with("xen") => None,
         ["alias", name, module, ..] if is_xens(module) => match driver_of(name) {
             Some(driver) => {
@@ -82,8 +82,8 @@ fn directive(line: &str) -> Option<(String, String)> {
     }
 }
 
-/// What serves on KVM in place of what the alias `name` meant. Red Hat's mkinitrd reads these to
-/// know what an initrd must hold.
+/// The module that serves on KVM in place of the one that the alias `name` meant. Red Hat's
+/// mkinitrd reads these aliases to decide what an initrd must hold.
 fn driver_of(name: &str) -> Option<&'static str> {
     let is_number = |rest: &str| rest.bytes().all(|b| b.is_ascii_digit());
     if name.strip_prefix("eth").is_some_and(is_number) {
@@ -92,7 +92,7 @@ fn driver_of(name: &str) -> Option<&'static str> {
     name.strip_prefix("scsi_hostadapter").is_some_and(is_number).then_some("virtio_blk")
 }
 
-/// A line of a list of modules: a name and parameters.
+/// A line of a module list: a name and parameters.
 fn listed(line: &str) -> Option<(String, String)> {
     let module = line.split_ascii_whitespace().next()?;
     is_xens(module).then_some(())?;
@@ -103,7 +103,7 @@ fn listed(line: &str) -> Option<(String, String)> {
 fn is_xens(module: &str) -> bool {
     let module = module.replace('-', "_");
     let rest = module.strip_prefix("xen");
-    // xennet, xenblk, xenfs; xen_netfront, xen_vbd. Xenomai's are none.
+    // xennet, xenblk, xenfs; xen_netfront, xen_vbd. Xenomai's modules do not match.
     rest.is_some_and(|r| {
         r.starts_with('_') || ["net", "blk", "fs", "bus_probe_frontend"].contains(&r)
     }) || ["evtchn", "gntdev"].contains(&&*module)

@@ -1,8 +1,8 @@
-//! Units of the administrator's that mount what fstab does not list: `What=` of systemd.mount(5) and
-//! systemd.swap(5). A device that is not there would be waited for 90 s.
+//! The administrator's own units for mounts that fstab does not list: `What=` of systemd.mount(5)
+//! and systemd.swap(5). systemd would wait 90 s for a missing device.
 //!
-//! `What=` takes paths only, so a UUID is written as one. A swap unit has the device in its own name
-//! and cannot be told of another; fstab's step sees to swap.
+//! `What=` takes only paths, so a UUID is written as a path. The name of a swap unit contains the
+//! device, so the unit cannot refer to another one; the `fstab` step takes care of swap.
 
 use super::lines::{assigned, edit_lines};
 use super::systemd_console::enabled;
@@ -51,7 +51,7 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// Take away the links through which something starts the unit at `path`.
+/// Remove the links through which something starts the unit at `path`.
 fn disable(draft: &mut Draft, path: &str, what: &str) {
     let name = path.rsplit('/').next();
     for link in enabled(draft) {

@@ -1,8 +1,8 @@
-//! Names of network interfaces: `eth0`, and `enX0` as newer systemd calls a card of Xen, go on
-//! meaning the first card; and rules for cards of the old machine no longer stand in its way.
+//! Names of network interfaces. `eth0`, and `enX0` as newer systemd calls a Xen card, keep
+//! referring to the first card, and rules for cards of the old machine no longer interfere.
 //!
-//! The kernel calls cards `eth0`, `eth1`, …; with `net.ifnames=0` on its command line udev leaves
-//! that so, in the initrd and after it. `enX0` is then made from `eth0` by a file for systemd-udevd.
+//! The kernel calls cards `eth0`, `eth1`, …; with `net.ifnames=0` on its command line udev keeps
+//! these names, in the initrd and after it. A file for systemd-udevd then renames `eth0` to `enX0`.
 
 mod cards;
 mod names;
@@ -37,17 +37,17 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// Files of one directory that are looked at, at most.
+/// Maximum number of files that are examined in one directory.
 const MOST: usize = 100;
 
-/// Whether the guest's configuration names interfaces as the old machine had them: `eth0` and its
-/// like, or `enX0`. On KVM they are `ens3` or so, unless the kernel is told `net.ifnames=0`; whoever
-/// starts the guest has to see to that.
+/// Whether the guest's configuration names interfaces as the old machine did: `eth0` and the like,
+/// or `enX0`. On KVM they would be `ens3` or similar unless the kernel gets `net.ifnames=0`, so the
+/// guest must be started with that.
 pub fn old_interface_names(root: &dyn GuestFs) -> bool {
     PLACES.iter().any(|place| {
         if let Ok(names) = root.read_dir(place) {
             return names.iter().take(MOST).any(|name| {
-                // The file's name may say it: ifcfg-eth0.
+                // The file name may contain the interface name: ifcfg-eth0.
                 old_name(name).is_some() || file_has_old_name(root, &format!("{place}/{name}"))
             });
         }
@@ -61,14 +61,14 @@ fn file_has_old_name(root: &dyn GuestFs, path: &str) -> bool {
     if text.lines().filter(|line| !is_comment(line)).any(|line| old_name(line).is_some()) {
         return true;
     }
-    // What names a card by its MAC address will name it eth0 when it is adapted.
+    // A file that matches a card by its MAC address will name it eth0 once it is adapted.
     let devices = Devices::default();
     let mut cards = Cards::of(&devices);
     netplan::edit_file(path, &text, &mut cards).is_some()
         || networkd::edit_file(path, &text, &mut cards).is_some()
 }
 
-/// Files that give cards their Xen names `enX0` again, where the configuration has these.
+/// Files that give cards their Xen names `enX0` again, where the configuration uses these.
 fn links(draft: &mut Draft) {
     let udevd = ["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"];
     if !udevd.iter().any(|path| draft.exists(path)) {

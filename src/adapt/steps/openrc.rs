@@ -1,5 +1,5 @@
-//! OpenRC's service for a getty is a symlink to `/etc/init.d/agetty` whose name tells the terminal:
-//! `agetty.hvc0`. It and what is said of it in `/etc/conf.d` move to the serial port.
+//! OpenRC's service for a getty is a symlink to `/etc/init.d/agetty` whose name contains the
+//! terminal: `agetty.hvc0`. The symlink and its settings in `/etc/conf.d` move to the serial port.
 
 use super::console::{SERIAL, is_xen_tty};
 use super::lines::replace_word;

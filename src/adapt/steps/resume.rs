@@ -1,8 +1,9 @@
-//! The swap area from which a hibernated guest resumes, as the tools that make initrds and those
-//! that hibernate are told: initramfs.conf(5), uswsusp.conf(5).
+//! The swap area from which a hibernated guest resumes, as configured for the tools that build
+//! initrds and for those that hibernate: initramfs.conf(5), uswsusp.conf(5).
 //!
-//! What stands here takes effect when the guest next makes an initrd; what its command line says is
-//! adapted there. Boot menus and what they are made from (`/etc/default/grub`) are left alone.
+//! These settings take effect when the guest next builds an initrd; the command line is adapted
+//! separately. Boot menus and the files that they are generated from (`/etc/default/grub`) are left
+//! alone.
 
 use super::lines::{assigned, edit_lines};
 use crate::Result;
@@ -40,8 +41,9 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// The device that initramfs-tools was told to resume from. It stands in the initrd, which waits half
-/// a minute for it unless the command line says better (initramfs-tools: `scripts/local-premount`).
+/// The device from which initramfs-tools was configured to resume. It is recorded in the initrd,
+/// which waits half a minute for it unless the command line overrides it (initramfs-tools:
+/// `scripts/local-premount`).
 pub(crate) fn configured(root: &dyn GuestFs) -> Option<String> {
     let dir = format!("{INITRAMFS_TOOLS}/conf.d");
     let mut files = vec![format!("{INITRAMFS_TOOLS}/initramfs.conf")];
@@ -56,7 +58,7 @@ pub(crate) fn configured(root: &dyn GuestFs) -> Option<String> {
     found.filter(|device| DeviceName::parse(device).is_some() || device.starts_with("UUID="))
 }
 
-/// `line` with the value of `key` put right; `none` says that there is no such device.
+/// `line` with the value of `key` corrected; `none` is the value for "no such device".
 fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<(String, String)> {
     let value = assigned(line, key)?;
     let device = value.trim_matches(['"', '\'']);
@@ -65,7 +67,7 @@ fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<
         Meaning::Present(device) if device.swap => device.spec.as_str(),
         _ => devices.swaps().next().map_or(none, |swap| swap.spec.as_str()),
     };
-    // uswsusp takes paths only.
+    // uswsusp takes only paths.
     let new = match new.strip_prefix("UUID=") {
         Some(uuid) if key != "RESUME" => format!("/dev/disk/by-uuid/{uuid}"),
         _ => new.to_owned(),

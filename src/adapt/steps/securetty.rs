@@ -1,5 +1,6 @@
-//! `/etc/securetty`: terminals on which root may log in. See securetty(5). Where the file lets root
-//! in on some terminal, it does so on the serial port; where it lists none, that stays so.
+//! `/etc/securetty`: terminals on which root may log in. See securetty(5). If the file allows root
+//! on some terminal, it will allow root on the serial port too; a file that lists no terminal stays
+//! so.
 
 use super::console::{SERIAL, is_xen_tty, names_serial};
 use super::lines::is_comment;
@@ -21,8 +22,8 @@ fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// Whether somebody reads the file: PAM, if it is told to, or a login program without PAM. Debian 11
-/// and later have the file, and nobody who reads it.
+/// Whether anything reads the file: PAM, if configured to, or a login program without PAM. Debian
+/// 11 and later have the file, but nothing that reads it.
 fn is_read(draft: &Draft) -> bool {
     let dirs = ["/etc/pam.d", "/usr/lib/pam.d"];
     if !dirs.iter().any(|dir| draft.exists(&format!("{dir}/login"))) {

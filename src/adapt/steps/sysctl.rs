@@ -1,5 +1,5 @@
-//! Kernel settings that only Xen's kernels have: `xen.independent_wallclock` and its like. systemd
-//! passes over them, but procps' `sysctl` complains at each boot, and its init script fails.
+//! Kernel settings that only Xen's kernels have: `xen.independent_wallclock` and the like. systemd
+//! ignores them, but procps' `sysctl` complains at each boot, and its init script fails.
 
 use super::lines::{comment_out, edit_lines};
 use crate::Result;
@@ -23,7 +23,7 @@ fn draft(draft: &mut Draft, _: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// A setting; one whose name starts with `-` may fail by itself. See sysctl.d(5).
+/// A setting. One whose name starts with `-` is allowed to fail and stays. See sysctl.d(5).
 fn setting(line: &str) -> Option<(String, String)> {
     let key = line.split('=').next()?.trim();
     let is_xens = ["xen.", "xen/", "dev.xen.", "dev/xen/"].iter().any(|p| key.starts_with(p));

@@ -1,7 +1,7 @@
-//! Gettys that systemd was told to start on Xen's console. `serial-getty@hvc0` waits for its device,
-//! and `getty.target` for it: 90 s in which the system counts as starting. The serial port needs no
-//! unit: systemd-getty-generator(8) starts a getty on each console that the kernel's command line
-//! names.
+//! Gettys that systemd was configured to start on Xen's console. `serial-getty@hvc0` waits for its
+//! device, and `getty.target` waits for that service: the system counts as starting for 90 s. The
+//! serial port needs no unit: systemd-getty-generator(8) starts a getty on each console that the
+//! kernel's command line names.
 
 use super::console::xen_tty;
 use crate::Result;

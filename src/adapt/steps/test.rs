@@ -1,4 +1,4 @@
-//! What the steps' tests have in common.
+//! Helpers for the tests of steps.
 
 use crate::adapt::devices::Devices;
 use crate::adapt::step::Step;
@@ -14,8 +14,8 @@ pub fn raw_edits(fs: &MemFs, step: &Step, devices: &Devices) -> Vec<Edit> {
     draft.finish()
 }
 
-/// The edits of one step on a machine of which nothing is known, in a line each; directories
-/// that had to be made are left out.
+/// The edits of one step on a machine about which nothing is known, one line each, without
+/// directories that had to be created.
 pub fn edits(fs: &MemFs, step: &Step) -> Vec<String> {
     let edits = raw_edits(fs, step, &Devices::default());
     edits.iter().filter(|e| !matches!(e.change, Change::MakeDir(_))).map(in_a_line).collect()
@@ -35,20 +35,20 @@ fn in_a_line(edit: &Edit) -> String {
     }
 }
 
-/// The filesystem with the edits made.
+/// The filesystem after the edits.
 pub fn applied(fs: MemFs, edits: &[Edit]) -> MemFs {
     edits.iter().fold(fs, |fs, edit| match &edit.change {
         Change::Rewrite { new, .. } => fs.file(&edit.path, new.clone()),
         Change::Create { content: Content::Bytes(new), .. } => fs.file(&edit.path, new.clone()),
         Change::Symlink { target } => fs.symlink(&edit.path, target),
         Change::Remove => fs.without(&edit.path),
-        // Parents come by themselves.
+        // `MemFs` creates parent directories by itself.
         Change::MakeDir(_) => fs,
         other => panic!("{other:?}"),
     })
 }
 
-/// Whether the step has edits and, when they are made, no more.
+/// Whether the step has edits, and none any more after they are made.
 pub fn is_settled(fs: MemFs, step: &Step) -> bool {
     let devices = Devices::default();
     let edits = raw_edits(&fs, step, &devices);

@@ -1,4 +1,4 @@
-//! Jobs of upstart: the getty on Xen's console moves to the serial port. See init(5) of upstart;
+//! upstart jobs: the getty on Xen's console moves to the serial port. See init(5) of upstart;
 //! before 2010 jobs were in `/etc/event.d`.
 
 use super::console::{SERIAL, is_systemd, names_serial, xen_tty};
@@ -50,7 +50,7 @@ fn entries(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !is_comment(line))
 }
 
-/// Whether the line starts a getty, and not only mentions the console.
+/// Whether the line starts a getty, rather than only mentioning the console.
 fn runs(line: &str) -> bool {
     line.contains("getty") || line.contains("login")
 }
@@ -61,7 +61,7 @@ mod tests {
     use crate::adapt::steps::test::{edits, is_settled};
     use crate::fs::MemFs;
 
-    /// Ubuntu 10.04 and its like, as xen-tools changes it.
+    /// Ubuntu 10.04 and the like, as xen-tools changes it.
     const HVC0: &str = "# hvc0 - getty\n#\n# This service maintains a getty on hvc0 from the point the \
                         system is\n# started until it is shut down again.\n\n\
                         start on stopped rc RUNLEVEL=[2345]\nstop on runlevel [!2345]\n\n\

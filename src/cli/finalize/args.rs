@@ -35,7 +35,7 @@ pub(in crate::cli) struct FinalizeArgs {
     pub(super) delta: Option<PathBuf>,
 
     /// The golden image below --delta: a raw or qcow2 disk that `finalize` wrote from the same
-    /// images; it must not change any more
+    /// images; it must never change again
     #[arg(long, value_name = "FILE", requires = "delta", help_heading = "Overlay")]
     pub(super) backing: Option<PathBuf>,
 
@@ -43,12 +43,12 @@ pub(in crate::cli) struct FinalizeArgs {
     pub(super) result: ResultArgs,
 }
 
-/// What is written.
+/// The result of `finalize`.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Result")]
 pub(super) struct ResultArgs {
     /// Write to this file or block device; further disks of the guest go to files next to it
-    /// (web1.raw, web1-b.raw). In a directory, each disk has its name in a mount
+    /// (web1.raw, web1-b.raw). In a directory, each disk gets the name that it has in a mount
     #[arg(short, long, value_name = "FILE|DIR/")]
     pub(super) output: PathBuf,
 
@@ -64,7 +64,7 @@ pub(super) struct ResultArgs {
     #[arg(short = 'O', value_name = "KEY=VALUE")]
     pub(super) options: Vec<String>,
 
-    /// Write only this partition: an image for Xen again
+    /// Write only this partition, as a partition image for Xen
     #[arg(long, value_name = "N")]
     pub(super) partition: Option<u32>,
 
@@ -72,7 +72,7 @@ pub(super) struct ResultArgs {
     #[arg(long, value_name = "DISK")]
     pub(super) disk: Option<String>,
 
-    /// Share blocks with images and overlay where the filesystem can (XFS, Btrfs); raw only
+    /// Share blocks with images and overlay if the filesystem can (XFS, Btrfs); raw only
     #[arg(long, value_enum, default_value_t, value_name = "auto|always|never")]
     #[arg(hide_possible_values = true)]
     pub(super) reflink: Reflink,
@@ -95,12 +95,12 @@ pub(super) struct ResultArgs {
 }
 
 impl ResultArgs {
-    /// The format that was given, or that the output's extension stands for.
+    /// The given format, or the one for the output's extension.
     pub(super) fn format(&self) -> OutputFormat {
         self.format.unwrap_or_else(|| OutputFormat::of_name(&self.output))
     }
 
-    /// Whether data written to `dir` takes as much space there.
+    /// Whether data written to `dir` takes up its full size there.
     pub(super) fn takes_all(&self, dir: Option<&Path>) -> bool {
         let shares = self.format() == OutputFormat::Raw
             && self.reflink != Reflink::Never

@@ -15,7 +15,8 @@ use std::sync::Arc;
 /// Write disks of the mount `live`.
 ///
 /// # Errors
-/// [`ErrorKind::Busy`] when one is being written to, unless forced; those of reading and writing.
+/// [`ErrorKind::Busy`] when one is being written to, unless forced; errors from reading and
+/// writing.
 pub(super) fn write_live(
     live: &LiveMount,
     result: &ResultArgs,
@@ -34,7 +35,7 @@ pub(super) fn write_live(
     let access = SourceAccess::of(&sources);
     sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
     let outputs = choose(&disks, result, &sources, &access, request.force)?;
-    // All of them are taken before the first is read, so that they show almost the same moment.
+    // All snapshots are taken before the first is read, so that they show almost the same moment.
     let mut sources = Vec::new();
     for output in outputs {
         let file = match result.partition {
@@ -44,8 +45,9 @@ pub(super) fn write_live(
         let shown = live.dir.join(&file);
         let shown = shown.display();
         let source = match writer_of(live, &disks[output.index].file)? {
-            // A program may begin to write, so a snapshot if there can be one: there is only one at a
-            // time. Without, the disk itself shows the same, for nothing writes to it now.
+            // A program may start to write, so a snapshot is taken if possible: only one can exist
+            // at a time. Without one, the disk itself shows the same, because nothing writes to it
+            // now.
             None => match LiveSnapshot::take(live, &file) {
                 Ok(snapshot) => LiveSource::Snapshot(Arc::new(snapshot)),
                 Err(_) => LiveSource::Still(open_live_disk(live, &file)?),
@@ -78,7 +80,7 @@ pub(super) fn write_live(
     sources.into_iter().map(|(source, target)| source.write(target, request)).collect()
 }
 
-/// A file of a mount, and how it is read.
+/// A file of a mount, and the way to read it.
 enum LiveSource {
     /// The file itself, which nothing writes to.
     Still(File),

@@ -1,4 +1,4 @@
-//! Which disks are written, and to where.
+//! Which disks are written, and where to.
 
 use super::args::ResultArgs;
 use crate::finalize::{Destination, Existing, SourceAccess, refuse_sources};
@@ -20,11 +20,11 @@ pub(super) struct Disk {
 /// A disk that is to be written.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// Which it is.
+    /// Its index among the guest's disks.
     pub(super) index: usize,
     /// Its name in a mount.
     pub(super) disk: String,
-    /// Where it goes.
+    /// Where it is written.
     pub(super) target: Destination,
 }
 
@@ -43,11 +43,11 @@ impl Disk {
     }
 }
 
-/// The outputs that `args` ask for, in the order of `disks`, none of which is one of `sources` or
-/// more open than `access` says.
+/// The outputs that `args` ask for, in the order of `disks`. None of them is one of `sources` or
+/// less restricted in access than `access` says.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] for a disk that is not there; those of [`refuse_sources`] and
+/// [`ErrorKind::NotFound`] for a disk that does not exist; those of [`refuse_sources`] and
 /// [`Destination::examine`].
 pub(super) fn choose(
     disks: &[Disk],
@@ -59,7 +59,7 @@ pub(super) fn choose(
     let all = disks.iter().enumerate();
     let mut chosen: Vec<(usize, &Disk)> = match &args.disk {
         Some(name) => all.filter(|(_, d)| d.is_called(name)).collect(),
-        // A CD is an image as it is.
+        // A CD is a complete image already.
         None => all.filter(|(_, d)| !d.cdrom).collect(),
     };
     if args.partition.is_some() {
@@ -76,7 +76,7 @@ pub(super) fn choose(
     let mut outputs = Vec::new();
     for (place, (index, disk)) in chosen.into_iter().enumerate() {
         let path = path_for(args, disk, place);
-        // First: --force is no way round it.
+        // This check comes first, so that --force cannot bypass it.
         refuse_sources(&path, sources)?;
         let target = Destination::examine(&path, existing, access.clone())?;
         if several && matches!(target, Destination::Device(_)) {
@@ -88,7 +88,7 @@ pub(super) fn choose(
     Ok(outputs)
 }
 
-/// Where `disk` goes, which is number `place` of those that are written.
+/// The output path of `disk`, which is number `place` (from 0) of the disks that are written.
 fn path_for(args: &ResultArgs, disk: &Disk, place: usize) -> PathBuf {
     let output = &args.output;
     let named_dir = output.as_os_str().as_encoded_bytes().ends_with(b"/");
@@ -113,10 +113,10 @@ fn beside(output: &Path, stem: &str) -> PathBuf {
 }
 
 impl Output {
-    /// The file of partition `number` in a mount, if that shows it.
+    /// The file of partition `number` in a mount, if the mount shows it.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`].
+    /// [`ErrorKind::NotFound`] if it does not.
     pub(super) fn partition_file(
         &self,
         number: u32,

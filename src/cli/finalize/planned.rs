@@ -1,4 +1,4 @@
-//! Writing disks that are planned here.
+//! Writing disks that this process plans itself.
 
 use super::args::ResultArgs;
 use super::outputs::{Disk, Output, choose, no_partition};
@@ -16,11 +16,11 @@ use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Write the disks that `options` describe, seen through `overlay`; with `backing`, what differs from
-/// it.
+/// Write the disks that `options` describe, seen through `overlay`; with `backing`, only what
+/// differs from it.
 ///
 /// # Errors
-/// Those of planning, adapting and writing.
+/// Errors from planning, adapting and writing.
 pub(super) fn write_planned(
     options: SourceOptions,
     overlay: Option<OverlayChoice>,
@@ -35,14 +35,14 @@ pub(super) fn write_planned(
     };
     let mut plan = Plan::build(&options, &choice)?;
     let backing = backing.map(Backing::open).transpose()?;
-    // With a golden image there is one overlay, and so one disk that it can be about.
+    // With a golden image there is one overlay, and therefore one disk that the delta can be for.
     let over = backing.as_ref().and_then(|_| plan.disks.iter().position(|d| d.overlay.is_some()));
     if let Some(backing) = &backing {
         let nothing = "no disk of this guest can be written to, so it has no delta";
         let over = over.ok_or_else(|| Error::new(ErrorKind::Invalid, nothing))?;
         backing.check_same_base(&plan.disks[over].disk.table())?;
     }
-    // It is about what a mount would boot.
+    // The boot plan is only needed by a mount.
     plan.boot = None;
     let must_adapt = !options.identity.is_empty();
     let mut sources = plan.images.clone();
@@ -65,7 +65,7 @@ pub(super) fn write_planned(
         }
     };
     let ranges = outputs.iter().map(range_of).collect::<Result<Vec<_>>>()?;
-    // What a delta takes shows when it is made.
+    // The size of a delta is known only when it is written.
     if backing.is_none() && result.takes_all(outputs[0].target.dir()) && !request.force {
         let all = ranges.iter().map(|range| range as &dyn Contents);
         check_room(all.zip(outputs.iter().map(|output| &output.target)))?;
@@ -75,14 +75,14 @@ pub(super) fn write_planned(
     }
     let set = ExportSet::of_plan(&plan);
     let edits = match adapt(&plan, &set) {
-        // Nobody looks into a file that was written in the night.
+        // Printed warnings may go unread when the file is written unattended, so this is an error.
         Err(e) if must_adapt || plan.adaptation.is_ok() => {
             let what = format!(
                 "the guest is not adapted to KVM: {e}; --adapt none writes the disk without"
             );
             return Err(Error::new(e.kind(), what));
         }
-        // A guest that cannot be looked into boots as it is, here as in a mount.
+        // A guest that cannot be examined boots unchanged, as it does in a mount.
         edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
     };
     if !request.quiet {
@@ -120,7 +120,7 @@ fn partition(planned: &PlannedDisk, number: u32) -> Result<DiskRange> {
     Ok(DiskRange::part(Arc::clone(&planned.disk), placed.start, placed.len))
 }
 
-/// Where the temporary overlay goes: beside the target where its blocks can be shared.
+/// Where the temporary overlay goes: next to the target if blocks can be shared there.
 fn scratch_dir(output: &Path, reflink: Reflink) -> PathBuf {
     let dir = if output.is_dir() { Some(output) } else { output.parent() };
     let dir = dir.map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });

@@ -1,4 +1,4 @@
-//! What `finalize` prints at its end.
+//! The results that `finalize` prints at the end.
 
 use crate::finalize::Written;
 use crate::layout::format_size;
@@ -21,11 +21,11 @@ pub(super) fn results(written: &[Written], as_json: bool, quiet: bool) {
         let files: Vec<Value> = written.iter().map(json_of).collect();
         out = format!("{:#}\n", json!({ "files": files }));
     }
-    // A reader that stops early (head) is no error.
+    // A reader that exits early (head) does not count as an error.
     let _ = std::io::stdout().write_all(out.as_bytes());
 }
 
-/// What one result is, for a person.
+/// One result in a sentence, for a person.
 fn sentence(one: &Written) -> String {
     let mut text = format!("{} {}", one.path.display(), format_size(one.disk_len));
     if one.copied.is_none() {

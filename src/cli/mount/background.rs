@@ -1,6 +1,6 @@
-//! Starting the process that serves a mount in the background, without losing an error on the way.
+//! Starts the process that serves a mount in the background, and passes on its errors.
 //!
-//! It is this program started again, not a fork: no thread, lock or buffer of the command is in it.
+//! It is a new instance of this program, not a fork: it inherits no thread, lock or buffer.
 
 use crate::daemon::{Channel, MountReply, MountReport, MountRequest};
 use crate::process::ourselves;
@@ -12,7 +12,7 @@ use std::process::Stdio;
 /// Start the background process, and wait until its disks can be used.
 ///
 /// # Errors
-/// That of starting a process, and its own.
+/// Fails if the process cannot be started, or with the error that it reports.
 pub(super) fn start(request: &MountRequest, mountpoint: &Path) -> Result<MountReport> {
     let failed = |e| Error::io("cannot start the background process", e);
     let (mut channel, theirs) = Channel::pair()?;
@@ -20,11 +20,12 @@ pub(super) fn start(request: &MountRequest, mountpoint: &Path) -> Result<MountRe
         .args(["internal", "mount", "--"])
         .arg(mountpoint)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
-        // What this command prints must be at its end when the command is.
+        // Not inherited: whoever reads this command's output must see its end when the command
+        // ends.
         .stdout(Stdio::null())
         .spawn()
         .map_err(failed)?;
-    // One that has ended already says why below.
+    // If the process has already ended, the reply below says why.
     let sent = channel.send(request);
     match channel.receive()? {
         Some(MountReply::Ready(report)) => Ok(*report),

@@ -5,10 +5,10 @@ use crate::private_file::{self, Existing};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Start logging to the file `path`, else to standard error.
+/// Start logging to the file `path`, or to standard error if there is none.
 ///
 /// # Errors
-/// That of opening the file.
+/// Fails if the file cannot be opened.
 pub(super) fn start_log(path: Option<&Path>) -> Result<()> {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("SYNTHDISK_LOG").unwrap_or_else(|_| "warn".into());

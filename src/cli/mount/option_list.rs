@@ -1,7 +1,7 @@
-//! The options of one `-o`, as mount(8) and fstab have them.
+//! The options of one `-o`, in the syntax of mount(8) and fstab.
 //!
-//! `name=value` stands for `--name value` and `name` for the flag `--name`, written with `_` or `-`.
-//! Which names there are follows from the arguments of `mount`.
+//! `name=value` stands for `--name value` and `name` for the flag `--name`, written with `_` or
+//! `-`. The names are derived from the arguments of `mount`.
 
 use super::args::MountArgs;
 use crate::fuse::MountOptions;
@@ -10,7 +10,7 @@ use clap::Args;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Options of `mount` that `-o` does not take, and why.
+/// Options of `mount` that `-o` does not accept, and why.
 const NOT_IN_O: [(&str, &str); 4] = [
     ("options", "it is -o itself"),
     ("foreground", "mount(8) waits until its helper has ended"),
@@ -27,7 +27,7 @@ enum Form {
     Flag,
 }
 
-/// The options of `mount` that `-o` takes.
+/// The options of `mount` that `-o` accepts.
 fn taken() -> Vec<(String, Form)> {
     let command = MountArgs::augment_args(clap::Command::new("mount"));
     let forms = command.get_arguments().filter_map(|arg| {
@@ -41,22 +41,22 @@ fn taken() -> Vec<(String, Form)> {
 /// The options of one `-o`.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct OptionList {
-    /// Those of the mount itself, each checked.
+    /// Options of the mount itself, each checked.
     pub(in crate::cli) own: Vec<String>,
-    /// All others, as the arguments of `mount` that they stand for.
+    /// All others, as the equivalent arguments of `mount`.
     pub(in crate::cli) long: Vec<OsString>,
 }
 
 impl OptionList {
-    /// Parse options with commas between; a backslash before a comma takes that literally.
+    /// Parse options separated by commas; a backslash before a comma makes it literal.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for an option that is not known, [`ErrorKind::Invalid`] for a bad value.
+    /// [`ErrorKind::Usage`] for an unknown option, [`ErrorKind::Invalid`] for a bad value.
     pub(in crate::cli) fn parse(options: &OsStr) -> Result<Self> {
         let taken = taken();
         let mut list = Self::default();
         for option in split(options.as_bytes()) {
-            // A value may be a path, of any bytes; the names and what the mount takes are ASCII.
+            // A value may be a path with any bytes; names and the mount's own options are ASCII.
             let shown = String::from_utf8_lossy(&option).into_owned();
             if MountOptions::default().take(&shown)? {
                 if std::str::from_utf8(&option).is_err() {
@@ -84,7 +84,7 @@ impl OptionList {
     }
 }
 
-/// The error for `option`, which is called `name` without its value.
+/// The error for `option`, whose name without its value is `name`.
 fn refused(option: &str, name: &str, form: Option<Form>) -> Error {
     let excluded = NOT_IN_O.iter().find(|(excluded, _)| *excluded == name);
     let what = match (form, excluded) {
@@ -98,7 +98,7 @@ fn refused(option: &str, name: &str, form: Option<Form>) -> Error {
     Error::new(ErrorKind::Usage, what)
 }
 
-/// Split at commas; a backslash takes the next byte as it is.
+/// Split at commas; a backslash makes the next byte literal.
 fn split(options: &[u8]) -> Vec<Vec<u8>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = options.iter();
@@ -146,7 +146,7 @@ mod tests {
                 parsed.unwrap().long,
                 expected.iter().map(OsString::from).collect::<Vec<_>>()
             );
-            // Values where they belong, and nowhere else.
+            // A value is accepted where one belongs, and nowhere else.
             let wrong = if valued { name } else { format!("{name}=1") };
             assert_eq!(OptionList::parse(wrong.as_ref()).unwrap_err().kind(), ErrorKind::Usage);
             accepted += 1;

@@ -15,10 +15,10 @@ use std::io::Write;
 use std::path::Path;
 
 /// Mount as `request` says, call `ready` once the disks can be used, and serve them until the mount
-/// is ended.
+/// ends.
 ///
 /// # Errors
-/// Those of planning, mounting and serving, and that of `ready`.
+/// Errors from planning, mounting and serving, and from `ready`.
 pub(super) fn mount(
     request: MountRequest,
     mountpoint: &Path,
@@ -34,9 +34,9 @@ pub(super) fn mount(
     if let Some(status) = &mut set.status {
         status.read_only = request.options.read_only;
     }
-    // What serves needs only the disks.
+    // Serving needs only the disks.
     plan.boot = None;
-    // Before anybody sees the disks.
+    // The guest is adapted before anything can access the disks.
     report.edits = match adapt(&plan, &set) {
         Err(e) if request.must_adapt => return Err(e),
         edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
@@ -48,10 +48,11 @@ pub(super) fn mount(
     })
 }
 
-/// `synthdisk internal mount`: mount as the process at the other end of standard input asks.
+/// `synthdisk internal mount`: mount as requested by the process at the other end of standard
+/// input.
 ///
 /// # Errors
-/// Those of [`mount`], when that process could not be told of them.
+/// Those of [`mount`], if that process could not be informed of them.
 pub(in crate::cli) fn internal(mountpoint: &Path) -> Result<()> {
     let mut channel = Channel::from_stdin()?;
     let request: MountRequest = channel.receive()?.ok_or_else(|| {
@@ -67,8 +68,8 @@ pub(in crate::cli) fn internal(mountpoint: &Path) -> Result<()> {
                 detach(&mut channel, &reply)
             }
             Background::Stay => {
-                // The keeper has no part in that conversation. It hears first, so that it knows of
-                // a mount in use before `run` can tell it to end that.
+                // The keeper does not take part in that exchange. It is informed first, so that it
+                // knows about a mount in use before `run` can tell it to end the mount.
                 let mut out = std::io::stdout();
                 let said = out.write_all(b"ready\n").and_then(|()| out.flush());
                 said.map_err(|e| Error::io("cannot reach the process that keeps the mount", e))?;
@@ -78,17 +79,17 @@ pub(in crate::cli) fn internal(mountpoint: &Path) -> Result<()> {
     });
     result.or_else(|e| {
         if detached {
-            // Nobody listens any more but those who read the log.
+            // Only the log is still read.
             tracing::error!("{e}");
         }
         answered(&mut channel, e)
     })
 }
 
-/// Tell the process at the other end of `channel` of `error`, and end this one.
+/// Report `error` to the process at the other end of `channel`, and end this process.
 ///
 /// # Errors
-/// `error`, when nobody listens.
+/// `error`, if nothing listens.
 pub(in crate::cli) fn answered(channel: &mut Channel, error: Error) -> Result<()> {
     match channel.send(&MountReply::failed(&error)) {
         Ok(()) => std::process::exit(i32::from(crate::cli::exit_code::of(&error))),
@@ -112,7 +113,7 @@ fn detach(channel: &mut Channel, reply: &MountReply) -> Result<()> {
     dup2_stderr(&null).map_err(failed)
 }
 
-/// What the host's list of mounts shows as the source: the config or the first image.
+/// What the host's mount table shows as the source: the config or the first image.
 fn shown_source(source: &SourceOptions) -> String {
     let path = source.config.as_ref().or(source.images.first()).cloned().unwrap_or_default();
     path.canonicalize().unwrap_or(path).display().to_string()

@@ -1,4 +1,4 @@
-//! The line with which `mount` shows how to boot its disks.
+//! The line in which `mount` shows how to boot its disks.
 
 use crate::daemon::MountReport;
 use crate::qemu::{Graphics, allowed_by_kernel};
@@ -6,7 +6,7 @@ use crate::run::machine::{GuestDisks, MachineOptions, describe};
 use crate::xen::DomainConfig;
 use std::path::Path;
 
-/// A command that boots the disks when it is pasted into a shell. `domain` is the guest's config.
+/// A shell command that boots the disks. `domain` is the guest's config.
 pub(super) fn qemu_line(report: &MountReport, domain: Option<&DomainConfig>) -> String {
     let disks = report.status_disks();
     let guest = GuestDisks {

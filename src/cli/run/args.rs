@@ -105,7 +105,7 @@ pub(super) enum AioChoice {
     Native,
 }
 
-/// The bus that disks are plugged into.
+/// The bus to which disks are attached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum BusChoice {
     Virtio,
@@ -115,13 +115,13 @@ enum BusChoice {
     Ide,
 }
 
-/// MiB without a suffix, as in a config and for QEMU.
+/// A size in MiB when it has no suffix, as in a config and in QEMU.
 fn memory(text: &str) -> Result<u64, String> {
     let mib = match text.trim().parse::<u64>() {
         Ok(mib) => mib,
         Err(_) => parse_size(text).map_err(|e| e.to_string())? >> 20,
     };
-    // More than any host has, and QEMU's own limit.
+    // More than any host has; also QEMU's own limit.
     if (1..1 << 32).contains(&mib) {
         Ok(mib)
     } else {
@@ -129,7 +129,7 @@ fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
-/// The machine; a config supplies what is not given here.
+/// The machine; the config supplies what is not given here.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub(super) struct MachineArgs {

@@ -1,4 +1,4 @@
-//! Test boots: one after another or several at a time, and what came of them.
+//! Test boots, one after another or several at a time, and their results.
 
 use super::RunArgs;
 use crate::private_file::{self, Existing};
@@ -12,17 +12,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Where a guest came from, for its report.
+/// The origin of a guest, for its report.
 pub(super) struct Origin {
     pub(super) name: String,
     pub(super) config: Option<PathBuf>,
     pub(super) images: Vec<PathBuf>,
 }
 
-/// Boot all, print and write the results.
+/// Boot all guests, print and write the results.
 ///
 /// # Errors
-/// When not all passed, and when results can't be written.
+/// Fails if a guest did not pass, or if results can't be written.
 pub(super) fn run(
     args: &RunArgs,
     text: &Regex,
@@ -36,7 +36,8 @@ pub(super) fn run(
     std::thread::scope(|scope| {
         for _ in 0..jobs.len().min(args.test.jobs as usize) {
             scope.spawn(|| {
-                // QEMU ends with the thread that started it, so each guest stays in one.
+                // QEMU ends with the thread that started it, so one thread runs each guest to its
+                // end.
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     let Some((origin, job)) = jobs.get(n) else { break };
@@ -68,7 +69,7 @@ fn one(origin: &Origin, job: &Result<Job>, mode: &Mode, stop: &Stop) -> GuestRep
     report
 }
 
-/// A table or a sentence on stdout, and the files that were asked for.
+/// Print a table or a sentence to stdout, and write the requested files.
 fn results(args: &RunArgs, reports: &[GuestReport]) -> Result<()> {
     let dash = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
     let taken = dash(&args.test.json) || dash(&args.test.junit);
@@ -80,11 +81,11 @@ fn results(args: &RunArgs, reports: &[GuestReport]) -> Result<()> {
             let line = one.matched.as_deref().unwrap_or_default();
             format!("{}: {}{kernel}: {line}\n", one.guest, one.sentence())
         }
-        // The error says it.
+        // The returned error describes it.
         [_] => String::new(),
         several => report::table(several),
     };
-    // Lines of a guest's console are in it.
+    // The text contains lines of a guest's console.
     let text = printable(&text);
     if taken {
         eprint!("{text}");

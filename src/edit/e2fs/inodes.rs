@@ -1,7 +1,7 @@
-//! Where files are: their inodes and blocks, as debugfs says.
+//! Locations of files: their inodes and blocks, as reported by debugfs.
 //!
-//! Whatever exists is addressed by its inode's number from here on, so that its path is in one command
-//! only.
+//! After this lookup, existing files are addressed by inode number, so each path appears in only
+//! one command.
 
 use super::script::{Script, quoted};
 use super::tools::Tools;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Inode {
     pub(super) number: u32,
-    /// Block that it is in, counted from the start of the filesystem.
+    /// Block that contains it, counted from the start of the filesystem.
     pub(super) block: u64,
     /// Offset in that block, in bytes.
     pub(super) offset: u64,
@@ -21,9 +21,9 @@ pub(super) struct Inode {
 /// A block of a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct MappedBlock {
-    /// Where it is, counted from the start of the filesystem; 0 if nowhere.
+    /// Its position, counted from the start of the filesystem; 0 if it has none.
     pub(super) number: u64,
-    /// It is the file's, but reads as zeros until it is marked as written.
+    /// The block belongs to the file, but reads as zeros until it is marked as written.
     pub(super) unwritten: bool,
 }
 
@@ -32,11 +32,11 @@ pub(super) struct MappedBlock {
 pub(super) struct Inodes(BTreeMap<String, Inode>);
 
 impl Inodes {
-    /// Those of `paths`, which exist.
+    /// The inodes of `paths`, which must exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] with what debugfs says; [`ErrorKind::Unsupported`] for a path that it cannot
-    /// be told of.
+    /// [`ErrorKind::Io`] with the message of debugfs; [`ErrorKind::Unsupported`] for a path that it
+    /// cannot handle.
     pub(super) fn find(tools: &Tools, paths: &BTreeSet<&str>) -> Result<Self> {
         let mut script = Script::default();
         for path in paths {
@@ -55,7 +55,7 @@ impl Inodes {
         Ok(Self(found))
     }
 
-    /// The inode of `path`, which was asked for.
+    /// The inode of `path`, which must be one of those looked up.
     pub(super) fn of(&self, path: &str) -> Result<Inode> {
         self.0.get(path).copied().ok_or_else(|| {
             Error::new(ErrorKind::Io, format!("the inode of {path} in the guest is not known"))
@@ -63,7 +63,7 @@ impl Inodes {
     }
 }
 
-/// The first blocks of files, as many of each as `wanted` says; fewer where debugfs does not say.
+/// The first blocks of files, as many of each as `wanted` says; fewer if debugfs reports fewer.
 pub(super) fn blocks(tools: &Tools, wanted: &[(Inode, u64)]) -> Result<Vec<Vec<MappedBlock>>> {
     let mut script = Script::default();
     for (inode, count) in wanted {
@@ -79,14 +79,14 @@ pub(super) fn blocks(tools: &Tools, wanted: &[(Inode, u64)]) -> Result<Vec<Vec<M
     Ok(wanted.iter().map(|(_, count)| *count).map(of_file).collect())
 }
 
-/// The lines that answer `script`, whose echo begins with `first`.
+/// The lines that answer `script`; the echo of its commands begins with `first`.
 fn ask(tools: &Tools, script: &Script, first: &str) -> Result<Vec<String>> {
     if script.is_empty() {
         return Ok(Vec::new());
     }
-    // -c leaves the bitmaps unread, which on a large filesystem is most of the work.
+    // -c skips reading the bitmaps, which is most of the work on a large filesystem.
     let said = tools.debugfs(&["-c"], script)?;
-    // Commands are echoed, and setting the time is answered as well.
+    // debugfs echoes commands, and also prints a response when the time is set.
     let ours = said.lines().skip_while(|line| !line.starts_with(first));
     Ok(ours.filter(|line| !line.starts_with("debugfs: ")).map(str::to_owned).collect())
 }

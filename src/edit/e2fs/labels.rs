@@ -1,5 +1,5 @@
-//! SELinux labels of new files: that of the directory which they are in, as Linux gives it by default.
-//! Without one an enforcing guest's services may not read them.
+//! SELinux labels of new files: that of the parent directory, which is Linux's default. Without a
+//! label, services of an enforcing guest may not be able to read them.
 
 use super::inodes::Inodes;
 use super::parents::Parents;
@@ -16,18 +16,18 @@ pub(super) const NAME: &str = "security.selinux";
 /// Labels of directories, in files of this host.
 #[derive(Default)]
 pub(super) struct Labels {
-    /// Where the files are; `None` when nothing is new.
+    /// Directory that contains the files; `None` when nothing is new.
     dir: Option<TempDir>,
-    /// Directories that were there before; the position is the name of the file with the label.
+    /// Directories that existed before; the index is the name of the file with the label.
     parents: Vec<String>,
 }
 
 impl Labels {
-    /// Those of the directories that get something new.
+    /// The labels of the directories in which something new is created.
     ///
     /// # Errors
-    /// Those of making a temporary directory. A directory without a label, and a debugfs without the
-    /// command (before e2fsprogs 1.43), give none.
+    /// Fails if the temporary directory cannot be created. A directory without a label gives none,
+    /// and neither does a debugfs that lacks the command (before e2fsprogs 1.43).
     pub(super) fn of_parents(
         edits: &[Edit],
         parents: &Parents,
@@ -51,13 +51,13 @@ impl Labels {
             let file = shown(&labels.file(i).unwrap_or_default())?;
             script.push(format!("ea_get -f {file} <{}> {NAME}", inodes.of(parent)?.number))?;
         }
-        // It complains of each directory that has none; the files tell which have.
+        // debugfs complains about each directory without a label; the files show which have one.
         let _ = tools.debugfs(&["-c"], &script);
         Ok(labels)
     }
 
-    /// The file with the label for what `edit` makes, as debugfs takes its name; `None` when it makes
-    /// nothing, or there is no label.
+    /// The file with the label for what `edit` creates, quoted for debugfs; `None` when it creates
+    /// nothing, or when there is no label.
     pub(super) fn for_new(&self, edit: &Edit, parents: &Parents) -> Result<Option<String>> {
         let parent = parents.above(&edit.path);
         let at = self.parents.iter().position(|p| p == parent).filter(|_| is_new(edit));
@@ -74,7 +74,7 @@ fn is_new(edit: &Edit) -> bool {
     matches!(edit.change, Change::Create { .. } | Change::MakeDir(_) | Change::Symlink { .. })
 }
 
-/// The name of a file of this host as debugfs takes it.
+/// The name of a file of this host, quoted for debugfs.
 fn shown(file: &Path) -> Result<String> {
     let what = "the name of the directory for temporary files is not UTF-8";
     quoted(file.to_str().ok_or_else(|| Error::new(ErrorKind::Unsupported, what))?)

@@ -1,18 +1,18 @@
-//! Directories of what is made or taken away.
+//! Directories in which files are created or removed.
 
 use crate::edit::{Change, Edit};
 use std::collections::BTreeSet;
 
-/// The directories in which something is made or taken away.
+/// The directories in which something is created or removed.
 pub(super) struct Parents<'a> {
-    /// Directories that were there before.
+    /// Directories that existed before.
     pub(super) existing: BTreeSet<&'a str>,
     /// Directories that are new.
     made: BTreeSet<&'a str>,
 }
 
 impl<'a> Parents<'a> {
-    /// Those of `edits`.
+    /// The directories of `edits`.
     pub(super) fn of(edits: &'a [Edit]) -> Self {
         let made = |e: &'a Edit| matches!(e.change, Change::MakeDir(_)).then_some(&*e.path);
         let mut parents =
@@ -22,7 +22,7 @@ impl<'a> Parents<'a> {
         parents
     }
 
-    /// The nearest directory above `path` that was there before.
+    /// The nearest directory above `path` that existed before.
     pub(super) fn above<'p>(&self, path: &'p str) -> &'p str {
         let mut path = path;
         loop {

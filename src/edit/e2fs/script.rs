@@ -1,21 +1,21 @@
 //! Commands for debugfs.
 //!
-//! debugfs reads its commands with `fgets(buf, BUFSIZ)`: the rest of a line that is longer is another
-//! command, and a command that begins with `!` is one for the shell. BUFSIZ is 8192 bytes in glibc and
-//! 1024 in musl. So no line reaches 1000 bytes, every line begins with a command of ours, and names
-//! that could end a word or a line are refused.
+//! debugfs reads its commands with `fgets(buf, BUFSIZ)`: the rest of a longer line becomes another
+//! command, and a command that begins with `!` goes to the shell. BUFSIZ is 8192 bytes in glibc and
+//! 1024 in musl. Therefore every line is shorter than 1000 bytes and begins with a command from
+//! this code, and names that could end a word or a line are refused.
 
 use crate::{Error, ErrorKind, Result};
 
-/// Length in bytes that every line stays below, its end included.
+/// Every line is shorter than this, in bytes, including its line end.
 const LINE_LIMIT: usize = 1000;
 
-/// Commands, one in a line.
+/// Commands, one per line.
 #[derive(Debug, Default)]
 pub(super) struct Script(String);
 
 impl Script {
-    /// Adds a command with its arguments, in which paths and names are [`quoted`].
+    /// Adds a command with its arguments; paths and names in it must be [`quoted`].
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a line that debugfs might read as two.
@@ -44,10 +44,10 @@ impl Script {
     }
 }
 
-/// A path or link target as debugfs takes it.
+/// A path or link target, quoted for debugfs.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for one that could end the word that it is in.
+/// [`ErrorKind::Unsupported`] for one that could end the word that contains it.
 pub(super) fn quoted(path: &str) -> Result<String> {
     if path.chars().any(|c| c == '"' || c == '\\' || c.is_control()) {
         let what = "a path with quotes, backslashes or control characters cannot be edited";
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn no_path_becomes_a_command() {
-        // 1,044 bytes, with `!touch x` where a buffer of 1,024 bytes begins again.
+        // 1,044 bytes, with `!touch x` at the point where a buffer of 1,024 bytes starts again.
         let evil = format!("/{}!touch x{}", "a".repeat(1017), "b".repeat(18));
         assert_eq!(evil.len(), 1044);
         for len in (1..1100).step_by(7).chain([1044]) {

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The present, as far as our edits are concerned, in seconds of Unix time: when the filesystem was
-/// last written to. The tools take 0 for "look at the clock".
+/// The time that edits use as the present, in seconds of Unix time: when the filesystem was last
+/// written to. The tools take 0 for "use the clock".
 pub(super) fn now(format: &InodeFormat) -> u64 {
     format.written.max(1)
 }
@@ -21,7 +21,7 @@ pub(super) fn superblock(partition: &Path) -> Result<[u8; 1024]> {
     Ok(bytes)
 }
 
-/// What the superblock says of inodes.
+/// What the superblock says about inodes.
 pub(super) fn format(partition: &Path) -> Result<InodeFormat> {
     InodeFormat::parse(&superblock(partition)?)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the guest's superblock is damaged"))

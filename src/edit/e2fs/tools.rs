@@ -11,17 +11,17 @@ use std::process::{Command, Output, Stdio};
 /// The tools, on one partition.
 pub(super) struct Tools<'a> {
     pub(super) partition: &'a Path,
-    /// What they are to take for the time, in seconds of Unix time; not 0.
+    /// The time that they use as the present, in seconds of Unix time; not 0.
     pub(super) now: u64,
 }
 
 impl Tools<'_> {
-    /// Run `script` in debugfs, and return what it says.
+    /// Run `script` in debugfs, and return its output.
     pub(super) fn debugfs(&self, args: &[&str], script: &Script) -> Result<String> {
         let args = [args, &["-f", "/dev/stdin"]].concat();
         let commands = format!("set_current_time @{}\n{}", self.now, script.as_str());
         let output = self.run("debugfs", &args, commands)?;
-        // It says 0 even when a command has failed.
+        // The exit code is 0 even when a command has failed.
         match complaint(&output) {
             None if output.status.success() => {
                 Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -33,7 +33,7 @@ impl Tools<'_> {
     /// Run e2fsck.
     pub(super) fn e2fsck(&self, args: &[&str]) -> Result<()> {
         let output = self.run("e2fsck", args, String::new())?;
-        // 1 when it has repaired something, as it was asked to.
+        // 1 means that it has repaired something, as requested.
         match output.status.code() {
             Some(0 | 1) => Ok(()),
             _ => Err(failed("e2fsck", complaint(&output))),
@@ -52,7 +52,7 @@ impl Tools<'_> {
     /// Run a tool on the partition, with `input` on its standard input.
     fn run(&self, name: &str, args: &[&str], input: String) -> Result<Output> {
         let failed = |e| Error::io(format!("cannot run {name}"), e);
-        // A plain user's PATH often leaves out the directories that these live in.
+        // A regular user's PATH often leaves out the directories of these tools.
         let found = find_tool(name, &["/usr/sbin", "/sbin", "/usr/local/sbin"]);
         let mut child = Command::new(found)
             .args(args)
@@ -72,9 +72,11 @@ impl Tools<'_> {
                 _ => failed(e),
             })?;
         let stdin = child.stdin.take();
-        // A thread of its own: it answers while it still reads.
+        // The input is written by a separate thread, because the tool produces output while it
+        // still reads.
         std::thread::scope(|scope| {
-            // It may have ended without reading all, and then says why.
+            // A write error is ignored: the tool may have exited without reading everything, and
+            // its output says why.
             scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
             child.wait_with_output()
         })
@@ -87,8 +89,8 @@ fn failed(name: &str, complaint: Option<String>) -> Error {
     Error::new(ErrorKind::Io, what)
 }
 
-/// The first line on standard error after the one with the tool's version. It may quote names from the
-/// guest.
+/// The first line on standard error after the one with the tool's version. It may quote names from
+/// the guest.
 fn complaint(output: &Output) -> Option<String> {
     let said = String::from_utf8_lossy(&output.stderr);
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());

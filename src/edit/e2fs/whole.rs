@@ -1,4 +1,4 @@
-//! What concerns the filesystem as a whole: its UUID, and the room in it.
+//! Operations on the filesystem as a whole: its UUID, and its free space.
 
 use super::superblock::{format, now, superblock};
 use super::tools::Tools;
@@ -9,11 +9,11 @@ use std::path::Path;
 
 /// Give the filesystem in `partition` another UUID.
 ///
-/// Where metadata have checksums that begin with the UUID, the old one is stored as what they begin
-/// with (`metadata_csum_seed`, Linux 4.4), so that none of them must be written again.
+/// If metadata have checksums that are seeded with the UUID, the old UUID is stored as that seed
+/// (`metadata_csum_seed`, Linux 4.4), so that no metadata need to be rewritten.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] without e2fsprogs, [`ErrorKind::Io`] with what its tools say.
+/// [`ErrorKind::NotFound`] without e2fsprogs, [`ErrorKind::Io`] with the message of its tools.
 pub(super) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
     let found = format(partition)?;
     let tools = Tools { partition, now: now(&found) };
@@ -24,14 +24,14 @@ pub(super) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
     tools.tune2fs(&[seed, &["-U", uuid]].concat())
 }
 
-/// Make sure that what `edits` create fits.
+/// Make sure that the files that `edits` create fit.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] with what there is and what is needed.
+/// [`ErrorKind::Invalid`] with the available and the required space.
 pub(super) fn check_room(edits: &[Edit], partition: &Path) -> Result<()> {
     let len = |edit: &Edit| match &edit.change {
         Change::Create { content: Content::Bytes(bytes), .. } => Some(bytes.len() as u64),
-        // A file that cannot be read fails when it is copied.
+        // A file that cannot be read fails later, when it is copied.
         Change::Create { content: Content::HostFile(path), .. } => {
             Some(path.metadata().map_or(0, |m| m.len()))
         }

@@ -1,4 +1,4 @@
-//! The process that mounts the partition where nobody sees it, and edits it there.
+//! The process that mounts the partition in a private namespace, and edits it there.
 
 use super::loop_device::LoopDevice;
 use super::root::Root;
@@ -11,15 +11,16 @@ use std::io::Cursor;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Does the job on standard input, in a mount namespace of its own; this process must do nothing else.
+/// Does the job read from standard input, in a separate mount namespace; this process must do
+/// nothing else.
 ///
 /// # Errors
-/// What went wrong, in a sentence; nothing stays mounted.
+/// Says what went wrong, in one sentence; nothing stays mounted.
 pub fn run_job() -> Result<()> {
     let job: Job = serde_json::from_reader(std::io::stdin().lock())
         .map_err(|e| Error::io("cannot read what is to be done", e.into()))?;
     let Job { partition, fs_type, options, tasks } = job;
-    // Files of the host are opened while all of it can be seen.
+    // The host's files are opened before the private mount can hide them.
     let mut sources = Vec::new();
     for task in &tasks {
         let file = match &task.action {
@@ -34,7 +35,7 @@ pub fn run_job() -> Result<()> {
     let partition = File::options().read(true).write(true).open(&partition);
     let partition = partition.map_err(|e| Error::io("cannot open the guest's partition", e))?;
     enter_private_mounts()?;
-    // Only this process and its children see what this directory has become.
+    // Only this process and its children see what is mounted on this directory.
     let dir = std::env::temp_dir();
     let device = LoopDevice::attach(&partition)
         .map_err(|e| Error::io("cannot attach the guest's partition to a loop device", e))?;
@@ -52,7 +53,7 @@ pub fn run_job() -> Result<()> {
                 (Action::Create { content: Source::Bytes(bytes), access }, _) => {
                     root.create(&task.path, &mut Cursor::new(bytes), *access)?;
                 }
-                // A host's file without a source cannot be: it was opened above.
+                // Cannot happen: every host file was opened above.
                 (Action::Create { .. }, None) => {}
                 (Action::MakeDir(access), _) => root.make_dir(&task.path, *access)?,
                 (Action::Symlink { target }, _) => root.symlink(&task.path, target)?,
@@ -62,7 +63,7 @@ pub fn run_job() -> Result<()> {
         root.sync()
     };
     let edited = edit();
-    // What the filesystem writes last, and that the loop device ends, is part of the job.
+    // The filesystem's last writes and the release of the loop device are part of the job.
     let ended = umount2(&dir, MntFlags::empty())
         .map_err(|e| Error::io("cannot unmount the guest's filesystem", e.into()));
     edited.and(ended)
@@ -74,7 +75,7 @@ fn mount_device(device: &Path, dir: &Path, fs_type: &str, options: &str) -> Resu
     if !options.is_empty() {
         all = format!("{all},{options}");
     }
-    // A service's PATH may leave out where it is.
+    // A service's PATH may leave out its directory.
     let output = Command::new(find_tool("mount", &["/usr/bin", "/bin", "/sbin"]))
         .args(["-n", "-t", fs_type, "-o", &all])
         .args([device, dir])
@@ -92,8 +93,8 @@ fn mount_device(device: &Path, dir: &Path, fs_type: &str, options: &str) -> Resu
     Err(Error::io("this host's kernel does not mount it", std::io::Error::other(line.to_owned())))
 }
 
-/// Make sure that what is mounted on `dir` is the filesystem on `device`. Btrfs knows its devices by
-/// UUID, and the host may have the image itself mounted, which must not be written to.
+/// Make sure that the filesystem mounted on `dir` is the one on `device`. Btrfs identifies its
+/// devices by UUID, and the host may have mounted the image itself, which must not be written to.
 fn check_source(device: &Path, dir: &Path) -> Result<()> {
     let failed = |e| Error::io("cannot find out what was mounted", e);
     let mounted = MountEntry::at(&dir.canonicalize().map_err(failed)?);

@@ -1,6 +1,7 @@
-//! Loop devices over files that are open. See loop(4).
+//! Loop devices for open files. See loop(4).
 //!
-//! losetup(8) and mount(8) take a path, and look it up again; what they are to attach here has none.
+//! losetup(8) and mount(8) take a path and look it up again; the file to be attached here has no
+//! path.
 
 use nix::fcntl::OFlag;
 use std::fs::{File, OpenOptions};
@@ -9,7 +10,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-/// `LO_FLAGS_AUTOCLEAR` (linux/loop.h): the device lets go of its file when nobody has it open.
+/// `LO_FLAGS_AUTOCLEAR` (linux/loop.h): the device releases its file when nobody has the device
+/// open.
 const AUTOCLEAR: u32 = 4;
 
 /// `struct loop_info64` (linux/loop.h).
@@ -31,14 +33,14 @@ mod calls {
     nix::ioctl_write_ptr_bad!(loop_set_status64, 0x4C04, super::LoopInfo);
 }
 
-/// A loop device, attached for as long as this lives or it is mounted.
+/// A loop device; it stays attached as long as this value exists or it is mounted.
 pub(super) struct LoopDevice {
     pub(super) path: PathBuf,
     _device: File,
 }
 
 impl LoopDevice {
-    /// Attach `file` to a device that is free.
+    /// Attach `file` to a free device.
     ///
     /// # Errors
     /// ENOENT without the loop driver, EPERM without CAP_SYS_ADMIN.
@@ -53,7 +55,7 @@ impl LoopDevice {
                 .custom_flags(OFlag::O_CLOEXEC.bits())
                 .open(&path)?;
             match set_up(&device, file) {
-                // Another process was faster.
+                // Another process took the device first.
                 Err(nix::Error::EBUSY) => {}
                 Err(e) => return Err(e.into()),
                 Ok(()) => return Ok(Self { path, _device: device }),

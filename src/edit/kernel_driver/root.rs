@@ -1,4 +1,4 @@
-//! Edits below a directory that an untrusted guest has filled.
+//! Edits below a directory with an untrusted guest's files.
 
 use super::Rights;
 use crate::{Error, ErrorKind, Result};
@@ -22,11 +22,11 @@ impl Root {
             .map_err(|e| Error::io("cannot open the guest's root directory", e.into()))
     }
 
-    /// New contents for a regular file that holds `old`, or `new` already. Owner, mode, access and
-    /// modification times and attributes stay.
+    /// Replace the contents of a regular file, which must be `old`, or `new` already. Owner, mode,
+    /// access and modification times and attributes stay.
     pub(super) fn rewrite(&self, path: &str, old: &[u8], new: &[u8]) -> Result<()> {
         let failed = |e| failed("rewrite", path, e);
-        // A pipe must not hold us up; it is refused below.
+        // Opening a pipe must not block; it is refused below.
         let fd = self.walk(path, OFlag::O_RDWR | OFlag::O_NONBLOCK).map_err(failed)?;
         let file = File::from(fd);
         let meta = file.metadata().map_err(failed)?;
@@ -55,7 +55,7 @@ impl Root {
         file.set_times(times).map_err(failed)
     }
 
-    /// A new regular file with all that `content` gives.
+    /// Create a regular file with everything that `content` yields.
     pub(super) fn create(&self, path: &str, content: &mut dyn Read, access: Rights) -> Result<()> {
         let failed = |e| failed("create", path, e);
         let (dir, name) = self.parent(path).map_err(failed)?;
@@ -69,7 +69,7 @@ impl Root {
         label(&dir, name).map_err(failed)
     }
 
-    /// A new directory.
+    /// Create a directory.
     pub(super) fn make_dir(&self, path: &str, access: Rights) -> Result<()> {
         let failed = |e| failed("make the directory", path, e);
         let (dir, name) = self.parent(path).map_err(failed)?;
@@ -79,7 +79,7 @@ impl Root {
         label(&dir, name).map_err(failed)
     }
 
-    /// A new symlink.
+    /// Create a symlink.
     pub(super) fn symlink(&self, path: &str, target: &str) -> Result<()> {
         let failed = |e| failed("make the symlink", path, e);
         let (dir, name) = self.parent(path).map_err(failed)?;
@@ -87,19 +87,19 @@ impl Root {
         label(&dir, name).map_err(failed)
     }
 
-    /// Takes a file or symlink away.
+    /// Remove a file or symlink.
     pub(super) fn remove(&self, path: &str) -> Result<()> {
         let failed = |e| failed("remove", path, e);
         let (dir, name) = self.parent(path).map_err(failed)?;
         unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir).map_err(|e| failed(e.into()))
     }
 
-    /// Brings all edits to storage.
+    /// Write all edits to stable storage.
     pub(super) fn sync(&self) -> Result<()> {
         syncfs(&self.0).map_err(|e| Error::io("cannot store what was edited", e.into()))
     }
 
-    /// Opens what is at `path`, with no symlink in it and nothing mounted below.
+    /// Opens what is at `path`; no part of it may be a symlink or a mount point.
     fn walk(&self, path: &str, flags: OFlag) -> std::io::Result<OwnedFd> {
         let below = path.trim_start_matches('/');
         let below = if below.is_empty() { "." } else { below };
@@ -112,7 +112,7 @@ impl Root {
         Ok(openat2(self.0.as_fd(), below, how)?)
     }
 
-    /// The directory that `path` is in, and its name there.
+    /// The parent directory of `path`, and its name there.
     fn parent<'a>(&self, path: &'a str) -> std::io::Result<(OwnedFd, &'a str)> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         if matches!(name, "" | "." | "..") {
@@ -122,21 +122,21 @@ impl Root {
     }
 }
 
-/// Gives what is new in `dir` the SELinux label of that directory, as a guest that enforces SELinux
-/// would by default; without one its services may not read it.
+/// Gives the new file `name` in `dir` the SELinux label of that directory, which is the default in
+/// a guest that enforces SELinux; without a label, its services may not be able to read it.
 fn label(dir: &OwnedFd, name: &str) -> std::io::Result<()> {
     const LABEL: &str = "security.selinux";
     // Neither call follows a symlink at the end of the path.
     let dir = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     match xattr::get(dir.join("."), LABEL) {
         Ok(Some(label)) if !label.is_empty() => xattr::set(dir.join(name), LABEL, &label),
-        // A guest without SELinux, or a host without /proc.
+        // The guest has no SELinux, or the host no /proc.
         _ => Ok(()),
     }
 }
 
 fn set_access(file: &File, access: Rights) -> std::io::Result<()> {
-    // Changing the owner takes bits of the mode away.
+    // Changing the owner clears bits of the mode, so the mode is set after it.
     fchown(file, Some(access.uid), Some(access.gid))?;
     file.set_permissions(Permissions::from_mode(access.mode & 0o7777))
 }

@@ -1,4 +1,4 @@
-//! Network cards of the old machine, which configuration files know by their MAC addresses.
+//! Network cards of the old machine, which configuration files identify by their MAC addresses.
 
 use super::names::{NAMEIF, PLACES, UDEV_RULES, old_name};
 use crate::adapt::devices::Devices;
@@ -7,15 +7,15 @@ use crate::edit::Draft;
 /// The cards that the new machine does not have.
 pub(super) struct Cards<'a> {
     devices: &'a Devices,
-    /// Whether some file names a card that the new machine has: then those that it does not have are
-    /// other cards, and no card answers to their names.
+    /// Whether some file names a card that the new machine has. The cards that it does not have are
+    /// then other cards, and no card takes over their names.
     some_are_here: bool,
-    /// Addresses that were asked for, in that order.
+    /// Addresses of cards that were given kernel names, in that order.
     seen: Vec<String>,
 }
 
 impl<'a> Cards<'a> {
-    /// As the guest's files name them.
+    /// Cards for the addresses in the guest's files.
     pub fn new(draft: &Draft, devices: &'a Devices) -> Self {
         let files = PLACES.iter().chain(&[UDEV_RULES]).chain(&NAMEIF).flat_map(|place| {
             let mut files = draft.paths(place);
@@ -27,20 +27,20 @@ impl<'a> Cards<'a> {
         Self { devices, some_are_here, seen: Vec::new() }
     }
 
-    /// Of a machine of which nothing is known.
+    /// Cards of a machine about which nothing is known.
     pub fn of(devices: &'a Devices) -> Self {
         Self { devices, some_are_here: false, seen: Vec::new() }
     }
 
-    /// The address in `text`, if it has one and only such as belong to cards that are gone.
+    /// The first address in `text`, if all addresses there belong to missing cards.
     pub fn stale(&self, text: &str) -> Option<String> {
         let found = macs(text);
         let all = found.iter().all(|mac| self.devices.is_stale_mac(mac)) && !self.some_are_here;
         found.into_iter().next().filter(|_| all)
     }
 
-    /// Name that the kernel gives the card which stands for the one with the address `mac`: the one
-    /// with the number in `name`, else the next.
+    /// The kernel's name for the card that replaces the one with the address `mac`: the one with
+    /// the number in `name`, else the next.
     pub fn kernel_name(&mut self, mac: &str, name: Option<&str>) -> String {
         let next = self.seen.iter().position(|seen| seen == mac).unwrap_or_else(|| {
             self.seen.push(mac.to_owned());

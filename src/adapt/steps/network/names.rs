@@ -1,4 +1,4 @@
-//! Where distributions configure network interfaces, and the names that these have on Xen.
+//! Where distributions configure network interfaces, and the names that interfaces have on Xen.
 
 use crate::adapt::steps::lines::words;
 
@@ -12,7 +12,7 @@ pub(super) const KEYFILES: &str = "/etc/NetworkManager/system-connections";
 pub(super) const IFCFG: [&str; 2] = ["/etc/sysconfig/network-scripts", "/etc/sysconfig/network"];
 /// Directory of udev's rules.
 pub(super) const UDEV_RULES: &str = "/etc/udev/rules.d";
-/// Files of nameif(8) and similar tools.
+/// Files read by nameif(8) and similar tools.
 pub(super) const NAMEIF: [&str; 2] = ["/etc/mactab", "/etc/iftab"];
 
 /// Files and directories in which distributions configure interfaces by name.
@@ -29,8 +29,8 @@ pub(super) const PLACES: [&str; 10] = [
     "/etc/dhcpcd.conf",
 ];
 
-/// The first name of an interface of the old machine in `text`, as a word of its own: `eth` or `enX`,
-/// and its number.
+/// The first interface name of the old machine in `text`, as a separate word: `eth` or `enX`, and
+/// its number.
 pub(super) fn old_name(text: &str) -> Option<(&'static str, u32)> {
     old_names(text).next()
 }

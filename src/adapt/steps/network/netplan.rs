@@ -1,6 +1,6 @@
-//! netplan(5): a `match` on the MAC address of a card that is gone becomes one on the name that the
-//! kernel gives the card in its place. So the entry, its `set-name` and its addresses stay as they
-//! are. cloud-init writes such files.
+//! netplan(5): a `match` on the MAC address of a missing card becomes one on the name that the
+//! kernel gives the card that replaces it. The entry, its `set-name` and its addresses therefore
+//! stay as they are. cloud-init writes such files.
 
 use super::cards::Cards;
 use super::names::NETPLAN;
@@ -13,7 +13,7 @@ pub(super) fn draft(draft: &mut Draft, cards: &mut Cards) {
     }
 }
 
-/// The new text, if `path` is a file of netplan's, and what was changed.
+/// The new text and what was changed, if `path` is a netplan file.
 pub(super) fn edit_file(path: &str, text: &str, cards: &mut Cards) -> Option<(String, String)> {
     let is_ours = path.starts_with(NETPLAN) && (path.ends_with(".yaml") || path.ends_with(".yml"));
     is_ours.then(|| edit(text, cards)).flatten()
@@ -36,11 +36,11 @@ fn edit(text: &str, cards: &mut Cards) -> Option<(String, String)> {
     (!changes.is_empty()).then(|| (out, in_short(&changes)))
 }
 
-/// A `macaddress` inside of a `match`.
+/// A `macaddress` inside a `match`.
 struct Match<'a> {
-    /// Where the key begins in its line, in bytes.
+    /// Offset of the key in its line, in bytes.
     at: usize,
-    /// What the interface is to be called: `set-name`, else the name of the entry.
+    /// Name that the interface will have: `set-name`, else the name of the entry.
     name: Option<&'a str>,
     /// Whether the `match` names the interface as well.
     by_name: bool,
@@ -49,7 +49,7 @@ struct Match<'a> {
 fn matching<'a>(lines: &[&'a str], i: usize) -> Option<Match<'a>> {
     let line = lines[i];
     let at = line.find(KEY).filter(|_| !is_comment(line))?;
-    // Flow style has it all in a line: match: {macaddress: "…"}.
+    // Flow style has everything on one line: match: {macaddress: "…"}.
     let in_flow = line[..at].contains("match:");
     let head = match in_flow {
         true => i,
@@ -70,7 +70,7 @@ impl Match<'_> {
             return comment_out(line, format!("no card has {mac}: no longer asked for"));
         }
         let card = cards.kernel_name(&mac, self.name);
-        // Behind the value, with its quotes, the line stays.
+        // Whatever follows the value and its quotes stays.
         let start = value.len() - value.trim_start_matches([' ', '"', '\'']).len();
         let rest = value[start + mac.len()..].trim_start_matches(['"', '\'']);
         let new = format!("{}name: {card}{rest}", &line[..self.at]);
@@ -82,12 +82,12 @@ fn indent(line: &str) -> usize {
     line.len() - line.trim_start_matches(' ').len()
 }
 
-/// The line under which the line `i` stands.
+/// Index of the line under which line `i` is nested.
 fn parent(lines: &[&str], i: usize) -> Option<usize> {
     (0..i).rev().find(|k| !is_comment(lines[*k]) && indent(lines[*k]) < indent(lines[i]))
 }
 
-/// The other lines that stand under the same line as the line `i`, at its depth.
+/// The other lines that are nested under the same line as line `i`, at the same depth.
 fn siblings<'a>(lines: &[&'a str], i: usize) -> impl Iterator<Item = &'a str> {
     let depth = indent(lines[i]);
     let is_inside = move |line: &&&str| is_comment(line) || indent(line) >= depth;

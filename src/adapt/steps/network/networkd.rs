@@ -1,5 +1,5 @@
-//! systemd.network(5) and systemd.link(5): a `[Match]` on the MAC address of a card that is gone
-//! becomes one on the name of the card in its place.
+//! systemd.network(5) and systemd.link(5): a `[Match]` on the MAC address of a missing card becomes
+//! one on the name of the card that replaces it.
 
 use super::cards::Cards;
 use super::names::NETWORKD;
@@ -12,10 +12,10 @@ pub(super) fn draft(draft: &mut Draft, cards: &mut Cards) {
     }
 }
 
-/// The new text, if `path` is a file of systemd's for a card, and what was changed.
+/// The new text and what was changed, if `path` is a systemd file for a card.
 pub(super) fn edit_file(path: &str, text: &str, cards: &mut Cards) -> Option<(String, String)> {
     let name = path.strip_prefix(NETWORKD)?;
-    // A .link sees the kernel's name, a .network the last one.
+    // A .link file matches the kernel's name, a .network file the final one.
     let key = match () {
         () if name.ends_with(".link") => "OriginalName",
         () if name.ends_with(".network") => "Name",
@@ -65,7 +65,7 @@ mod tests {
     fn matches() {
         let mac = "00:16:3e:1a:b3:4c";
         for (name, text, new) in [
-            // cloud-init's.
+            // As cloud-init writes it.
             (
                 "10-cloud-init-eth0.network",
                 format!("[Match]\nMACAddress={mac}\nName=eth0\n\n[Network]\nDHCP=ipv4\n"),

@@ -1,7 +1,7 @@
-//! Lines that tie a name or a configuration to the MAC address of a card that is gone: udev's
-//! persistent names, `HWADDR` of Red Hat's ifcfg files, `mac-address` of NetworkManager's keyfiles,
-//! and what nameif(8) reads. They become comments. What sets a card's address, such as `hwaddress
-//! ether` in interfaces(5) or `MACADDR`, stays.
+//! Lines that tie a name or a configuration to the MAC address of a missing card: udev's persistent
+//! names, `HWADDR` of Red Hat's ifcfg files, `mac-address` of NetworkManager's keyfiles, and what
+//! nameif(8) reads. They become comments. Lines that set a card's address, such as
+//! `hwaddress ether` in interfaces(5) or `MACADDR`, stay.
 
 use super::cards::Cards;
 use super::names::{IFCFG, KEYFILES, NAMEIF, UDEV_RULES};
@@ -32,13 +32,13 @@ pub(super) fn draft(draft: &mut Draft, cards: &mut Cards) {
     by_file_name(draft, cards);
 }
 
-/// `line` as a comment, if its `value` is an address that is gone.
+/// `line` as a comment, if its `value` is the address of a missing card.
 fn commented(line: &str, value: &str, cards: &Cards) -> Option<(String, String)> {
     let mac = cards.stale(value)?;
     comment_out(line, format!("no card has {mac}: no longer asked for"))
 }
 
-/// udev's rules, which may go on over several lines.
+/// udev rules, which may continue over several lines.
 fn rules(text: &str, cards: &Cards) -> Option<(String, String)> {
     let mut goes_on = false;
     edit_lines(text, |line| {
@@ -49,8 +49,8 @@ fn rules(text: &str, cards: &Cards) -> Option<(String, String)> {
     })
 }
 
-/// SUSE before 2009 had the address in the name of the file: `ifcfg-eth-id-00:16:3e:…`. Where there
-/// is no file for the card by its name, that becomes one.
+/// SUSE before 2009 had the address in the file name: `ifcfg-eth-id-00:16:3e:…`. Unless a file
+/// exists under the card's name, this file is copied to that name.
 fn by_file_name(draft: &mut Draft, cards: &mut Cards) {
     let dir = IFCFG[1];
     for name in draft.names(dir).iter().filter(|name| name.starts_with("ifcfg-eth-id-")) {
