@@ -219,8 +219,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The range from the opening brace of a block (or the end of its command, if it has no brace)
-    /// to what follows the block.
+    /// Index of the opening brace of a block (or of the end of its command, if there is none), and
+    /// index of what follows the block.
     fn skip_braces(&self, tokens: &[Token], at: usize) -> (usize, usize) {
         let open = (at..tokens.len())
             .find(|i| tokens[*i].keyword() == Some("{") || tokens[*i] == Token::End)
