@@ -1,5 +1,5 @@
-//! The direct loader: a BIOS boot program that loads a kernel from fixed sectors of the disk, without
-//! reading a filesystem.
+//! The direct loader: a BIOS boot program that loads a kernel from fixed sectors of the disk,
+//! without reading a filesystem.
 //!
 //! The gap holds, in this order, the [stage 2](STAGE2) that the boot code loads, the [parameter
 //! block](Params), the command line, the kernel and its initrds. Kernel and initrds are regions
@@ -23,7 +23,7 @@ use crate::disk::{Region, RegionKind, Source};
 const MIN_GAP: u64 = 64 << 20;
 /// The first initrd starts at a multiple of this many bytes.
 const FILE_ALIGN: u64 = 4096;
-/// Subsequent initrds start at multiples of this (kernel
+/// Initrds after the first start at multiples of this (kernel
 /// Documentation/driver-api/early-userspace/buffer-format.rst).
 const INITRD_ALIGN: u64 = 4;
 

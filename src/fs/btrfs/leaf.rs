@@ -1,7 +1,7 @@
 //! Times of a file, from the tree leaf that holds its inode.
 //!
-//! Source: Linux `include/uapi/linux/btrfs_tree.h`: `btrfs_header`, `btrfs_item`, `btrfs_inode_item`.
-//! All fields are little-endian.
+//! Source: Linux `include/uapi/linux/btrfs_tree.h`: `btrfs_header`, `btrfs_item`,
+//! `btrfs_inode_item`. All fields are little-endian.
 
 /// Bytes before a leaf's items.
 const HEADER: usize = 101;

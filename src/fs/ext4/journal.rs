@@ -3,8 +3,8 @@
 //!
 //! `ext4-view` has its own replay, but it supports only journals with version 3 checksums, does not
 //! wrap around at the end of the circular log, and applies revocations only to their own
-//! transaction. Old guests would be unreadable and others read wrongly. Source: Linux
-//! `Documentation/filesystems/ext4/journal.rst` and `fs/jbd2/recovery.c`.
+//! transaction. With it, old guests would be unreadable and others would be read wrongly. Source:
+//! Linux `Documentation/filesystems/ext4/journal.rst` and `fs/jbd2/recovery.c`.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The first program of an extra initrd: it loads modules into the kernel, then executes the guest's
-//! own init.
+//! The first program of an extra initrd. It loads modules into the kernel, then executes the
+//! guest's own init.
 //!
 //! The code is assembled from `insmod64.S` and `insmod32.S` by `scripts/assemble-loader` and
 //! committed. It needs neither a shell nor module tools in the initrd.
