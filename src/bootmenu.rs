@@ -1,9 +1,9 @@
-//! The boot menus of guests: which files there are, which entries they hold, and which of those is
-//! the default.
+//! The boot menus of guests: which files exist, which entries they define, and which entry is the
+//! default.
 //!
-//! Each grammar has a file: [`grub2`], [`grub_legacy`], [`extlinux`], [`bls`]. A new one is a file
-//! with a `parse` and a line in `find.rs`. All of them charge the budget of the filesystem that
-//! they read from ([`Budget`](crate::fs::Budget)).
+//! Each grammar has a file: [`grub2`], [`grub_legacy`], [`extlinux`], [`bls`]. A new grammar is a
+//! file with a `parse` function and a line in `find.rs`. All of them charge the budget of the
+//! filesystem that they read from ([`Budget`](crate::fs::Budget)).
 
 pub mod bls;
 pub mod extlinux;

@@ -1,9 +1,9 @@
 //! Reading a guest's filesystems.
 //!
-//! This room owns what an image holds ([`probe`](mod@probe)), the trait that a filesystem is read
-//! through ([`GuestFs`]) and its implementations ([`ext4`], [`xfs`], [`btrfs`], [`MemFs`]). Every
-//! byte comes from an untrusted guest: sizes, counts and depths are bounded, and no input may
-//! panic, abort or hang the caller.
+//! This room owns three things: detecting what an image holds ([`probe`](mod@probe)), the trait
+//! through which a filesystem is read ([`GuestFs`]), and its implementations ([`ext4`], [`xfs`],
+//! [`btrfs`], [`MemFs`]). Every byte comes from an untrusted guest: sizes, counts and depths are
+//! bounded, and no input may panic, abort or hang the caller.
 
 pub mod btrfs;
 mod budget;

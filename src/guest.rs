@@ -1,8 +1,8 @@
-//! What is known of a guest, from reading its root filesystem.
+//! Facts about a guest, from reading its root filesystem.
 //!
-//! This room owns the guest's distribution, init and tools ([`about`]), the kernel drivers that it
-//! has ([`drivers`]), the boot entry that starts ([`select`]) and the kernel command line for KVM
-//! ([`cmdline`]).
+//! This room owns four things: the guest's distribution, init and tools ([`about`]), the kernel
+//! drivers that it has ([`drivers`]), the boot entry that starts ([`select`]), and the kernel
+//! command line for KVM ([`cmdline`]).
 
 pub mod about;
 pub mod cmdline;

@@ -1,10 +1,11 @@
-//! What an initrd contains, read as Linux unpacks it: any sequence of cpio archives, plain or
+//! The contents of an initrd, read as Linux unpacks it: any sequence of cpio archives, plain or
 //! compressed, with zeros between them.
 //!
 //! Source: Linux `init/initramfs.c` and Documentation/driver-api/early-userspace/buffer-format.rst.
-//! Nothing is unpacked to a disk: the bytes are streamed, and names and the contents of a few small
-//! files are kept. An initrd is a file of an untrusted guest: its sizes, its names and the time it takes are
-//! bounded, and a broken initrd is no error: what was read up to there is returned, with the reason.
+//! Nothing is unpacked to a disk: the bytes are streamed, and only names and the contents of a few
+//! small files are kept. An initrd is a file of an untrusted guest: its sizes, its names and the
+//! time it takes are bounded. A damaged initrd is not an error: what was read so far is returned,
+//! with the reason.
 
 mod archive;
 mod compression;

@@ -1,7 +1,8 @@
-//! Pure computing: where partitions lie, and the bytes of the table and of the swap area.
+//! Pure computation: the positions of partitions, and the bytes of the partition table and the swap
+//! area.
 //!
-//! Takes numbers and returns numbers or bytes; opens no file and calls no other room, so its tests
-//! can compare it with `sfdisk` and `mkswap`.
+//! Takes numbers and returns numbers or bytes. It opens no file and calls no other room, so its
+//! tests can compare it with `sfdisk` and `mkswap`.
 
 mod cidata;
 mod geometry;
@@ -24,12 +25,12 @@ pub use mbr::{BOOTSTRAP_LEN, mbr_sector, parse_disk_id};
 pub use size::{format_size, parse_size};
 pub use swap::{SWAP_MIN_LEN, SWAP_PAGE, SwapHeader};
 
-/// Bytes per sector. Xen's block protocol, the MBR and every disk here count in these.
+/// Bytes per sector. Xen's block protocol, the MBR and every disk here use this unit.
 pub const SECTOR: u64 = 512;
 
 /// `value` rounded up to a multiple of `unit` (any unit, not only powers of two).
 ///
-/// Returns `None` on overflow or when `unit` is 0.
+/// Returns `None` on overflow or if `unit` is 0.
 pub fn round_up(value: u64, unit: u64) -> Option<u64> {
     value.checked_next_multiple_of(unit)
 }

@@ -1,9 +1,10 @@
-//! Loaders: what starts a guest's kernel from a disk, and the header by which a Linux kernel says
-//! how it wants to be loaded.
+//! Loaders: code that starts a guest's kernel from a disk, and the header in which a Linux kernel
+//! describes how to load it.
 //!
-//! Numbers and bytes in, bytes and [regions](crate::disk::Region) out, no I/O. A loader is one folder
-//! with an implementation of [`Loader`], its `mod` line here, and its row in `loader/list.rs`.
-//! `docs/direct-loader.md` describes the disk format that [`direct`] and its assembly source share.
+//! Numbers and bytes in, bytes and [regions](crate::disk::Region) out, no I/O. A loader is one
+//! folder with an implementation of [`Loader`], its `mod` line here, and its row in
+//! `loader/list.rs`. `docs/direct-loader.md` describes the disk format that [`direct`] and its
+//! assembly source share.
 
 mod api;
 pub mod direct;

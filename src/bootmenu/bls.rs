@@ -1,6 +1,6 @@
 //! Boot Loader Specification entries, type 1: one `*.conf` per kernel.
 //!
-//! Source: uapi-group.org, "The Boot Loader Specification"; for order and variables the `blscfg`
+//! Sources: uapi-group.org, "The Boot Loader Specification"; for order and variables, the `blscfg`
 //! command of Fedora's GRUB.
 
 use std::cmp::Ordering;
@@ -11,14 +11,14 @@ use super::version::rpm_cmp;
 use crate::Result;
 use crate::fs::{Cost, GuestFs};
 
-/// Largest file of an entry, in bytes; a larger one is left out.
+/// Largest entry file that is read, in bytes; larger ones are skipped.
 const MAX_ENTRY_FILE: usize = 64 << 10;
 
-/// Reads all entries of a directory, newest first. `variable` gives the value of a GRUB variable
-/// (`$kernelopts`) used in them. An entry's `id` is its file's name without `.conf`.
+/// Reads all entries of a directory, newest first. `variable` returns the value of a GRUB variable
+/// (`$kernelopts`) used in them. An entry's `id` is its file name without `.conf`.
 ///
 /// # Errors
-/// `TooLarge` when the budget of `fs` is used up; those of reading the directory and the files.
+/// `TooLarge` when the budget of `fs` is used up; errors from reading the directory and the files.
 pub fn read_entries(
     fs: &dyn GuestFs,
     dir: &str,
@@ -46,7 +46,7 @@ pub fn read_entries(
     Ok(entries)
 }
 
-/// Order of two file names, as GRUB's `bls_cmp`: `name-version-release` part by part.
+/// Compares two file names like GRUB's `bls_cmp`: `name-version-release`, part by part.
 fn compare_names(a: &str, b: &str) -> Ordering {
     fn parts(name: &str) -> [&str; 3] {
         let mut it = name.strip_suffix(".conf").unwrap_or(name).rsplitn(3, '-');
@@ -87,7 +87,7 @@ fn parse_entry(
     Ok(entry)
 }
 
-/// Puts values in place of `$name` and `${name}`; unknown ones vanish.
+/// Substitutes the values of `$name` and `${name}`; unknown variables expand to nothing.
 fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
     let mut out = String::new();
     let mut rest = text;

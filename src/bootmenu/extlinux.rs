@@ -1,21 +1,21 @@
 //! extlinux, isolinux and syslinux configurations.
 //!
-//! Source: the Syslinux wiki, "Config" and "Mboot.c32".
+//! Sources: the Syslinux wiki, "Config" and "Mboot.c32".
 
 use super::menu::{MAX_ENTRIES, Menu, MenuEntry};
 use super::text::{bounded, charge_words, dir_of, first_word, read_optional};
 use crate::Result;
 use crate::fs::GuestFs;
 
-/// How deep `INCLUDE` may nest.
+/// Maximum nesting depth of `INCLUDE`.
 const MAX_DEPTH: usize = 4;
-/// How many files may be included in all.
+/// Maximum number of included files in total.
 const MAX_INCLUDES: usize = 32;
 
 /// Parses a configuration. Relative paths are relative to the directory of `path`.
 ///
 /// # Errors
-/// `TooLarge` when the budget of `fs` is used up; those of reading an included file.
+/// `TooLarge` when the budget of `fs` is used up; errors from reading an included file.
 pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     let mut p = Parser {
         fs,
@@ -29,8 +29,8 @@ pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     };
     p.file(text, 0)?;
     let mut menu = Menu::default();
-    // ONTIMEOUT boots when nobody chooses, otherwise DEFAULT; where that is no label but starts a
-    // menu, the entry with MENU DEFAULT.
+    // ONTIMEOUT, or else DEFAULT, boots when nobody chooses. If that is not a label but starts a
+    // menu, the entry with MENU DEFAULT boots.
     let wanted = p.ontimeout.or(p.default);
     let named = wanted.and_then(|w| {
         let label = first_word(&w).0.to_owned();
@@ -46,7 +46,7 @@ struct Parser<'a> {
     fs: &'a dyn GuestFs,
     dir: String,
     entries: Vec<Draft>,
-    /// APPEND before the first LABEL: for entries that have none.
+    /// APPEND before the first LABEL: for entries without their own APPEND.
     append: String,
     default: Option<String>,
     ontimeout: Option<String>,
@@ -119,7 +119,7 @@ impl Parser<'_> {
             return;
         };
         match word {
-            // KERNEL may carry parameters after the file; APPEND then replaces them.
+            // KERNEL may have parameters after the file name; APPEND then replaces them.
             "kernel" | "linux" => {
                 let (file, args) = first_word(rest);
                 entry.kernel = file.to_owned();
@@ -139,7 +139,7 @@ impl Draft {
     fn finish(self, fs: &dyn GuestFs, dir: &str, default_append: &str) -> Result<MenuEntry> {
         let mut entry = MenuEntry { id: Some(self.label.clone()), ..MenuEntry::default() };
         entry.title = self.title.unwrap_or(self.label);
-        // `APPEND -` means no parameters, not even those above all labels.
+        // `APPEND -` means no parameters, not even those before the first label.
         let append = match self.append.as_deref() {
             Some("-") => "",
             Some(text) => text,
@@ -149,7 +149,7 @@ impl Draft {
         let mut initrd = self.initrd.unwrap_or_default();
         if self.kernel.ends_with("mboot.c32") {
             let parts: Vec<&str> = append.split("---").map(str::trim).collect();
-            // Xen, its kernel and an initrd; or, as pygrub has it, just the latter two.
+            // Xen, its kernel and an initrd or, as pygrub allows, just the latter two.
             let (kernel, module) = match parts[..] {
                 [_, kernel, initrd, ..] => (kernel, initrd),
                 [kernel, initrd] => (kernel, initrd),
@@ -168,7 +168,7 @@ impl Draft {
             if let Some(last) = named.last() {
                 initrd = last["initrd=".len()..].to_owned();
             }
-            // Modules of syslinux (menus, chain loaders) are no kernels.
+            // Syslinux modules (menus, chain loaders) are not kernels.
             if !self.kernel.ends_with(".c32") {
                 entry.kernel = absolute(dir, &self.kernel);
             }

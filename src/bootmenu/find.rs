@@ -1,8 +1,8 @@
 //! Finding the guest's boot menu.
 //!
-//! The files are looked for in pygrub's order, and the first that exists counts, so that a guest
-//! boots what it booted under Xen. After them comes what pygrub does not know: a directory of Boot
-//! Loader Specification entries without a GRUB menu.
+//! Files are tried in pygrub's order, and the first that exists is used, so a guest boots the same
+//! entry as under Xen. Last comes a place that pygrub does not know: a directory of Boot Loader
+//! Specification entries without a GRUB menu.
 
 use super::menu::{Config, Menu, MenuFormat};
 use super::text::{is_absent, read_text};
@@ -10,8 +10,8 @@ use super::{bls, extlinux, grub_legacy, grub2};
 use crate::fs::{FileKind, GuestFs};
 use crate::{Error, ErrorKind, Result};
 
-/// All places where a boot menu is looked for, in order. Those without `/boot` are for an image of a
-/// separate /boot filesystem.
+/// All places where a boot menu is looked for, in order. Those without `/boot` are for an image of
+/// a separate /boot filesystem.
 pub const PLACES: [(&str, MenuFormat); 15] = [
     ("/boot/grub/grub.cfg", MenuFormat::Grub2),
     ("/grub/grub.cfg", MenuFormat::Grub2),
@@ -33,8 +33,8 @@ pub const PLACES: [(&str, MenuFormat); 15] = [
 /// Finds and parses the guest's boot menu; `None` if it has none.
 ///
 /// # Errors
-/// `TooLarge` for a file beyond [`MAX_CONFIG`](super::MAX_CONFIG) and for a menu that is over the
-/// budget of `fs`; otherwise what reading it gave.
+/// `TooLarge` for a file larger than [`MAX_CONFIG`](super::MAX_CONFIG) and for a menu that exceeds
+/// the budget of `fs`; otherwise errors from reading it.
 pub fn find(fs: &dyn GuestFs) -> Result<Option<Config>> {
     for (path, format) in PLACES {
         let kind = match fs.stat(path) {
@@ -80,8 +80,8 @@ mod tests {
     use crate::fs::MemFs;
     use std::time::{Duration, Instant};
 
-    /// Menus that once took gigabytes, minutes or the whole stack, by the path of their file; and
-    /// whether they are refused.
+    /// Menus that once took gigabytes, minutes or the whole stack: the path of the file, its text,
+    /// and whether it is refused.
     fn bombs() -> Vec<(&'static str, String, bool)> {
         let bangs = |count| format!("if {}true; then\nfi\n", "! ".repeat(count));
         let variables: String =
@@ -132,7 +132,7 @@ mod tests {
                 .file(path, text.clone())
                 .file("/boot/grub/grubenv", "a=b\n".repeat(200_000));
             let start = Instant::now();
-            // A recursion for each word would need more than this stack.
+            // One recursion per word would need more than this stack.
             let found = std::thread::Builder::new()
                 .stack_size(512 << 10)
                 .spawn(move || find(&fs))

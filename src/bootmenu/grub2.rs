@@ -1,8 +1,7 @@
-//! GRUB 2's `grub.cfg`: a small interpreter of the part of its script language that menus are made
-//! with.
+//! GRUB 2's `grub.cfg`: an interpreter for the part of GRUB's script language that menus use.
 //!
-//! Variables, `if`, `menuentry`, `submenu`, `source`, `load_env` and `blscfg` work; functions and
-//! loops are skipped, other commands do nothing (and count as failed in an `if`). Source: GNU GRUB
+//! Variables, `if`, `menuentry`, `submenu`, `source`, `load_env` and `blscfg` work. Functions and
+//! loops are skipped; other commands do nothing and count as failed in an `if`. Source: GNU GRUB
 //! manual, "Writing full configuration files directly" and "Commands".
 
 mod condition;
@@ -18,24 +17,24 @@ use super::text::{MAX_CMDLINE, bounded, dir_of, read_optional, strip_device};
 use crate::fs::{Cost, FileKind, GuestFs};
 use crate::{Error, ErrorKind, Result};
 
-/// How deep blocks and sourced files may nest; a menu beyond is refused.
+/// Maximum nesting depth of blocks and sourced files; a deeper menu is refused.
 const MAX_DEPTH: usize = 24;
-/// How many files may be sourced in all; further ones are not.
+/// Maximum number of sourced files in total; further ones are skipped.
 const MAX_SOURCES: usize = 16;
-/// Most variables, and longest value of one in bytes.
+/// Maximum number of variables, and maximum length of a value in bytes.
 const MAX_VARIABLES: usize = 256;
 const MAX_VALUE: usize = 4096;
-/// Most bytes that the words of one command may expand to.
+/// Maximum bytes that the words of one command may expand to.
 const MAX_WORDS: usize = 2 * MAX_CMDLINE;
 
-/// Runs a `grub.cfg` up to the point where GRUB would show its menu. `path` is its place in `fs`,
-/// for `grubenv` beside it, sourced files and BLS entries.
+/// Runs a `grub.cfg` up to the point where GRUB would show its menu. `path` is its path in `fs`,
+/// used to find `grubenv` in the same directory, sourced files and BLS entries.
 ///
-/// Nothing loops, so a word costs at most one expansion and [`MAX_DEPTH`] scans; words and bytes are
-/// charged to the budget of `fs`.
+/// There are no loops, so a word costs at most one expansion and [`MAX_DEPTH`] scans. Words and
+/// bytes are charged to the budget of `fs`.
 ///
 /// # Errors
-/// `TooLarge` when the budget is used up or blocks nest too deep; those of reading such a file.
+/// `TooLarge` when the budget is used up or blocks nest too deep; errors from reading such a file.
 pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     let dir = dir_of(path);
     let mut run = Run {
@@ -69,9 +68,9 @@ pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     Ok(run.finish())
 }
 
-/// An entry or submenu, and how it can be named on its level of the menu.
+/// An entry or submenu, and the names that refer to it on its level of the menu.
 struct Item {
-    /// Index in [`Run::items`] of the submenu that it is in.
+    /// Index in [`Run::items`] of the submenu that contains it.
     parent: Option<usize>,
     /// Its number on its level.
     index: usize,
@@ -82,17 +81,17 @@ struct Item {
 struct Run<'a> {
     fs: &'a dyn GuestFs,
     vars: BTreeMap<String, String>,
-    /// What variables were before an entry or submenu changed them, oldest first: at its end they
-    /// are again.
+    /// Previous values of the variables that an entry or submenu has changed, oldest first. They
+    /// are restored at its end.
     changes: Vec<(String, Option<String>)>,
     entries: Vec<MenuEntry>,
-    /// Entries and submenus in the order in which they begin.
+    /// Entries and submenus, in the order in which they begin.
     items: Vec<Item>,
     /// For each entry, its index in `items`.
     item_of_entry: Vec<usize>,
-    /// The innermost item that is open.
+    /// The innermost open item.
     open: Option<usize>,
-    /// Per open level, how many entries and submenus it has so far.
+    /// For each open level, the number of entries and submenus so far.
     counters: Vec<usize>,
     sources: usize,
 }
@@ -119,7 +118,7 @@ impl Run<'_> {
         }
     }
 
-    /// Takes back all changes of variables but the first `keep`.
+    /// Undoes all variable changes but the first `keep`.
     fn restore(&mut self, keep: usize) {
         for (name, before) in self.changes.drain(keep..).rev() {
             match before {
@@ -133,7 +132,7 @@ impl Run<'_> {
         self.vars.get(name).map_or("", String::as_str)
     }
 
-    /// Expands words; an unquoted variable is split at blanks, and vanishes if empty.
+    /// Expands words; an unquoted variable is split at blanks, and is dropped if empty.
     fn expand(&self, tokens: &[Token]) -> Result<Vec<String>> {
         let mut words = Vec::new();
         let mut total = 0;
@@ -220,12 +219,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Where the braces of a block open (or its command ends without), and what follows the block.
+    /// Index of the opening brace of a block (or of the end of its command, if there is none), and
+    /// index of what follows the block.
     fn skip_braces(&self, tokens: &[Token], at: usize) -> (usize, usize) {
         let open = (at..tokens.len())
             .find(|i| tokens[*i].keyword() == Some("{") || tokens[*i] == Token::End)
             .unwrap_or(tokens.len());
-        // The brace of a function may stand on the next line.
+        // The brace of a function may be on the next line.
         let open = (open..tokens.len()).find(|i| tokens[*i] != Token::End).unwrap_or(tokens.len());
         if tokens.get(open).and_then(Token::keyword) != Some("{") {
             return (open, open.max(at + 1));
@@ -233,9 +233,9 @@ impl Run<'_> {
         (open, matching(tokens, open, &["{"], "}"))
     }
 
-    /// The inside of `if … fi`.
+    /// Interprets the inside of `if … fi`.
     fn conditional(&mut self, tokens: &[Token], depth: usize) -> Result<()> {
-        // Cut at the keywords of this level: condition, then-block, condition, …, else-block.
+        // Split at the keywords of this level: condition, then-block, condition, …, else-block.
         let mut cuts = vec![(0, "if")];
         let (mut level, mut start_of_command) = (0usize, true);
         for (i, token) in tokens.iter().enumerate() {
@@ -305,9 +305,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Opens an item on the current level; returns the one that is open around it.
+    /// Opens an item on the current level; returns the enclosing open item.
     fn begin_item(&mut self, title: String, id: Option<String>) -> Option<usize> {
-        // The stack of counters is never empty: it starts with one and submenus put it back.
+        // The stack of counters is never empty: it starts with one, and each submenu restores it.
         let index = self.counters.last().copied().unwrap_or(0);
         if let Some(counter) = self.counters.last_mut() {
             *counter += 1;
@@ -318,7 +318,7 @@ impl Run<'_> {
         outer
     }
 
-    /// The items around item `at`, and itself at the end.
+    /// The items that enclose item `at`, outermost first, followed by the item itself.
     fn path_to(&self, at: Option<usize>) -> Vec<&Item> {
         let up = |item: &&Item| item.parent.map(|at| &self.items[at]);
         let mut path: Vec<&Item> =
@@ -327,7 +327,7 @@ impl Run<'_> {
         path
     }
 
-    /// Adds the entry that the open item is.
+    /// Adds the entry for the open item.
     fn push_entry(&mut self, mut entry: MenuEntry) -> Result<()> {
         let Some(open) = self.open else { return Ok(()) };
         let titles: Vec<&str> =
@@ -382,10 +382,10 @@ impl Run<'_> {
                 entry.initrds =
                     args[options..].iter().map(|p| strip_device(p).to_owned()).collect();
             }
-            // The first module of a hypervisor is its dom0's kernel, the second the initrd.
+            // A hypervisor's first module is the dom0 kernel, the second the initrd.
             "module" | "module2" | "xen_module" => {
                 if !entry.hypervisor {
-                    // 20_linux_xen puts a word in place of the file name, which Xen drops.
+                    // 20_linux_xen writes a placeholder instead of the file name; Xen drops it.
                     let skip = usize::from(rest.first().is_some_and(|w| w == "placeholder"));
                     entry.hypervisor = true;
                     entry.kernel = path;
@@ -407,8 +407,8 @@ impl Run<'_> {
         };
         let Some(text) = read_optional(self.fs, &path)? else { return Ok(()) };
         for (name, value) in parse_env(&text) {
-            // GRUB clears next_entry when it has booted it. Nothing is written here, so it would
-            // be booted at every start.
+            // GRUB clears next_entry after booting it. Nothing is written here, so the same entry
+            // would boot every time.
             if name != "next_entry" {
                 self.set(name, value);
             }
@@ -462,15 +462,15 @@ impl Run<'_> {
                 wanted.escape_debug()
             )),
         }
-        // Entries are separated by blanks, so only numbers and ids can be meant.
+        // Fallback entries are separated by blanks, so they can only be numbers and ids.
         menu.fallback =
             self.get("fallback").split_whitespace().filter_map(|w| self.find(w)).collect();
         menu.entries = self.entries;
         menu
     }
 
-    /// The entry that `default` names: per level of the menu a number, title or id, with `>`
-    /// between the levels (doubled where a title has one).
+    /// The entry that `default` names: a number, title or id for each menu level, separated by `>`
+    /// (a `>` within a title is doubled).
     fn find(&self, wanted: &str) -> Option<usize> {
         if wanted.is_empty() {
             return None;
@@ -484,9 +484,9 @@ impl Run<'_> {
             let items = self.path_to(Some(*at));
             items.len() >= path.len() && path.iter().zip(items).all(|(name, item)| hit(item, name))
         };
-        // The path of a submenu alone stands for its first entry.
+        // A submenu's path alone refers to its first entry.
         self.item_of_entry.iter().position(is_full).or_else(|| match wanted.parse::<usize>() {
-            // As pygrub: a number counts flattened entries, a title may be anywhere.
+            // As in pygrub, a number counts flattened entries, and a title may be on any level.
             Ok(index) => Some(index).filter(|i| *i < self.entries.len()),
             Err(_) => {
                 let leaf = path.last().filter(|l| l.parse::<usize>().is_err())?;

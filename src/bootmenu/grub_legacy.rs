@@ -7,11 +7,11 @@ use super::text::{bounded, charge_words, dir_of, first_word, read_optional, stri
 use crate::Result;
 use crate::fs::GuestFs;
 
-/// Parses a menu. `fs` and `path` serve `default saved`, whose number is in the file `default` beside
-/// the menu.
+/// Parses a menu. `fs` and `path` are needed for `default saved`, whose number is in the file
+/// `default` in the same directory as the menu.
 ///
 /// # Errors
-/// `TooLarge` when the budget of `fs` is used up; those of reading that file.
+/// `TooLarge` when the budget of `fs` is used up; errors from reading that file.
 pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     let mut menu = Menu::default();
     let mut default = String::new();
@@ -49,7 +49,7 @@ pub fn parse(fs: &dyn GuestFs, path: &str, text: &str) -> Result<Menu> {
     Ok(menu)
 }
 
-/// A command and its argument, which blanks or one `=` separate.
+/// A command and its argument, separated by blanks or a single `=`.
 fn split_command(line: &str) -> (&str, &str) {
     let end = line.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(line.len());
     let rest = line[end..].trim_start();
@@ -68,7 +68,7 @@ fn entry_command(fs: &dyn GuestFs, entry: &mut MenuEntry, command: &str, rest: &
             charge_words(fs, rest)?;
             entry.initrds = rest.split_whitespace().map(|p| strip_device(p).into()).collect()
         }
-        // The first module makes of the kernel before it a hypervisor: it is Xen's dom0 kernel.
+        // The first module is Xen's dom0 kernel, so the preceding kernel is a hypervisor.
         "module" | "modulenounzip" => {
             let (path, args) = path_and_args(rest);
             if !entry.hypervisor {

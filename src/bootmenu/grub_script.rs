@@ -1,7 +1,7 @@
-//! The lexer of GRUB 2's script language: what a shell-like script is made of, before anything is
-//! expanded or run.
+//! The lexer of GRUB 2's script language. It splits a shell-like script into tokens before anything
+//! is expanded or run.
 //!
-//! Source: GNU GRUB manual, "Shell-like scripting"; `grub-core/script/yylex.l`.
+//! Sources: GNU GRUB manual, "Shell-like scripting"; `grub-core/script/yylex.l`.
 
 use crate::Result;
 use crate::fs::{Budget, Cost};
@@ -25,7 +25,8 @@ pub(super) enum Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    /// The word's text, if it is plain: unquoted and without variables, as keywords must be.
+    /// The word's text if it is plain, that is, unquoted and without variables, as keywords must
+    /// be.
     pub(super) fn keyword(&self) -> Option<&'a str> {
         match self {
             Self::Word(parts) => match parts[..] {
@@ -37,10 +38,11 @@ impl<'a> Token<'a> {
     }
 }
 
-/// Splits a script into tokens, which are slices of it. An open quote ends with the text.
+/// Splits a script into tokens, which are slices of it. An unterminated quote extends to the end of
+/// the text.
 ///
 /// # Errors
-/// `TooLarge` when `budget` allows no more words.
+/// `TooLarge` if `budget` allows no more words.
 pub(super) fn lex<'a>(text: &'a str, budget: &Budget) -> Result<Vec<Token<'a>>> {
     let mut lexer = Lexer { text, at: 0, tokens: Vec::new(), word: None, text_end: None };
     while lexer.at < text.len() {
@@ -65,9 +67,9 @@ struct Lexer<'a> {
     /// Offset of the next character.
     at: usize,
     tokens: Vec<Token<'a>>,
-    /// The word that is being read; `Some` and empty after an empty pair of quotes.
+    /// The word being read; `Some` and empty after an empty pair of quotes.
     word: Option<Vec<Part<'a>>>,
-    /// Where the last part of the word ends, if it is a text.
+    /// Where the last part of the word ends, if it is text.
     text_end: Option<usize>,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Lexer<'a> {
         self.next()
     }
 
-    /// Reads what the next character starts.
+    /// Reads the token that starts with the next character.
     fn step(&mut self) {
         let start = self.at;
         match self.next() {
@@ -99,7 +101,7 @@ impl<'a> Lexer<'a> {
             Some(c) if c.is_whitespace() => self.end_word(),
             Some('#') if self.word.is_none() => while self.next_if(|c| c != '\n').is_some() {},
             Some(c @ ('{' | '}')) if self.word.is_none() && self.is_at_word_end() => {
-                // A brace alone opens or closes a block, wherever it stands.
+                // A lone brace opens or closes a block anywhere.
                 if c == '}' {
                     self.tokens.push(Token::End);
                 }
@@ -126,7 +128,7 @@ impl<'a> Lexer<'a> {
         self.peek().is_none_or(|c| c.is_whitespace() || c == ';')
     }
 
-    /// The character after a backslash outside of quotes.
+    /// Reads the character after a backslash outside quotes.
     fn escape(&mut self) {
         let start = self.at;
         if !matches!(self.next(), Some('\n') | None) {
@@ -154,7 +156,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The rest of a variable, whose `$` is at `start`.
+    /// Reads the rest of a variable, whose `$` is at `start`.
     fn variable(&mut self, start: usize, quoted: bool) {
         let braced = self.next_if(|c| c == '{').is_some();
         let name_at = self.at;
@@ -175,7 +177,7 @@ impl<'a> Lexer<'a> {
         self.text_end = Some(self.at);
     }
 
-    /// Adds the text from `start` to here to the word.
+    /// Adds the text from `start` to the current position to the word.
     fn push(&mut self, start: usize, quoted: bool) {
         let word = self.word.get_or_insert_default();
         match word.last_mut() {
@@ -211,7 +213,7 @@ mod tests {
                             Part::Text(t, q) => ((*t).to_owned(), *q, Some(*q)),
                             Part::Variable(v, q) => (format!("${v}"), *q, None),
                         };
-                        // Texts of one kind that follow each other are one text.
+                        // Adjacent texts of the same kind are printed as one.
                         if now.is_none() || now != text {
                             out.push_str(if out.is_empty() { "" } else { "+" });
                             out.push_str(if quoted { "'" } else { "" });

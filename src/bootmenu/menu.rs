@@ -1,6 +1,6 @@
-//! What a boot menu says, whatever its grammar.
+//! A parsed boot menu, independent of its grammar.
 
-/// Most entries of one menu; further ones are left out.
+/// Maximum number of entries in a menu; further ones are left out.
 pub const MAX_ENTRIES: usize = 1000;
 
 /// The grammar of a boot menu.
@@ -31,11 +31,11 @@ impl MenuFormat {
 /// One entry of a boot menu. Paths are as written, without a device in parentheses.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct MenuEntry {
-    /// The title; in submenus all titles from the outermost on, `A>B`.
+    /// The title; for an entry in submenus, all titles from the outermost on, `A>B`.
     pub title: String,
     /// The identifier by which `default` may name the entry.
     pub id: Option<String>,
-    /// The kernel; empty when the entry starts something other than Linux.
+    /// The kernel; empty if the entry does not start Linux.
     pub kernel: String,
     /// The initial ramdisks, in the order in which they are concatenated.
     pub initrds: Vec<String>,
@@ -54,7 +54,7 @@ pub struct Menu {
     pub default: usize,
     /// Indices of the entries to try when the default does not load.
     pub fallback: Vec<usize>,
-    /// What a user should know about how the default was determined.
+    /// What the user should know about how the default was determined.
     pub notes: Vec<String>,
 }
 
@@ -65,6 +65,6 @@ pub struct Config {
     pub path: String,
     /// Its grammar.
     pub format: MenuFormat,
-    /// What it says.
+    /// The parsed menu.
     pub menu: Menu,
 }

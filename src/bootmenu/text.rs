@@ -1,11 +1,11 @@
-//! Reading the files of a boot menu, and the small pieces of text that all grammars share.
+//! Reading the files of a boot menu, and text helpers shared by all grammars.
 
 use crate::fs::{Cost, GuestFs};
 use crate::{ErrorKind, Result};
 
-/// Largest boot menu file that is read, in bytes (as pygrub: `FS_READ_MAX`).
+/// Largest boot menu file that is read, in bytes (pygrub: `FS_READ_MAX`).
 pub const MAX_CONFIG: usize = 1 << 20;
-/// Longest command line that is kept, in bytes. Linux takes 2047 on x86.
+/// Longest command line that is kept, in bytes. Linux accepts 2047 on x86.
 pub const MAX_CMDLINE: usize = 16 << 10;
 
 /// Whether an error means that there is nothing usable at a path.
@@ -13,7 +13,7 @@ pub(super) fn is_absent(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NotFound | ErrorKind::Invalid)
 }
 
-/// A file of at most [`MAX_CONFIG`] bytes as text; bytes that are not UTF-8 become replacement
+/// Reads a file of at most [`MAX_CONFIG`] bytes as text; invalid UTF-8 becomes replacement
 /// characters.
 pub(super) fn read_text(fs: &dyn GuestFs, path: &str) -> Result<String> {
     let data = fs.read(path, MAX_CONFIG)?;
@@ -24,7 +24,7 @@ pub(super) fn read_text(fs: &dyn GuestFs, path: &str) -> Result<String> {
     })
 }
 
-/// Like [`read_text`], for a file that need not exist.
+/// Like [`read_text`], for a file that may be missing.
 pub(super) fn read_optional(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
     match read_text(fs, path) {
         Ok(text) => Ok(Some(text)),
@@ -33,12 +33,12 @@ pub(super) fn read_optional(fs: &dyn GuestFs, path: &str) -> Result<Option<Strin
     }
 }
 
-/// The directory of a path, without a slash at its end; empty for the root.
+/// The directory of a path, without a trailing slash; empty for the root.
 pub(super) fn dir_of(path: &str) -> &str {
     path.rfind('/').map_or("", |at| &path[..at])
 }
 
-/// A path without GRUB's `(hd0,0)` or `($root)` in front.
+/// A path without a leading `(hd0,0)` or `($root)` of GRUB.
 pub(super) fn strip_device(path: &str) -> &str {
     match path.strip_prefix('(').and_then(|p| p.split_once(')')) {
         Some((_, rest)) => rest,
@@ -46,7 +46,7 @@ pub(super) fn strip_device(path: &str) -> &str {
     }
 }
 
-/// Cuts a text to [`MAX_CMDLINE`] bytes.
+/// Truncates a text to [`MAX_CMDLINE`] bytes.
 pub(super) fn bounded(mut text: String) -> String {
     if text.len() > MAX_CMDLINE {
         let end = (0..=MAX_CMDLINE).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);

@@ -1,9 +1,10 @@
-//! Orders of version strings, as the packagers of kernels define them.
+//! Version comparison, as defined by the package managers that ship kernels.
 
 use std::cmp::Ordering;
 
-/// Debian's order of upstream versions and revisions (deb-version(7), without epoch): letters before
-/// other characters, `~` before everything, even the end; runs of digits by value.
+/// Debian's ordering of upstream versions and revisions (deb-version(7), without epoch): letters
+/// sort before other characters, `~` before everything, even the end; runs of digits compare by
+/// value.
 pub fn debian_cmp(a: &str, b: &str) -> Ordering {
     fn rank(c: Option<u8>) -> i32 {
         match c {
@@ -26,7 +27,7 @@ pub fn debian_cmp(a: &str, b: &str) -> Ordering {
                 Ordering::Equal => {}
                 unequal => return unequal,
             }
-            // Equal ranks with text on one side mean the same character on both.
+            // If ranks are equal and one side has text, both have the same character.
             a = a.get(1..).unwrap_or_default();
             b = b.get(1..).unwrap_or_default();
         }
@@ -41,8 +42,9 @@ pub fn debian_cmp(a: &str, b: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// RPM's order of versions (rpm `rpmio/rpmvercmp.c`): runs of digits or letters, separators only
-/// separate, digits are newer than letters, `~` sorts before and `^` after the end.
+/// RPM's ordering of versions (rpm `rpmio/rpmvercmp.c`): runs of digits or letters are compared,
+/// separators only separate them, digits are newer than letters, `~` sorts before and `^` after the
+/// end.
 pub fn rpm_cmp(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
     let skip = |s: &mut &[u8]| {

@@ -1,13 +1,13 @@
-//! Btrfs on one device through the `lambutter` crate: safe code, which reads the single, DUP and
-//! RAID1 profiles, subvolumes, and extents compressed with zlib, LZO and zstd.
+//! Btrfs on one device through the `lambutter` crate. The crate is safe code; it reads the single,
+//! DUP and RAID1 profiles, subvolumes, and extents compressed with zlib, LZO and zstd.
 //!
-//! What is shown is the subvolume that holds the guest's root: the default one, or, where that has
-//! no `/etc`, the one at the top level that does (`@`, `@rootfs`, `root`, …). GRUB counts paths from
-//! the top level, so `/@/boot/vmlinuz` is found in `@` as well.
+//! The reader presents the subvolume that holds the guest's root: the default one or, if that has
+//! no `/etc`, the one at the top level that does (`@`, `@rootfs`, `root`, …). GRUB's paths start at
+//! the top level, so `/@/boot/vmlinuz` is also found in `@`.
 //!
-//! The log of what was fsynced after the last transaction is not replayed; without it the
-//! filesystem is as it was at that transaction, at most some 30 s before. As for XFS, what a look
-//! may cost is limited (`metered`) and a panic becomes a `Corrupt` error.
+//! The log of changes that were fsynced after the last transaction is not replayed. The filesystem
+//! therefore appears as of that transaction, at most some 30 s earlier. As for XFS, the cost of
+//! each access is limited (`metered`), and a panic becomes a `Corrupt` error.
 
 mod leaf;
 
@@ -32,13 +32,13 @@ const TOP_LEVEL: u64 = 5;
 /// What installers call the subvolume of the root filesystem: Debian, Ubuntu and Arch, Fedora.
 const ROOT_NAMES: [&str; 4] = ["@rootfs", "@", "root", "@root"];
 
-/// A Btrfs filesystem, seen from the guest's root subvolume. Not `Send`: make it in the thread that
-/// uses it. What lies under it must not change while it lives; look again with a new one. After some
-/// gigabytes of searching it gives up (`TooLarge`).
+/// A Btrfs filesystem, seen from the guest's root subvolume. Not `Send`: create it in the thread
+/// that uses it. The underlying bytes must not change during its lifetime; create a new one to read
+/// changed bytes. After searching some gigabytes it fails with `TooLarge`.
 pub struct BtrfsFs {
     fs: RefCell<Btrfs<Metered>>,
     meter: Rc<Meter>,
-    /// Name of the subvolume that is shown, if it is not the default one.
+    /// Name of the presented subvolume, if it is not the default one.
     subvolume: Option<String>,
     /// Whether there is a log that was not replayed.
     stale: bool,
@@ -48,13 +48,13 @@ impl BtrfsFs {
     /// Opens the filesystem that starts at byte 0 of `reader`.
     ///
     /// # Errors
-    /// `Unsupported` for features, profiles and checksums that can't be read and for filesystems of
-    /// several devices; `Corrupt` when it is no Btrfs or a broken one; `Io` from `reader`.
+    /// `Unsupported` for features, profiles and checksums that can't be read and for filesystems on
+    /// several devices; `Corrupt` if it is not Btrfs or is damaged; `Io` from `reader`.
     pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
         Self::open_within(reader, Budget::new())
     }
 
-    /// As [`open`](Self::open), with a `budget` that other looks into the same guest share.
+    /// Like [`open`](Self::open), with a `budget` shared with other readers of the same guest.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -84,12 +84,12 @@ impl BtrfsFs {
         Ok(Self { fs: RefCell::new(fs), meter, subvolume, stale })
     }
 
-    /// Name of the subvolume at the top level that is shown, if it is not the default one.
+    /// Name of the presented top-level subvolume, if it is not the default one.
     pub fn subvolume(&self) -> Option<&str> {
         self.subvolume.as_deref()
     }
 
-    /// Asks the crate about `what`, which may read so many bytes.
+    /// Calls the crate about `what`, which may read at most `allowance` bytes.
     fn ask<T>(
         &self,
         what: &str,
@@ -100,13 +100,13 @@ impl BtrfsFs {
         self.meter.finish(quietly(|| f(&mut self.fs.borrow_mut())), what, convert)
     }
 
-    /// The path within the subvolume that GRUB means with `path`, if it can be another one.
+    /// The path within the subvolume that GRUB means by `path`, if it can be a different one.
     fn below_top<'a>(&self, path: &'a str) -> Option<&'a str> {
         let rest = path.strip_prefix('/')?.strip_prefix(self.subvolume.as_deref()?)?;
         if rest.is_empty() { Some("/") } else { rest.starts_with('/').then_some(rest) }
     }
 
-    /// Calls `f` with `path`, and if there is no such thing with what GRUB means by it.
+    /// Calls `f` with `path` and, if that does not exist, with the path that GRUB means by it.
     fn either<T>(&self, path: &str, f: impl Fn(&str) -> Result<T>) -> Result<T> {
         match (f(path), self.below_top(path)) {
             (Err(e), Some(path)) if e.kind() == ErrorKind::NotFound => f(path).map_err(|_| e),
@@ -123,7 +123,7 @@ impl GuestFs for BtrfsFs {
     fn node(&self, path: &str, _searched: u64) -> Result<Node> {
         let inode = self.inode(path)?;
         let meta = self.ask(path, PER_LOOK, |fs| fs.metadata(&inode))?;
-        // `lambutter` returns no times. The leaf with the inode is what it read last.
+        // `lambutter` returns no times. The last leaf it read is the one with the inode.
         let times = leaf::times(&self.meter.last_read(), inode.objectid()).unwrap_or_default();
         let (mtime_secs, mtime_nanos) = times.modified;
         let len = meta.size;
@@ -165,7 +165,7 @@ impl GuestFs for BtrfsFs {
     }
 
     fn kernel_mount(&self) -> Option<KernelMount> {
-        // No comma gets in: the name is one that was looked for, or has none.
+        // The name contains no comma: `root_subvolume` skips names that do.
         let options = self.subvolume.as_ref().map(|name| format!("subvol=/{name}"));
         Some(KernelMount { fs_type: "btrfs", options: options.unwrap_or_default() })
     }
@@ -222,8 +222,8 @@ fn has_etc(fs: &mut Btrfs<Metered>, below: &str) -> bool {
     fs.resolve(Path::from(format!("{below}/etc").as_str())).is_ok()
 }
 
-/// The subvolume at the top level that holds a root filesystem: one of the usual names, or the only
-/// one that does.
+/// The top-level subvolume that holds a root filesystem: one with a usual name, or else the only
+/// candidate.
 fn root_subvolume(top: &mut Btrfs<Metered>) -> Option<String> {
     let entries = top.read_dir(Path::from("/")).ok()?;
     let own = top.subvolume();

@@ -1,8 +1,8 @@
-//! What looking into a guest may cost, all looks together.
+//! Limits on the total cost of reading a guest.
 //!
 //! A guest decides how much there is to read: directories with a million names, menus that expand
-//! to gigabytes, paths through many symlinks. Whoever opens a filesystem gives it a budget, and all
-//! that reads from that filesystem charges it. An honest guest needs a small part of it.
+//! to gigabytes, paths through many symlinks. Whoever opens a filesystem gives it a budget, and
+//! everything that reads from that filesystem charges it. An honest guest uses a small part of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 
 use crate::{Error, ErrorKind, Result};
 
-/// What is charged.
+/// A resource that is charged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cost {
-    /// Components of paths that were looked up.
+    /// Path components that were looked up.
     Lookups,
-    /// Bytes of directories and trees that were searched for them.
+    /// Bytes of directories and trees that were searched for path components.
     SearchedBytes,
-    /// Names that directories were listed with.
+    /// Names returned by directory listings.
     Names,
-    /// Words of boot menus, as written and as expanded.
+    /// Words of boot menus, both as written and as expanded.
     MenuWords,
-    /// Bytes of boot menus: of their files, and of what variables expand to.
+    /// Bytes of boot menus: of their files, and of expanded variables.
     MenuBytes,
     /// Bytes that compressed initrds unpack to.
     UnpackedBytes,
@@ -37,11 +37,11 @@ const LIMITS: [(u64, &str); 6] = [
     (1 << 30, "bytes in unpacked initrds"),
 ];
 
-/// Longest time from the start of a budget to the last charge. The limits above end a hostile guest
-/// long before on an idle machine.
+/// Longest time from the creation of a budget to its last charge. On an idle machine, the limits
+/// above stop a hostile guest long before.
 const TIME: Duration = Duration::from_secs(60);
 
-/// A budget; clones share it, so that several filesystems of one guest can be read within one.
+/// A budget. Clones share it, so several filesystems of one guest can be read within one budget.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Inner>);
 
@@ -59,19 +59,20 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// A whole budget, whose time starts now.
+    /// A full budget, whose time starts now.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes `amount` off what is left for `cost`.
+    /// Subtracts `amount` from what is left for `cost`.
     ///
     /// # Errors
-    /// `TooLarge` when less than that is left, now and from then on, or when the time is over.
+    /// `TooLarge` if less than `amount` is left (all later charges for `cost` then fail too), or if
+    /// the time is up.
     pub fn charge(&self, cost: Cost, amount: u64) -> Result<()> {
         let (limit, what) = LIMITS[cost as usize];
         let left = &self.0.left[cost as usize];
-        // Threads may share a budget: what two take at once must not count once.
+        // Threads may share a budget, so the subtraction must be atomic.
         let taken = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(amount));
         if taken.is_err() {
             left.store(0, Relaxed);
@@ -87,7 +88,7 @@ impl Budget {
         Ok(())
     }
 
-    /// As [`charge`](Self::charge), for a look at `path`, which the error names.
+    /// Like [`charge`](Self::charge), for an access to `path`, which the error names.
     ///
     /// # Errors
     /// As [`charge`](Self::charge).
@@ -98,7 +99,7 @@ impl Budget {
         })
     }
 
-    /// Gives back what was charged for something that turned out to be no search.
+    /// Gives back a charge for reading that turned out not to be a search.
     pub(crate) fn refund(&self, cost: Cost, amount: u64) {
         let limit = LIMITS[cost as usize].0;
         let back = |left: u64| Some(left.saturating_add(amount).min(limit));

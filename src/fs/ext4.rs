@@ -1,13 +1,13 @@
 //! ext2/3/4 through the `ext4-view` crate, hardened against hostile images.
 //!
-//! The crate is safe code, but trusts some numbers: it reserves memory for as many block groups and
+//! The crate is safe code but trusts some numbers: it reserves memory for as many block groups and
 //! as long a symlink as the image claims, walks extent trees whose nodes all point at each other's
 //! children, and panics on some broken directory hashes. Therefore
 //! * the superblock is checked before the crate sees it (`superblock`),
-//! * symlinks are resolved here, one component at a time, after a look at their length,
-//! * directories beyond [`MAX_DIR_BYTES`] are refused,
+//! * symlinks are resolved here, one component at a time, after their length was checked,
+//! * directories larger than [`MAX_DIR_BYTES`] are refused,
 //! * a dirty journal is replayed here (`journal`),
-//! * interior extent nodes deeper than any sane file has are made unreadable (`Adapter`),
+//! * interior extent nodes deeper than in any sane file are made unreadable (`Adapter`),
 //! * a panic becomes a `Corrupt` error.
 
 mod crc;
@@ -28,12 +28,13 @@ use crate::{Error, ErrorKind, Result};
 
 /// Largest directory that is read, in bytes of its blocks: some 400,000 names.
 pub const MAX_DIR_BYTES: u64 = 16 << 20;
-/// Most names that one directory may have.
+/// Maximum number of names in one directory.
 const MAX_DIR_ENTRIES: usize = 500_000;
 
-/// An ext2, ext3 or ext4 filesystem. Not `Send`: make it in the thread that uses it. What lies
-/// under it must not change while it lives; look again with a new one. It is made for a look around,
-/// not for long life: after some gigabytes of searched directories it gives up (`TooLarge`).
+/// An ext2, ext3 or ext4 filesystem. Not `Send`: create it in the thread that uses it. The
+/// underlying bytes must not change during its lifetime; create a new one to read changed bytes. It
+/// is meant for short inspections: after searching some gigabytes of directories it fails with
+/// `TooLarge`.
 pub struct Ext4Fs {
     fs: Ext4,
     uuid: [u8; 16],
@@ -46,13 +47,13 @@ impl Ext4Fs {
     /// memory.
     ///
     /// # Errors
-    /// `Unsupported` names the filesystem features that can't be read; `Corrupt` when it is no
-    /// ext2/3/4 or a broken one, or longer than the image; `Io` from `reader`.
+    /// `Unsupported` names the filesystem features that can't be read; `Corrupt` if it is not
+    /// ext2/3/4, is damaged, or is longer than the image; `Io` from `reader`.
     pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
         Self::open_within(reader, Budget::new())
     }
 
-    /// As [`open`](Self::open), with a `budget` that other looks into the same guest share.
+    /// Like [`open`](Self::open), with a `budget` shared with other readers of the same guest.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -70,7 +71,7 @@ impl Ext4Fs {
             window_start: 0,
         };
         if needs_recovery {
-            // The journal may hold another superblock, which is as little to be trusted.
+            // The journal may hold another superblock, which is just as untrusted.
             let (mut raw, size) = ([0; superblock::LEN], adapter.reader.len());
             adapter
                 .fill(superblock::OFFSET, &mut raw)
@@ -199,7 +200,7 @@ impl GuestFile for Ext4File {
 /// Gives `ext4-view` the bytes of the image.
 struct Adapter {
     reader: Box<dyn ReadAt>,
-    /// What the journal has newer.
+    /// Blocks that the journal has newer versions of.
     replay: Replay,
     needs_recovery: bool,
     block_size: usize,
@@ -227,7 +228,7 @@ impl Adapter {
         }
         let sb = superblock::OFFSET;
         if self.needs_recovery && start <= sb && end >= sb + superblock::LEN as u64 {
-            // In range: just compared.
+            // In range: compared above.
             let at = (sb - start) as usize;
             superblock::mark_recovered(&mut dst[at..at + superblock::LEN]);
         }
@@ -245,17 +246,17 @@ impl Adapter {
             self.fill(start, &mut window)?;
             (self.window, self.window_start) = (window, start);
         }
-        // In range: the window was just made to hold `start..end`.
+        // In range: the window now holds `start..end`.
         let at = (start - self.window_start) as usize;
         dst.copy_from_slice(&self.window[at..at + dst.len()]);
         Ok(())
     }
 
-    /// Whether a block is an extent tree node that stands on two more levels of nodes.
+    /// Whether a block is an extent tree node with two or more levels of nodes below it.
     ///
-    /// A file with such a node has millions of extents if it is honest, and is no kernel, config or
-    /// directory; in a hostile image, nodes that share children make a walk of 340^5 steps. The
-    /// check is strict enough (90 bits of a block must fit) not to hit file data.
+    /// An honest file with such a node has millions of extents; it is not a kernel, config or
+    /// directory. In a hostile image, nodes that share children make a walk of 340^5 steps. The
+    /// check is strict enough (90 bits of a block must match) not to hit file data.
     fn is_deep_extent_node(&self, block: &[u8]) -> bool {
         let u16_at = |at| u16::from_le_bytes([block[at], block[at + 1]]);
         let u32_at = |at| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
@@ -288,7 +289,7 @@ impl Ext4Read for Adapter {
     }
 }
 
-/// Copies what `data` at `data_start` has of the range that `dst` at `start` is.
+/// Copies the part of `data` (at `data_start`) that overlaps `dst` (at `start`) into `dst`.
 fn overlay(start: u64, dst: &mut [u8], data_start: u64, data: &[u8]) {
     let from = start.max(data_start);
     let to = (start + dst.len() as u64).min(data_start + data.len() as u64);
@@ -303,8 +304,8 @@ fn too_many(path: &str) -> Error {
     Error::new(ErrorKind::TooLarge, format!("directory {path} in the guest has too many entries"))
 }
 
-/// Calls into `ext4-view`; its errors and panics become ours. `what` is the path or thing that was
-/// looked at.
+/// Calls into `ext4-view` and converts its errors and panics to ours. `what` is the path or object
+/// that is accessed.
 fn guarded<T>(what: &str, f: impl FnOnce() -> std::result::Result<T, Ext4Error>) -> Result<T> {
     match quietly(f) {
         Ok(Ok(value)) => Ok(value),

@@ -1,4 +1,4 @@
-//! A panic inside a parser of another crate becomes an error.
+//! Turns a panic inside another crate's parser into an error.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,11 +9,11 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Calls `f`; a panic in it is returned as its message. A panic may leave what `f` changes half
-/// done, which is harmless for the caches that the readers keep.
+/// Calls `f` and returns a panic in it as its message. A panic may leave what `f` changes in an
+/// inconsistent state, which is harmless for the caches that the readers keep.
 pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    // A panic is expected here for some broken images, so its message goes into the error instead
-    // of to stderr. Panics of other threads and places are reported as before.
+    // A panic is expected here for some damaged images, so its message goes into the error instead
+    // of to stderr. Panics in other threads and places are reported as before.
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = std::panic::take_hook();

@@ -1,19 +1,19 @@
-//! The traits through which the rest of the program sees a guest's filesystem, and path resolution
-//! that every implementation shares.
+//! The traits through which the rest of the program sees a guest's filesystem, and the path
+//! resolution that all implementations share.
 
 use std::collections::VecDeque;
 
 use super::budget::{Budget, Cost};
 use crate::{Error, ErrorKind, Result};
 
-/// Most symlinks that one path may pass through (as Linux: `MAXSYMLINKS`).
+/// Maximum number of symlinks in the resolution of one path (Linux: `MAXSYMLINKS`).
 const MAX_SYMLINKS: usize = 40;
-/// Most components that resolving one path may visit.
+/// Maximum number of components visited while resolving one path.
 const MAX_COMPONENTS: usize = 1000;
-/// Longest path and longest symlink target in bytes (as Linux: `PATH_MAX`).
+/// Longest path and longest symlink target in bytes (Linux: `PATH_MAX`).
 pub const MAX_PATH: usize = 4096;
 
-/// What kind of thing a path names.
+/// File type of what a path names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FileKind {
     /// A regular file.
@@ -26,18 +26,18 @@ pub enum FileKind {
     Other,
 }
 
-/// What is known of a file without reading it.
+/// What is known about a file without reading it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Stat {
     /// Kind of the file.
     pub kind: FileKind,
-    /// Length in bytes, as the inode claims it.
+    /// Length in bytes, as claimed by the inode.
     pub len: u64,
-    /// Seconds of the last modification since 1970; 0 where it cannot be told.
+    /// Seconds of the last modification since 1970; 0 if unknown.
     pub mtime_secs: i64,
     /// Nanoseconds within that second.
     pub mtime_nanos: u32,
-    /// What distinguishes a new file from the one that it replaces where the times do not: the transaction
+    /// Distinguishes a new file from the one it replaces when the times do not: the transaction
     /// that changed it (Btrfs) or its inode number (XFS); otherwise 0.
     pub revision: u64,
 }
@@ -45,7 +45,7 @@ pub struct Stat {
 /// How the kernel's own driver mounts a filesystem.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KernelMount {
-    /// Type, as mount(2) takes it.
+    /// Type, as for mount(2).
     pub fs_type: &'static str,
     /// Options of that filesystem, separated by commas; may be empty.
     pub options: String,
@@ -61,25 +61,26 @@ pub trait GuestFile {
         self.len() == 0
     }
 
-    /// Reads at `offset` (bytes) into `buf`; fewer bytes than asked for only at the end of the
-    /// file. Reading forwards is cheap, jumping back costs a walk over the file's block list.
+    /// Reads at `offset` (bytes) into `buf`; returns fewer bytes than asked for only at the end of
+    /// the file. Reading forwards is cheap; seeking back costs a walk over the file's block list.
     ///
     /// # Errors
-    /// `Io` from the image, `Corrupt` when the file's metadata are broken.
+    /// `Io` from the image, `Corrupt` if the file's metadata are damaged.
     fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize>;
 }
 
-/// A guest's filesystem, read only. Paths are absolute, `/` separates; every method but
+/// A guest's filesystem, read-only. Paths are absolute, separated by `/`; every method but
 /// [`lstat`](Self::lstat) follows symlinks, which can't lead out of the filesystem.
 ///
-/// All methods fail with [`ErrorKind::NotFound`] when a component is missing, is not a directory or
-/// is a symlink into nowhere; with `Corrupt` or `Unsupported` when the filesystem can't be read at
-/// that place; with `Io` when the image can't.
+/// All methods fail with [`ErrorKind::NotFound`] if a component is missing, is not a directory or
+/// is a dangling symlink; with `Corrupt` or `Unsupported` if the filesystem can't be read at that
+/// place; with `Io` if the image can't.
 pub trait GuestFs {
-    /// The whole file.
+    /// Reads the whole file.
     ///
     /// # Errors
-    /// `TooLarge` beyond `limit` bytes (nothing is read then); `Invalid` if it is no regular file.
+    /// `TooLarge` beyond `limit` bytes (nothing is read then); `Invalid` if it is not a regular
+    /// file.
     fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>> {
         let mut file = self.open(path)?;
         if file.len() > limit as u64 {
@@ -102,15 +103,15 @@ pub trait GuestFs {
         Ok(data)
     }
 
-    /// What is at a canonical path, all but the last part of which are directories and no symlinks:
-    /// the one thing about paths that each filesystem answers by itself. `searched` is how many bytes
-    /// the directories on that path have together.
+    /// What is at a canonical path, in which all components but the last are directories, not
+    /// symlinks. This is the only path operation that each filesystem implements itself. `searched`
+    /// is the total size in bytes of the directories on that path.
     ///
     /// # Errors
     /// See the trait.
     fn node(&self, path: &str, searched: u64) -> Result<Node>;
 
-    /// Kind, length and time of what the path leads to.
+    /// Type, length and time of the file that the path resolves to.
     ///
     /// # Errors
     /// See the trait.
@@ -118,7 +119,7 @@ pub trait GuestFs {
         Ok(walk(self, path, true)?.1)
     }
 
-    /// Like [`stat`](Self::stat), but a symlink at the end is not followed.
+    /// Like [`stat`](Self::stat), but does not follow a symlink in the last component.
     ///
     /// # Errors
     /// See the trait.
@@ -127,10 +128,10 @@ pub trait GuestFs {
     }
 
     /// The names in a directory, sorted, without `.` and `..`. Names that are not UTF-8 are left
-    /// out: nothing that is looked for has one.
+    /// out: no file that is looked up has such a name.
     ///
     /// # Errors
-    /// `Invalid` if it is no directory, `TooLarge` if it has too many entries.
+    /// `Invalid` if it is not a directory, `TooLarge` if it has too many entries.
     fn read_dir(&self, path: &str) -> Result<Vec<String>>;
 
     /// The absolute path without symlinks, `.` and `..`.
@@ -141,32 +142,32 @@ pub trait GuestFs {
         Ok(walk(self, path, true)?.0)
     }
 
-    /// What the symlink at `path` says, as it stands.
+    /// The target of the symlink at `path`, verbatim.
     ///
     /// # Errors
-    /// `Invalid` if it is no symlink.
+    /// `Invalid` if it is not a symlink.
     fn read_link(&self, path: &str) -> Result<String> {
         let (full, _) = walk(self, path, false)?;
         self.node(&full, 0)?.target.ok_or_else(|| not_a(path, "symlink"))
     }
 
-    /// What looking into it may cost; every path that is resolved is charged.
+    /// The budget for reading this filesystem; every path resolution is charged to it.
     fn budget(&self) -> &Budget;
 
     /// Opens a regular file.
     ///
     /// # Errors
-    /// `Invalid` if it is no regular file.
+    /// `Invalid` if it is not a regular file.
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>>;
 
-    /// How the kernel's driver mounts what is shown here, if only that can write to it; `None` if
-    /// e2fsprogs can.
+    /// How the kernel's driver mounts this filesystem, if only the kernel can write to it; `None`
+    /// if e2fsprogs can.
     fn kernel_mount(&self) -> Option<KernelMount> {
         None
     }
 
-    /// What a user should know of what is read here: that it may be older than what the guest last
-    /// wrote.
+    /// A warning for the user about what is read here: that it may be older than what the guest
+    /// last wrote.
     fn caveat(&self) -> Option<String> {
         None
     }
@@ -175,13 +176,13 @@ pub trait GuestFs {
 /// What is at one canonical path.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Its kind, length and time.
+    /// Its type, length and time.
     pub stat: Stat,
     /// The symlink's target, if it is one.
     pub target: Option<String>,
 }
 
-/// The canonical path that `path` leads to, where something of this kind must be.
+/// The canonical path that `path` resolves to, which must be of the given kind.
 pub(crate) fn resolve_to(
     fs: &(impl GuestFs + ?Sized),
     path: &str,
@@ -195,7 +196,7 @@ pub(crate) fn resolve_to(
     }
 }
 
-/// Checks the length that a symlink claims for its target, before anybody reserves memory for it.
+/// Checks the length that a symlink claims for its target, before memory is reserved for it.
 pub(crate) fn check_target_len(path: &str, len: u64) -> Result<()> {
     if len == 0 || len > MAX_PATH as u64 {
         return Err(Error::new(
@@ -212,8 +213,8 @@ pub(crate) fn target_text(path: &str, target: Vec<u8>) -> Result<String> {
         .map_err(|_| Error::new(ErrorKind::Unsupported, format!("symlink {path} is not UTF-8")))
 }
 
-/// Resolves `path` to a canonical one with the stat of its end. [`GuestFs::node`] is only asked for
-/// children of directories that hold no symlink in their path.
+/// Resolves `path` to a canonical path and the stat of its last component. [`GuestFs::node`] is
+/// called only for children of directories whose path contains no symlink.
 ///
 /// Symlinks follow the rules of path_resolution(7); an absolute target starts at the guest's root.
 fn walk(fs: &(impl GuestFs + ?Sized), path: &str, follow_last: bool) -> Result<(String, Stat)> {

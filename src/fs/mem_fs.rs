@@ -1,4 +1,4 @@
-//! A [`GuestFs`] in memory, against which parsers and the choice of a boot entry are tested.
+//! An in-memory [`GuestFs`], for tests of parsers and of boot entry selection.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ enum Item {
     Symlink(String),
 }
 
-/// A filesystem in memory. Adding a file adds its parent directories.
+/// An in-memory filesystem. Adding a file adds its parent directories.
 #[derive(Default)]
 pub struct MemFs {
     items: BTreeMap<String, Item>,
@@ -20,7 +20,7 @@ pub struct MemFs {
 }
 
 impl MemFs {
-    /// An empty filesystem: just `/`.
+    /// An empty filesystem: only `/`.
     pub fn new() -> Self {
         Self::default()
     }
@@ -39,7 +39,7 @@ impl MemFs {
         self
     }
 
-    /// Removes what is at an absolute path, if anything.
+    /// Removes the file or directory at an absolute path, if any.
     #[must_use]
     pub fn without(mut self, path: &str) -> Self {
         self.items.remove(path);

@@ -1,8 +1,8 @@
-//! The bytes of an image for a reader without limits of its own.
+//! Read access to an image with limits, for filesystem crates that have none.
 //!
-//! In a hostile image, trees may share their branches and directories may be as large as the image.
-//! What such a thing costs is what must be read for it, so that is what is limited: each call has an
-//! allowance of bytes, and all calls together have another.
+//! In a hostile image, trees may share branches, and directories may be as large as the image. The
+//! cost of such a structure is the number of bytes that must be read for it, so that is what is
+//! limited: each call has an allowance of bytes, and all calls together have another.
 
 use super::budget::{Budget, Cost};
 use crate::bytes::ReadAt;
@@ -13,14 +13,15 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Bytes that one look at a path may read beside what it returns: a directory of some 400,000 names.
+/// Bytes that one access to a path may read beyond what it returns: a directory of some 400,000
+/// names.
 pub(super) const PER_LOOK: u64 = 64 << 20;
-/// Bytes that opening a filesystem may read: twice the largest journal that is replayed, and more.
+/// Bytes that opening a filesystem may read: more than twice the largest journal that is replayed.
 pub(super) const PER_OPEN: u64 = 512 << 20;
-/// The largest node of a tree.
+/// The largest tree node.
 const NODE: usize = 64 << 10;
 
-/// What was read, and what went wrong with it.
+/// What was read, and which read failed and why.
 pub(super) struct Meter {
     left: Cell<u64>,
     budget: Budget,
@@ -40,31 +41,31 @@ impl Meter {
         })
     }
 
-    /// What is charged beside the allowance of each call.
+    /// The budget that is charged in addition to the allowance of each call.
     pub(super) fn budget(&self) -> &Budget {
         &self.budget
     }
 
-    /// A call begins that may read `bytes`.
+    /// Starts a call that may read `bytes`.
     pub(super) fn begin(&self, bytes: u64) {
         self.left.set(bytes);
         self.over.set(false);
         *self.error.borrow_mut() = None;
     }
 
-    /// What the last read gave, if it was of no more than a node of a tree. The readers keep to
-    /// themselves some of what they read.
+    /// The result of the last read, if it was no larger than a tree node. The crates do not expose
+    /// some of what they read.
     pub(super) fn last_read(&self) -> Ref<'_, [u8]> {
         Ref::map(self.last.borrow(), Vec::as_slice)
     }
 
-    /// What `bytes` were read for was asked for and is no search.
+    /// Refunds `bytes` that were read because the caller requested them, not for a search.
     pub(super) fn refund(&self, bytes: u64) {
         self.budget.refund(Cost::SearchedBytes, bytes);
     }
 
-    /// What a crate `answered` about `what`, a panic included; `convert` maps its errors unless they
-    /// are for the image or the limits.
+    /// Converts what a crate `answered` about `what`, including a panic. `convert` maps the crate's
+    /// errors, unless the cause is the image or a limit.
     pub(super) fn finish<T, E>(
         &self,
         answered: std::result::Result<std::result::Result<T, E>, String>,
@@ -82,7 +83,7 @@ impl Meter {
         }
     }
 
-    /// Why reading `what` failed, if it was for the image or the limits.
+    /// Why reading `what` failed, if the cause is the image or a limit.
     pub(super) fn verdict(&self, what: &str) -> Option<Error> {
         if self.over.get() {
             return Some(Error::new(
@@ -110,16 +111,16 @@ impl Meter {
     }
 }
 
-/// A read failed; the [`Meter`] knows why.
+/// A failed read; the [`Meter`] knows the cause.
 #[derive(Debug)]
 pub(super) struct Failed;
 
-/// An image under a [`Meter`].
+/// An image whose reads are counted by a [`Meter`].
 #[derive(Clone)]
 pub(super) struct Metered {
     pub(super) reader: Arc<dyn ReadAt>,
     pub(super) meter: Rc<Meter>,
-    /// Bytes of the image that are shown as zeros.
+    /// Range of the image that reads as zeros.
     pub(super) blank: Range<u64>,
 }
 
@@ -140,7 +141,7 @@ impl Metered {
         }
         let from = self.blank.start.clamp(start, start + len) - start;
         let to = self.blank.end.clamp(start, start + len) - start;
-        // Both are at most `len`; an empty range is at the same place twice.
+        // Both are at most `len`; for an empty range they are equal.
         buf[from as usize..to as usize].fill(0);
         if buf.len() <= NODE {
             let mut last = self.meter.last.borrow_mut();

@@ -12,17 +12,17 @@ use crate::{Error, Result};
 /// Opens the filesystem that starts at byte 0 of `reader`: ext2/3/4, XFS or Btrfs, with a
 /// [`Budget`] of its own.
 ///
-/// The result is not `Send`: open it in the thread that uses it. What lies under it must not change
-/// while it lives.
+/// The result is not `Send`: open it in the thread that uses it. The underlying bytes must not
+/// change during its lifetime.
 ///
 /// # Errors
-/// `Unsupported` names features that can't be read; `Corrupt` when it is none of these filesystems,
-/// a broken one, or longer than the image; `Io` from `reader`.
+/// `Unsupported` names features that can't be read; `Corrupt` if it is none of these filesystems,
+/// is damaged, or is longer than the image; `Io` from `reader`.
 pub fn open_fs(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
     open_fs_within(reader, &Budget::new())
 }
 
-/// As [`open_fs`], with a `budget` that other looks into the same guest share.
+/// Like [`open_fs`], with a `budget` shared with other readers of the same guest.
 ///
 /// # Errors
 /// As [`open_fs`].
@@ -37,7 +37,7 @@ pub fn open_fs_within(reader: impl ReadAt + 'static, budget: &Budget) -> Result<
     Ok(match probe(&head, size) {
         Content::Xfs { .. } => Box::new(XfsFs::open_within(reader, budget)?),
         Content::Btrfs { .. } => Box::new(BtrfsFs::open_within(reader, budget)?),
-        // Its superblock says what is wrong with anything else.
+        // For anything else, the error comes from reading it as an ext4 superblock.
         _ => Box::new(Ext4Fs::open_within(reader, budget)?),
     })
 }

@@ -1,12 +1,12 @@
-//! What an image file starts with.
+//! Detects the content of an image from its first bytes.
 //!
-//! Sources: each filesystem's superblock layout as in util-linux `libblkid/src/superblocks`, the
-//! headers of image formats as in QEMU `block/`.
+//! Sources: the superblock layouts in util-linux `libblkid/src/superblocks`, and the image format
+//! headers in QEMU `block/`.
 
 use crate::layout::TableKind;
 use std::fmt::Write;
 
-/// How many bytes of an image [`probe`] wants to see; less is fine for a shorter image.
+/// How many bytes of an image [`probe`] needs; fewer if the image is shorter.
 pub const HEAD_LEN: usize = 128 << 10;
 
 /// Which of the three ext filesystems.
@@ -20,7 +20,7 @@ pub enum ExtKind {
     Ext4,
 }
 
-/// What an image starts with. UUIDs are the bytes as they are printed, left to right.
+/// The detected content of an image. UUID bytes are in printed order, left to right.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Content {
@@ -32,7 +32,7 @@ pub enum Content {
         uuid: [u8; 16],
         /// Volume label.
         label: String,
-        /// Whether the journal must be replayed: the guest was not shut down.
+        /// Whether the journal must be replayed: the guest was not shut down cleanly.
         needs_recovery: bool,
         /// Size of the filesystem in bytes.
         size: u64,
@@ -64,7 +64,7 @@ pub enum Content {
         /// Bytes per page: 4096 to 65536.
         page_size: u32,
     },
-    /// A disk with a partition table instead of a partition.
+    /// A disk with a partition table, not a partition.
     WholeDisk(TableKind),
     /// A QEMU image.
     Qcow2,
@@ -86,7 +86,7 @@ pub enum Content {
     Iso9660,
     /// A LUKS encrypted volume.
     Luks,
-    /// A physical volume of LVM2.
+    /// An LVM2 physical volume.
     Lvm2Pv,
     /// Squashfs.
     Squashfs,
@@ -94,14 +94,14 @@ pub enum Content {
     Reiserfs,
     /// JFS.
     Jfs,
-    /// Nothing but zeros in what was looked at.
+    /// Only zeros in the bytes that were inspected.
     Empty,
     /// None of the above.
     Unknown,
 }
 
 impl Content {
-    /// What it is in a few words, to stand after "is" or "holds".
+    /// A description in a few words, for use after "is" or "holds".
     pub fn describe(&self) -> &'static str {
         match self {
             Self::Ext { kind: ExtKind::Ext2, .. } => "an ext2 filesystem",
@@ -131,7 +131,7 @@ impl Content {
         }
     }
 
-    /// Its name in a word, as `blkid` has it where that knows it.
+    /// A one-word name, the same as `blkid` uses where it has one.
     pub fn short_name(&self) -> &'static str {
         match self {
             Self::Ext { kind: ExtKind::Ext2, .. } => "ext2",
@@ -161,7 +161,7 @@ impl Content {
         }
     }
 
-    /// Volume label, unless it has none.
+    /// Volume label, if not empty.
     pub fn label(&self) -> Option<&str> {
         match self {
             Self::Ext { label, .. }
@@ -184,24 +184,24 @@ impl Content {
     }
 }
 
-/// A UUID in its lower-case text form, as `root=UUID=` and fstab(5) have it.
+/// A UUID in lower-case text form, as in `root=UUID=` and fstab(5).
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (i, byte) in uuid.iter().enumerate() {
         if matches!(i, 4 | 6 | 8 | 10) {
             text.push('-');
         }
-        // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text
 }
 
-/// Says what an image starts with, from its first bytes (`head`, at best [`HEAD_LEN`] of them) and
-/// its whole `size` in bytes. Never fails: what is not known is [`Content::Unknown`].
+/// Detects the content of an image from its first bytes (`head`, ideally [`HEAD_LEN`] of them) and
+/// its total `size` in bytes. Never fails: unrecognised content is [`Content::Unknown`].
 pub fn probe(head: &[u8], size: u64) -> Content {
     let head = Head(head);
-    // Image formats first: their magic is at byte 0, and what they wrap may follow in plain sight.
+    // Image formats come first: their magic is at byte 0, and the wrapped content may follow
+    // verbatim.
     let wrapper = [
         (0, &b"QFI\xfb"[..], Content::Qcow2),
         (0, b"conectix", Content::Vhd),
@@ -250,7 +250,7 @@ pub fn probe(head: &[u8], size: u64) -> Content {
     if head.0.iter().all(|b| *b == 0) { Content::Empty } else { Content::Unknown }
 }
 
-/// Bytes that may end anywhere; past the end they read as zero.
+/// Bytes that may end anywhere; beyond the end they read as zero.
 struct Head<'a>(&'a [u8]);
 
 impl Head<'_> {
@@ -278,7 +278,8 @@ impl Head<'_> {
 
     fn ext(&self) -> Option<Content> {
         const SB: usize = 1024;
-        /// What ext3 knows: filetype, recover; sparse_super, large_file, btree_dir.
+        /// The incompatible features that ext3 supports: filetype, recover. And the read-only
+        /// compatible ones: sparse_super, large_file, btree_dir.
         const EXT3_INCOMPAT: u32 = 0x2 | 0x4 | 0x10;
         const EXT3_RO_COMPAT: u32 = 0x1 | 0x2 | 0x4;
         if !self.has(SB + 0x38, b"\x53\xef") || self.u32(SB + 0x18) > 6 {
@@ -287,7 +288,7 @@ impl Head<'_> {
         let (compat, incompat, ro) =
             (self.u32(SB + 0x5c), self.u32(SB + 0x60), self.u32(SB + 0x64));
         if incompat & 0x8 != 0 {
-            return None; // a journal device, no filesystem
+            return None; // a journal device, not a filesystem
         }
         let kind = if incompat & !EXT3_INCOMPAT != 0 || ro & !EXT3_RO_COMPAT != 0 {
             ExtKind::Ext4
@@ -342,7 +343,7 @@ impl Head<'_> {
     }
 
     /// A partition table with at least one plausible entry. The signature 55 AA alone proves
-    /// nothing: boot sectors of filesystems (FAT, NTFS, GRUB in a partition) end in it too.
+    /// nothing: boot sectors of filesystems (FAT, NTFS, GRUB in a partition) end with it too.
     fn table(&self, size: u64) -> Option<TableKind> {
         if !self.has(510, b"\x55\xaa") {
             return None;
@@ -366,7 +367,8 @@ impl Head<'_> {
             if kind == 0 {
                 continue;
             }
-            // A table may say more than a cut-short image has, but never starts past its end.
+            // A table may describe more than a truncated image contains, but no partition starts
+            // beyond its end.
             if start == 0 || count == 0 || start >= sectors {
                 return None;
             }
@@ -423,11 +425,11 @@ mod tests {
         ] {
             assert_eq!(probe(&image(&parts), 1 << 30), want);
         }
-        // An ext filesystem wins over a boot sector that has a table.
+        // An ext filesystem takes precedence over a boot sector that contains a table.
         let ext = image(&[sig, (446, &entry), (1024 + 0x38, b"\x53\xef"), (1024 + 4, &[9])]);
         let Content::Ext { kind, size, .. } = probe(&ext, 1 << 30) else { panic!() };
         assert_eq!((kind, size), (ExtKind::Ext2, 9 * 1024));
-        // Whatever is cut off anywhere is no panic.
+        // Truncation at any offset must not panic.
         for len in 0..2048 {
             probe(&ext[..len], len as u64);
         }

@@ -1,21 +1,21 @@
-//! How large a filesystem is and how much of it is taken, as its superblock says.
+//! Size of a filesystem and its used space, from its superblock.
 //!
 //! Sources: Linux `Documentation/filesystems/ext4/super.rst`; "XFS Algorithms & Data Structures",
 //! "Superblocks"; `fs/btrfs/accessors.h`, `struct btrfs_super_block`.
 
 use serde::Serialize;
 
-/// Size of a filesystem in bytes. After a crash what is taken may be slightly outdated.
+/// Size of a filesystem in bytes. After a crash `used` may be slightly outdated.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub struct Usage {
-    /// All of it.
+    /// Total size.
     pub size: u64,
-    /// What is taken, the filesystem's own tables included.
+    /// Used space, including the filesystem's own tables.
     pub used: u64,
 }
 
-/// From the first bytes of a partition ([`HEAD_LEN`](super::probe::HEAD_LEN) are enough); `None` for
-/// what is not ext2/3/4, XFS or Btrfs.
+/// Parses the first bytes of a partition ([`HEAD_LEN`](super::probe::HEAD_LEN) are enough); `None`
+/// unless it is ext2/3/4, XFS or Btrfs.
 pub fn usage(head: &[u8]) -> Option<Usage> {
     ext(head).or_else(|| xfs(head)).or_else(|| btrfs(head))
 }
@@ -33,7 +33,7 @@ fn ext(head: &[u8]) -> Option<Usage> {
     }
     let u32_at = |at: usize| u64::from(u32::from_le_bytes([0, 1, 2, 3].map(|i| sb[at + i])));
     let log = u32_at(0x18);
-    // The upper halves mean something with the feature 64bit only.
+    // The upper halves are valid only with the feature 64bit.
     let high = |at: usize| if u32_at(0x60) & 0x80 != 0 { u32_at(at) << 32 } else { 0 };
     let (blocks, free) = (u32_at(0x4) | high(0x150), u32_at(0xc) | high(0x158));
     of_blocks(blocks, free, 1024_u64.checked_shl(u32::try_from(log).ok().filter(|l| *l <= 6)?)?)
@@ -64,7 +64,7 @@ mod tests {
         ext[1024 + 12] = 40;
         ext[1024 + 0x18] = 2;
         assert_eq!(usage(&ext), Some(Usage { size: 409_600, used: 245_760 }));
-        // More free blocks than there are.
+        // More free blocks than blocks in total.
         ext[1024 + 12] = 101;
         assert_eq!(usage(&ext), None);
         let mut xfs = vec![0; 512];

@@ -1,14 +1,15 @@
-//! XFS through the `lamxfs` crate: safe code, which reads versions 4 and 5 and replays the log of
-//! version 5 in memory.
+//! XFS through the `lamxfs` crate. The crate is safe code; it reads versions 4 and 5 and replays
+//! the log of version 5 in memory.
 //!
-//! What the crate leaves open is done here:
-//! * symlinks are resolved one component at a time, after a look at their length,
-//! * what a look may cost is limited (`metered`),
-//! * a log that only the kernel can replay (version 4, an unfinished mapping change) is left out:
-//!   what is read is then what had reached its place on the disk, and [`XfsFs::caveat`] says so,
+//! This module adds what the crate lacks:
+//! * symlinks are resolved one component at a time, after their length was checked,
+//! * the cost of each access is limited (`metered`),
+//! * a log that only the kernel can replay (version 4, or an unfinished mapping change) is ignored:
+//!   only what had reached its final location on the disk is visible, and [`XfsFs::caveat`] says
+//!   so,
 //! * a panic becomes a `Corrupt` error.
 //!
-//! Names that differ only in case, realtime sections and logs on other devices are refused.
+//! Case-insensitive filesystems, realtime sections and external logs are refused.
 
 mod inode;
 mod log;
@@ -31,30 +32,30 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// An XFS filesystem. Not `Send`: make it in the thread that uses it. What lies under it must not
-/// change while it lives; look again with a new one. It is made for a look around, not for long life:
-/// after some gigabytes of searching it gives up (`TooLarge`).
+/// An XFS filesystem. Not `Send`: create it in the thread that uses it. The underlying bytes must
+/// not change during its lifetime; create a new one to read changed bytes. It is meant for short
+/// inspections: after searching some gigabytes it fails with `TooLarge`.
 pub struct XfsFs {
     fs: RefCell<Xfs<Metered>>,
     meter: Rc<Meter>,
     uuid: [u8; 16],
     label: String,
-    /// Whether the log was left out.
+    /// Whether the log was ignored.
     stale: bool,
 }
 
 impl XfsFs {
-    /// Opens the filesystem that starts at byte 0 of `reader`. A log that was not emptied is
-    /// replayed in memory if it can be, and otherwise left out.
+    /// Opens the filesystem that starts at byte 0 of `reader`. A dirty log is replayed in memory if
+    /// possible, and otherwise ignored.
     ///
     /// # Errors
-    /// `Unsupported` for features that can't be read; `Corrupt` when it is no XFS or a broken one,
-    /// or longer than the image; `Io` from `reader`.
+    /// `Unsupported` for features that can't be read; `Corrupt` if it is not XFS, is damaged, or is
+    /// longer than the image; `Io` from `reader`.
     pub fn open(reader: impl ReadAt + 'static) -> Result<Self> {
         Self::open_within(reader, Budget::new())
     }
 
-    /// As [`open`](Self::open), with a `budget` that other looks into the same guest share.
+    /// Like [`open`](Self::open), with a `budget` shared with other readers of the same guest.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -72,7 +73,7 @@ impl XfsFs {
         let unreplayable = |e: &lamxfs::Error| {
             matches!(e, lamxfs::Error::BadSuperblock(SuperblockReason::DirtyLog))
         };
-        // A log of zeros was never written to, so there is nothing in it.
+        // A log of zeros was never written to and contains nothing.
         let stale = matches!(&opened, Ok(Err(e)) if unreplayable(e)) && !superblock.log.is_empty();
         if stale {
             opened = open(superblock.log.clone());
@@ -97,7 +98,7 @@ impl XfsFs {
         &self.label
     }
 
-    /// Asks the crate about `what`, which may read so many bytes.
+    /// Calls the crate about `what`, which may read at most `allowance` bytes.
     fn ask<T>(
         &self,
         what: &str,
@@ -116,8 +117,8 @@ impl GuestFs for XfsFs {
             let inode = fs.resolve(at)?;
             Ok((inode, fs.metadata(&inode)?))
         })?;
-        // `lamxfs` returns no times. The inode is what it read last, as it is on the disk: what only
-        // the journal has of it is missing here.
+        // `lamxfs` returns no times. The last thing it read is the inode as it is on the disk,
+        // without newer times that are only in the journal.
         let (mtime_secs, mtime_nanos) =
             inode::modified(&self.meter.last_read(), inode.ino).unwrap_or_default();
         let len = meta.size();
@@ -157,7 +158,7 @@ impl GuestFs for XfsFs {
     }
 
     fn kernel_mount(&self) -> Option<KernelMount> {
-        // The host may have a filesystem of the same UUID mounted: another copy of this guest.
+        // The host may have a filesystem with the same UUID mounted: another copy of this guest.
         Some(KernelMount { fs_type: "xfs", options: "nouuid".into() })
     }
 

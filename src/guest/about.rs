@@ -1,4 +1,4 @@
-//! What is installed in a guest, as its own files tell.
+//! Facts about a guest's system, read from its own files.
 
 mod accounts;
 mod architecture;
@@ -18,10 +18,10 @@ pub use tools::{Hypervisor, InstalledCloudInit, Tool, cloud_init, tools};
 
 use crate::fs::GuestFs;
 
-/// Files beyond this many bytes are no configuration.
+/// Files larger than this many bytes are not configuration.
 const MAX_FILE: usize = 256 << 10;
 
-/// The text of a file; `None` when there is none, or it is too large.
+/// The text of a file; `None` if it is missing or too large.
 fn text(root: &dyn GuestFs, path: &str) -> Option<String> {
     let bytes = root.read(path, MAX_FILE).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())

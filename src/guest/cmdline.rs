@@ -1,28 +1,29 @@
-//! Making a Xen guest's kernel command line fit for KVM.
+//! Adapting a Xen guest's kernel command line for KVM.
 //!
 //! Sources: Linux `Documentation/admin-guide/kernel-parameters.txt`; `lib/cmdline.c` for quotes;
-//! `init/do_mounts.c` for what the kernel resolves by itself (`PARTUUID=`, but no `UUID=`).
+//! `init/do_mounts.c` for what the kernel resolves without an initrd (`PARTUUID=`, but not
+//! `UUID=`).
 
 use crate::device_name::DeviceName;
 
-/// What the disk and its boot say about the command line.
+/// Facts about the disk and the boot method that the command line depends on.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct CmdlineContext {
     /// Whether an initrd is loaded: only it can resolve `UUID=` and `LABEL=`.
     pub has_initrd: bool,
     /// UUID of the root filesystem in lower case, if it has one.
     pub root_uuid: Option<String>,
-    /// UUIDs that the root filesystem had before, in lower case.
+    /// Earlier UUIDs of the root filesystem, in lower case.
     pub former_uuids: Vec<String>,
     /// The root partition as `DISKSIG-NN`: 8 hex digits, a dash, 2 hex digits.
     pub root_partuuid: String,
     /// UUID of the swap area, if the disk has one.
     pub swap_uuid: Option<String>,
-    /// UUIDs of all that there is, when it is known that there is nothing else.
+    /// UUIDs of all filesystems and swap areas; `None` unless the list is known to be complete.
     pub all_uuids: Option<Vec<String>>,
     /// Parameters to add at the end (`--append`).
     pub append: Option<String>,
-    /// A whole command line that replaces all (`--cmdline`).
+    /// A complete command line that replaces the guest's (`--cmdline`).
     pub replace: Option<String>,
 }
 
@@ -35,9 +36,9 @@ pub struct Adapted {
     pub changes: Vec<String>,
 }
 
-/// Adapts `cmdline`, which the guest gave, to a KVM machine. What is not about the root device,
-/// consoles, resuming or Xen stays as it is, in its order. Parameters after `--` belong to init and
-/// are left alone.
+/// Adapts `cmdline`, the guest's own, to a KVM machine. Parameters that do not concern the root
+/// device, consoles, resume or Xen stay unchanged and in order. Parameters after `--` belong to
+/// init and are left alone.
 pub fn adapt(cmdline: &str, ctx: &CmdlineContext) -> Adapted {
     if let Some(replace) = &ctx.replace {
         return Adapted { cmdline: replace.trim().to_owned(), changes: Vec::new() };
@@ -101,7 +102,7 @@ fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>
         Some(uuid) if ctx.has_initrd => format!("root=UUID={uuid}"),
         _ => by_partuuid.clone(),
     };
-    // As in the kernel, the last root= counts.
+    // As in the kernel, the last root= wins.
     let Some(last) = words.iter().rposition(|w| value(w, "root").is_some()) else {
         changes.push(format!("{wanted} added"));
         words.insert(0, wanted);
@@ -124,7 +125,8 @@ fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>
     } else if upper.starts_with("PARTUUID=")
         && !device[9..].eq_ignore_ascii_case(&ctx.root_partuuid)
     {
-        // A partition that the guest had somewhere else; on this disk it has another identifier.
+        // A partition that the guest had on another disk; on this disk it has a different
+        // identifier.
         wanted
     } else {
         return;
@@ -133,7 +135,7 @@ fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>
         changes.push(format!("{} became {new}", words[last]));
         words[last] = new;
     }
-    // Earlier ones have no effect, but would confuse an initrd that takes the first.
+    // Earlier root= parameters have no effect, but would confuse an initrd that uses the first.
     let mut at = 0;
     words.retain(|w| {
         at += 1;
@@ -160,18 +162,18 @@ fn consoles(words: &mut Vec<String>, changes: &mut Vec<String>) {
     let all: Vec<String> = words.iter().filter_map(console).collect();
     let replace = all.iter().any(|v| is_xen(v));
     if !replace && !all.is_empty() {
-        // The guest's own idea of a console on ordinary hardware is as good as ours.
+        // The guest's own choice of a hardware console is as good as ours.
         return;
     }
     let dropped: Vec<String> =
         words.iter().filter(|w| console(w).is_some_and(|v| is_xen(&v))).cloned().collect();
-    // An empty word keeps the place of the first Xen console.
+    // An empty word marks the position of the first Xen console.
     match words.iter().position(|w| console(w).is_some_and(|v| is_xen(&v))) {
         Some(at) => words[at].clear(),
         None => words.push(String::new()),
     }
     words.retain(|w| !console(w).is_some_and(|v| is_xen(&v)));
-    // The last console= becomes /dev/console: that is where a login over serial is expected.
+    // The last console= becomes /dev/console, which is where a serial login is expected.
     let serial = words.iter().position(|w| console(w).is_some_and(|v| device(&v) == "ttyS0"));
     let serial = serial.map_or("console=ttyS0".to_owned(), |i| words.remove(i));
     let mut new = Vec::new();
@@ -191,7 +193,7 @@ fn consoles(words: &mut Vec<String>, changes: &mut Vec<String>) {
 }
 
 fn resume(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>) {
-    // An initrd waits half a minute and more for a swap area that is gone.
+    // An initrd waits half a minute or longer for a missing swap area.
     let is_lost = |device: &str| {
         let uuid =
             device.strip_prefix("UUID=").or_else(|| device.strip_prefix("/dev/disk/by-uuid/"));
@@ -276,7 +278,7 @@ mod tests {
             ),
         ] {
             assert_eq!(adapt(given, &ctx(true)).cmdline, want, "{given}");
-            // Adapting what is adapted changes nothing.
+            // Adapting an adapted command line changes nothing.
             let again = adapt(&want, &ctx(true));
             assert_eq!((again.cmdline, again.changes), (want, vec![]), "{given}");
         }

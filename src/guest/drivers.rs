@@ -1,7 +1,7 @@
 //! Which drivers a guest's kernel can use, and where they are: built in, in the initrd, or as
 //! modules in the root filesystem.
 //!
-//! Source: depmod's files below `/lib/modules/VERSION` (modules.dep(5)), kernel
+//! Sources: depmod's files in `/lib/modules/VERSION` (modules.dep(5)); kernel
 //! Documentation/kbuild/kbuild.rst for `modules.builtin`.
 
 mod modules;
@@ -19,11 +19,11 @@ use crate::initrd::Initrd;
 pub enum Place {
     /// Part of the kernel.
     Builtin,
-    /// In the initrd: it is there before the root filesystem is.
+    /// In the initrd, so it is available before the root filesystem.
     Initrd,
     /// In the root filesystem only.
     Module,
-    /// Nowhere.
+    /// Not available.
     Missing,
 }
 
@@ -43,22 +43,22 @@ pub struct Driver {
     pub place: Place,
     /// Its file in the root filesystem.
     pub path: Option<String>,
-    /// The modules that must be loaded before it, in their order.
+    /// The modules that must be loaded before it, in order.
     pub needs: Vec<String>,
 }
 
-/// The drivers that matter to a guest which moves from Xen to KVM.
+/// The drivers that matter when a guest moves from Xen to KVM.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct KernelDrivers {
-    /// The kernel's version, as `uname -r` says it.
+    /// The kernel's version, as `uname -r` prints it.
     pub version: String,
-    /// Where its modules are; `None` when the root filesystem has none for it.
+    /// The directory of its modules; `None` if the root filesystem has none for it.
     pub modules_dir: Option<String>,
-    /// Each of the drivers that are looked for.
+    /// All drivers that are checked.
     pub drivers: Vec<Driver>,
 }
 
-/// What is looked for: a driver, what else does its work, and its name in the kernel's
+/// A driver to check, alternatives that do the same work, and its name in the kernel's
 /// configuration.
 struct Known {
     name: &'static str,
@@ -70,7 +70,7 @@ const fn known(name: &'static str, config: &'static str) -> Known {
     Known { name, instead: &[], config }
 }
 
-/// In the order in which they are listed.
+/// In listing order.
 const KNOWN: [Known; 25] = [
     known("virtio_pci", "VIRTIO_PCI"),
     known("virtio_blk", "VIRTIO_BLK"),
@@ -80,7 +80,7 @@ const KNOWN: [Known; 25] = [
     known("ahci", "SATA_AHCI"),
     known("ata_piix", "ATA_PIIX"),
     known("sd_mod", "BLK_DEV_SD"),
-    // The IDE drivers before libata: RHEL 5, Debian 4 to 6.
+    // The IDE drivers from before libata: RHEL 5, Debian 4 to 6.
     known("piix", "BLK_DEV_PIIX"),
     known("ide_disk", "BLK_DEV_IDEDISK"),
     known("sym53c8xx", "SCSI_SYM53C8XX_2"),
@@ -90,7 +90,7 @@ const KNOWN: [Known; 25] = [
     known("8139cp", "8139CP"),
     known("8139too", "8139TOO"),
     known("ext4", "EXT4_FS"),
-    // ext4 has been both since Linux 4.3, and could be before.
+    // ext4 has handled ext2 and ext3 since Linux 4.3, and could be configured to before.
     Known { name: "ext3", instead: &["ext4"], config: "EXT3_FS" },
     Known { name: "ext2", instead: &["ext4"], config: "EXT2_FS" },
     known("xfs", "XFS_FS"),
@@ -108,14 +108,14 @@ impl KernelDrivers {
         Self::of(modules.as_ref(), version, initrd)
     }
 
-    /// As [`look`](Self::look), with the modules already known.
+    /// As [`look`](Self::look), with the modules already opened.
     pub fn of(modules: Option<&Modules<'_>>, version: &str, initrd: Option<&Initrd>) -> Self {
         let drivers = KNOWN.iter().map(|known| driver(known, modules, version, initrd)).collect();
         let modules_dir = modules.map(|m| m.dir().to_owned());
         Self { version: version.to_owned(), modules_dir, drivers }
     }
 
-    /// Where a driver is; [`Place::Missing`] for one that is not looked for.
+    /// Where a driver is; [`Place::Missing`] for a driver that is not checked.
     pub fn place(&self, name: &str) -> Place {
         self.drivers.iter().find(|d| d.name == name).map_or(Place::Missing, |d| d.place)
     }

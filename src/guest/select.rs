@@ -1,4 +1,4 @@
-//! Choosing what boots: the guest's default entry, the one that the user names, or the newest
+//! Choosing what boots: the guest's default entry, the entry that the user names, or the newest
 //! installed kernel.
 
 mod files;
@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result};
 pub enum EntrySelector {
     /// The entry's number, from 0, submenus flattened.
     Index(usize),
-    /// Its title, its last part or its identifier; `A>B` names submenus too.
+    /// Its title, the last part of its title, or its identifier; `A>B` names submenus too.
     Title(String),
 }
 
@@ -30,20 +30,20 @@ impl EntrySelector {
     }
 }
 
-/// What a boot menu offers, for listings.
+/// A boot menu's entries, for listings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EntrySummary {
-    /// Number from 0, as `--entry` takes it.
+    /// Number from 0, as for `--entry`.
     pub index: usize,
     /// Title; `A>B` in submenus.
     pub title: String,
-    /// The kernel as the menu names it; empty if the entry starts no Linux.
+    /// The kernel as the menu names it; empty if the entry does not start Linux.
     pub kernel: String,
     /// Whether it starts a hypervisor with that kernel as dom0.
     pub hypervisor: bool,
 }
 
-/// Where a choice came from.
+/// The source of a choice.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum BootSource {
     /// An entry of a boot menu.
@@ -55,16 +55,16 @@ pub enum BootSource {
         /// The entry's number, from 0.
         index: usize,
     },
-    /// No menu helped; this is the newest kernel.
+    /// No usable menu; this is the newest kernel.
     NewestKernel,
 }
 
-/// What to boot. All paths are absolute and free of symlinks.
+/// What to boot. All paths are absolute, without symlinks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Boot {
     /// Title of the entry, or the kernel's name.
     pub title: String,
-    /// Where the choice came from.
+    /// The source of the choice.
     pub source: BootSource,
     /// Path of the kernel inside the guest.
     pub kernel: String,
@@ -74,16 +74,16 @@ pub struct Boot {
     pub cmdline: String,
     /// All entries of the menu.
     pub entries: Vec<EntrySummary>,
-    /// What a user should know about the choice.
+    /// What the user should know about the choice.
     pub notes: Vec<String>,
 }
 
 /// Chooses what boots from a filesystem: root, or a separate /boot.
 ///
 /// # Errors
-/// `NotFound`, listing the entries, when there is no entry as wanted or its files are missing;
-/// `NotFound`, listing what was looked for, when there is neither menu nor kernel; otherwise what
-/// reading the guest gave.
+/// `NotFound`, listing the entries, if the requested entry does not exist or its files are missing;
+/// `NotFound`, listing what was searched, if there is neither menu nor kernel; otherwise errors
+/// from reading the guest.
 pub fn choose(fs: &dyn GuestFs, want: Option<&EntrySelector>) -> Result<Boot> {
     let config = bootmenu::find(fs)?;
     match (config, want) {
@@ -143,14 +143,14 @@ fn chosen(fs: &dyn GuestFs, config: &Config, want: &EntrySelector) -> Result<Boo
     }
 }
 
-/// The default entry or the next best; `None` if no entry can be loaded.
+/// The default entry or the next best one; `None` if no entry can be loaded.
 fn default(fs: &dyn GuestFs, config: &Config) -> Result<Option<Boot>> {
     let menu = &config.menu;
     let count = menu.entries.len();
     let default = if menu.default < count { menu.default } else { 0 };
     let mut order: Vec<usize> = Vec::new();
-    // Xen in the guest would need nested virtualisation and a dom0: take the plain entry, at best
-    // one with the same kernel.
+    // Xen in the guest would need nested virtualisation and a dom0. Use an entry without Xen
+    // instead, preferably one with the same kernel.
     if let Some(entry) = menu.entries.get(default).filter(|e| e.hypervisor) {
         let plain = |i: &usize| !menu.entries[*i].hypervisor && !menu.entries[*i].kernel.is_empty();
         order.extend((0..count).filter(plain).find(|i| menu.entries[*i].kernel == entry.kernel));
@@ -261,14 +261,14 @@ fn list(entries: &[MenuEntry]) -> String {
     out
 }
 
-/// An entry's files as found.
+/// The files of an entry, located in the guest.
 struct Loaded {
     kernel: Option<String>,
     initrds: Vec<String>,
     missing: Vec<String>,
 }
 
-/// Most initrds of one entry; more is no real menu.
+/// Maximum number of initrds in one entry; real menus have fewer.
 const MAX_INITRDS: usize = 16;
 
 fn load(fs: &dyn GuestFs, entry: &MenuEntry) -> Result<Loaded> {
@@ -287,7 +287,7 @@ fn load(fs: &dyn GuestFs, entry: &MenuEntry) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// The newest kernel that is installed.
+/// The newest installed kernel.
 fn newest(fs: &dyn GuestFs, config: Option<&Config>) -> Result<Boot> {
     if let Some(kernel) = installed(fs, 1)?.into_iter().next() {
         let mut notes = match config {

@@ -1,4 +1,4 @@
-//! cpio archives of the newc kind, as Linux reads them from an initrd.
+//! cpio archives in newc format, as Linux reads them from an initrd.
 //!
 //! Source: Linux `init/initramfs.c` and Documentation/driver-api/early-userspace/buffer-format.rst.
 
@@ -11,13 +11,13 @@ use super::limits;
 use super::listing::{InitrdEntry, Listing};
 use crate::fs::{Budget, Cost};
 
-/// Length of a header in bytes: a magic number and 13 numbers of 8 hex digits.
+/// Length of a header in bytes: a magic number, then 13 numbers of 8 hex digits each.
 const HEADER: usize = 110;
 /// Longest name, and longest symlink target, in bytes (Linux: `PATH_MAX`).
 const PATH_MAX: u64 = 4096;
-/// Name of the entry that ends an archive.
+/// Name of the last entry of an archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
-/// Bits of the mode that say what an entry is, and their values.
+/// Bits of the mode that give an entry's type, and their values.
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
@@ -44,7 +44,7 @@ pub(super) struct Unpacked<'i, 'a, 'b> {
     pub(super) decoder: Decoder<'i, 'a>,
     buffer: Vec<u8>,
     at: usize,
-    /// What is charged for the unpacked bytes.
+    /// Charged for the unpacked bytes.
     budget: &'b Budget,
     deadline: Instant,
 }
@@ -63,7 +63,7 @@ impl BufRead for Unpacked<'_, '_, '_> {
             let n = self.decoder.read(&mut self.buffer);
             self.buffer.truncate(*n.as_ref().unwrap_or(&0));
             let n = n? as u64;
-            // The error of reading names the initrd.
+            // The caller's error names the initrd.
             self.budget.charge(Cost::UnpackedBytes, n).map_err(io::Error::other)?;
             if Instant::now() > self.deadline {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -109,14 +109,14 @@ pub(super) enum End {
     Trailer,
     /// Where the bytes ended.
     Bytes,
-    /// All that was wanted was seen.
+    /// Everything that was wanted has been seen.
     Enough,
 }
 
-/// Reads a compressed member's archives, with zeros between them, up to its end.
+/// Reads the archives of a compressed member, with zeros between them, up to its end.
 ///
 /// # Errors
-/// What broke the archive, or a limit.
+/// What is wrong with the archive, or an exceeded limit.
 pub(super) fn members(stream: &mut impl Stream, out: &mut Listing) -> io::Result<End> {
     let mut offset = 0_u64;
     loop {
@@ -140,16 +140,16 @@ pub(super) fn members(stream: &mut impl Stream, out: &mut Listing) -> io::Result
     }
 }
 
-/// Reads one archive, which starts at a multiple of 4; returns how it ended and how many bytes it
-/// took.
+/// Reads one archive, which starts at a multiple of 4. Returns how it ended and how many bytes it
+/// occupied.
 ///
 /// # Errors
-/// What broke it, or a limit.
+/// What is wrong with the archive, or an exceeded limit.
 pub(super) fn archive(stream: &mut impl Stream, out: &mut Listing) -> io::Result<(End, u64)> {
     let mut offset = 0;
     loop {
         if stream.fill_buf()?.is_empty() {
-            // Linux does not insist on a trailer.
+            // Linux does not require a trailer.
             return Ok((End::Bytes, offset));
         }
         let mut header = [0; HEADER];
@@ -165,7 +165,7 @@ pub(super) fn archive(stream: &mut impl Stream, out: &mut Listing) -> io::Result
         }
         let mut name = vec![0; header.name_len as usize];
         stream.read_exact(&mut name)?;
-        // The length counts a NUL.
+        // The length includes a NUL.
         name.pop();
         if name == TRAILER {
             return Ok((End::Trailer, name_end));
@@ -175,7 +175,7 @@ pub(super) fn archive(stream: &mut impl Stream, out: &mut Listing) -> io::Result
         if out.add(&name, entry)? {
             return Ok((End::Enough, body + read));
         }
-        // The last body's padding may be missing.
+        // The padding of the last body may be missing.
         let padding = next - body - header.len;
         stream.skip(header.len - read)?;
         for _ in 0..padding {
@@ -188,7 +188,7 @@ pub(super) fn archive(stream: &mut impl Stream, out: &mut Listing) -> io::Result
     }
 }
 
-/// What an entry is, and how much of its body was read to find out.
+/// The type of an entry, and how much of its body was read to determine it.
 fn entry(
     stream: &mut impl Stream,
     header: &Header,
@@ -215,12 +215,12 @@ fn entry(
     })
 }
 
-/// What of a header matters here.
+/// The header fields that are needed here.
 struct Header {
     mode: u32,
     /// Length of the body in bytes.
     len: u64,
-    /// Length of the name in bytes, with its NUL.
+    /// Length of the name in bytes, including its NUL.
     name_len: u64,
 }
 

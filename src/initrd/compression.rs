@@ -1,6 +1,6 @@
-//! The compressions that Linux knows for an initrd.
+//! The compression formats that Linux supports for an initrd.
 //!
-//! Source: Linux `lib/decompress.c` (the first two bytes decide) and `lib/decompress_unlz4.c`.
+//! Sources: Linux `lib/decompress.c` (the first two bytes decide) and `lib/decompress_unlz4.c`.
 
 use std::io::{self, BufRead, Read};
 
@@ -8,21 +8,21 @@ use serde::Serialize;
 
 use super::input::Input;
 
-/// Most KiB that a decoder of LZMA may take: an initrd is made with 64 MiB at most (`xz -9`).
+/// Maximum memory of the LZMA decoder in KiB: initrds need 64 MiB at most (`xz -9`).
 const LZMA_MEMORY_KIB: u32 = 160 << 10;
-/// Most bytes in a block of LZ4's legacy format, unpacked (`lz4 -l`, and the kernel).
+/// Maximum unpacked size of a block in LZ4's legacy format (`lz4 -l`, and the kernel).
 const LZ4_BLOCK: usize = 8 << 20;
 /// The legacy format's magic number, little endian.
 const LZ4_MAGIC: u32 = 0x184c_2102;
 
-/// The header of a Zstandard frame of no bytes (RFC 8878).
+/// The header of an empty Zstandard frame (RFC 8878).
 const EMPTY_ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd, 0x20, 0];
 
 /// How a part of an initrd is compressed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Not at all.
+    /// Not compressed.
     None,
     /// RFC 1952.
     Gzip,
@@ -32,7 +32,7 @@ pub enum Compression {
     Lzma,
     /// xz.
     Xz,
-    /// lzop, which is not read here.
+    /// lzop, which is not supported here.
     Lzo,
     /// LZ4's legacy frames, the only ones that Linux reads.
     Lz4,
@@ -41,7 +41,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// What starts with `head`; `None` when Linux would know no decompressor for it.
+    /// The format of data that starts with `head`; `None` if Linux has no decompressor for it.
     pub fn detect(head: &[u8]) -> Option<Self> {
         Some(match head.get(..2)? {
             [0x1f, 0x8b | 0x9e] => Self::Gzip,
@@ -55,7 +55,7 @@ impl Compression {
         })
     }
 
-    /// Its name, as the command line tools have it.
+    /// Its name, as used by the command line tools.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "uncompressed",
@@ -70,8 +70,8 @@ impl Compression {
     }
 }
 
-/// Unpacks one compressed member, from where the input is. When its end was read, the input is
-/// right after it.
+/// Unpacks one compressed member from the current position of the input. Afterwards the input is at
+/// the first byte after the member.
 pub(super) enum Decoder<'i, 'a> {
     Plain(&'i mut Input<'a>),
     Gzip(Box<flate2::bufread::GzDecoder<&'i mut Input<'a>>>),
@@ -86,10 +86,10 @@ type Zstd<'i, 'a> =
     ruzstd::decoding::StreamingDecoder<&'i mut Input<'a>, ruzstd::decoding::FrameDecoder>;
 
 impl<'i, 'a> Decoder<'i, 'a> {
-    /// Starts unpacking what `input` shows next.
+    /// Starts to unpack the member at the current position of `input`.
     ///
     /// # Errors
-    /// For a head that cannot be, that asks for too much memory, or of a kind that is not read.
+    /// For a header that is invalid, needs too much memory, or has an unsupported format.
     pub(super) fn new(compression: Compression, input: &'i mut Input<'a>) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Plain(input),
@@ -107,8 +107,8 @@ impl<'i, 'a> Decoder<'i, 'a> {
             ))),
             Compression::Zstd => {
                 let mut decoder = ruzstd::decoding::FrameDecoder::new();
-                // It refuses windows of more than 100 MiB (the kernel's limit is 128 MiB), but not
-                // in the first frame that it sees.
+                // The decoder refuses windows of more than 100 MiB (the kernel's limit is 128 MiB),
+                // but does not check the first frame.
                 decoder.init(EMPTY_ZSTD).map_err(io::Error::other)?;
                 let decoder = Zstd::new_with_decoder(input, decoder).map_err(io::Error::other)?;
                 Self::Zstd(Box::new(decoder))
@@ -120,7 +120,7 @@ impl<'i, 'a> Decoder<'i, 'a> {
         })
     }
 
-    /// Gives back what was read of the input beyond the member's end.
+    /// Returns the input bytes that were read beyond the member's end.
     pub(super) fn finish(self) {
         if let Self::Lzma(reader) = self {
             let (input, unused) = reader.into_parts();
@@ -143,8 +143,8 @@ impl Read for Decoder<'_, '_> {
     }
 }
 
-/// LZ4's legacy format: the magic number, then blocks with their lengths in front, up to the end of
-/// the file, a length of zero, or what is no length.
+/// LZ4's legacy format: the magic number, then blocks, each preceded by its length. It ends at the
+/// end of the file, at a length of zero, or at an invalid length.
 pub(super) struct Lz4Legacy<R> {
     input: R,
     packed: Vec<u8>,
@@ -184,14 +184,14 @@ impl<R: BufRead> Lz4Legacy<R> {
         }
         let len = loop {
             match self.number()? {
-                // Zeros after the last block: padding.
+                // Zeros after the last block are padding.
                 None | Some(0) => return Ok(false),
-                // Frames may follow each other.
+                // Another frame may follow.
                 Some(LZ4_MAGIC) => {}
                 Some(len) => break len as usize,
             }
         };
-        // The worst case of the format, which lz4 calls LZ4_COMPRESSBOUND.
+        // The worst case of the format, LZ4_COMPRESSBOUND in lz4.
         if len > LZ4_BLOCK + LZ4_BLOCK / 255 + 16 {
             return Err(invalid("a block of lz4 that is too long"));
         }

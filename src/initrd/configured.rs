@@ -1,16 +1,16 @@
-//! Whether a guest's configuration says that its initrd has drivers for any machine, which is
-//! cheaper to read than the initrd itself.
+//! Whether the guest's configuration builds initrds with drivers for any machine. This is cheaper
+//! to read than the initrd itself.
 //!
-//! Source: initramfs.conf(5) and mkinitramfs(8); dracut.conf(5).
+//! Sources: initramfs.conf(5) and mkinitramfs(8); dracut.conf(5).
 
 use crate::fs::{FileKind, GuestFs};
 
 /// Largest configuration file that is read, in bytes.
 const MAX_CONFIG: usize = 64 << 10;
-/// Most files that a directory of configuration may have before it is not looked at.
+/// Maximum number of files in a configuration directory; a larger one is not read.
 const MAX_FILES: usize = 100;
 
-/// Whether an initrd that was made at `made` (seconds since 1970) holds the drivers of all common
+/// Whether an initrd created at `made` (seconds since 1970) contains the drivers of all common
 /// disks, according to the guest's configuration. In doubt, the answer is no.
 pub fn made_for_any_machine(fs: &dyn GuestFs, made: i64) -> bool {
     let has = |paths: &[&str]| paths.iter().any(|p| fs.stat(p).is_ok());
@@ -37,8 +37,8 @@ pub fn made_for_any_machine(fs: &dyn GuestFs, made: i64) -> bool {
     }
 }
 
-/// The texts of `main` and of the files in `dirs` that end with `ending`, in the order in which they
-/// take effect; `None` when one was changed after `made`, or cannot be read.
+/// The texts of `main` and of the files in `dirs` whose names end with `ending`, in the order in
+/// which they take effect; `None` if one was changed after `made` or cannot be read.
 fn files(
     fs: &dyn GuestFs,
     main: &str,
@@ -76,7 +76,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.starts_with('#'))
 }
 
-/// The value of the last `key=value`, a shell's assignment, without quotes.
+/// The value of the last `key=value` shell assignment, without quotes.
 fn last_value(files: &[String], key: &str) -> Option<String> {
     let value = |line: &str| {
         let value = line.strip_prefix(key)?.strip_prefix('=')?.split('#').next()?.trim();

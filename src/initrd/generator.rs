@@ -1,4 +1,4 @@
-//! Which program made an initrd, recognised by files that only it adds.
+//! The program that generated an initrd, detected by files that only it adds.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::listing::InitrdEntry;
 
-/// The program that made an initrd.
+/// The program that generated an initrd.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Generator {
@@ -22,12 +22,12 @@ pub enum Generator {
     Mkinitrd,
     /// booster.
     Booster,
-    /// None of these.
+    /// Another program.
     Other,
 }
 
 impl Generator {
-    /// Its name, for a person.
+    /// Its human-readable name.
     pub fn name(self) -> &'static str {
         match self {
             Self::InitramfsTools => "initramfs-tools",

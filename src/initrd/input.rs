@@ -1,23 +1,23 @@
-//! An initrd's bytes as a buffered reader that knows where it is and can jump.
+//! A buffered, seekable reader of an initrd's bytes.
 
 use std::io::{self, BufRead, Read};
 
 use crate::Error;
 use crate::fs::GuestFile;
 
-/// Bytes read from the guest at once.
+/// Bytes per read from the guest.
 const CHUNK: usize = 256 << 10;
 
-/// Reads a file of the guest from front to back.
+/// Reads a guest's file from start to end.
 pub(super) struct Input<'a> {
     file: &'a mut dyn GuestFile,
     len: u64,
     buffer: Vec<u8>,
-    /// Where in the file the buffer starts.
+    /// File offset of the start of the buffer.
     start: u64,
-    /// How much of the buffer is used up.
+    /// Number of buffer bytes already consumed.
     at: usize,
-    /// What reading the guest gave, which a decoder would hide in an error of its own.
+    /// The error from reading the guest, which a decoder would hide in its own error.
     failed: Option<Error>,
 }
 
@@ -27,17 +27,17 @@ impl<'a> Input<'a> {
         Self { file, len, buffer: Vec::new(), start: 0, at: 0, failed: None }
     }
 
-    /// Offset in bytes of what is read next.
+    /// Offset in bytes of the next byte to read.
     pub(super) fn position(&self) -> u64 {
         self.start + self.at as u64
     }
 
-    /// Bytes of the file that were not read yet.
+    /// Number of bytes of the file that were not yet read.
     pub(super) fn left(&self) -> u64 {
         self.len.saturating_sub(self.position())
     }
 
-    /// Goes on reading at `position`.
+    /// Continues reading at `position`.
     pub(super) fn seek(&mut self, position: u64) {
         match position.checked_sub(self.start) {
             Some(at) if at <= self.buffer.len() as u64 => self.at = at as usize,
@@ -49,7 +49,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The next bytes, at least two of them unless the file ends first.
+    /// The next bytes: at least two, unless the file ends first.
     pub(super) fn peek(&mut self) -> io::Result<&[u8]> {
         if self.buffer.len() - self.at < 2 {
             let position = self.position();
@@ -60,7 +60,7 @@ impl<'a> Input<'a> {
         self.fill_buf()
     }
 
-    /// The error that reading the guest gave, if it did.
+    /// The error from reading the guest, if there was one.
     pub(super) fn take_error(&mut self) -> Option<Error> {
         self.failed.take()
     }

@@ -1,4 +1,4 @@
-//! Bounds on what an initrd may make the reader do.
+//! Limits on the work that an initrd can cause.
 
 /// Bytes unpacked at once.
 pub(super) const CHUNK: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! What was found in an initrd: names, and the contents of a few small files.
+//! The contents of an initrd: names, and the contents of a few small files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,7 +10,7 @@ use super::limits;
 pub enum InitrdEntry {
     /// A directory.
     Dir,
-    /// A regular file of so many bytes.
+    /// A regular file of this many bytes.
     File(u64),
     /// A symbolic link to this target.
     Symlink(String),
@@ -18,22 +18,22 @@ pub enum InitrdEntry {
     Other,
 }
 
-/// Drivers that are looked for: when all were seen, nothing more is read.
+/// The drivers to find; when all were seen, reading stops.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
     pub(super) version: String,
     pub(super) drivers: BTreeSet<String>,
 }
 
-/// Collects what the archives hold. Later entries take the place of earlier ones, as in memory.
+/// Collects the contents of the archives. Later entries replace earlier ones, as in the kernel.
 #[derive(Default)]
 pub(super) struct Listing {
-    /// By path without a leading slash.
+    /// By path, without a leading slash.
     pub(super) entries: BTreeMap<String, InitrdEntry>,
     pub(super) kept: BTreeMap<String, Vec<u8>>,
-    /// Names of the drivers below lib/modules, by kernel version.
+    /// Names of the drivers in lib/modules, by kernel version.
     pub(super) drivers: BTreeMap<String, BTreeSet<String>>,
-    /// Entries other than directories, and those of them that are for the kernel alone.
+    /// Number of entries other than directories, and how many of them only the kernel uses.
     pub(super) files: u64,
     pub(super) early_files: u64,
     wanted: Option<Wanted>,
@@ -46,7 +46,7 @@ impl Listing {
         Self { wanted, ..Self::default() }
     }
 
-    /// Whether the contents of this file are worth keeping.
+    /// Whether to keep the contents of this file.
     pub(super) fn keeps(&self, name: &[u8], len: u64) -> bool {
         let name = normal(name);
         let file = name.rsplit('/').next().unwrap_or_default();
@@ -63,10 +63,10 @@ impl Listing {
         self.kept.insert(normal(name), bytes);
     }
 
-    /// Notes an entry; `true` when all that is wanted was seen.
+    /// Adds an entry; returns `true` when everything that is wanted was seen.
     ///
     /// # Errors
-    /// A limit that was passed.
+    /// An exceeded limit.
     pub(super) fn add(&mut self, name: &[u8], entry: InitrdEntry) -> io::Result<bool> {
         let name = normal(name);
         if name.is_empty() {
@@ -95,22 +95,22 @@ impl Listing {
     }
 }
 
-/// A path without `.`, empty components and a leading slash.
+/// A path without `.`, empty components or a leading slash.
 fn normal(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     let parts: Vec<&str> = name.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     parts.join("/")
 }
 
-/// Whether a file is one that the kernel itself looks for before it unpacks anything: microcode and
-/// ACPI tables; `early_cpio` is dracut's mark on such an archive.
+/// Whether the kernel itself looks for this file before it unpacks anything: microcode and ACPI
+/// tables. `early_cpio` is dracut's marker in such an archive.
 fn is_early(path: &str) -> bool {
     path.starts_with("kernel/x86/microcode/")
         || path.starts_with("kernel/firmware/acpi/")
         || path == "early_cpio"
 }
 
-/// What of `path` comes after `lib/modules/`.
+/// The part of `path` after `lib/modules/`.
 fn below_modules(path: &str) -> Option<&str> {
     path.strip_prefix("usr/").unwrap_or(path).strip_prefix("lib/modules/")
 }
@@ -119,20 +119,20 @@ fn version_of(path: &str) -> Option<&str> {
     below_modules(path)?.split('/').next().filter(|v| !v.is_empty())
 }
 
-/// Kernel version and driver, if `path` is a module.
+/// Kernel version and driver name, if `path` is a module.
 fn driver_of(path: &str) -> Option<(&str, String)> {
     let (version, rest) = below_modules(path)?.split_once('/')?;
     Some((version, module_name(rest)?))
 }
 
-/// The name of the driver in a module's file: `virtio_blk` for `drivers/block/virtio-blk.ko.xz`;
-/// `None` for another file.
+/// The driver name of a module file: `virtio_blk` for `drivers/block/virtio-blk.ko.xz`; `None` for
+/// any other file.
 pub(crate) fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let stem = ["", ".xz", ".zst", ".gz"]
         .iter()
         .find_map(|packed| file.strip_suffix(packed)?.strip_suffix(".ko"))?;
-    // The name is printed as well.
+    // The name is also printed.
     let plain = !stem.is_empty() && stem.bytes().all(|b| b.is_ascii_graphic());
     plain.then(|| stem.replace('-', "_"))
 }

@@ -1,4 +1,4 @@
-//! Reading an initrd from its first byte to its last.
+//! Reading an initrd from start to end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -17,25 +17,25 @@ use crate::fs::guard::quietly;
 use crate::fs::{Budget, GuestFile};
 use crate::{Error, Result};
 
-/// Longest time that looking into an initrd may take; a real one takes less than a second.
+/// Maximum time for reading an initrd; a real one takes less than a second.
 const TIME: Duration = Duration::from_secs(30);
 
-/// What a part of an initrd is for.
+/// The purpose of a part of an initrd.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SegmentKind {
-    /// Microcode or ACPI tables, which the kernel takes before it unpacks anything.
+    /// Microcode or ACPI tables, which the kernel reads before it unpacks anything.
     Microcode,
-    /// Files of the first root filesystem.
+    /// Files of the initial root filesystem.
     Main,
 }
 
 /// One archive, or one compressed part.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Segment {
-    /// First byte in the initrd.
+    /// Offset of its first byte in the initrd.
     pub offset: u64,
-    /// Length in bytes in the initrd.
+    /// Its length in bytes in the initrd.
     pub len: u64,
     /// How it is compressed.
     pub compression: Compression,
@@ -45,25 +45,25 @@ pub struct Segment {
     pub files: u64,
 }
 
-/// What is inside an initrd.
+/// The contents of an initrd.
 #[derive(Clone, Debug, Serialize)]
 pub struct Initrd {
-    /// Its parts in their order.
+    /// Its parts, in order.
     pub segments: Vec<Segment>,
-    /// The program that made it.
+    /// The program that generated it.
     pub generator: Generator,
-    /// Kernel versions that it has modules for.
+    /// Kernel versions for which it has modules.
     pub kernels: Vec<String>,
-    /// Whether it has the `/init` that Linux starts.
+    /// Whether it contains the `/init` that Linux starts.
     pub has_init: bool,
-    /// Whether it was read to its end.
+    /// Whether it was read to the end.
     pub complete: bool,
     /// Why it was not, or what Linux would complain about.
     pub problem: Option<String>,
-    /// Everything in it, by path without a leading slash.
+    /// All its entries, by path without a leading slash.
     #[serde(skip)]
     pub entries: BTreeMap<String, InitrdEntry>,
-    /// Listing of small files that say how it was made, by path: `conf/*`, `modules.dep`,
+    /// Small files that show how it was generated, by path: `conf/*`, `modules.dep`,
     /// `modules.builtin`, `etc/initrd-release`, dracut's `build-parameter.txt`.
     #[serde(skip)]
     pub small_files: BTreeMap<String, Vec<u8>>,
@@ -72,18 +72,18 @@ pub struct Initrd {
 }
 
 impl Initrd {
-    /// Looks through all of an initrd.
+    /// Reads all of an initrd.
     ///
     /// # Errors
-    /// What reading the file gave. An initrd that is broken is no error: see
+    /// Errors from reading the file. A damaged initrd is not an error: see
     /// [`problem`](Self::problem).
     pub fn read(file: &mut dyn GuestFile) -> Result<Self> {
         look(file, None, &Budget::new())
     }
 
-    /// Looks for `drivers` of the kernel `version`, and no further when all were found:
-    /// [`complete`](Self::complete) is false then, without a [`problem`](Self::problem). What is
-    /// unpacked is charged to `budget`, which the initrds of one plan share.
+    /// Reads until all `drivers` of kernel `version` are found; [`complete`](Self::complete) is
+    /// then false, without a [`problem`](Self::problem). Unpacked bytes are charged to `budget`,
+    /// which the initrds of one plan share.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -97,12 +97,12 @@ impl Initrd {
         look(file, Some(Wanted { version: version.to_owned(), drivers }), budget)
     }
 
-    /// Whether it holds this module of the kernel `version`; `name` as in `lsmod`.
+    /// Whether it contains this module for kernel `version`; `name` as in `lsmod`.
     pub fn has_driver(&self, version: &str, name: &str) -> bool {
         self.drivers.get(version).is_some_and(|drivers| drivers.contains(name))
     }
 
-    /// Takes what `later` holds as well: Linux unpacks several initrds one after the other.
+    /// Adds the contents of `later`, as Linux does when it unpacks several initrds in sequence.
     pub fn join(&mut self, later: Self) {
         let offset = self.segments.last().map_or(0, |s| s.offset + s.len).next_multiple_of(4);
         let moved = |s: Segment| Segment { offset: offset + s.offset, ..s };
@@ -126,7 +126,7 @@ fn look(file: &mut dyn GuestFile, wanted: Option<Wanted>, budget: &Budget) -> Re
     let mut input = Input::new(file);
     let mut listing = Listing::new(wanted);
     let mut segments = Vec::new();
-    // The decompressors are other crates; a panic in one is an error here.
+    // The decompressors are other crates; a panic in one becomes an error here.
     let outcome = quietly(|| segments_of(&mut input, &mut listing, &mut segments, budget));
     let outcome = outcome.unwrap_or_else(|panic| Err(io::Error::other(panic)));
     if let Some(e) = input.take_error() {
@@ -212,10 +212,10 @@ fn sentence(e: &io::Error, at: u64) -> String {
     }
 }
 
-/// Unpacks a module: `.ko` as it is, `.ko.gz`, `.ko.xz` and `.ko.zst`. At most `limit` bytes.
+/// Unpacks a module of at most `limit` bytes: plain `.ko`, `.ko.gz`, `.ko.xz` or `.ko.zst`.
 ///
 /// # Errors
-/// `Corrupt` for what can't be unpacked, `TooLarge` beyond `limit`.
+/// `Corrupt` if it can't be unpacked, `TooLarge` beyond `limit`.
 pub(crate) fn unpack_file(bytes: Vec<u8>, limit: usize) -> Result<Vec<u8>> {
     use crate::ErrorKind;
     let Some(compression) = Compression::detect(&bytes) else { return Ok(bytes) };
@@ -235,7 +235,7 @@ pub(crate) fn unpack_file(bytes: Vec<u8>, limit: usize) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// A [`GuestFile`] over any reader: for an initrd that is not a file of a guest.
+/// A [`GuestFile`] over any reader, for an initrd that is not a guest's file.
 #[derive(Debug)]
 pub struct Whole<R>(pub R);
 

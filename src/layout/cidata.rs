@@ -1,7 +1,8 @@
-//! The disk by which cloud-init gets its data: a FAT filesystem labelled `cidata`.
+//! The disk from which cloud-init reads its data: a FAT filesystem labelled `cidata`.
 //!
-//! Source: cloud-init's documentation of the NoCloud data source. The crate `fatfs` writes FAT; what it
-//! would take from a clock or a random number is fixed here, so that the same files make the same disk.
+//! Source: cloud-init's documentation of the NoCloud data source. The crate `fatfs` writes the FAT
+//! filesystem. Values that it would take from a clock or a random number generator are fixed here,
+//! so the same files always give the same disk.
 
 use super::Ids;
 use crate::{Error, ErrorKind, Result};
@@ -11,7 +12,7 @@ use std::io::{Cursor, Write};
 /// The files of a cloud-init seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Seed<'a> {
-    /// The user-data: what cloud-init is to do.
+    /// The user-data: instructions for cloud-init.
     pub user_data: &'a [u8],
     /// The meta-data with the instance ID.
     pub meta_data: &'a [u8],
@@ -19,15 +20,17 @@ pub struct Seed<'a> {
     pub network_config: Option<&'a [u8]>,
 }
 
-/// More than cloud-init's own limits allow (its cloud sources take 16 KiB to 64 KiB); in bytes.
+/// Size limit in bytes, larger than cloud-init's own limits (its cloud sources accept 16 KiB to 64
+/// KiB).
 pub const SEED_FILE_MAX: u64 = 16 << 20;
 
-/// The disk's length is a multiple of this, in bytes: of every cluster size that FAT chooses here.
+/// The disk's length is a multiple of this, in bytes; a multiple of every cluster size that FAT
+/// uses here.
 const UNIT: u64 = 1 << 20;
-/// For boot sector, tables, the root directory and the last cluster of each file, in bytes.
+/// Space for boot sector, tables, the root directory and the last cluster of each file, in bytes.
 const OVERHEAD: u64 = 256 << 10;
 
-/// The start of FAT's time.
+/// The earliest time that FAT can represent.
 #[derive(Debug)]
 struct Epoch;
 
@@ -53,7 +56,7 @@ impl Seed<'_> {
     /// The disk's bytes: a few MiB, mostly zeros.
     ///
     /// # Errors
-    /// [`ErrorKind::TooLarge`] when a file has more than [`SEED_FILE_MAX`] bytes.
+    /// [`ErrorKind::TooLarge`] if a file is larger than [`SEED_FILE_MAX`] bytes.
     pub fn disk(&self) -> Result<Vec<u8>> {
         let most = self.files().map(|(_, bytes)| bytes.len() as u64).max().unwrap_or(0);
         if most > SEED_FILE_MAX {

@@ -1,37 +1,37 @@
-//! Where the boot gap and the partitions lie on the disk.
+//! The positions of the boot gap and the partitions on the disk.
 
 use super::kind::{GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, MBR_NUMBERS, PartitionKind, TableKind};
 use super::{SECTOR, format_size, round_up};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-/// A partition to be placed.
+/// A partition to place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartitionSpec {
-    /// Number in the table, from 1. Guests know it as the N of `xvdaN`.
+    /// Number in the table, from 1. Guests know it as the N in `xvdaN`.
     pub number: u32,
-    /// Length in bytes; padded up to whole sectors.
+    /// Length in bytes; rounded up to whole sectors.
     pub len: u64,
-    /// What it holds.
+    /// Its type.
     pub kind: PartitionKind,
-    /// Whether the BIOS-era "active" flag is set.
+    /// Whether the legacy BIOS "active" flag is set.
     pub active: bool,
 }
 
-/// What a layout is computed from.
+/// The input of a layout.
 #[derive(Clone, Debug)]
 pub struct LayoutSpec {
     /// Partitions start at multiples of this many bytes; itself a multiple of 512.
     pub align: u64,
-    /// Least length in bytes of what lies before the first partition, the MBR included.
+    /// Minimum space before the first partition in bytes, including the MBR.
     pub gap: u64,
-    /// Kind of table; `None` for an MBR wherever it can describe the disk.
+    /// Type of table; `None` for an MBR if it can describe the disk, else a GPT.
     pub table: Option<TableKind>,
-    /// In the order in which they lie on the disk.
+    /// In disk order.
     pub partitions: Vec<PartitionSpec>,
 }
 
-/// A partition with its place. Offsets and lengths in bytes, multiples of 512.
+/// A partition with its position. Offsets and lengths are in bytes, multiples of 512.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Placed {
     /// Number in the table, from 1.
@@ -40,7 +40,7 @@ pub struct Placed {
     pub start: u64,
     /// Length in bytes.
     pub len: u64,
-    /// What it holds.
+    /// Its type.
     pub kind: PartitionKind,
     /// Whether the active flag is set.
     pub active: bool,
@@ -53,23 +53,23 @@ impl Placed {
     }
 }
 
-/// Offsets of everything on the disk, in bytes. It is all that an overlay needs to remember.
+/// Offsets of everything on the disk, in bytes. An overlay stores nothing else about the layout.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
     /// Length of the whole disk in bytes.
     pub len: u64,
-    /// Kind of partition table.
+    /// Type of partition table.
     pub table: TableKind,
     /// Partitions in disk order, disjoint.
     pub partitions: Vec<Placed>,
 }
 
 impl Layout {
-    /// Place the partitions of `spec` one after the other, each at a multiple of `align`.
+    /// Places the partitions of `spec` one after the other, each at a multiple of `align`.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for an alignment that is not a multiple of a sector, for partition
-    /// numbers that the table does not have or that are used twice, and for an empty partition;
+    /// numbers that the table does not support or that are used twice, and for an empty partition;
     /// [`ErrorKind::TooLarge`] for a disk that the table cannot describe.
     pub fn compute(spec: &LayoutSpec) -> Result<Self> {
         if let Some(kind) = spec.table {
@@ -145,22 +145,22 @@ impl Layout {
         Ok(Self { len, table, partitions })
     }
 
-    /// Length in bytes of what lies before the first partition, the MBR included.
+    /// Length in bytes of the space before the first partition, including the MBR.
     pub fn gap(&self) -> u64 {
         self.partitions.first().map_or(self.len, |p| p.start)
     }
 
-    /// Length in bytes of the boot area: what lies before the first of the guest's partitions, a
-    /// loader's own partitions included.
+    /// Length in bytes of the boot area: everything before the first of the guest's partitions,
+    /// including a loader's own partitions.
     pub fn boot_area(&self) -> u64 {
         self.partitions.iter().find(|p| !p.kind.is_loaders()).map_or(self.len, |p| p.start)
     }
 
-    /// Check a layout that was read from a file: sorted, disjoint, whole sectors,
-    /// within the disk.
+    /// Checks that a layout read from a file is sorted, disjoint, in whole sectors and within the
+    /// disk.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] with the first thing that is wrong.
+    /// [`ErrorKind::Corrupt`] with the first problem.
     pub fn validate(&self) -> Result<()> {
         let corrupt = |what: String| Err(Error::new(ErrorKind::Corrupt, what));
         let Bounds { head, tail, numbers, max_len } = Bounds::of(self.table);
@@ -184,7 +184,7 @@ impl Layout {
     }
 }
 
-/// What a table takes up at both ends of the disk, and its limits. Lengths in bytes.
+/// The space that a table occupies at both ends of the disk, and its limits. Lengths in bytes.
 struct Bounds {
     head: u64,
     tail: u64,

@@ -1,4 +1,4 @@
-//! The GUID partition table, for disks that an MBR cannot describe.
+//! The GUID partition table (GPT), for disks that an MBR cannot describe.
 //!
 //! Source: UEFI specification, chapter 5.
 
@@ -14,7 +14,7 @@ const ENTRY_LEN: usize = 128;
 const ENTRIES_LEN: usize = GPT_NUMBERS as usize * ENTRY_LEN;
 const PRIMARY_LBA: u64 = 1;
 
-/// A table's bytes.
+/// The bytes of a table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Gpt {
     /// Sector 0: loader code and the protective MBR.
@@ -29,8 +29,8 @@ impl Gpt {
     /// The table of `layout`, with `code` in the MBR.
     ///
     /// # Errors
-    /// [`ErrorKind::TooLarge`] when `code` does not fit; [`ErrorKind::Invalid`] when the layout
-    /// cannot be described.
+    /// [`ErrorKind::TooLarge`] if `code` does not fit; [`ErrorKind::Invalid`] if the layout cannot
+    /// be described.
     pub fn encode(layout: &Layout, ids: &Ids, code: &[u8]) -> Result<Self> {
         check_code(code)?;
         let sectors = layout.len / SECTOR;
@@ -70,7 +70,7 @@ impl Gpt {
     }
 }
 
-/// Where one of the two headers lies, in sectors.
+/// The position of one of the two headers, in sectors.
 struct HeaderPlace {
     lba: u64,
     other_lba: u64,
@@ -98,7 +98,7 @@ fn header(
     put(80, &GPT_NUMBERS.to_le_bytes());
     put(84, &(ENTRY_LEN as u32).to_le_bytes());
     put(88, &entries_crc.to_le_bytes());
-    // The header's own checksum counts as zero while it is computed.
+    // The header's own checksum field is zero during the computation.
     let crc = crc32(&sector[..HEADER_LEN]);
     sector[16..20].copy_from_slice(&crc.to_le_bytes());
     sector
@@ -112,7 +112,7 @@ fn put_entry(entry: &mut [u8], p: &Placed, guid: Uuid) {
     entry[40..48].copy_from_slice(&(p.end() / SECTOR - 1).to_le_bytes());
 }
 
-/// One entry of type 0xEE over the whole disk, as far as 32 bits reach.
+/// One entry of type 0xEE over the whole disk, or as much as 32 bits can address.
 fn protective_mbr(sectors: u64, code: &[u8]) -> [u8; SECTOR as usize] {
     let mut sector = [0; SECTOR as usize];
     sector[..code.len()].copy_from_slice(code);
@@ -128,7 +128,7 @@ fn protective_mbr(sectors: u64, code: &[u8]) -> [u8; SECTOR as usize] {
     sector
 }
 
-/// CRC-32 of ISO 3309, as Ethernet and zlib have it.
+/// CRC-32 of ISO 3309, as used by Ethernet and zlib.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
 }
@@ -206,8 +206,8 @@ mod tests {
         assert_eq!(spoil(|l| l.len = 0), ErrorKind::Invalid);
     }
 
-    /// sfdisk checks both headers and all checksums as it reads; what it does not like it says on
-    /// standard error.
+    /// sfdisk checks both headers and all checksums as it reads, and reports problems on standard
+    /// error.
     #[test]
     fn sfdisk_reads_what_was_written() {
         let (layout, ids) = (layout(5 << 20), Ids::derive(b"x"));

@@ -1,9 +1,9 @@
-//! Identifiers that derive from the image: same input, same disk.
+//! Identifiers derived from the image: the same input gives the same disk.
 
 use super::TableKind;
 use uuid::Uuid;
 
-/// Namespace of every identifier made here; itself the UUIDv5 of "synthdisk" under the DNS one.
+/// Namespace of all generated identifiers: the UUIDv5 of "synthdisk" in the DNS namespace.
 fn namespace() -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"synthdisk")
 }
@@ -13,15 +13,15 @@ fn namespace() -> Uuid {
 pub struct Ids {
     /// MBR disk signature; never 0.
     pub disk_id: u32,
-    /// GPT disk GUID, from which those of the partitions derive.
+    /// GPT disk GUID, from which the partition GUIDs are derived.
     pub disk_guid: Uuid,
     /// UUID of the synthesised swap area.
     pub swap_uuid: Uuid,
 }
 
 impl Ids {
-    /// Derive the identifiers from what identifies the root image (`seed`): its filesystem's UUID
-    /// where it has one, else its first bytes.
+    /// Derives the identifiers from what identifies the root image (`seed`): its filesystem's UUID
+    /// if it has one, else its first bytes.
     pub fn derive(seed: &[u8]) -> Self {
         let root = Uuid::new_v5(&namespace(), seed);
         let named = |name: &[u8]| Uuid::new_v5(&root, name);
@@ -33,7 +33,7 @@ impl Ids {
         }
     }
 
-    /// A fingerprint of `parts`, in order, for telling images apart. Not a security boundary.
+    /// A fingerprint of `parts`, in order, to distinguish images. Not a security boundary.
     pub fn fingerprint(parts: &[&[u8]]) -> Uuid {
         parts
             .iter()
@@ -45,8 +45,8 @@ impl Ids {
         Uuid::new_v5(&self.disk_guid, &number.to_le_bytes())
     }
 
-    /// `PARTUUID` of partition `number` as the kernel writes it: for an MBR the signature in 8 hex
-    /// digits, a dash and the number in 2 hex digits; for a GPT the partition's GUID.
+    /// `PARTUUID` of partition `number` as the kernel prints it: for an MBR, the signature in 8 hex
+    /// digits, a dash and the number in 2 hex digits; for a GPT, the partition's GUID.
     pub fn partuuid(&self, table: TableKind, number: u32) -> String {
         match table {
             TableKind::Mbr => format!("{:08x}-{number:02x}", self.disk_id),
@@ -64,7 +64,7 @@ mod tests {
         let a = Ids::derive(b"one image");
         assert_eq!(a, Ids::derive(b"one image"));
         assert_ne!(a, Ids::derive(b"another"));
-        // Pinned: a disk made years ago must come out the same today.
+        // Pinned: a disk must be the same today as years ago.
         assert_eq!(a.disk_id, 565_589_527);
         assert_eq!(a.swap_uuid.to_string(), "06fadeab-0e7a-56ea-8463-e0c301694c51");
         assert_eq!(Ids { disk_id: 0xab, ..a }.partuuid(TableKind::Mbr, 2), "000000ab-02");

@@ -1,10 +1,10 @@
-//! What a table calls its partitions: one row per type, for every table and report.
+//! Partition types: one row per type, for all tables and reports.
 
 use super::SECTOR;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, uuid};
 
-/// What a partition holds, as far as its type in the table depends on it.
+/// What a partition holds, as far as it determines the type in the table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PartitionKind {
@@ -18,7 +18,7 @@ pub enum PartitionKind {
     EfiSystem,
 }
 
-/// What is known of a partition type.
+/// Properties of a partition type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartitionType {
     /// The name shown to a user.
@@ -27,27 +27,27 @@ pub struct PartitionType {
     pub mbr: Option<u8>,
     /// Type GUID in a GPT.
     pub guid: Uuid,
-    /// Who makes the content.
+    /// Who creates the content.
     pub content: PartitionContent,
 }
 
-/// What kind of content a partition has.
+/// The kind of content that a partition has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PartitionContent {
     /// A filesystem of the guest; it may be the root filesystem.
     Filesystem,
     /// A swap area.
     Swap,
-    /// What a loader puts there.
+    /// Written by a loader.
     Loader,
 }
 
 impl PartitionKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Linux, Self::Swap, Self::BiosBoot, Self::EfiSystem];
 
-    /// The row of this kind. Sources: sfdisk(8) `--list-types`, the UEFI specification (chapter 5)
-    /// and the Discoverable Partitions Specification.
+    /// The properties of this kind. Sources: sfdisk(8) `--list-types`, the UEFI specification
+    /// (chapter 5) and the Discoverable Partitions Specification.
     pub fn properties(self) -> PartitionType {
         let row = |name, mbr, guid, content| PartitionType { name, mbr, guid, content };
         match self {
@@ -93,7 +93,7 @@ impl PartitionKind {
         self.properties().content == PartitionContent::Swap
     }
 
-    /// Whether a loader makes the content of the partition.
+    /// Whether a loader writes the content of the partition.
     pub fn is_loaders(self) -> bool {
         self.properties().content == PartitionContent::Loader
     }
@@ -112,11 +112,12 @@ pub enum TableKind {
 
 /// Sectors that the 32-bit fields of an MBR can address: 2 TiB less one sector.
 pub const MBR_MAX_SECTORS: u64 = u32::MAX as u64;
-/// Partitions that an MBR has without extended ones.
+/// Number of partitions in an MBR without extended partitions.
 pub(super) const MBR_NUMBERS: u32 = 4;
-/// Length in bytes of a GPT's header and entries: after the MBR, and once more at the end of the disk.
+/// Length in bytes of a GPT's header and entries, which are stored after the MBR and again at the
+/// end of the disk.
 pub const GPT_LEN: u64 = 33 * SECTOR;
-/// Partitions that a GPT of this length has.
+/// Number of partitions in a GPT of this length.
 pub const GPT_NUMBERS: u32 = 128;
 
 #[cfg(test)]

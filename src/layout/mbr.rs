@@ -14,8 +14,8 @@ const SECTORS_PER_TRACK: u64 = 63;
 /// Sector 0 of the disk: `code`, the disk signature, up to four primary partitions, 0xAA55.
 ///
 /// # Errors
-/// [`ErrorKind::TooLarge`] when `code` does not fit or a partition is out of reach of 32 bits;
-/// [`ErrorKind::Invalid`] for a partition number or type that an MBR does not have.
+/// [`ErrorKind::TooLarge`] if `code` does not fit or 32 bits cannot address a partition;
+/// [`ErrorKind::Invalid`] for a partition number or type that an MBR does not support.
 pub fn mbr_sector(layout: &Layout, disk_id: u32, code: &[u8]) -> Result<[u8; SECTOR as usize]> {
     check_code(code)?;
     let mut header = MBRHeader::new(disk_id.to_le_bytes());
@@ -46,7 +46,7 @@ pub fn mbr_sector(layout: &Layout, disk_id: u32, code: &[u8]) -> Result<[u8; SEC
     })
 }
 
-/// Refuse boot code that an MBR cannot hold.
+/// Refuses boot code that does not fit into an MBR.
 pub(super) fn check_code(code: &[u8]) -> Result<()> {
     if code.len() > BOOTSTRAP_LEN {
         let what = format!("the boot code has {} bytes; an MBR holds {BOOTSTRAP_LEN}", code.len());
@@ -63,8 +63,8 @@ fn type_of(p: &Placed) -> Result<u8> {
     })
 }
 
-/// Cylinder, head and sector of `lba` for the 255/63 geometry that BIOSes assume; FE FF FF
-/// where three bytes are too few.
+/// Cylinder, head and sector of `lba` for the 255/63 geometry that BIOSes assume; FE FF FF if three
+/// bytes are not enough.
 fn chs(lba: u64) -> CHS {
     let cylinder = lba / (HEADS * SECTORS_PER_TRACK);
     match u16::try_from(cylinder) {
@@ -77,7 +77,7 @@ fn chs(lba: u64) -> CHS {
     }
 }
 
-/// Parse a disk signature as `fdisk` and `root=PARTUUID=` write it: 8 hex digits, `0x` allowed.
+/// Parses a disk signature as written by `fdisk` and `root=PARTUUID=`: 8 hex digits, `0x` allowed.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] for anything else, and for 0, which means "no signature".

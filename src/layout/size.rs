@@ -1,14 +1,14 @@
-//! Sizes as a user writes them.
+//! Sizes in the form that users write.
 
 use crate::{Error, ErrorKind, Result};
 
-/// Parse `512M`, `20G`, `1048576`, `63s` into bytes.
+/// Parses `512M`, `20G`, `1048576`, `63s` into bytes.
 ///
-/// Suffixes are binary (`K` = 1024 bytes, then `M`, `G`, `T`, `P`; `KiB` and `KB` mean the same),
-/// `s` counts 512-byte sectors, no suffix counts bytes, as in `qemu-img` and `parted`.
+/// Suffixes are binary (`K` = 1024 bytes, then `M`, `G`, `T`, `P`; `KiB` and `KB` mean the same).
+/// `s` means 512-byte sectors, no suffix means bytes, as in `qemu-img` and `parted`.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for anything else, and for what does not fit 63 bits.
+/// [`ErrorKind::Invalid`] for anything else, and for sizes that do not fit in 63 bits.
 pub fn parse_size(text: &str) -> Result<u64> {
     let bad = || {
         Error::new(
@@ -32,7 +32,8 @@ pub fn parse_size(text: &str) -> Result<u64> {
     number.checked_mul(unit).filter(|n| *n <= i64::MAX as u64).ok_or_else(bad)
 }
 
-/// `bytes` for a user: in the largest binary unit, with one decimal where it is not a whole number.
+/// Formats `bytes` for display: in the largest binary unit, with one decimal if it is not a whole
+/// number.
 pub fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = 0;

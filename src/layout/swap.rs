@@ -1,28 +1,28 @@
-//! The header of a Linux swap area (`SWAPSPACE2`), as `mkswap` writes it.
+//! The header of a Linux swap area (`SWAPSPACE2`), as written by `mkswap`.
 //!
 //! Source: `union swap_header` in the kernel's `include/linux/swap.h`.
 
 use uuid::Uuid;
 
-/// Bytes per page of the swap areas made here: that of x86.
+/// Bytes per page of the generated swap areas: the page size of x86.
 pub const SWAP_PAGE: u64 = 4096;
 
 /// Minimum length in bytes of a swap area that `mkswap` and the kernel accept: 10 pages.
 pub const SWAP_MIN_LEN: u64 = 10 * SWAP_PAGE;
 
-/// What the first page of a swap area says.
+/// The fields of the first page of a swap area.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SwapHeader {
-    /// Length of the area in bytes; the odd rest of a page is left unused.
+    /// Length of the area in bytes; an incomplete last page is unused.
     pub len: u64,
-    /// UUID that `blkid`, `swapon -U` and fstab name it by.
+    /// UUID by which `blkid`, `swapon -U` and fstab identify it.
     pub uuid: Uuid,
-    /// Label, at most 16 bytes; longer ones are cut.
+    /// Label, at most 16 bytes; longer ones are truncated.
     pub label: String,
 }
 
 impl SwapHeader {
-    /// The first page of the area; all that follows may hold anything, here zeros.
+    /// The first page of the area. The rest may hold anything; here it is zeros.
     pub fn encode(&self) -> [u8; SWAP_PAGE as usize] {
         let mut page = [0; SWAP_PAGE as usize];
         let last_page = u32::try_from((self.len / SWAP_PAGE).saturating_sub(1)).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! What a loader is to the rest of the program.
+//! The interface between a loader and the rest of the program.
 
 use super::payload::{Limits, Payload};
 use crate::disk::Region;
@@ -8,26 +8,26 @@ use std::ops::Range;
 
 /// A program that the firmware starts from the disk.
 ///
-/// What a loader writes lies in the *boot area*: from sector 0 up to the first of the guest's
-/// partitions. The loader's own partitions are part of it.
+/// A loader writes to the *boot area*: from sector 0 to the first of the guest's partitions. The
+/// loader's own partitions are part of it.
 pub trait Loader: fmt::Debug + Send + Sync {
-    /// Name in options, reports and the metadata of overlays.
+    /// Name in options, reports and overlay metadata.
     fn name(&self) -> &'static str;
 
-    /// What it is, for `--help`.
+    /// A description for `--help`.
     fn about(&self) -> &'static str;
 
-    /// What it can load; `None` for a loader that starts no kernel of the planner's choice.
+    /// What it can load; `None` for a loader that does not start a kernel chosen by the planner.
     fn limits(&self) -> Option<Limits>;
 
-    /// Partitions that it wants for itself on a disk with a `table` of this kind.
+    /// Partitions that it needs for itself on a disk with a `table` of this type.
     fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
         let _ = table;
         Vec::new()
     }
 
-    /// Bytes that it wants before the first partition, the partition table included, when it is
-    /// to start `payload`.
+    /// Bytes that it needs before the first partition, including the partition table, to start
+    /// `payload`.
     fn reserve(&self, payload: Option<&Payload>) -> u64;
 
     /// Machine code for the first bytes of sector 0, at most
@@ -35,11 +35,11 @@ pub trait Loader: fmt::Debug + Send + Sync {
     /// stays the same when another kernel is planned.
     fn boot_code(&self, space: &Space) -> Vec<u8>;
 
-    /// What it puts into `space`, in disk order; zeros may be left out.
+    /// The regions that it puts into `space`, in disk order; zeros may be left out.
     fn regions(&self, order: BootOrder<'_>, space: &Space) -> Vec<Region>;
 }
 
-/// A partition that a loader wants for itself.
+/// A partition that a loader needs for itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WantedPartition {
     /// A BIOS boot partition or an EFI system partition.
@@ -48,23 +48,23 @@ pub struct WantedPartition {
     pub len: u64,
 }
 
-/// Where on a disk a loader may put something.
+/// The space on a disk that a loader may use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Space {
     /// The boot gap, in bytes of the disk: from the end of the partition table to the first
     /// partition.
     pub gap: Range<u64>,
-    /// The partitions that it asked for, in the order in which it did.
+    /// The partitions that it requested, in the same order.
     pub partitions: Vec<Placed>,
 }
 
-/// What a loader is to do.
+/// What a loader should do.
 #[derive(Clone, Copy, Debug)]
 pub enum BootOrder<'a> {
     /// Start this.
     Start(&'a Payload),
-    /// Print this and stop, if it can: there is nothing to start.
+    /// Print this and stop, if possible: there is nothing to start.
     Print(&'a str),
-    /// The kernel is not known yet, or it is not the planner's to choose.
+    /// The kernel is not known yet, or the planner does not choose it.
     Undecided,
 }

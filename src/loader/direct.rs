@@ -1,9 +1,9 @@
-//! The direct loader: a BIOS boot program that loads a kernel from fixed sectors of the disk, without
-//! reading a filesystem.
+//! The direct loader: a BIOS boot program that loads a kernel from fixed sectors of the disk,
+//! without reading a filesystem.
 //!
-//! The gap holds, in this order, the [stage 2](STAGE2) that the boot code loads, the
-//! [parameter block](Params), the command line, the kernel and its initrds. Kernel and initrds are
-//! regions that read through to their files.
+//! The gap holds, in this order, the [stage 2](STAGE2) that the boot code loads, the [parameter
+//! block](Params), the command line, the kernel and its initrds. Kernel and initrds are regions
+//! that read directly from their files.
 
 mod code;
 mod params;
@@ -18,12 +18,12 @@ use super::api::{BootOrder, Loader, Space};
 use super::payload::{Limits, Payload};
 use crate::disk::{Region, RegionKind, Source};
 
-/// Least length of the gap, in bytes. Room for what a guest may install later costs nothing: it is
-/// zeros.
+/// Minimum length of the gap, in bytes. Space for kernels that a guest may install later costs
+/// nothing: it is zeros.
 const MIN_GAP: u64 = 64 << 20;
 /// The first initrd starts at a multiple of this many bytes.
 const FILE_ALIGN: u64 = 4096;
-/// Initrds that follow each other start at multiples of this (kernel
+/// Initrds after the first start at multiples of this (kernel
 /// Documentation/driver-api/early-userspace/buffer-format.rst).
 const INITRD_ALIGN: u64 = 4;
 
@@ -44,8 +44,8 @@ impl Loader for Direct {
         Some(Limits { kernel: KERNEL_MAX, initrds: INITRD_MAX, cmdline: CMDLINE_MAX })
     }
 
-    /// Twice what the payload needs, so that an overlay in which the guest installs a larger kernel
-    /// still has room.
+    /// Twice what the payload needs, so that a larger kernel that the guest installs later, in an
+    /// overlay, still fits.
     fn reserve(&self, payload: Option<&Payload>) -> u64 {
         payload.map_or(0, |p| Placement::of(p).end.saturating_mul(2)).max(MIN_GAP)
     }
@@ -73,7 +73,7 @@ impl Loader for Direct {
     }
 }
 
-/// Where the files of a payload lie on the disk, in bytes.
+/// The positions of a payload's files on the disk, in bytes.
 struct Placement {
     kernel: u64,
     initrds: Vec<u64>,

@@ -1,51 +1,51 @@
-//! What kind of kernel a file is, and what the header of a bzImage says.
+//! Detects a kernel file's type and parses the header of a bzImage.
 //!
-//! Source: the Linux/x86 boot protocol (kernel: `Documentation/arch/x86/boot.rst`). The header
-//! lies at offset 0x1f1 of the file; which of its fields exist depends on the protocol version.
+//! Source: the Linux/x86 boot protocol (kernel: `Documentation/arch/x86/boot.rst`). The header is
+//! at offset 0x1f1 of the file; which of its fields exist depends on the protocol version.
 
 use crate::{Error, ErrorKind, Result};
 
-/// Length in bytes of the start of a kernel file from which this module reads everything: the longest
-/// real-mode part, in which the version text may lie anywhere.
+/// Number of bytes at the start of a kernel file that this module needs: the longest real-mode
+/// part, which may contain the version text anywhere.
 pub const HEAD_BYTES: usize = 33 * 1024;
 
 /// End of the last fixed header field that is read (`init_size`).
 const HEADER_END: usize = 0x264;
-/// The longest real-mode part, in sectors, that the direct loader has room for.
+/// The longest real-mode part, in sectors, that the direct loader has space for.
 const REAL_SECTORS_MAX: u32 = 64;
 const VERSION_MAX: usize = 256;
 
-/// The setup header of a bzImage, with the protocol's defaults for fields that the kernel's protocol
-/// version does not have.
+/// The setup header of a bzImage. Fields that the kernel's protocol version does not have are set
+/// to the protocol's defaults.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SetupHeader {
     /// Boot protocol version, major in the high byte: 0x020f is 2.15.
     pub version: u16,
     /// Length of the real-mode part in 512-byte sectors, boot sector included.
     pub real_sectors: u32,
-    /// Bit 0: the protected-mode part goes to 1 MiB.
+    /// Bit 0: the protected-mode part is loaded at 1 MiB.
     pub loadflags: u8,
     /// Highest address, in bytes, that the last byte of the initrd may have.
     pub initrd_addr_max: u32,
     /// Longest command line in bytes, without its NUL.
     pub cmdline_size: u32,
-    /// Where the kernel would like to run (bytes); 0 before protocol 2.10.
+    /// Preferred load address of the kernel in bytes; 0 before protocol 2.10.
     pub pref_address: u64,
     /// Memory in bytes that the kernel needs from its start address on, until it can read the
-    /// memory map by itself; 0 before protocol 2.10.
+    /// memory map itself; 0 before protocol 2.10.
     pub init_size: u32,
-    /// Such as `6.1.0-9-amd64 (builder@host) #1 SMP ...`. `None` when the kernel has none, or
-    /// when the given bytes end before it.
+    /// For example `6.1.0-9-amd64 (builder@host) #1 SMP ...`. `None` if the kernel has none, or if
+    /// the given bytes end before it.
     pub kernel_version: Option<String>,
 }
 
 impl SetupHeader {
-    /// Read the header from the first bytes of a kernel file ([`HEAD_BYTES`] see all).
+    /// Parses the header from the first bytes of a kernel file ([`HEAD_BYTES`] are always enough).
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] when this is not a Linux kernel image or is truncated;
-    /// [`ErrorKind::Unsupported`] when the direct loader cannot start it: boot protocol
-    /// before 2.02, a zImage (loaded low), or a real-mode part of over 32 KiB.
+    /// [`ErrorKind::Corrupt`] if this is not a Linux kernel image or is truncated;
+    /// [`ErrorKind::Unsupported`] if the direct loader cannot start it: boot protocol before 2.02,
+    /// a zImage (loaded low), or a real-mode part of more than 32 KiB.
     pub fn parse(head: &[u8]) -> Result<Self> {
         let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, what);
         let unsupported = |what: String| Error::new(ErrorKind::Unsupported, what);
@@ -101,7 +101,7 @@ impl SetupHeader {
         })
     }
 
-    /// The kernel's release, as `uname -r` prints it: the first word of the version text, whose rest
+    /// The kernel's release, as `uname -r` prints it: the first word of the version text. The rest
     /// says who built it and when.
     pub fn release(&self) -> Option<&str> {
         self.kernel_version.as_deref()?.split(' ').next()
@@ -127,25 +127,25 @@ fn version_text(head: &[u8], pointer: u16, real_sectors: u32) -> Option<String> 
     printable.then(|| text.iter().copied().map(char::from).collect())
 }
 
-/// What kind of file a kernel is.
+/// The type of a kernel file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum KernelKind {
-    /// What PC firmware and loaders boot, the direct loader included.
+    /// A kernel for PC firmware and boot loaders, including the direct loader.
     BzImage(SetupHeader),
     /// A plain ELF file: an old kernel for Xen PV only.
     Elf,
     /// A gzip file, most likely of an ELF file: an old kernel for Xen PV only.
     Gzip,
-    /// None of these.
+    /// Another type.
     Unknown,
 }
 
 impl KernelKind {
-    /// Detect the kind from the first bytes of the file ([`HEAD_BYTES`] are enough).
+    /// Detects the type from the first bytes of the file ([`HEAD_BYTES`] are enough).
     ///
     /// # Errors
-    /// Those of [`SetupHeader::parse`] when it has the magic of a Linux kernel image but cannot
-    /// be booted or is damaged.
+    /// Those of [`SetupHeader::parse`] if it has the magic of a Linux kernel image but cannot be
+    /// booted or is damaged.
     pub fn detect(head: &[u8]) -> Result<Self> {
         if head.get(0x202..0x206) == Some(b"HdrS") {
             return SetupHeader::parse(head).map(Self::BzImage);
@@ -157,7 +157,7 @@ impl KernelKind {
         })
     }
 
-    /// The header of a kernel that can boot.
+    /// The header of a bootable kernel.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a kernel that only Xen PV can start, [`ErrorKind::Corrupt`]
@@ -291,7 +291,8 @@ mod tests {
             };
             assert_eq!(kind.bootable().unwrap_err().kind(), want);
         }
-        // An EFI stub makes a bzImage start with MZ; one that starts like gzip would still be one.
+        // An EFI stub makes a bzImage start with MZ; a bzImage that starts like gzip is still
+        // detected.
         let mut odd = head(0x020f);
         odd[..2].copy_from_slice(b"\x1f\x8b");
         assert!(KernelKind::detect(&odd).unwrap().bootable().is_ok());

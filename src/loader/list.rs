@@ -10,7 +10,7 @@ use std::ops::Deref;
 /// All loaders, in the order in which `--help` lists them; the first is the default.
 static LOADERS: [LoaderKind; 2] = [LoaderKind(&direct::Direct), LoaderKind(&none::NoLoader)];
 
-/// A loader that this program has.
+/// One of the loaders in this program.
 #[derive(Clone, Copy, Debug)]
 pub struct LoaderKind(&'static dyn Loader);
 
@@ -20,7 +20,7 @@ impl LoaderKind {
         Self(&none::NoLoader)
     }
 
-    /// A loader that only a test has.
+    /// A loader that exists only in a test.
     #[cfg(test)]
     pub(crate) fn of_test(loader: &'static dyn Loader) -> Self {
         Self(loader)
@@ -29,7 +29,7 @@ impl LoaderKind {
     /// The loader called `name`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] when there is none.
+    /// [`ErrorKind::Unsupported`] if there is none.
     pub fn by_name(name: &str) -> Result<Self> {
         LOADERS.iter().find(|l| l.name() == name).copied().ok_or_else(|| {
             let names = LOADERS.map(|l| l.name()).join(", ");

@@ -5,7 +5,7 @@ use super::payload::{Limits, Payload};
 use crate::disk::Region;
 use crate::layout::SECTOR;
 
-/// For a disk that something else boots.
+/// For a disk that is booted by something else.
 #[derive(Debug)]
 pub(super) struct NoLoader;
 

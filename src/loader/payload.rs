@@ -4,31 +4,31 @@ use crate::disk::Source;
 use crate::layout::{Ids, format_size};
 use crate::{Error, ErrorKind, Result};
 
-/// A file that a loader is to load.
+/// A file for a loader to load.
 #[derive(Clone, Debug)]
 pub struct PayloadFile {
-    /// Where it is, for a user.
+    /// Its location, for display.
     pub origin: String,
     /// Length in bytes.
     pub len: u64,
     /// Its bytes.
     pub source: Source,
-    /// Bytes that change when the file does.
+    /// Bytes that change whenever the file does.
     pub identity: Vec<u8>,
 }
 
-/// What a loader is to start.
+/// What a loader will start.
 #[derive(Clone, Debug)]
 pub struct Payload {
     /// The kernel.
     pub kernel: PayloadFile,
-    /// Initrds, which the kernel sees as one, in this order.
+    /// Initrds in this order; the kernel sees them as one.
     pub initrds: Vec<PayloadFile>,
     /// The kernel's command line.
     pub cmdline: String,
 }
 
-/// The most that a loader can load, in bytes.
+/// Maximum sizes that a loader can load, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
     /// Length of the kernel.
@@ -40,7 +40,7 @@ pub struct Limits {
 }
 
 impl Payload {
-    /// Changes whenever the kernel, an initrd or the command line does.
+    /// A value that changes whenever the kernel, an initrd or the command line does.
     pub fn token(&self) -> [u8; 16] {
         let files = std::iter::once(&self.kernel).chain(&self.initrds);
         let mut parts = vec![self.cmdline.clone().into_bytes()];
@@ -53,8 +53,8 @@ impl Payload {
         *Ids::fingerprint(&parts).as_bytes()
     }
 
-    /// Refuse what the loader called `loader` cannot load. The command line has a limit of the
-    /// kernel's too, so it is checked where the kernel's header is known.
+    /// Refuses a payload that the loader called `loader` cannot load. The kernel also limits the
+    /// command line; that limit is checked where the kernel's header is known.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`].

@@ -19,16 +19,17 @@ pub struct Adaptation {
     pub file: String,
     /// The edits.
     pub edits: Vec<Edit>,
-    /// The UUID that the filesystem is to get.
+    /// The new UUID for the filesystem.
     pub uuid: Option<String>,
 }
 
 impl Adaptation {
-    /// Make the edits in `partition`, the file of that name in a view of the disks. Tools that edit
-    /// it get the open file, not a name.
+    /// Makes the edits in `partition`, the served file of that name. External tools get the open
+    /// file, not a name.
     ///
     /// # Errors
-    /// Those of [`apply`], [`check_room`] and [`set_uuid`]; nothing was changed if there is no room.
+    /// Those of [`apply`], [`check_room`] and [`set_uuid`]; if there is not enough space, nothing
+    /// was changed.
     pub fn apply(&self, partition: &File) -> Result<()> {
         let inherited = Inherited::new(partition)
             .map_err(|e| Error::io("cannot hand the guest's partition to the tools", e))?;
@@ -41,11 +42,11 @@ impl Adaptation {
     }
 }
 
-/// The edits that the guest on `disks` needs, which boots with `cmdline`; `None` when there are none,
-/// or its root filesystem is not among the disks or may not be written, which `notes` say.
+/// The edits that the guest on `disks` needs when it boots with `cmdline`. `None` if there are
+/// none, or if its root filesystem is not on the disks or is read-only; `notes` then explain it.
 ///
 /// # Errors
-/// Those of looking into the root filesystem.
+/// Errors from reading the root filesystem.
 pub(super) fn adaptation(
     disks: &[PlannedDisk],
     resolver: &RootResolver,
@@ -84,7 +85,7 @@ pub(super) fn adaptation(
     Ok(Some(Adaptation { file: disk.partition_file(root.number), edits, uuid: None }))
 }
 
-/// The partitions of the guest whose root filesystem is on `root`, by their old and new names.
+/// The partitions of the guest whose root filesystem is `root`, with their old and new names.
 pub(super) fn devices(
     resolver: &RootResolver,
     root: &PartitionNames,
@@ -110,8 +111,8 @@ fn device(p: &PartitionNames, disks: &[PlannedDisk]) -> Device {
     }
 }
 
-/// The label of the partition as the disk shows it, which the guest may have changed. `None` when it
-/// cannot be read.
+/// The label of the partition as read through the disk: the guest may have changed it from the
+/// image's label. `None` if it cannot be read.
 fn label_now(p: &PartitionNames, disks: &[PlannedDisk]) -> Option<Option<String>> {
     let disk = disks.iter().find(|d| !d.cdrom && d.letters == p.disk)?;
     let reader = disk.partition(p.number)?;

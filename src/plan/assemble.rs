@@ -1,4 +1,4 @@
-//! Stage 4: put the disks together, let the boot area follow the guest, and plan the edits.
+//! Stage 4: build the disks, make the boot area follow the guest, and plan the edits.
 
 use super::adapting::{Adaptation, adaptation};
 use super::boot_choice::BootChoice;
@@ -32,32 +32,32 @@ pub struct Plan {
     pub macs: Vec<String>,
     /// Its disks; the firmware boots from the first.
     pub disks: Vec<PlannedDisk>,
-    /// What boots; `None` without a boot loader of ours.
+    /// What boots; `None` without one of our boot loaders.
     pub boot: Option<BootSummary>,
-    /// Where the root filesystem is: index of its disk and number of its partition.
+    /// Location of the root filesystem: index of its disk, and number of its partition.
     pub root: Option<(usize, u32)>,
-    /// Edits that the guest needs, to be made once its partitions can be written.
-    /// The error says why the guest cannot be adapted; it boots as it is.
+    /// Edits that the guest needs, to be made once its partitions are writable. The error says why
+    /// the guest cannot be adapted; it then boots unadapted.
     pub adaptation: Result<Option<Adaptation>>,
-    /// The images, absolute.
+    /// The images, as absolute paths.
     pub images: Vec<PathBuf>,
-    /// What a user should know.
+    /// What the user should know.
     pub notes: Vec<String>,
-    /// New overlays, which go away again unless [`Plan::keep`] is called.
+    /// New overlays, which are removed again unless [`Plan::keep`] is called.
     created: Vec<CreatedFile>,
 }
 
 impl Plan {
-    /// The mount has succeeded: new overlays stay.
+    /// Keeps new overlays; called once the mount has succeeded.
     pub fn keep(&mut self) {
         self.created.drain(..).for_each(CreatedFile::keep);
     }
 }
 
-/// Make the disks of `survey` and all that goes with them.
+/// Builds the disks of `survey` and everything that belongs to them.
 ///
 /// # Errors
-/// Those of overlays, of a guest that cannot be booted, and of edits that cannot be made.
+/// Errors from overlays, from a guest that cannot be booted, and from edits that cannot be made.
 pub(super) fn assemble(
     mut survey: Survey,
     choice: BootChoice,
@@ -73,7 +73,7 @@ pub(super) fn assemble(
     if uuid.is_none() {
         let built = (&disks[..], &builders[..]);
         uuid = change_uuid(built, &guest.boot, summary.as_ref(), &mut resolver, options)?;
-        // The guest's command line has another root now.
+        // The root in the guest's command line has changed.
         summary =
             summary.filter(|_| uuid.is_none() || !matches!(guest.boot, BootRequest::Guest(_)));
     }
@@ -82,7 +82,7 @@ pub(super) fn assemble(
         match summary.is_none().then(|| plan_boot_area(&disks[0], &latest)) {
             None => {}
             Some(Ok(boots)) => summary = Some(boots),
-            // A guest that was broken through its overlay must stay reachable for repair.
+            // A guest that was broken through its overlay must stay accessible for repair.
             Some(Err(e)) if builders[0].has_overlay() => {
                 notes.push(format!("nothing boots from this disk as it is now: {e}"));
             }
@@ -115,7 +115,7 @@ pub(super) fn assemble(
     Ok(plan)
 }
 
-/// Build all disks, with the loader of the first one starting `boot`.
+/// Builds all disks; the first disk's loader starts `boot`.
 fn build_disks(
     builders: &mut [DiskBuilder],
     boot: Option<&PlannedBoot>,
@@ -142,7 +142,7 @@ fn build_disks(
     Ok(planned)
 }
 
-/// Give the root filesystem the UUID that `options` ask for, if they do.
+/// Gives the root filesystem the UUID that `options` request, if any.
 fn change_uuid(
     (disks, builders): (&[PlannedDisk], &[DiskBuilder]),
     boot: &BootRequest,
@@ -163,8 +163,8 @@ fn image_paths(builders: &[DiskBuilder]) -> Vec<PathBuf> {
     images.map(|(_, image)| image.image.path().to_path_buf()).collect()
 }
 
-/// Where the root filesystem is: the command line says so, else the config's hint, else it is the
-/// first partition with a filesystem.
+/// The location of the root filesystem: from the command line, else from the config's hint, else
+/// the first partition with a filesystem.
 fn root_place(
     planned: &[PlannedDisk],
     resolver: &RootResolver,
@@ -178,7 +178,7 @@ fn root_place(
     Some((disk, root.number))
 }
 
-/// The command line that the guest's own boot configuration has now.
+/// The command line in the guest's current boot configuration.
 fn cmdline_now(
     planned: &[PlannedDisk],
     builders: &[DiskBuilder],
@@ -192,7 +192,8 @@ fn cmdline_now(
     Some(boot.summary.cmdline)
 }
 
-/// Have the boot area follow what the guest has installed; returns where the latest outcome is kept.
+/// Makes the boot area follow what is installed in the guest; returns a handle to the latest
+/// outcome.
 fn follow_guest(
     planned: &[PlannedDisk],
     builders: &[DiskBuilder],
@@ -217,7 +218,7 @@ fn follow_guest(
     Ok(latest)
 }
 
-/// Plan the boot area through the disk itself; returns what boots now.
+/// Plans the boot area through the disk itself; returns what boots now.
 fn plan_boot_area(first: &PlannedDisk, latest: &Mutex<Result<BootSummary>>) -> Result<BootSummary> {
     first.disk.plan_gap();
     std::mem::replace(&mut *latest.lock(), Ok(BootSummary::default()))

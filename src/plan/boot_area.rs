@@ -7,7 +7,7 @@ use crate::disk::{Region, RegionKind};
 use crate::layout::{GPT_LEN, Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
 use crate::loader::{BootOrder, LoaderKind, Space};
 
-/// The boot area of one disk, ready to be filled again and again.
+/// The boot area of one disk, whose contents can be planned repeatedly.
 #[derive(Clone, Debug)]
 pub(super) struct BootArea {
     loader: LoaderKind,
@@ -17,13 +17,13 @@ pub(super) struct BootArea {
     has_code: bool,
     /// Header and entries of a GPT, from sector 1 on.
     primary: Vec<u8>,
-    /// The same for the end of the disk.
+    /// The backup copy, for the end of the disk.
     backup: Vec<u8>,
     end: u64,
 }
 
 impl BootArea {
-    /// The boot area of a disk with `layout` that `loader` starts from.
+    /// The boot area for a disk with `layout` that boots with `loader`.
     ///
     /// # Errors
     /// Those of encoding the partition table.
@@ -51,12 +51,12 @@ impl BootArea {
         self.end
     }
 
-    /// The loader whose boot area this is.
+    /// The loader that uses this boot area.
     pub(super) fn loader(&self) -> LoaderKind {
         self.loader
     }
 
-    /// The second copy of a GPT, for the end of the disk; empty for an MBR.
+    /// The backup copy of a GPT, for the end of the disk; empty for an MBR.
     pub(super) fn backup(&self) -> &[u8] {
         &self.backup
     }
@@ -77,7 +77,7 @@ impl BootArea {
         out.finish()
     }
 
-    /// Zeros from `start` to `stop`, named after the loader's partitions that they lie in.
+    /// Zeros from `start` to `stop`, attributed to the loader partitions that contain them.
     fn zeros(&self, start: u64, stop: u64, out: &mut RegionList) {
         let mut at = start;
         for p in self.space.partitions.iter().filter(|p| p.end() > start && p.start < stop) {
@@ -98,7 +98,7 @@ mod tests {
     use crate::layout::{LayoutSpec, PartitionKind, PartitionSpec};
     use crate::loader::{Limits, Loader, Payload, WantedPartition};
 
-    /// A loader with a second stage in the gap, whose place its boot code holds, one in a BIOS boot
+    /// A loader with stage 2 in the gap (its boot code contains the location), one in a BIOS boot
     /// partition, and files in an EFI system partition.
     #[derive(Debug)]
     struct Everywhere;

@@ -1,4 +1,4 @@
-//! Stage 3: choose what boots, as far as the images decide that.
+//! Stage 3: choose what boots, as far as the images determine it.
 
 use super::candidates::image_readers;
 use super::clone::rename_root;
@@ -14,19 +14,20 @@ use crate::identity::UuidChange;
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// What boots, and how the guest's partitions are called.
+/// What boots, and the names of the guest's partitions.
 pub(super) struct BootChoice {
-    /// `None` when nothing boots, or when only the disk itself, overlay included, can tell.
+    /// `None` if nothing boots, or if it can only be determined from the disk itself, including its
+    /// overlay.
     pub(super) boot: Option<PlannedBoot>,
     pub(super) resolver: RootResolver,
-    /// The root filesystem's new UUID, if it is to get one and that is known by now.
+    /// The root filesystem's new UUID, if one is requested and already known.
     pub(super) uuid: Option<UuidChange>,
 }
 
-/// Choose what boots from the disks of `survey`, which are laid out.
+/// Chooses what boots from the disks of `survey`, which are laid out.
 ///
 /// # Errors
-/// Those of a kernel of this host; `Unsupported` for a UUID that cannot be changed.
+/// Errors from a kernel of this host; `Unsupported` for a UUID that cannot be changed.
 pub(super) fn choose_boot(
     survey: &mut Survey,
     preview: Preview,
@@ -39,13 +40,13 @@ pub(super) fn choose_boot(
     if let (Some(wish), BootRequest::Host { initrds, cmdline, .. }) =
         (options.identity.root_uuid, &guest.boot)
     {
-        // The command line of a kernel of this host is final once it is planned.
+        // The command line for a kernel of this host is final once it is planned.
         let (words, _) = resolver.adapt(cmdline, !initrds.is_empty(), None);
         if let Some(root) = resolver.root_index(&words) {
             uuid = rename_root(&mut resolver, root, wish, disks)?;
         }
     }
-    // What was planned with other names has another command line.
+    // A preview with other partition names has a different command line.
     let previewed = preview.boot.filter(|_| preview.names == resolver.partitions);
     let boot = match &guest.boot {
         BootRequest::Nothing => None,
@@ -61,13 +62,13 @@ pub(super) fn choose_boot(
             guest.notes.extend(missing_modules(&boot, disks, options));
             Some(boot)
         }
-        // Where nothing was written yet, the disk shows what the images show.
+        // Before the first write, the disk has the same content as the images.
         BootRequest::Guest(_) => previewed.filter(|_| !disks.iter().any(DiskBuilder::has_overlay)),
     };
     Ok(BootChoice { boot: boot.filter(|_| disks[0].layout.is_some()), resolver, uuid })
 }
 
-/// A dom0 kernel that cannot boot here is not the end: the guest may have one of its own.
+/// If a dom0 kernel cannot boot here, suggest the guest's own kernel, if it has one.
 fn suggest_guest_kernel(e: Error, options: &SourceOptions) -> Error {
     if options.config.is_none() || options.kernel.is_some() {
         return e;
@@ -78,7 +79,7 @@ fn suggest_guest_kernel(e: Error, options: &SourceOptions) -> Error {
     Error::new(e.kind(), what)
 }
 
-/// A note when the guest has no modules for a kernel that is not its own.
+/// A note if the guest has no modules for a kernel that is not its own.
 fn missing_modules(
     boot: &PlannedBoot,
     disks: &[DiskBuilder],

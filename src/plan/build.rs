@@ -1,4 +1,4 @@
-//! The stages of planning, in their order.
+//! Runs the stages of planning in order.
 
 use super::assemble::{Plan, assemble};
 use super::boot_choice::choose_boot;
@@ -9,10 +9,10 @@ use super::types::OverlayChoice;
 use crate::Result;
 
 impl Plan {
-    /// Plan the disks that `options` describe, with their writes going where `overlays` says.
+    /// Plans the disks that `options` describe; `overlays` determines where writes go.
     ///
     /// # Errors
-    /// A sentence for the user; nothing is left behind.
+    /// A sentence for the user; no files are left on disk.
     pub fn build(options: &SourceOptions, overlays: &OverlayChoice) -> Result<Self> {
         let mut survey = Survey::take(options, overlays)?;
         let preview = lay_out(&mut survey, options)?;

@@ -1,4 +1,4 @@
-//! Which partitions may hold what boots, and how to read them.
+//! Partitions that may contain what boots, and readers for them.
 
 use super::disk_builder::DiskBuilder;
 use super::planned_disk::{PartitionReader, PlannedDisk};
@@ -6,8 +6,8 @@ use super::types::Candidate;
 use crate::image::Image;
 use std::sync::Arc;
 
-/// Partitions that may hold the boot configuration, first what was listed first: their index among
-/// the resolver's partitions (the first disk's come first there) and their number.
+/// Partitions that may hold the boot configuration, in the order in which they were listed: their
+/// index among the resolver's partitions (where the first disk's come first), and their number.
 fn candidates(disk: &DiskBuilder) -> Vec<(usize, u32)> {
     let mut all: Vec<_> = disk.partitions().iter().enumerate().collect();
     all.retain(|(_, p)| !p.image.is_swap());
@@ -15,8 +15,8 @@ fn candidates(disk: &DiskBuilder) -> Vec<(usize, u32)> {
     all.into_iter().map(|(i, p)| (i, p.number)).collect()
 }
 
-/// Partitions of the further disks, which may hold the root filesystem: the disk's index, their own
-/// among the resolver's partitions, and their number.
+/// Partitions of further disks that may hold the root filesystem: the disk's index, the partition's
+/// index among the resolver's partitions, and its number.
 fn elsewhere(disks: &[DiskBuilder]) -> Vec<(usize, usize, u32)> {
     let mut out = Vec::new();
     let mut index = 0;
@@ -29,7 +29,7 @@ fn elsewhere(disks: &[DiskBuilder]) -> Vec<(usize, usize, u32)> {
     out
 }
 
-/// The first disk's candidates, read from the images themselves.
+/// The first disk's candidates, read directly from the images.
 pub(super) fn image_readers(disk: &DiskBuilder) -> Vec<(usize, Arc<dyn Image>)> {
     let reader = |(i, number)| {
         let source = disk.partitions().iter().find(|p| p.number == number)?;
@@ -38,7 +38,7 @@ pub(super) fn image_readers(disk: &DiskBuilder) -> Vec<(usize, Arc<dyn Image>)> 
     candidates(disk).into_iter().filter_map(reader).collect()
 }
 
-/// Partitions of further disks, read from the images themselves.
+/// Partitions of further disks, read directly from the images.
 pub(super) fn other_image_readers(disks: &[DiskBuilder]) -> Vec<(usize, Arc<dyn Image>)> {
     let reader = |(k, i, number): (usize, usize, u32)| {
         let source = disks[k].partitions().iter().find(|p| p.number == number)?;
@@ -47,8 +47,8 @@ pub(super) fn other_image_readers(disks: &[DiskBuilder]) -> Vec<(usize, Arc<dyn 
     elsewhere(disks).into_iter().filter_map(reader).collect()
 }
 
-/// The first disk's partitions that may hold the boot configuration, and those of further disks that
-/// may hold the root filesystem, read through their overlays.
+/// The first disk's partitions that may hold the boot configuration, and the further disks'
+/// partitions that may hold the root filesystem, read through their overlays.
 pub(super) fn readers(
     planned: &[PlannedDisk],
     builders: &[DiskBuilder],

@@ -1,4 +1,4 @@
-//! Planning a clone: which partition is its root, what UUID that gets, which files are edited.
+//! Planning a clone: which partition is its root, its new UUID, and which files are edited.
 
 use super::adapting::{Adaptation, devices};
 use super::disk_builder::DiskBuilder;
@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Open a root filesystem that is to be edited.
+/// Opens a root filesystem that will be edited.
 fn open(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
     open_fs(reader).map_err(|e| {
         let what =
@@ -25,8 +25,8 @@ fn open(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
     })
 }
 
-/// The root filesystem, as an index into the partitions of `resolver`: the one that `cmdline` names, or
-/// the config does, or the first that looks like one.
+/// The root filesystem, as an index into the partitions of `resolver`: the one named by `cmdline`,
+/// or by the config, or the first that looks like one.
 pub(super) fn root_of(
     resolver: &RootResolver,
     cmdline: Option<&str>,
@@ -58,8 +58,8 @@ fn reader_of<'a>(
     Some((disk, disk.partition(p.number)?))
 }
 
-/// Give the partition number `root` among those of `resolver` the UUID that is wished for; from here on
-/// `resolver` knows it by that.
+/// Gives partition `root` of `resolver` the requested UUID; from now on `resolver` uses the new
+/// UUID.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a filesystem that is not ext2/3/4.
@@ -80,7 +80,7 @@ pub(super) fn rename_root(
     let current = names.uuid.clone().unwrap_or_default();
     let new = match wish {
         RootUuid::Given(uuid) => uuid.hyphenated().to_string(),
-        // It has one of its own already.
+        // The clone already has its own UUID.
         RootUuid::New if !names.former.is_empty() => current.clone(),
         RootUuid::New => Uuid::new_v4().hyphenated().to_string(),
     };
@@ -93,16 +93,16 @@ pub(super) fn rename_root(
     Ok(Some(UuidChange { new, former: names.former.clone(), pending }))
 }
 
-/// The image that a partition was made from.
+/// The image of a partition.
 fn source_of<'a>(builders: &'a [DiskBuilder], p: &PartitionNames) -> Option<&'a SourceImage> {
     let disk = builders.iter().find(|d| d.source.letters == p.disk)?;
     Some(&disk.partitions().iter().find(|s| s.number == p.number)?.image)
 }
 
-/// The edits that make the guest a clone, those of its adaptation among them.
+/// The edits that make the guest a clone, including those of its adaptation.
 ///
 /// # Errors
-/// Whatever prevents an edit: a clone must be what was asked for.
+/// Anything that prevents an edit: a clone must be exactly what was requested.
 pub(super) fn clone_edits(
     (disks, builders): (&[PlannedDisk], &[DiskBuilder]),
     resolver: &RootResolver,

@@ -1,4 +1,4 @@
-//! The disk that carries files for cloud-init.
+//! The disk with the files for cloud-init.
 
 use super::options::CloudInitFiles;
 use super::planned_disk::PlannedDisk;
@@ -11,10 +11,11 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Name in a mount of the disk for cloud-init.
+/// Name of the cloud-init disk in a mount.
 pub const CIDATA_FILE: &str = "cidata.raw";
 
-/// What user-data may begin with (cloud-init, `cloudinit/handlers`), upper case counted as lower.
+/// Valid starts of user-data (cloud-init, `cloudinit/handlers`), in lower case; matched
+/// case-insensitively.
 const BEGINNINGS: [&[u8]; 11] = [
     b"#cloud-config",
     b"#!",
@@ -29,10 +30,10 @@ const BEGINNINGS: [&[u8]; 11] = [
     b"\x1f\x8b",
 ];
 
-/// The disk with `wanted`'s files, for a guest called `hostname`.
+/// The disk with the files in `wanted`, for a guest called `hostname`.
 ///
 /// # Errors
-/// Those of reading the files; `TooLarge`.
+/// Errors from reading the files; `TooLarge`.
 pub(super) fn seed_disk(
     wanted: &CloudInitFiles,
     hostname: Option<&Hostname>,
@@ -66,7 +67,7 @@ pub(super) fn seed_disk(
         Seed { user_data: &user_data, meta_data: &meta_data, network_config: network.as_deref() };
     let mut bytes = seed.disk()?;
     let len = bytes.len() as u64;
-    // Trailing zeros need not be kept in memory.
+    // Trailing zeros are not kept in memory.
     let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1).next_multiple_of(4096);
     bytes.truncate(used);
     let origin = format!("cloud-init's {wanted}");
@@ -89,13 +90,13 @@ pub(super) fn seed_disk(
     })
 }
 
-/// The least meta-data that cloud-init accepts: an instance ID that changes with the other files.
+/// The minimal meta-data that cloud-init accepts: an instance ID that changes with the other files.
 fn meta_data(parts: &[&[u8]], hostname: Option<&Hostname>) -> Vec<u8> {
     let name = hostname.map_or("", Hostname::as_str);
     let id = Ids::fingerprint(&[parts, &[name.as_bytes()]].concat());
     let mut text = format!("instance-id: {id}\n");
     if !name.is_empty() {
-        // Quoted: a hostname of digits must not become a number.
+        // Quoted so that a hostname of digits does not become a number.
         text.push_str(&format!("local-hostname: \"{name}\"\n"));
     }
     text.into_bytes()

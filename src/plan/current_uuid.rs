@@ -1,4 +1,4 @@
-//! The UUID that a filesystem has now, read through an overlay that is not yet part of a disk.
+//! The current UUID of a filesystem, read through an overlay that is not yet part of a disk.
 
 use super::source::SourceImage;
 use crate::bytes::ReadAt;
@@ -8,7 +8,7 @@ use crate::image::Image;
 use crate::layout::Placed;
 use std::io;
 
-/// A disk on which there is one partition.
+/// A disk with a single partition.
 struct Only<'a> {
     start: u64,
     image: &'a dyn Image,
@@ -16,7 +16,7 @@ struct Only<'a> {
 
 impl ReadAt for Only<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        // Only the beginning of the partition is read.
+        // Only the start of the partition is read.
         let at = offset.checked_sub(self.start).ok_or(io::ErrorKind::InvalidInput)?;
         let there = self.image.len().saturating_sub(at).min(buf.len() as u64) as usize;
         let (image, rest) = buf.split_at_mut(there);
@@ -35,8 +35,8 @@ impl Base for Only<'_> {
     }
 }
 
-/// The UUID of the filesystem in the partition `placed`, which was made from `image`, when it is not
-/// the image's own any more.
+/// The UUID of the filesystem in partition `placed`, made from `image`, if it differs from the
+/// image's UUID.
 pub(super) fn changed_uuid(
     overlay: &dyn Overlay,
     placed: &Placed,

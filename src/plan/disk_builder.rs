@@ -32,20 +32,20 @@ pub(super) struct DiskBuilder {
     pub(super) shape: DiskShape,
     /// The layout, once it is known.
     pub(super) layout: Option<Layout>,
-    /// The overlay's file, where writes are kept.
+    /// The overlay file for writes.
     pub(super) overlay_path: Option<PathBuf>,
     existing: Option<Qcow2Overlay>,
     had_overlay: bool,
     pub(super) role: DiskRole,
-    /// UUIDs that filesystems have now, by partition, where they are not the images' any more.
+    /// Current UUIDs of filesystems, by partition, where they differ from the images'.
     changed_uuids: Vec<(u32, String)>,
 }
 
 impl DiskBuilder {
-    /// Settle identifiers and shape of `source`.
+    /// Determines the identifiers and the shape of `source`.
     ///
     /// # Errors
-    /// Those of an overlay that exists: damaged, in use, or made for something else.
+    /// Errors from an existing overlay: damaged, in use, or made for something else.
     pub(super) fn new(
         source: DiskSource,
         options: &SourceOptions,
@@ -87,7 +87,7 @@ impl DiskBuilder {
         })
     }
 
-    /// Whether there was an overlay before.
+    /// Whether the overlay existed before.
     pub(super) fn has_overlay(&self) -> bool {
         self.had_overlay
     }
@@ -97,7 +97,7 @@ impl DiskBuilder {
         matches!(self.source.content, DiskContent::Cdrom(_))
     }
 
-    /// The partitions that images stand for.
+    /// The partitions backed by images.
     pub(super) fn partitions(&self) -> &[PartitionSource] {
         match &self.source.content {
             DiskContent::Partitions(partitions) => partitions,
@@ -105,18 +105,18 @@ impl DiskBuilder {
         }
     }
 
-    /// Kind of table: as laid out, else the expected one.
+    /// Type of partition table: that of the layout, else the expected one.
     fn table(&self) -> TableKind {
         self.layout.as_ref().map_or(self.shape.table.unwrap_or_default(), |l| l.table)
     }
 
-    /// Number of the swap partition that no image stands for, if there is one.
+    /// Number of the swap partition without an image, if there is one.
     fn extra_swap(&self) -> Option<u32> {
         let most = self.partitions().iter().map(|p| p.number).max().unwrap_or(0);
         (self.shape.swap > 0).then_some(most + 1)
     }
 
-    /// What command lines may call the partitions.
+    /// The names that command lines may use for the partitions.
     pub(super) fn names(&self) -> Vec<PartitionNames> {
         let name = |number, kind, uuid, label: Option<&str>, read_only| PartitionNames {
             disk: self.source.letters.clone(),
@@ -150,13 +150,13 @@ impl DiskBuilder {
         images.chain(extra).collect()
     }
 
-    /// UUID of the swap area that stands for `image`: its own where it has one.
+    /// UUID of the swap area for `image`: the image's own if it has one.
     fn swap_uuid(&self, image: &SourceImage) -> Uuid {
         image.content.uuid().map_or(self.ids.swap_uuid, Uuid::from_bytes)
     }
 
-    /// Decide where things lie, unless the overlay did. `payload` is what the loader is to start,
-    /// `grown` the number of the partition that `--root-size` is about.
+    /// Computes the layout, unless it came from the overlay. `payload` is what the loader will
+    /// start, `grown` the number of the partition that `--root-size` applies to.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for impossible sizes; those of [`Layout::compute`].
@@ -181,7 +181,7 @@ impl DiskBuilder {
             let partitions = [self.loader_partitions(kind), guests.clone()].concat();
             Layout::compute(&LayoutSpec { align, gap, table, partitions })
         };
-        // What a loader wants depends on the kind of table, which depends on what there is.
+        // A loader's space depends on the table type, which depends on the partitions.
         let expected = table.unwrap_or_default();
         let layout = compute(expected, table)?;
         self.layout = Some(match layout.table == expected {
@@ -191,7 +191,7 @@ impl DiskBuilder {
         Ok(())
     }
 
-    /// The partitions that images and the extra swap area stand for.
+    /// The partitions for the images and the extra swap area.
     fn guest_partitions(&self, grown: Option<u32>) -> Result<Vec<PartitionSpec>> {
         let active = self.first_listed().map(|p| p.number);
         let mut specs = Vec::new();
@@ -235,13 +235,13 @@ impl DiskBuilder {
         (first..).zip(wanted).map(spec).collect()
     }
 
-    /// The Linux partition that the user or the config named first.
+    /// The Linux partition that the user or the config listed first.
     pub(super) fn first_listed(&self) -> Option<&PartitionSource> {
         let linux = self.partitions().iter().filter(|p| !p.image.is_swap());
         linux.min_by_key(|p| p.listed)
     }
 
-    /// What lies before the guest's partitions; `None` for a disk that is one image.
+    /// Everything before the guest's partitions; `None` for a disk that is a single image.
     ///
     /// # Errors
     /// Those of encoding the partition table.
@@ -250,8 +250,8 @@ impl DiskBuilder {
         self.layout.as_ref().map(area).transpose()
     }
 
-    /// Put the disk together, with a loader that is to do `order`, and its writes going where
-    /// `choice` says. A new overlay's path is added to `created`.
+    /// Builds the disk, with a loader that executes `order`, and with writes going where `choice`
+    /// says. The path of a new overlay is added to `created`.
     ///
     /// # Errors
     /// Those of the overlay.
@@ -313,7 +313,7 @@ impl DiskBuilder {
             (OverlayChoice::ReadOnly | OverlayChoice::Over { .. }, _) => Ok(None),
             (_, Some(path)) => {
                 let marks = images_of(&self.source);
-                // What the guest writes is as secret as its images.
+                // The guest's writes are as confidential as its images.
                 let images = marks.iter().map(|(_, image)| image.image.path().to_path_buf());
                 let mode = common_mode(&images.collect::<Vec<_>>());
                 let marks = marks.iter().map(|(n, image)| ImageMark::new(*n, image)).collect();
@@ -358,7 +358,7 @@ impl DiskBuilder {
         out.finish()
     }
 
-    /// A new swap area, with size, UUID and label of the image that it stands for.
+    /// A new swap area, with the size, UUID and label of the image that it replaces.
     fn swap_header(
         &self,
         p: &Placed,
@@ -401,7 +401,7 @@ fn kind_of(p: &PartitionSource) -> PartitionKind {
     if p.image.is_swap() { PartitionKind::Swap } else { PartitionKind::Linux }
 }
 
-/// Open an overlay that exists, and make sure that it belongs to this disk.
+/// Opens an existing overlay and checks that it belongs to this disk.
 fn open_overlay(
     path: &Path,
     frozen: bool,
@@ -436,7 +436,7 @@ fn changed_uuids(
     Ok(out)
 }
 
-/// A disk that is one image, padded to whole sectors.
+/// A disk that is a single image, padded to whole sectors.
 fn whole_regions(image: &SourceImage) -> Vec<Region> {
     let len = image.image.len();
     let mut out = RegionList::default();

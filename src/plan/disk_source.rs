@@ -1,4 +1,5 @@
-//! What follows from the images of one disk: whether it can be written, its identifiers, its shape.
+//! Properties derived from the images of one disk: whether it is writable, its identifiers, its
+//! shape.
 
 use super::options::SourceOptions;
 use super::source::SourceImage;
@@ -6,7 +7,7 @@ use super::types::{DiskContent, DiskRole, DiskShape, DiskSource};
 use crate::layout::Ids;
 use crate::loader::LoaderKind;
 
-/// Whether the guest may write to no part of the disk.
+/// Whether the guest may not write to any part of the disk.
 pub(super) fn is_read_only(source: &DiskSource) -> bool {
     match &source.content {
         DiskContent::Partitions(partitions) => partitions.iter().all(|p| p.read_only),
@@ -15,7 +16,7 @@ pub(super) fn is_read_only(source: &DiskSource) -> bool {
     }
 }
 
-/// The images of a disk with their numbers; 0 stands for the whole disk.
+/// The images of a disk with their numbers; 0 means the whole disk.
 pub(super) fn images_of(source: &DiskSource) -> Vec<(u32, &SourceImage)> {
     match &source.content {
         DiskContent::Partitions(parts) => parts.iter().map(|p| (p.number, &p.image)).collect(),
@@ -23,12 +24,12 @@ pub(super) fn images_of(source: &DiskSource) -> Vec<(u32, &SourceImage)> {
     }
 }
 
-/// The identifiers of a disk without an overlay: the options', else derived from its images.
+/// The identifiers of a disk without an overlay: from the options, else derived from its images.
 pub(super) fn new_ids(source: &DiskSource, options: &SourceOptions, role: DiskRole) -> Ids {
     let first = role == DiskRole::First;
     let mut seed: Vec<u8> = images_of(source).iter().flat_map(|(_, image)| image.seed()).collect();
     if !first {
-        // A copy of another disk's images must not make a disk with the same identifiers.
+        // Two disks with the same images must not get the same identifiers.
         seed.extend(source.letters.as_bytes());
     }
     let mut ids = Ids::derive(&seed);
@@ -39,8 +40,8 @@ pub(super) fn new_ids(source: &DiskSource, options: &SourceOptions, role: DiskRo
     ids
 }
 
-/// The shape of a disk without an overlay. What options say of the boot loader, swap and root
-/// concerns the first disk.
+/// The shape of a disk without an overlay. The options about the boot loader, swap and root apply
+/// to the first disk.
 pub(super) fn new_shape(
     source: &DiskSource,
     options: &SourceOptions,
@@ -48,7 +49,7 @@ pub(super) fn new_shape(
     role: DiskRole,
 ) -> DiskShape {
     let first = role == DiskRole::First;
-    // A config says what swap the guest has; a bare image says nothing.
+    // A config says which swap the guest has; a bare image does not.
     let has_swap = options.config.is_some() || images_of(source).iter().any(|(_, i)| i.is_swap());
     let default_swap = if has_swap { 0 } else { SourceOptions::DEFAULT_SWAP };
     DiskShape {

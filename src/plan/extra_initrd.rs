@@ -1,13 +1,14 @@
-//! virtio drivers that a guest's initrd lacks: taken from the guest's own modules and put into an extra
-//! initrd.
+//! Adds virtio drivers that a guest's initrd lacks: they are taken from the guest's own modules and
+//! put into an extra initrd.
 //!
-//! The extra initrd precedes the guest's. It holds the modules and a small program
-//! ([`insmod`](mod@insmod)) that `rdinit=` on the command line starts first; the program
-//! loads the modules and becomes the guest's own `/init`. So it does not matter who made the guest's
-//! initrd and what is in it. It comes first because Linux cannot tell where lz4 data end.
+//! The extra initrd contains the modules and a small program ([`insmod`](mod@insmod)) that
+//! `rdinit=` on the command line starts first. The program loads the modules and then executes the
+//! guest's own `/init`. So it does not matter which program generated the guest's initrd, or what
+//! is in it. The extra initrd precedes the guest's because Linux cannot detect where LZ4 data end.
 //!
-//! Reading an initrd takes a tenth of a second and more, so it is done only if needed: when drivers are
-//! not part of the kernel, and the guest is not configured to make initrds for any machine.
+//! Reading an initrd takes a tenth of a second or more, so it is read only if needed: when drivers
+//! are not built into the kernel, and the guest is not configured to generate initrds for any
+//! machine.
 
 mod cpio;
 mod insmod;
@@ -27,27 +28,27 @@ use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
 use insmod::{WordSize, program};
 
-/// Directory of the extra initrd's files. The guest's initrd has no such directory.
+/// Directory of the extra initrd's files. No guest's initrd has such a directory.
 const DIR: &str = "synthdisk";
-/// Most bytes by which the command line grows.
+/// Maximum growth of the command line in bytes.
 pub(super) const PARAMETER_MAX: usize = " rdinit=/synthdisk/init".len();
-/// Most bytes of all modules together; virtio's have about 200 kB.
+/// Maximum bytes of all modules together; virtio's need about 200 kB.
 const MAX_MODULES: usize = 64 << 20;
-/// The drivers without which a virtio disk does not show: name and configuration option.
+/// The drivers without which a virtio disk is not detected: name and configuration option.
 const NEEDED: [(&str, &str); 2] = [("virtio_pci", "VIRTIO_PCI"), ("virtio_blk", "VIRTIO_BLK")];
 
-/// What a few small files in the guest's root filesystem tell of its kernel's drivers.
+/// Facts about the kernel's drivers from a few small files in the guest's root filesystem.
 #[derive(Clone, Debug)]
 pub(super) struct DriverSurvey {
     version: String,
     nic: NicModel,
-    /// Drivers that only the initrd can provide in time; it may lack them.
+    /// Drivers that only the initrd can provide in time, and that it may lack.
     doubtful: Vec<&'static str>,
 }
 
-/// Look at the guest's drivers without reading an initrd. `made` is when the guest's initrd was made, in
-/// seconds since 1970; `None` when it has none, or one that is not the guest's own. `None` is for
-/// a kernel without modules in `fs`, of which nothing is known.
+/// Surveys the guest's drivers without reading an initrd. `made` is when the guest's initrd was
+/// generated, in seconds since 1970; `None` if it has none, or one that is not the guest's own.
+/// Returns `None` for a kernel without modules in `fs`: nothing is known about its drivers.
 pub(super) fn survey(
     fs: &dyn GuestFs,
     version: Option<&str>,
@@ -63,7 +64,7 @@ pub(super) fn survey(
     Some(DriverSurvey { version: version.to_owned(), nic: card(&modules), doubtful })
 }
 
-/// As [`survey`], at the root filesystem in `reader`.
+/// Like [`survey`], for the root filesystem in `reader`.
 pub(super) fn survey_root(
     reader: impl ReadAt + Send + 'static,
     version: Option<&str>,
@@ -72,21 +73,21 @@ pub(super) fn survey_root(
     survey(&*open_fs(reader).ok()?, version, made)
 }
 
-/// What is to be done about the guest's drivers.
+/// What to do about the guest's drivers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Remedy {
-    /// The initrd that is to precede the guest's.
+    /// The initrd to put before the guest's.
     pub(super) initrd: Option<PayloadFile>,
-    /// The command line that goes with it.
+    /// The command line to use with it.
     pub(super) cmdline: String,
-    /// The machine that the guest can boot on.
+    /// Hardware that the guest can boot on.
     pub(super) hardware: Hardware,
-    /// What a user must know.
+    /// A warning for the user.
     pub(super) warning: Option<String>,
 }
 
-/// Make sure that the kernel sees its disk. `root` is the root filesystem, `initrds` are those that
-/// boot with `cmdline`; `extra` says whether an initrd may be added to them.
+/// Makes sure that the kernel detects its disk. `root` is the root filesystem, `initrds` are those
+/// that boot with `cmdline`; `extra` says whether an initrd may be added to them.
 pub(super) fn remedy(
     survey: &DriverSurvey,
     root: impl ReadAt + Send + 'static,
@@ -175,15 +176,16 @@ pub(super) fn bus_name(bus: DiskBus) -> &'static str {
     }
 }
 
-/// Whether another initrd can precede `initrd`: it must be an archive, not the image of a disk as
-/// up to Linux 2.6, and have the `init` that our program starts.
+/// Whether another initrd can precede `initrd`: it must be an archive, not a disk image as used up
+/// to Linux 2.6, and it must contain the `init` that our program starts.
 fn can_be_joined(initrd: &Initrd, init: &str) -> bool {
     let unread = initrd.segments.iter().any(|s| s.compression == Compression::Lzo);
     let has_init = initrd.entries.contains_key(init.trim_start_matches('/'));
     unread || (!initrd.entries.is_empty() && (has_init || initrd.problem.is_some()))
 }
 
-/// What Linux would start in the initrd, and the command line that has it start our program.
+/// The init that Linux would start from the initrd, and the command line that starts our program
+/// instead.
 fn with_rdinit(cmdline: &str) -> (String, String) {
     let (kernel, init_args) = match cmdline.split_once(" -- ") {
         Some((kernel, args)) => (kernel, format!(" -- {args}")),
@@ -196,7 +198,7 @@ fn with_rdinit(cmdline: &str) -> (String, String) {
     (init, format!("{} rdinit=/{DIR}/init{init_args}", words.join(" ").trim_end()))
 }
 
-/// Drivers for the filesystem in `root`; one of them suffices.
+/// Drivers for the filesystem in `root`, any one of which is enough.
 fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
     let mut head = vec![0; root.len().min(HEAD_LEN as u64) as usize];
     match root.read_at(&mut head, 0).map(|()| probe(&head, root.len())) {
@@ -208,10 +210,10 @@ fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
 }
 
 /// The extra initrd with the missing drivers, and one for the root filesystem if the guest's initrd
-/// has none; `None` when the guest does not have them either.
+/// has none; `None` if the guest does not have the missing drivers either.
 ///
 /// # Errors
-/// Those of reading the modules.
+/// Errors from reading the modules.
 fn build(
     modules: &Modules<'_>,
     drivers: &KernelDrivers,
@@ -223,9 +225,9 @@ fn build(
         let Some(chain) = modules.chain(driver) else { return Ok(None) };
         paths.extend(chain);
     }
-    // Under Xen this initrd found its root filesystem, but perhaps with another kernel.
+    // Under Xen this initrd found its root filesystem, but perhaps with a different kernel.
     if !for_root.iter().any(|name| drivers.early(&[name])) {
-        // Filesystems request it as "crc32c", so no dependency names it.
+        // Filesystems request it as "crc32c", so no module dependency lists it.
         for driver in ["crc32c_generic"].iter().chain(for_root.first()) {
             paths.extend(modules.chain(driver).unwrap_or_default());
         }
@@ -261,7 +263,7 @@ fn build(
     }))
 }
 
-/// An initrd of the payload as a file.
+/// An initrd of the payload, as a guest file.
 struct InitrdFile<'a>(&'a PayloadFile);
 
 impl GuestFile for InitrdFile<'_> {
@@ -275,7 +277,7 @@ impl GuestFile for InitrdFile<'_> {
         let buf = &mut buf[..n];
         match &self.0.source {
             Source::Bytes(bytes) => {
-                // As long as the file is.
+                // The bytes are as long as the file.
                 let there = usize::try_from(offset).ok().and_then(|at| bytes.get(at..at + n));
                 there
                     .map(|there| buf.copy_from_slice(there))

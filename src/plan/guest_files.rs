@@ -1,8 +1,8 @@
-//! Kernel and initrd read through to the guest's own files.
+//! Reads the kernel and initrd directly from the guest's own files.
 //!
-//! A filesystem reader cannot leave its thread, so each plan has a thread that owns it, chooses what
-//! boots, and then answers reads. Blocks that were read stay in a small cache, because the loader
-//! reads less at once. The thread ends when the last file is dropped.
+//! A filesystem reader is bound to its thread. So each plan has a thread that owns the reader,
+//! chooses what boots, and then answers read requests. Blocks that were read stay in a small cache,
+//! because the loader reads smaller pieces. The thread ends when the last file is dropped.
 
 use super::extra_initrd::{self, DriverSurvey};
 use super::types::GuestBootRequest;
@@ -22,9 +22,9 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, mpsc};
 
-/// Bytes read from the guest's file at once.
+/// Bytes per read from the guest's file.
 const BLOCK: u64 = 128 << 10;
-/// Blocks kept: 4 MiB.
+/// Number of blocks kept: 4 MiB.
 const CACHED_BLOCKS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 /// What a guest boots, and its files.
@@ -34,17 +34,17 @@ pub(super) struct Opened {
     pub(super) kernel_head: Vec<u8>,
     /// Kernel first, then the initrds.
     pub(super) files: Vec<PayloadFile>,
-    /// Whether this is a root filesystem, and not a separate /boot.
+    /// Whether this is a root filesystem, not a separate /boot.
     pub(super) is_root: bool,
-    /// Its settings that the command line must take into account.
+    /// Its settings that affect the command line.
     pub(super) settings: LegacySettings,
-    /// What it tells of the kernel's drivers, if it has modules for it.
+    /// Facts about the kernel's drivers, if it has modules for the kernel.
     pub(super) drivers: Option<DriverSurvey>,
-    /// When the oldest initrd was made, in seconds since 1970.
+    /// When the oldest initrd was generated, in seconds since 1970.
     pub(super) made: Option<i64>,
 }
 
-/// A read that the thread is to do: file, offset, length, and where to send the bytes.
+/// A read request for the thread: file, offset, length, and where to send the bytes.
 struct Request {
     file: usize,
     offset: u64,
@@ -52,10 +52,10 @@ struct Request {
     reply: mpsc::SyncSender<Result<Vec<u8>>>,
 }
 
-/// A block of a file: the file's number, the block's number.
+/// A block of a file: file number, block number.
 type BlockId = (usize, u64);
 
-/// The connection to the thread, with the cache.
+/// The connection to the thread, and the cache.
 struct Reader {
     requests: Mutex<mpsc::Sender<Request>>,
     blocks: Mutex<LruCache<BlockId, Arc<Vec<u8>>>>,
@@ -77,7 +77,7 @@ impl Reader {
     }
 }
 
-/// A file inside the guest, as a region shows it.
+/// A file inside the guest, as the source of a region.
 struct ThroughFile {
     reader: Arc<Reader>,
     index: usize,
@@ -109,7 +109,7 @@ impl ReadAt for ThroughFile {
     }
 }
 
-/// Find out what the guest in `reader` boots, and open its files.
+/// Determines what the guest in `reader` boots, and opens its files.
 ///
 /// # Errors
 /// Those of reading the filesystem and of choosing an entry.
@@ -132,7 +132,7 @@ pub(super) fn open(
         if started.send(Ok(found)).is_err() {
             return;
         }
-        // Ends when the last sender, and so the last region that shows a file, is gone.
+        // Ends when the last sender is dropped, together with the last region that reads a file.
         while let Ok(request) = queue.recv() {
             let answer = match files.get_mut(request.file) {
                 Some(file) => read_exact(file.as_mut(), request.offset, request.len),
@@ -228,12 +228,12 @@ fn release_of(head: &[u8]) -> Option<String> {
     header.release().map(str::to_owned)
 }
 
-/// The entry that boots, with the files that the domU config puts in place of the entry's.
+/// The entry that boots, with its files replaced by those that the domU config names.
 fn boot_of(fs: &dyn GuestFs, request: &GuestBootRequest) -> Result<Boot> {
     let mut boot = match (&request.kernel, choose(fs, request.entry.as_ref())) {
         (_, Ok(boot)) => boot,
         (None, Err(e)) => return Err(e),
-        // The config names a kernel inside the guest; then no boot menu is needed.
+        // The config names a kernel inside the guest, so no boot menu is needed.
         (Some(kernel), Err(_)) => Boot {
             title: kernel.clone(),
             source: BootSource::NewestKernel,
@@ -257,12 +257,13 @@ fn boot_of(fs: &dyn GuestFs, request: &GuestBootRequest) -> Result<Boot> {
     Ok(boot)
 }
 
-/// The legacy settings of the guest whose root filesystem is in `reader`; none when it cannot be read.
+/// The legacy settings of the guest whose root filesystem is in `reader`; empty if it cannot be
+/// read.
 pub(super) fn legacy_settings_of(reader: impl ReadAt + Send + 'static) -> LegacySettings {
     open_fs(reader).map(|fs| LegacySettings::of(&*fs)).unwrap_or_default()
 }
 
-/// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` when it
+/// Whether the root filesystem in `reader` has modules for the kernel `version`; `None` if it
 /// cannot be read.
 pub(super) fn has_modules(reader: impl ReadAt + Send + 'static, version: &str) -> Option<bool> {
     let fs = open_fs(reader).ok()?;

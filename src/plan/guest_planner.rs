@@ -1,4 +1,4 @@
-//! Planning the boot area again, from what the guest has installed by then.
+//! Replans the boot area from what is now installed in the guest.
 
 use super::boot_area::BootArea;
 use super::payload::from_guest;
@@ -12,12 +12,12 @@ use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
-/// Plans the boot area from what the guest has installed, as seen through the disk itself.
+/// Plans the boot area from what is installed in the guest, read through the disk itself.
 pub(super) struct GuestPlanner {
     /// Partitions that may hold the boot configuration, in the order in which they are tried, with
     /// their index among the resolver's partitions.
     pub(super) candidates: Vec<Candidate<PartitionReader>>,
-    /// Partitions of further disks, which may hold the root filesystem.
+    /// Partitions of further disks that may hold the root filesystem.
     pub(super) others: Vec<Candidate<PartitionReader>>,
     pub(super) area: BootArea,
     pub(super) request: GuestBootRequest,
@@ -51,13 +51,13 @@ impl BootPlanner for GuestPlanner {
         let frozen = |(index, reader): &Candidate<PartitionReader>| {
             (*index, PartitionReader { disk: Weak::clone(frozen), ..reader.clone() })
         };
-        // Further disks have moments of their own.
+        // Only this disk is read from the snapshot: further disks have snapshots of other moments.
         let candidates: Vec<_> = self.candidates.iter().map(frozen).collect();
         self.regions(&self.boot(&candidates))
     }
 }
 
-/// Summary slot before the first planning.
+/// Initial value of the summary, before the first planning.
 pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
     Arc::new(Mutex::new(Err(Error::new(ErrorKind::NotFound, "nothing was planned yet"))))
 }

@@ -1,4 +1,4 @@
-//! Reading what the user named, images or a domU config, into one description of a guest.
+//! Reads the user's input, images or a domU config, into one description of a guest.
 
 use super::options::SourceOptions;
 use super::root_resolver::root_disk;
@@ -24,7 +24,7 @@ impl DiskSource {
 }
 
 impl GuestSpec {
-    /// Read what `options` name.
+    /// Reads the images or the config that `options` name.
     ///
     /// # Errors
     /// Those of the config and of the images, each naming its file.
@@ -138,9 +138,9 @@ impl GuestSpec {
         })
     }
 
-    /// The disk that the firmware is to boot: the first that is more than swap or a cdrom; where
-    /// pygrub would look, the one that was listed first; and with a kernel of this host the one that
-    /// holds the root filesystem.
+    /// The disk that the firmware will boot. Normally this is the first disk that is neither swap
+    /// nor a CD. If pygrub would choose, it is the one listed first; with a kernel of this host, it
+    /// is the one that holds the root filesystem.
     pub(super) fn first_disk(&self) -> Option<usize> {
         let mut able: Vec<_> =
             self.disks.iter().enumerate().filter(|(_, d)| d.may_boot()).collect();
@@ -172,7 +172,7 @@ fn boot_request(config: &DomainConfig, options: &SourceOptions) -> BootRequest {
                 cmdline: command_line,
             }
         }
-        // The dom0's command line says which partition is root, whatever kernel it was for.
+        // The dom0's command line names the root partition, whichever kernel it was for.
         BootMethod::Kernel { .. } => BootRequest::Guest(own),
         BootMethod::GuestConfig { entry, kernel, ramdisk, append } => {
             let entry = own.entry.or_else(|| entry.as_deref().map(EntrySelector::parse));
@@ -182,7 +182,7 @@ fn boot_request(config: &DomainConfig, options: &SourceOptions) -> BootRequest {
     }
 }
 
-/// `e`, with the line of the config that it is about.
+/// Adds to `e` the config line that it refers to.
 fn at(spec: &DiskSpec, e: Error) -> Error {
     Error::with_source(e.kind(), format!("line {}: {}", spec.line, spec.vdev), e)
 }
@@ -204,7 +204,7 @@ fn open(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<(PathBuf, Sou
     let format = image::Format::by_name(name).ok_or_else(|| image::unread(path, name))?;
     let mut how = options.open_options(Some(format));
     if spec.cdrom {
-        // A CD is often shared between guests, and nobody writes to it.
+        // A CD is often shared between guests and never written to.
         how.in_use = InUse::Open;
     }
     let image = SourceImage::open(path, &how)?;
@@ -218,10 +218,10 @@ fn whole(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<DiskContent>
     }
     let read_only = spec.access == Access::ReadOnly;
     Ok(Some(match image.content {
-        // As it is.
+        // The image is used unchanged.
         Content::WholeDisk(_) => DiskContent::Whole { image, read_only },
-        // A bare filesystem, or bare swap, where a disk was expected: Xen does not mind, but KVM's
-        // firmware and initrds do.
+        // A bare filesystem or swap area where a disk was expected: Xen accepts this, but KVM's
+        // firmware and initrds do not.
         Content::Ext { .. }
         | Content::Xfs { .. }
         | Content::Btrfs { .. }

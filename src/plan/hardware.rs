@@ -1,10 +1,10 @@
-//! The machine that a guest can boot on: which bus its disk must be attached to, and which network
-//! card it has a driver for.
+//! Hardware that a guest can boot on: the bus to attach its disk to, and a network card for which
+//! it has a driver.
 
 use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::qemu::{DiskBus, NicModel};
 
-/// What the guest has drivers for. The default is virtio throughout.
+/// Hardware that the guest has drivers for. The default is virtio for everything.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Hardware {
     /// The bus that disks are attached to.
@@ -13,8 +13,9 @@ pub struct Hardware {
     pub nic: NicModel,
 }
 
-/// What the kernel needs before its root filesystem to see a disk on a bus, the preferred bus
-/// first: the BIOS reads from IDE at a twentieth of the others' speed. virtio-blk is not among them.
+/// Drivers that the kernel needs before its root filesystem to detect a disk on a bus, preferred
+/// bus first: the BIOS reads from IDE at a twentieth of the speed of the others. virtio-blk is not
+/// in the list.
 const OTHER_BUSES: [(DiskBus, &[&str]); 5] = [
     (DiskBus::VirtioScsi, &["virtio_pci", "virtio_scsi", "sd_mod"]),
     (DiskBus::Ahci, &["ahci", "sd_mod"]),
@@ -23,13 +24,13 @@ const OTHER_BUSES: [(DiskBus, &[&str]); 5] = [
     (DiskBus::Ide, &["piix", "ide_disk"]),
 ];
 
-/// A bus on which the kernel sees a disk though it has no virtio-blk in time.
+/// A bus on which the kernel detects a disk even though it has no virtio-blk in time.
 pub(super) fn other_bus(drivers: &KernelDrivers) -> Option<DiskBus> {
     let found = OTHER_BUSES.iter().find(|(_, names)| drivers.early(names));
     found.map(|(bus, _)| *bus)
 }
 
-/// The card that the kernel has a driver for; its module may come from the root filesystem.
+/// The network card that the kernel has a driver for; its module may be on the root filesystem.
 pub(super) fn card(modules: &Modules<'_>) -> NicModel {
     let has = |name: &str, config: &str, path: &str| {
         modules.is_builtin(name, config) || modules.is_at(&format!("drivers/net/{path}"))

@@ -1,4 +1,4 @@
-//! Stage 2: decide where everything lies on the disks.
+//! Stage 2: decide the layout of the disks.
 
 use super::candidates::{image_readers, other_image_readers};
 use super::disk_builder::DiskBuilder;
@@ -9,17 +9,17 @@ use super::survey::Survey;
 use super::types::{BootRequest, GuestSpec, PartitionNames, PlannedBoot};
 use crate::Result;
 
-/// What boots as far as the images alone say, and the names with which that was planned.
+/// What boots according to the images alone, and the partition names used to plan it.
 pub(super) struct Preview {
     pub(super) boot: Option<PlannedBoot>,
     pub(super) names: Vec<PartitionNames>,
 }
 
-/// Lay out the disks of `survey`.
+/// Lays out the disks of `survey`.
 ///
-/// What a loader reserves depends on what boots, whose command line has partition UUIDs, which
-/// depend on the kind of table, which depends on what the loader reserves. So a preview is planned
-/// with the expected kind of table; only the lengths of its files count here.
+/// The space that a loader reserves depends on what boots. The command line contains partition
+/// UUIDs, which depend on the table type, which in turn depends on what the loader reserves. So a
+/// preview is planned with the expected table type; only the lengths of its files matter here.
 ///
 /// # Errors
 /// Those of reading the guest and of [`DiskBuilder::lay_out`].
@@ -34,8 +34,8 @@ pub(super) fn lay_out(survey: &mut Survey, options: &SourceOptions) -> Result<Pr
     Ok(Preview { boot, names: resolver.partitions })
 }
 
-/// What boots, read from the images themselves; `None` without a loader, or with an overlay that
-/// has the layout.
+/// What boots, read directly from the images; `None` without a loader, or if an overlay already has
+/// the layout.
 fn preview(
     boot: &BootRequest,
     resolver: &RootResolver,
@@ -50,7 +50,7 @@ fn preview(
     match boot {
         BootRequest::Nothing => Ok(None),
         BootRequest::Host { kernel, initrds, cmdline } => {
-            // The next stage opens these files again and reports what is wrong with them.
+            // The next stage opens these files again and reports any errors.
             Ok(from_host(kernel, initrds, cmdline, resolver, loader, readers).ok())
         }
         BootRequest::Guest(request) => {
@@ -59,7 +59,7 @@ fn preview(
     }
 }
 
-/// The partition that `--root-size` is about: the config's root, else the first listed.
+/// The partition that `--root-size` applies to: the config's root, else the first listed.
 fn grown_partition(disk: &DiskBuilder, spec: &GuestSpec) -> Option<u32> {
     let hinted = spec.root_hint.as_deref().and_then(|hint| {
         let resolver = RootResolver { partitions: disk.names(), ..RootResolver::default() };

@@ -12,11 +12,11 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use uuid::Uuid;
 
-/// Options about the guest's disks. `None` means "not given", which an existing overlay may answer.
+/// Options about the guest's disks. `None` means "not given"; an existing overlay may then decide.
 ///
-/// This is the one description of these options: clap derives parsing, help, manual pages and
-/// completions from it, mount(8)'s `-o` takes the same names, and serde carries the values to the
-/// process that serves the mount. Sizes read `512M`, `20G`, `1048576` or `63s` (sectors).
+/// This is the only description of these options: clap derives parsing, help, manual pages and
+/// completions from it, mount(8)'s `-o` accepts the same names, and serde carries the values to the
+/// process that serves the mount. Sizes look like `512M`, `20G`, `1048576` or `63s` (sectors).
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Disk")]
 pub struct SourceOptions {
@@ -57,8 +57,8 @@ pub struct SourceOptions {
     #[arg(value_parser = CloudInitFiles::parse)]
     pub cloud_init: Option<CloudInitFiles>,
 
-    /// Format of the images (raw, qcow2) [default: what the config or a file's name says]; with raw,
-    /// an image is shown as it is even if it begins like another format
+    /// Format of the images (raw, qcow2) [default: what the config or a file's name says]; with
+    /// raw, an image is used verbatim even if it begins like another format
     #[arg(long, value_name = "FORMAT", value_parser = image::Format::parse)]
     pub image_format: Option<image::Format>,
 
@@ -74,7 +74,7 @@ pub struct SourceOptions {
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
     pub kernel: Option<PathBuf>,
 
-    /// Initrd for --kernel; may be repeated, the kernel sees all as one
+    /// Initrd for --kernel; can be repeated, the kernel sees all of them as one
     #[arg(long = "initrd", value_name = "FILE", help_heading = "Boot")]
     pub initrds: Vec<PathBuf>,
 
@@ -100,7 +100,7 @@ pub struct SourceOptions {
     #[arg(value_parser = Selection::parse, default_value_t)]
     pub adapt: Selection,
 
-    /// What makes the guest a clone with an identity of its own.
+    /// The new identity that makes the guest a clone.
     #[arg(skip)]
     pub identity: Identity,
 }
@@ -110,15 +110,15 @@ fn parse_entry(text: &str) -> Result<EntrySelector, Infallible> {
 }
 
 impl SourceOptions {
-    /// Length of the swap partition when nothing else is said, in bytes.
+    /// Default length of the swap partition, in bytes.
     pub const DEFAULT_SWAP: u64 = 512 << 20;
-    /// Alignment when nothing else is said, in bytes.
+    /// Default alignment, in bytes.
     pub const DEFAULT_ALIGN: u64 = 1 << 20;
 
-    /// How to open an image whose format the config says is `configured`.
+    /// How to open an image whose format is `configured` in the config.
     pub(super) fn open_options(&self, configured: Option<image::Format>) -> image::OpenOptions {
         let in_use = if self.force { InUse::Open } else { InUse::Refuse };
-        // A user who says that an image is raw knows what it begins with; a config may be wrong.
+        // A user who states that an image is raw knows its content; a config may be wrong.
         let foreign = if self.image_format.is_some() { Foreign::Serve } else { Foreign::Refuse };
         image::OpenOptions { format: self.image_format.or(configured), in_use, foreign }
     }
@@ -127,16 +127,16 @@ impl SourceOptions {
 /// Files of this host for cloud-init's NoCloud data source.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct CloudInitFiles {
-    /// The user-data: what cloud-init is to do.
+    /// The user-data: instructions for cloud-init.
     pub user_data: PathBuf,
-    /// The meta-data with the instance ID; generated when not given.
+    /// The meta-data with the instance ID; generated if not given.
     pub meta_data: Option<PathBuf>,
     /// The network configuration.
     pub network_config: Option<PathBuf>,
 }
 
 impl CloudInitFiles {
-    /// Parse `USER-DATA[,META-DATA[,NETWORK-CONFIG]]`.
+    /// Parses `USER-DATA[,META-DATA[,NETWORK-CONFIG]]`.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for anything else.

@@ -16,7 +16,7 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(super) struct OverlayMetadata {
     version: u32,
-    /// Where partitions lie; none on a disk that is one image as it is.
+    /// The layout; none on a disk that is a single image.
     pub(super) layout: Option<Layout>,
     pub(super) shape: DiskShape,
     disk_id: u32,
@@ -25,7 +25,7 @@ pub(super) struct OverlayMetadata {
     images: Vec<ImageMark>,
 }
 
-/// An image as it was when the overlay was made.
+/// An image's state when the overlay was made.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(super) struct ImageMark {
     /// Partition number; 0 for a whole disk.
@@ -83,11 +83,11 @@ impl OverlayMetadata {
         Ids { disk_id: self.disk_id, disk_guid: self.disk_guid, swap_uuid: self.swap_uuid }
     }
 
-    /// Refuse images other than those the overlay was made for (`images`, with their numbers and
-    /// paths), and options that would move something under it.
+    /// Refuses images other than those that the overlay was made for (`images`, with their numbers
+    /// and paths), and options that would change its layout.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] with what differs.
+    /// [`ErrorKind::Invalid`] with the difference.
     pub(super) fn check(
         &self,
         overlay: &Path,

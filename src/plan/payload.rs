@@ -14,11 +14,11 @@ use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The payload made of files of this host.
+/// The payload from files of this host.
 ///
 /// # Errors
-/// Those of opening the files; [`ErrorKind::Unsupported`] and [`ErrorKind::Corrupt`] for a file
-/// that is no bootable kernel.
+/// Errors from opening the files; [`ErrorKind::Unsupported`] and [`ErrorKind::Corrupt`] for a file
+/// that is not a bootable kernel.
 pub(super) fn from_host(
     kernel_path: &Path,
     initrds: &[PathBuf],
@@ -52,7 +52,7 @@ pub(super) fn from_host(
         kernel_version: header.release().map(str::to_owned),
         initrds: initrds.iter().map(describe).collect(),
         cmdline: adapted,
-        // Without words of the user's or the config's there is nothing that could have changed.
+        // An empty command line, from neither the user nor the config, cannot have been changed.
         notes: if cmdline.is_empty() { Vec::new() } else { changes },
         ..BootSummary::default()
     };
@@ -63,8 +63,8 @@ pub(super) fn from_host(
     finish(files, &header, summary, resolver, loader, drivers.zip(root))
 }
 
-/// The payload, with drivers that the guest lacks added to it: `drivers` is what is known of them,
-/// and how to read the root filesystem.
+/// The payload, including drivers that the guest lacks. `drivers` is their survey and a reader for
+/// the root filesystem.
 fn finish(
     (kernel, mut initrds): (PayloadFile, Vec<PayloadFile>),
     header: &SetupHeader,
@@ -99,11 +99,11 @@ fn host_file(path: &Path) -> Result<Arc<RawImage>> {
 }
 
 /// The payload that the guest's own boot configuration names: that of the first of `candidates`
-/// which has one. Its root filesystem may be one of `others`.
+/// that has one. Its root filesystem may be one of `others`.
 ///
 /// # Errors
-/// What the first candidate gave when none has a kernel: [`ErrorKind::NotFound`] when it has none,
-/// else what reading its filesystem gave.
+/// If no candidate has a kernel, the error of the first one: [`ErrorKind::NotFound`] if it has
+/// none, otherwise the error from reading its filesystem.
 pub(super) fn from_guest<R: ReadAt + Clone + Send + 'static>(
     candidates: &[Candidate<R>],
     others: &[Candidate<R>],
@@ -140,7 +140,7 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
         resolver.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
     let version = header.release().map(str::to_owned);
     let (settings, drivers) = match resolver.root_index(&cmdline) {
-        // A separate /boot says nothing of the network and the drivers; its root does.
+        // A separate /boot has no information about the network and the drivers, but its root has.
         Some(root) if root != index => {
             let root = all.iter().find(|(i, _)| *i == root).map(|(_, reader)| reader.clone());
             let look = |r: R| Some((survey_root(r.clone(), version.as_deref(), opened.made)?, r));
@@ -176,7 +176,7 @@ fn check_kernel(head: &[u8], name: &str) -> Result<SetupHeader> {
         .map_err(|e| Error::new(e.kind(), format!("{name} cannot be booted: {e}")))
 }
 
-/// Longest command line in bytes, without its NUL, that both the kernel and the loader take.
+/// Longest command line in bytes, without its NUL, that both the kernel and the loader accept.
 fn cmdline_max(header: &SetupHeader, loader: LoaderKind) -> usize {
     let most = loader.limits().map_or(usize::MAX, |limits| limits.cmdline);
     (header.cmdline_size as usize).min(most)

@@ -1,4 +1,4 @@
-//! A disk that is ready to be served, and reading its partitions.
+//! A disk that is ready to be served, and readers for its partitions.
 
 use crate::bytes::{ReadAt, SharedBytes};
 use crate::disk::Disk;
@@ -14,15 +14,15 @@ pub struct PlannedDisk {
     pub file: String,
     /// The guest's name for it under Xen: `xvda`.
     pub vdev: String,
-    /// Its letters alone: `a`.
+    /// The letters of that name: `a`.
     pub letters: String,
-    /// What it serves.
+    /// The disk to serve.
     pub disk: Arc<Disk>,
-    /// Where its partitions lie; none when it is one image as it is.
+    /// Its layout; none if it is a single image.
     pub layout: Option<Layout>,
-    /// Its identifiers, when they were made here.
+    /// Its identifiers, if they were generated here.
     pub ids: Option<Ids>,
-    /// The file in which its writes are kept, absolute.
+    /// The file that stores its writes, as an absolute path.
     pub overlay: Option<PathBuf>,
     /// Whether it is a CD.
     pub cdrom: bool,
@@ -44,8 +44,8 @@ impl PlannedDisk {
     }
 }
 
-/// A partition of the disk as filesystem readers want it. Holds the disk weakly: the disk's own
-/// regions hold this.
+/// A partition of the disk for filesystem readers. It holds the disk weakly, because the disk's own
+/// regions hold this reader.
 #[derive(Clone, Debug)]
 pub struct PartitionReader {
     pub(super) disk: Weak<SharedBytes>,
@@ -68,7 +68,7 @@ impl ReadAt for PartitionReader {
     }
 }
 
-/// Name in a mount of the disk number `index` (from 0) of a guest, with the disk's letters.
+/// File name in a mount of a guest's disk number `index` (from 0) with these letters.
 pub fn disk_file_name(index: usize, letters: &str, cdrom: bool) -> String {
     match (index, cdrom) {
         (0, _) => "disk.raw".into(),
@@ -77,7 +77,7 @@ pub fn disk_file_name(index: usize, letters: &str, cdrom: bool) -> String {
     }
 }
 
-/// Name in a mount of a partition of the disk whose file is `disk`.
+/// File name in a mount of a partition of `disk`, which is the disk's file name.
 pub fn partition_file_name(disk: &str, number: u32) -> String {
     let stem = disk.strip_suffix(".raw").unwrap_or(disk);
     let prefix = if stem == "disk" { String::new() } else { format!("{stem}-") };

@@ -4,7 +4,7 @@ use crate::disk::{Region, RegionKind, Source};
 use crate::image::Image;
 use std::sync::Arc;
 
-/// Regions in disk order. Empty ones are left out. Offsets in bytes of the disk.
+/// Regions in disk order. Empty ones are left out. Offsets are in bytes of the disk.
 #[derive(Debug, Default)]
 pub(super) struct RegionList(Vec<Region>);
 
@@ -31,7 +31,7 @@ impl RegionList {
         self.push(start, start + bytes.len() as u64, kind, origin, Source::Bytes(bytes.into()));
     }
 
-    /// `image` from its beginning.
+    /// Adds `image` from its start.
     pub(super) fn image(
         &mut self,
         start: u64,

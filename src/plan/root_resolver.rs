@@ -1,31 +1,31 @@
-//! Which partition is meant: from the names that a Xen guest uses to those that hold on KVM.
+//! Resolves partition names: from those that a Xen guest uses to those that are valid on KVM.
 
 use super::types::PartitionNames;
 use crate::adapt::{LegacySettings, NETWORK, RESUME, Selection};
 use crate::device_name::DeviceName;
 use crate::guest::cmdline::{CmdlineContext, adapt};
 
-/// Tells which partition a name means, and adapts command lines accordingly.
+/// Determines which partition a name refers to, and adapts command lines accordingly.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RootResolver {
     pub(super) partitions: Vec<PartitionNames>,
     pub(super) append: Option<String>,
     pub(super) replace: Option<String>,
-    /// The adaptations that are wanted.
+    /// The requested adaptations.
     pub(super) selection: Selection,
-    /// Whether letters and numbers are those that the guest had under Xen.
+    /// Whether disk letters and partition numbers are the same as under Xen.
     pub(super) same_names: bool,
-    /// Whether no disk holds a filesystem or swap area that is not among the partitions.
+    /// Whether `partitions` contains every filesystem and swap area on the disks.
     pub(super) complete: bool,
-    /// MAC addresses of the network cards, as far as they are known.
+    /// MAC addresses of the network cards, as far as known.
     pub(super) macs: Vec<String>,
-    /// The config's command line, consulted when the guest's own does not name a root.
+    /// The config's command line, used when the guest's own does not name a root.
     pub(super) root_hint: Option<String>,
 }
 
 impl RootResolver {
-    /// The command line for KVM and what was changed. `likely_root` is the root filesystem when no
-    /// command line says which: an index into the partitions.
+    /// The command line for KVM and a list of the changes. `likely_root`, an index into the
+    /// partitions, is the root filesystem if no command line names it.
     pub(super) fn adapt(
         &self,
         cmdline: &str,
@@ -38,7 +38,7 @@ impl RootResolver {
             .or_else(|| likely_root.and_then(|i| self.partitions.get(i)))
             .or_else(|| self.partitions.iter().find(|p| p.kind.may_hold_root()));
         let swap = self.partitions.iter().find(|p| p.kind.is_swap());
-        // A partition without a known UUID may hold filesystems whose UUIDs nobody has read.
+        // A partition without a known UUID may hold filesystems whose UUIDs were not read.
         let uuids: Option<Vec<String>> = self.partitions.iter().map(|p| p.uuid.clone()).collect();
         let adapted = adapt(
             cmdline,
@@ -56,19 +56,20 @@ impl RootResolver {
         (adapted.cmdline, adapted.changes)
     }
 
-    /// The partition that the last `root=` among `words` means.
+    /// The partition that the last `root=` among `words` refers to.
     pub(super) fn root_of(&self, words: &str) -> Option<&PartitionNames> {
-        // Without a config the numbers are ours, and the guest's /dev/xvda2 may be our swap.
+        // Without a config the numbers are ours, and the guest's /dev/xvda2 may be our swap
+        // partition.
         self.find(&last_value(words, "root")?).filter(|p| p.kind.may_hold_root())
     }
 
-    /// As [`Self::root_of`], as an index into the partitions.
+    /// Like [`Self::root_of`], as an index into the partitions.
     pub(super) fn root_index(&self, words: &str) -> Option<usize> {
         let root = self.root_of(words)?;
         self.partitions.iter().position(|p| std::ptr::eq(p, root))
     }
 
-    /// `cmdline`, with an answer to the guest's legacy settings, and why.
+    /// `cmdline` adjusted to the guest's legacy settings, and the reasons.
     pub(super) fn with_legacy_settings(
         &self,
         cmdline: String,
@@ -103,7 +104,7 @@ impl RootResolver {
             return (cmdline, whys);
         }
         let added = added.join(" ");
-        // The words after a lone -- are init's.
+        // The words after a lone -- belong to init.
         let cmdline = match cmdline.split_once(" -- ") {
             Some((kernel, init)) => format!("{kernel} {added} -- {init}"),
             None => format!("{cmdline} {added}"),
@@ -111,7 +112,7 @@ impl RootResolver {
         (cmdline, whys)
     }
 
-    /// The partition that `name` means: a device under Xen or KVM, `UUID=` or `LABEL=`.
+    /// The partition that `name` refers to: a device under Xen or KVM, `UUID=` or `LABEL=`.
     fn find(&self, name: &str) -> Option<&PartitionNames> {
         let same = |a: &Option<String>, b: &str| {
             a.as_ref().is_some_and(|a| a.eq_ignore_ascii_case(b.trim_matches('"')))

@@ -1,4 +1,4 @@
-//! Opening images and checking that a disk can be made of them.
+//! Opening images and checking that a disk can be built from them.
 
 use super::options::SourceOptions;
 use crate::fs::probe::{self, Content};
@@ -10,17 +10,17 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// An open image and what it holds.
+/// An open image and its content.
 #[derive(Clone, Debug)]
 pub(super) struct SourceImage {
     pub(super) image: Arc<dyn Image>,
     pub(super) content: Content,
-    /// Tells this state of this image from others.
+    /// Distinguishes this state of this image from others.
     pub(super) fingerprint: Uuid,
 }
 
 impl SourceImage {
-    /// Open the image at `path`.
+    /// Opens the image at `path`.
     ///
     /// # Errors
     /// Those of [`image::open`] and of reading.
@@ -37,7 +37,7 @@ impl SourceImage {
         Ok(Self { image, content, fingerprint })
     }
 
-    /// What identifiers derive from: the filesystem's UUID where it has one.
+    /// The seed for identifiers: the filesystem's UUID if it has one.
     pub(super) fn seed(&self) -> Vec<u8> {
         match self.content.uuid() {
             Some(uuid) => uuid.to_vec(),
@@ -50,7 +50,7 @@ impl SourceImage {
         self.content.uuid().map(|uuid| probe::uuid_text(&uuid))
     }
 
-    /// Label of the filesystem, unless it has none.
+    /// Label of the filesystem, if not empty.
     pub(super) fn label(&self) -> Option<&str> {
         self.content.label()
     }
@@ -59,10 +59,10 @@ impl SourceImage {
         matches!(self.content, Content::Swap { .. })
     }
 
-    /// Refuse what no partition can be made of.
+    /// Refuses content that cannot become a partition.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] with what it is and what to do.
+    /// [`ErrorKind::Unsupported`] with the content and what to do.
     pub(super) fn require_partition(&self, path: &Path) -> Result<()> {
         let shown = path.display();
         let advice = match self.content {
@@ -81,10 +81,10 @@ impl SourceImage {
         ))
     }
 
-    /// Refuse a first partition that no guest can be booted from, unless the user has said how.
+    /// Refuses a first partition that no guest can boot from, unless the user specified how.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] with what it is and what to do.
+    /// [`ErrorKind::Unsupported`] with the content and what to do.
     pub(super) fn require_bootable(&self, path: &Path, options: &SourceOptions) -> Result<()> {
         let no_kernel = options.bootloader.is_some_and(|l| l.limits().is_none());
         let told = options.kernel.is_some() || no_kernel;
@@ -107,7 +107,7 @@ impl SourceImage {
     }
 }
 
-/// `len` bytes at `offset`, or as many as there are.
+/// `len` bytes at `offset`, or fewer at the end of the image.
 fn read_part(image: &dyn Image, offset: u64, len: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len.min(image.len() - offset) as usize];
     image.read_at(&mut bytes, offset)?;

@@ -1,4 +1,5 @@
-//! Stage 1: read the config, open the images and the overlays, settle what is asked of the guest.
+//! Stage 1: read the config, open the images and the overlays, and determine how the guest will
+//! boot.
 
 use super::disk_builder::DiskBuilder;
 use super::disk_source::is_read_only;
@@ -9,9 +10,9 @@ use crate::loader::LoaderKind;
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
-/// What is known before anything is laid out.
+/// What is known before the layout.
 pub(super) struct Survey {
-    /// The guest; its disks have become `disks`.
+    /// The guest; its disks were moved to `disks`.
     pub(super) guest: GuestSpec,
     /// The disk that the firmware boots from comes first, CDs come last.
     pub(super) disks: Vec<DiskBuilder>,
@@ -39,14 +40,14 @@ impl Survey {
             disks.push(DiskBuilder::new(source, options, loader, role, path, choice)?);
         }
         disks.sort_by_key(|d| (d.role != DiskRole::First, d.is_cdrom()));
-        // An overlay may have been made without a loader.
+        // The overlay may have been made without a loader.
         if disks[0].shape.bootloader.limits().is_none() {
             guest.boot = BootRequest::Nothing;
         }
         Ok(Self { guest, disks })
     }
 
-    /// The resolver for all partitions, named as far as is known by now.
+    /// The resolver for all partitions, with the names known so far.
     pub(super) fn resolver(&self, options: &SourceOptions) -> RootResolver {
         let in_partitions =
             |d: &DiskBuilder| matches!(d.source.content, DiskContent::Partitions(_));
@@ -73,7 +74,7 @@ fn loader_for(boot: &BootRequest, wanted: Option<LoaderKind>) -> LoaderKind {
     }
 }
 
-/// A first disk that has its own partition table boots by itself.
+/// A first disk with its own partition table boots with its own boot loader.
 fn settle_boot(spec: &mut GuestSpec, first: Option<usize>) {
     let whole = first.is_some_and(|i| matches!(spec.disks[i].content, DiskContent::Whole { .. }));
     if !whole {
@@ -89,7 +90,7 @@ fn settle_boot(spec: &mut GuestSpec, first: Option<usize>) {
     spec.boot = BootRequest::Nothing;
 }
 
-/// The overlay file of each disk, where writes are kept.
+/// The overlay file of each disk, which stores its writes.
 fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<PathBuf>>> {
     let writable = spec.disks.iter().filter(|d| !is_read_only(d)).count();
     let dir = match choice {
@@ -135,7 +136,7 @@ fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<
     Ok(spec.disks.iter().map(path_for).collect())
 }
 
-/// A guest's name as part of a file name.
+/// A guest's name in a form that is valid in a file name.
 fn safe(name: &str) -> String {
     let keep = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     let safe: String = name.chars().map(|c| if keep(c) { c } else { '_' }).collect();

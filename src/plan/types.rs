@@ -1,4 +1,4 @@
-//! What the stages of planning hand to each other. No logic.
+//! The types that the stages of planning share. No logic.
 
 use super::hardware::Hardware;
 use super::source::SourceImage;
@@ -11,15 +11,15 @@ use std::path::PathBuf;
 /// Where writes go.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum OverlayChoice {
-    /// Temporary overlays in this directory, gone at the end.
+    /// Temporary overlays in this directory, deleted at the end.
     Temporary(PathBuf),
-    /// This file, created if need be; for a guest with one disk.
+    /// This file, created if missing; for a guest with one disk.
     File(PathBuf),
-    /// A file per disk in this directory, created if need be.
+    /// One file per disk in this directory, created if missing.
     Dir(PathBuf),
     /// Nowhere: the disks are read-only.
     ReadOnly,
-    /// Temporary overlays in `scratch`, over persistent ones that must exist and are only read.
+    /// Temporary overlays in `scratch`, on top of existing persistent ones that are only read.
     Over {
         /// [`OverlayChoice::File`] or [`OverlayChoice::Dir`].
         below: Box<OverlayChoice>,
@@ -31,7 +31,7 @@ pub enum OverlayChoice {
 /// A guest before its disks are laid out.
 #[derive(Debug)]
 pub(super) struct GuestSpec {
-    /// Name for files that belong to the guest.
+    /// Name used for files that belong to the guest.
     pub(super) name: String,
     /// In the order in which the guest sees them.
     pub(super) disks: Vec<DiskSource>,
@@ -42,9 +42,9 @@ pub(super) struct GuestSpec {
     pub(super) macs: Vec<String>,
     /// Memory that the config gives the guest, in MiB.
     pub(super) memory_mib: Option<u64>,
-    /// Whether the first disk is the one that was listed first, not the one with the first letter.
+    /// Whether the first disk is the one listed first, rather than the one with the first letter.
     pub(super) first_listed: bool,
-    /// What a user should know.
+    /// What the user should know.
     pub(super) notes: Vec<String>,
 }
 
@@ -55,33 +55,33 @@ pub(super) struct DiskSource {
     pub(super) vdev: String,
     /// `a`.
     pub(super) letters: String,
-    /// Its position in what the user wrote.
+    /// Its position in the user's list.
     pub(super) listed: usize,
     pub(super) content: DiskContent,
 }
 
-/// What a disk is made of.
+/// The content of a disk.
 #[derive(Debug)]
 pub(super) enum DiskContent {
     /// Partitions, in the order of their numbers.
     Partitions(Vec<PartitionSource>),
-    /// An image that is a disk as it is.
+    /// An image that is a complete disk, used unchanged.
     Whole { image: SourceImage, read_only: bool },
     /// A CD or DVD.
     Cdrom(SourceImage),
 }
 
-/// A partition of a disk that is made of partitions.
+/// A partition of a disk that is assembled from partitions.
 #[derive(Clone, Debug)]
 pub(super) struct PartitionSource {
     pub(super) number: u32,
     pub(super) image: SourceImage,
     pub(super) read_only: bool,
-    /// Its position in what the user wrote; pygrub looks at what was written first.
+    /// Its position in the user's list; pygrub examines what was listed first.
     pub(super) listed: usize,
 }
 
-/// Which of the guest's disks one is.
+/// A disk's role in the guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum DiskRole {
     /// The one that the firmware boots from.
@@ -89,58 +89,58 @@ pub(super) enum DiskRole {
     Further,
 }
 
-/// How the guest is to be booted.
+/// How to boot the guest.
 #[derive(Clone, Debug)]
 pub(super) enum BootRequest {
-    /// As its own boot configuration says.
+    /// From its own boot configuration.
     Guest(GuestBootRequest),
     /// With files of this host.
     Host {
         kernel: PathBuf,
         initrds: Vec<PathBuf>,
-        /// The command line as Xen would give it.
+        /// The command line that Xen would pass.
         cmdline: String,
     },
-    /// Not by us.
+    /// Not started by us.
     Nothing,
 }
 
-/// What is asked of the guest's own boot configuration.
+/// Requests about the guest's own boot configuration.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GuestBootRequest {
     pub(super) entry: Option<EntrySelector>,
-    /// A kernel inside the guest in place of the entry's.
+    /// A kernel inside the guest, instead of the entry's.
     pub(super) kernel: Option<String>,
-    /// An initrd inside the guest in place of the entry's.
+    /// An initrd inside the guest, instead of the entry's.
     pub(super) ramdisk: Option<String>,
     /// Added to the entry's command line before it is adapted.
     pub(super) append: Option<String>,
 }
 
-/// The options that decide where things lie on a disk. Part of an overlay's metadata.
+/// The options that determine the layout of a disk. Part of an overlay's metadata.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(super) struct DiskShape {
-    /// Length in bytes of a swap partition that no image stands for; 0 for none.
+    /// Length in bytes of a swap partition without an image; 0 for none.
     pub(super) swap: u64,
     /// Partitions start at multiples of this many bytes.
     pub(super) align: u64,
-    /// Length in bytes of the root partition, when it is larger than its image.
+    /// Length in bytes of the root partition, if larger than its image.
     pub(super) root_size: Option<u64>,
     pub(super) table: Option<TableKind>,
     pub(super) bootloader: LoaderKind,
 }
 
-/// What the kernel's command line may call a partition.
+/// The names that the kernel's command line may use for a partition.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct PartitionNames {
     /// Letters of its disk under Xen: `a`.
     pub(super) disk: String,
-    /// Its number; a bare filesystem, which has none under Xen, got 1.
+    /// Its number; a bare filesystem, which has no number under Xen, gets 1.
     pub(super) number: u32,
     pub(super) kind: PartitionKind,
     /// UUID of the filesystem or swap area in it.
     pub(super) uuid: Option<String>,
-    /// UUIDs that it had before, above all the image's, by which the guest may still know it.
+    /// Its earlier UUIDs, above all the image's, by which the guest may still refer to it.
     pub(super) former: Vec<String>,
     pub(super) label: Option<String>,
     pub(super) partuuid: String,
@@ -149,35 +149,35 @@ pub(super) struct PartitionNames {
 }
 
 /// A partition that may hold the boot configuration: its index among the names of all partitions,
-/// and how to read it.
+/// and a reader for it.
 pub(super) type Candidate<R> = (usize, R);
 
-/// What boots: what the loader loads, and what to say of it.
+/// What boots: the loader's payload and its summary.
 #[derive(Clone, Debug)]
 pub(super) struct PlannedBoot {
     pub(super) payload: Payload,
     pub(super) summary: BootSummary,
 }
 
-/// What will boot, for a user.
+/// What will boot, for display.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct BootSummary {
-    /// Title of the boot entry, or where the kernel is from.
+    /// Title of the boot entry, or the origin of the kernel.
     pub title: String,
-    /// The kernel: where it is, and its version.
+    /// The kernel: its location and version.
     pub kernel: String,
     /// The kernel's version, as `uname -r` prints it.
     pub kernel_version: Option<String>,
     /// The initrds, in order.
     pub initrds: Vec<String>,
-    /// The command line as the kernel gets it.
+    /// The command line as passed to the kernel.
     pub cmdline: String,
-    /// What was changed in the guest's command line, and what else a user should know.
+    /// What was changed in the guest's command line, and what else the user should know.
     pub notes: Vec<String>,
-    /// The machine that the guest has drivers for.
+    /// Hardware that the guest has drivers for.
     pub hardware: Hardware,
-    /// Whether the first initrd is ours and has drivers that the guest's lacks.
+    /// Whether the first initrd is ours, with drivers that the guest's lacks.
     pub extra_initrd: bool,
-    /// What a user must know: the guest may not boot everywhere.
+    /// Warnings for the user: the guest may not boot everywhere.
     pub warnings: Vec<String>,
 }

@@ -1,10 +1,10 @@
-//! What an `if` may ask.
+//! The conditions of an `if`.
 
 use crate::bootmenu::text::strip_device;
 use crate::fs::{FileKind, GuestFs};
 
-/// Whether a condition holds: the commands `[`, `test` and `true`, and `!` before them. Any other
-/// command, such as loading a font, fails here.
+/// Whether a condition holds. Supports the commands `[`, `test` and `true`, with `!` before them.
+/// Any other command, such as loading a font, fails here.
 pub(super) fn holds(fs: &dyn GuestFs, words: &[String]) -> bool {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (negated, words) = negations(&words);
@@ -16,7 +16,7 @@ pub(super) fn holds(fs: &dyn GuestFs, words: &[String]) -> bool {
     holds != negated
 }
 
-/// Whether an odd number of `!` comes first, and what follows them.
+/// Whether the words start with an odd number of `!`, and what follows them.
 fn negations<'a, 'b>(words: &'b [&'a str]) -> (bool, &'b [&'a str]) {
     let count = words.iter().take_while(|w| **w == "!").count();
     (count % 2 == 1, &words[count..])

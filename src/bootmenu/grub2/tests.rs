@@ -5,7 +5,7 @@ fn run(fs: MemFs, text: &str) -> Menu {
     parse(&fs, "/boot/grub/grub.cfg", text).unwrap()
 }
 
-/// What `grub-mkconfig` of Debian writes, shortened.
+/// Output of Debian's `grub-mkconfig`, shortened.
 const DEBIAN: &str = r#"
 if [ -s $prefix/grubenv ]; then
   set have_grubenv=true

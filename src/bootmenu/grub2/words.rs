@@ -1,4 +1,4 @@
-//! Taking words and tokens apart and putting them together.
+//! Splitting and joining words and tokens.
 
 use crate::bootmenu::grub_script::Token;
 use crate::bootmenu::text::bounded;
@@ -30,7 +30,7 @@ pub(super) fn parse_env(text: &str) -> impl Iterator<Item = (&str, String)> {
     })
 }
 
-/// The words of a Linux command line. A blank that GRUB had quoted is put in Linux's own quotes.
+/// The words of a Linux command line, joined. A blank that GRUB had quoted gets Linux's own quotes.
 pub(super) fn join(words: &[String]) -> String {
     let quote = |word: &String| {
         if !word.contains(char::is_whitespace) || word.contains('"') {
@@ -46,17 +46,17 @@ pub(super) fn join(words: &[String]) -> String {
     bounded(words.iter().map(quote).collect::<Vec<_>>().join(" "))
 }
 
-/// Index of the end of the command that `at` is in.
+/// Index of the end of the command that contains `at`.
 pub(super) fn end_of_command(tokens: &[Token], at: usize) -> usize {
     (at..tokens.len()).find(|i| tokens[*i] == Token::End).unwrap_or(tokens.len())
 }
 
-/// Index after the `close` that belongs to the `open` at `at`; the end if there is none.
+/// Index after the `close` that matches the `open` at `at`; the end if there is none.
 pub(super) fn matching(tokens: &[Token], at: usize, open: &[&str], close: &str) -> usize {
     let mut level = 0usize;
     let mut start_of_command = true;
     for (i, token) in tokens.iter().enumerate().skip(at) {
-        // Shell keywords count at the start of a command only; braces stand for themselves.
+        // Shell keywords count only at the start of a command; braces count anywhere.
         if let Some(word) = token.keyword().filter(|_| start_of_command || close == "}") {
             if open.contains(&word) {
                 level += 1;

@@ -1,25 +1,25 @@
-//! Times of a file, from the leaf of the tree that holds its inode.
+//! Times of a file, from the tree leaf that holds its inode.
 //!
-//! Source: Linux `include/uapi/linux/btrfs_tree.h`: `btrfs_header`, `btrfs_item`, `btrfs_inode_item`.
-//! All fields are little-endian.
+//! Source: Linux `include/uapi/linux/btrfs_tree.h`: `btrfs_header`, `btrfs_item`,
+//! `btrfs_inode_item`. All fields are little-endian.
 
-/// Bytes in front of a leaf's items.
+/// Bytes before a leaf's items.
 const HEADER: usize = 101;
-/// Bytes of an item: its key, and where its data are.
+/// Bytes of an item: its key and the location of its data.
 const ITEM: usize = 25;
-/// Type of the key of an inode.
+/// Key type of an inode.
 const INODE_ITEM: u8 = 1;
 
-/// What an inode holds that `lambutter` does not return.
+/// Fields of an inode that `lambutter` does not return.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Times {
-    /// The transaction that changed it last.
+    /// The last transaction that changed the inode.
     pub(super) transaction: u64,
-    /// Last modification: seconds since 1970, and nanoseconds within.
+    /// Last modification: seconds since 1970, and nanoseconds within the second.
     pub(super) modified: (i64, u32),
 }
 
-/// Those of the inode `number`; `None` if `leaf` does not hold it.
+/// The times of inode `number`; `None` if `leaf` does not hold it.
 pub(super) fn times(leaf: &[u8], number: u64) -> Option<Times> {
     let u32_at = |at: usize| Some(u32::from_le_bytes(leaf.get(at..at + 4)?.try_into().ok()?));
     let u64_at = |at: usize| Some(u64::from_le_bytes(leaf.get(at..at + 8)?.try_into().ok()?));

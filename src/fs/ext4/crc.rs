@@ -16,7 +16,7 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// Goes on with a checksum; `!0` starts one.
+/// Continues a checksum; `!0` starts one.
 pub(super) fn crc32c(seed: u32, data: &[u8]) -> u32 {
     data.iter().fold(seed, |crc, b| (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ b)])
 }

@@ -1,4 +1,4 @@
-//! The few fields of an inode that an edit in place changes.
+//! The few fields of an inode that an in-place edit changes.
 //!
 //! Source: Linux `Documentation/filesystems/ext4/inodes.rst`; `ext4_inode_csum` in
 //! `fs/ext4/inode.c`.
@@ -6,16 +6,16 @@
 use super::crc::crc32c;
 use super::superblock;
 
-/// What of the superblock an inode depends on.
+/// The superblock fields that inodes depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct InodeFormat {
     /// Bytes per block.
     pub block_size: u64,
     /// Bytes per inode on disk.
     pub inode_size: usize,
-    /// Start of every checksum, if inodes have one.
+    /// Seed of every checksum, if inodes have checksums.
     seed: Option<u32>,
-    /// Whether checksums begin with the filesystem's UUID, which then cannot change alone.
+    /// Whether the checksum seed is the filesystem's UUID; the UUID cannot then be changed alone.
     pub seed_is_uuid: bool,
     /// When the filesystem was last written to, in seconds of Unix time.
     pub written: u64,
@@ -24,12 +24,12 @@ pub struct InodeFormat {
 }
 
 impl InodeFormat {
-    /// From the 1024 bytes of the superblock; `None` when its numbers cannot be.
+    /// Parses the 1024 bytes of the superblock; `None` if its numbers are impossible.
     pub fn parse(raw: &[u8; superblock::LEN]) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| raw[at + i]));
         let log = u32_at(0x18);
         let is_ext = raw[0x38..0x3a] == [0x53, 0xef];
-        // Revision 0 has inodes of 128 bytes and says nothing of it.
+        // Revision 0 has inodes of 128 bytes and does not record the size.
         let inode_size = match u32_at(0x4c) {
             0 => 128,
             _ => usize::from(u16::from_le_bytes([raw[0x58], raw[0x59]])),
@@ -60,8 +60,8 @@ impl InodeFormat {
         u32_at(0x4) | u32_at(0x6c) << 32
     }
 
-    /// Whether this is a regular file whose bytes lie in blocks as they are: not inside the inode,
-    /// not encrypted, not sealed by fs-verity.
+    /// Whether this is a regular file whose bytes are stored unmodified in blocks: not inside the
+    /// inode, not encrypted, not sealed by fs-verity.
     pub fn is_plain_file(&self, raw: &[u8]) -> bool {
         const ENCRYPT: u32 = 0x800;
         const VERITY: u32 = 0x10_0000;
@@ -70,7 +70,7 @@ impl InodeFormat {
         raw[1] & 0xf0 == 0x80 && flags & (ENCRYPT | VERITY | INLINE_DATA) == 0
     }
 
-    /// Set the length of inode `number`, `raw` being all of its bytes, and its checksum.
+    /// Sets the length of inode `number` and updates its checksum. `raw` is the complete inode.
     pub fn set_len(&self, raw: &mut [u8], number: u32, len: u64) {
         let bytes = len.to_le_bytes();
         raw[0x4..0x8].copy_from_slice(&bytes[..4]);

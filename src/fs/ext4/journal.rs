@@ -1,10 +1,10 @@
-//! Replaying the journal (jbd2) in memory: which blocks of the filesystem have a newer version in
+//! Replaying the journal (jbd2) in memory: finds the filesystem blocks that have a newer version in
 //! the log.
 //!
-//! `ext4-view` has a replay of its own, but knows only journals with checksums of version 3, does
-//! not go round at the end of the circular log, and applies revocations to their own transaction
-//! only; old guests would be unreadable and others read wrongly. Source: Linux
-//! `Documentation/filesystems/ext4/journal.rst` and `fs/jbd2/recovery.c`.
+//! `ext4-view` has its own replay, but it supports only journals with version 3 checksums, does not
+//! wrap around at the end of the circular log, and applies revocations only to their own
+//! transaction. With it, old guests would be unreadable and others would be read wrongly. Source:
+//! Linux `Documentation/filesystems/ext4/journal.rst` and `fs/jbd2/recovery.c`.
 
 use std::collections::BTreeMap;
 
@@ -19,33 +19,33 @@ const IS_64BIT: u32 = 0x2;
 const ASYNC_COMMIT: u32 = 0x4;
 const CSUM_V2: u32 = 0x8;
 const CSUM_V3: u32 = 0x10;
-/// Most blocks of a journal: 4 GiB of 1 KiB blocks; `mke2fs` makes at most 1 GiB.
+/// Maximum blocks of a journal: 4 GiB of 1 KiB blocks; `mke2fs` makes at most 1 GiB.
 const MAX_BLOCKS: u32 = 4 << 20;
-/// Most tags and most revocations that are kept.
+/// Maximum number of tags, and of revocations, that are kept.
 const MAX_RECORDS: usize = 1 << 20;
-/// Most interior nodes of the journal inode's block tree.
+/// Maximum number of interior nodes in the journal inode's block tree.
 const MAX_NODES: usize = 20_000;
 
 /// A block's newer version in the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Newer {
-    /// Block number in the filesystem where it lies.
+    /// Block number in the filesystem where the newer version is stored.
     pub(super) block: u64,
-    /// Whether its first four bytes were taken out, because they looked like a log block's magic.
+    /// Whether its first four bytes were cleared because they matched the magic of a log block.
     pub(super) escaped: bool,
 }
 
 /// Blocks of the filesystem and their newer versions.
 pub(super) type Replay = BTreeMap<u64, Newer>;
 
-/// The four bytes that an escaped block starts with.
+/// The first four bytes of an escaped block.
 pub(super) const ESCAPED: [u8; 4] = MAGIC.to_be_bytes();
 
 /// Reads the log of a filesystem that needs recovery.
 ///
 /// # Errors
-/// `Unsupported` for a journal with features that are not known, `Corrupt` when the journal's own
-/// inode or superblock is broken. A transaction that is broken or incomplete just ends the log.
+/// `Unsupported` for a journal with unknown features, `Corrupt` if the journal's own inode or
+/// superblock is damaged. A damaged or incomplete transaction just ends the log.
 pub(super) fn load(reader: &dyn ReadAt, sb: &Superblock) -> Result<Replay> {
     let fs = Blocks { reader, size: sb.block_size as usize, count: sb.blocks_count };
     let inode = fs.journal_inode(sb)?;
@@ -182,7 +182,7 @@ impl Blocks<'_> {
     }
 }
 
-/// Adds a block at the end of a file without holes, as a journal is.
+/// Appends a block to a file without holes, which a journal is.
 fn push(runs: &mut Vec<(u32, u64, u32)>, block: u32, max: u32) {
     let block = u64::from(block);
     let index = runs.last().map_or(0, |run| run.0 + run.2);
@@ -195,7 +195,7 @@ fn push(runs: &mut Vec<(u32, u64, u32)>, block: u32, max: u32) {
     }
 }
 
-/// Gives a log block by its index in the journal: its place in the filesystem and its bytes.
+/// Returns a log block by its index in the journal: its location in the filesystem and its bytes.
 type ReadLog<'a> = dyn Fn(u32) -> Result<(u64, Vec<u8>)> + 'a;
 
 struct Log<'a> {
@@ -210,7 +210,7 @@ struct Log<'a> {
     sequence: u32,
 }
 
-/// A tag of a descriptor block: a block that the transaction holds a new version of.
+/// A tag of a descriptor block: a block that the transaction has a new version of.
 struct Tag {
     block: u64,
     escaped: bool,
@@ -259,7 +259,7 @@ impl<'a> Log<'a> {
         if self.start == 0 {
             return Ok(replay);
         }
-        // Everything in the order of the log, with the number of its transaction from 0.
+        // All blocks in log order, with the number of their transaction, counted from 0.
         let mut blocks: Vec<(u64, Newer, u32)> = Vec::new();
         let mut revoked: BTreeMap<u64, u32> = BTreeMap::new();
         let (mut kept, mut revocations) = (0, Vec::new());
@@ -321,7 +321,7 @@ impl<'a> Log<'a> {
             }
         }
         for (block, newer, transaction) in blocks.into_iter().take(kept) {
-            // A revocation covers its own transaction and all before it.
+            // A revocation covers its own transaction and all earlier ones.
             if revoked.get(&block).is_none_or(|last| transaction > *last) {
                 replay.insert(block, newer);
             }
@@ -456,18 +456,18 @@ mod tests {
         assert_eq!(run(1, t(8, &[50])), []);
         // Not committed.
         assert_eq!(run(1, t(7, &[50])[..2].to_vec()), []);
-        // The later one counts; around the end of the log too.
+        // The later one wins, also across the end of the log.
         assert_eq!(run(1, [t(7, &[50]), t(8, &[50])].concat()), [(50, 105, false)]);
         assert_eq!(
             run(10, [t(7, &[50]), t(8, &[51])].concat()),
             [(50, 111, false), (51, 103, false)]
         );
-        // A revocation covers earlier transactions, but no later ones.
+        // A revocation covers earlier transactions but no later ones.
         let log = [t(7, &[50, 51]), revoke(8, &[50]), commit(8)].concat();
         assert_eq!(run(1, log), [(51, 103, false)]);
         let log = [t(7, &[50]), revoke(8, &[50]), commit(8), t(9, &[50])].concat();
         assert_eq!(run(1, log), [(50, 107, false)]);
-        // One that is not committed covers nothing.
+        // An uncommitted revocation covers nothing.
         let log = [t(7, &[50]), revoke(8, &[50])].concat();
         assert_eq!(run(1, log), [(50, 102, false)]);
         // An escaped block, after a tag with a UUID.
@@ -478,7 +478,7 @@ mod tests {
             head(2, 7, &[]),
         ];
         assert_eq!(run(3, log), [(60, 104, false), (61, 105, true)]);
-        // A log that never ends, ends.
+        // Reading stops even if the log never ends.
         let all: Vec<_> = (0..11).map(|_| head(5, 7, &[(12, u32::MAX)])).collect();
         assert_eq!(run(1, all), []);
     }

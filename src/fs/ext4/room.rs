@@ -1,23 +1,23 @@
-//! How much room a filesystem has.
+//! Free space in a filesystem.
 //!
 //! Source: Linux `Documentation/filesystems/ext4/super.rst`.
 
 use super::superblock::LEN;
 
-/// What is free, as the superblock says.
+/// Free space according to the superblock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Room {
     /// Bytes per block.
     pub block_size: u64,
-    /// Bytes in free blocks, those that are kept for root among them.
+    /// Bytes in free blocks, including those reserved for root.
     pub free_bytes: u64,
-    /// Inodes that are free.
+    /// Number of free inodes.
     pub free_inodes: u32,
 }
 
 impl Room {
-    /// From the 1024 bytes of the superblock. `None` when it does not know: it is none, or the
-    /// filesystem was in use, when only its groups are kept up to date.
+    /// Parses the 1024 bytes of the superblock. `None` if they are not a superblock, or if the
+    /// filesystem was in use: then only the counters of its groups are up to date.
     pub fn parse(raw: &[u8; LEN]) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| raw[at + i]));
         let (log, incompat) = (u32_at(0x18), u32_at(0x60));

@@ -1,4 +1,4 @@
-//! The fields of the ext2/3/4 superblock that bound what may be done with the rest.
+//! The ext2/3/4 superblock fields that bound what can be done with the rest.
 //!
 //! Source: Linux `Documentation/filesystems/ext4/super.rst`.
 
@@ -25,7 +25,7 @@ pub(super) struct Superblock {
     pub(super) needs_recovery: bool,
     /// Number of the journal's inode, 0 if there is none.
     pub(super) journal_inode: u32,
-    /// Block that the first group starts with.
+    /// First block of the first group.
     pub(super) first_data_block: u64,
     /// Inodes per group, never 0.
     pub(super) inodes_per_group: u32,
@@ -35,8 +35,8 @@ pub(super) struct Superblock {
     pub(super) descriptor_size: u16,
 }
 
-/// Clears the flag that the journal must be replayed, as a mount does when it has done so.
-/// `raw` is the superblock's 1024 bytes.
+/// Clears the flag that the journal must be replayed, as a mount does after replaying it. `raw` is
+/// the superblock's 1024 bytes.
 pub(super) fn mark_recovered(raw: &mut [u8]) {
     raw[0x60] &= !0x4;
     if raw[0x65] & 0x4 != 0 {
@@ -88,7 +88,7 @@ impl Superblock {
             )));
         }
         // Each group costs memory when the filesystem is opened. A group has at most as many blocks
-        // as its bitmap block has bits; far smaller ones exist only in tests.
+        // as its bitmap block has bits; much smaller groups exist only in tests.
         let per_group = u64::from(u32_at(0x20));
         let usual = blocks_count / (u64::from(block_size) * 8) + 1;
         if per_group == 0 || blocks_count.div_ceil(per_group) > 4 * usual + 4096 {

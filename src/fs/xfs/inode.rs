@@ -1,8 +1,8 @@
-//! When a file was last modified, from the bytes of its inode.
+//! The last modification time of a file, from the bytes of its inode.
 //!
 //! Source: *XFS Algorithms & Data Structures*, 3rd edition, sections "Inode Core" and "Timestamps".
 
-/// Seconds since 1970 and nanoseconds within; `None` if `raw` is not the inode `number`.
+/// Seconds since 1970, and nanoseconds within the second; `None` if `raw` is not inode `number`.
 pub(super) fn modified(raw: &[u8], number: u64) -> Option<(i64, u32)> {
     let u32_at = |at: usize| Some(u32::from_be_bytes(raw.get(at..at + 4)?.try_into().ok()?));
     let u64_at = |at: usize| Some(u64::from_be_bytes(raw.get(at..at + 8)?.try_into().ok()?));
@@ -10,11 +10,11 @@ pub(super) fn modified(raw: &[u8], number: u64) -> Option<(i64, u32)> {
     if !raw.starts_with(b"IN") || (version >= 3 && u64_at(152)? != number) {
         return None;
     }
-    /// In the flags of version 3: nanoseconds since the year 1901, in one number.
+    /// A flag of version 3: nanoseconds since the year 1901, as one number.
     const BIGTIME: u64 = 1 << 3;
     if version >= 3 && u64_at(120)? & BIGTIME != 0 {
         let nanos = u64_at(40)?;
-        // The quotient is below 2^35, the rest below 10^9.
+        // The quotient is below 2^35, the remainder below 10^9.
         let (secs, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
         return Some((secs as i64 - (1 << 31), nanos as u32));
     }

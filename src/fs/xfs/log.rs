@@ -1,8 +1,8 @@
-//! Whether something waits in the log of an XFS filesystem.
+//! Whether the log of an XFS filesystem contains changes to replay.
 //!
-//! Every 512-byte block of the log carries the number of the cycle in which it was written; where that
-//! number falls is the head, and the record before it is a lone unmount operation if the filesystem
-//! was unmounted. Source: Linux `fs/xfs/xfs_log_recover.c` (`xlog_find_head`,
+//! Every 512-byte block of the log contains the number of the cycle in which it was written. The
+//! head is where that number decreases. If the filesystem was unmounted, the record before the head
+//! is a single unmount operation. Source: Linux `fs/xfs/xfs_log_recover.c` (`xlog_find_head`,
 //! `xlog_check_unmount_rec`), `fs/xfs/libxfs/xfs_log_format.h`.
 
 use super::superblock::Superblock;
@@ -10,13 +10,13 @@ use crate::bytes::ReadAt;
 
 const BLOCK: u64 = 512;
 const MAGIC: u32 = 0xfeed_babe;
-/// Blocks of the longest record: 256 KiB and a header for each 32 KiB of them.
+/// Blocks of the longest record: 256 KiB, and a header for each 32 KiB.
 const LONGEST: u64 = 512 + 8;
 /// The flag of an unmount operation (`XLOG_UNMOUNT_TRANS`).
 const UNMOUNT: u8 = 0x20;
 
-/// Whether Linux would replay the log of the filesystem in `reader`; `None` when it has no log of its
-/// own, or one that cannot be understood.
+/// Whether Linux would replay the log of the filesystem in `reader`; `None` if it has no internal
+/// log, or one that cannot be parsed.
 pub fn log_is_dirty(reader: &dyn ReadAt) -> Option<bool> {
     let Superblock { log, .. } = Superblock::read(reader).ok()?;
     let blocks = (log.end - log.start) / BLOCK;
@@ -25,7 +25,7 @@ pub fn log_is_dirty(reader: &dyn ReadAt) -> Option<bool> {
     }
     let log = Log { reader, start: log.start, blocks };
     let head = match log.head()? {
-        // Nothing was ever written.
+        // The log was never written to.
         None => return Some(false),
         Some(head) => head,
     };
@@ -56,7 +56,7 @@ impl Log<'_> {
         Some(u32_at(&block, if u32_at(&block, 0) == MAGIC { 4 } else { 0 }))
     }
 
-    /// The block after the last one written; `Some(None)` when there is none.
+    /// The block after the last one written; `Some(None)` if there is none.
     fn head(&self) -> Option<Option<u64>> {
         let (first, last) = (self.cycle(0)?, self.cycle(self.blocks - 1)?);
         if first == 0 {
@@ -65,7 +65,7 @@ impl Log<'_> {
         if first == last {
             return Some(Some(self.blocks));
         }
-        // Blocks before the head have the cycle of the first.
+        // Blocks before the head have the same cycle as the first block.
         let (mut before, mut after) = (0, self.blocks - 1);
         while after - before > 1 {
             let middle = before + (after - before) / 2;
@@ -77,7 +77,8 @@ impl Log<'_> {
         Some(Some(after))
     }
 
-    /// The last record that starts before `head`: its block, its header, and the first block after that.
+    /// The last record that starts before `head`: its block, its header, and the first block after
+    /// the header.
     fn last_record(&self, head: u64) -> Option<(u64, [u8; 512], [u8; 512])> {
         for back in 1..=LONGEST.min(self.blocks) {
             let at = (head + self.blocks - back) % self.blocks;
@@ -91,7 +92,7 @@ impl Log<'_> {
     }
 }
 
-/// Header blocks of a record: one for each 32 KiB that it may have, in version 2 of the log.
+/// Number of header blocks of a record: in log version 2, one for each 32 KiB of its maximum size.
 fn header_blocks(header: &[u8; 512]) -> u64 {
     let (version, size) = (u32_at(header, 8), u64::from(u32_at(header, 320)));
     if version & 2 != 0 { size.div_ceil(32 << 10).clamp(1, 8) } else { 1 }

@@ -1,4 +1,4 @@
-//! The fields of the XFS superblock that say how long the filesystem is and where its log lies.
+//! The XFS superblock fields with the size of the filesystem and the location of its log.
 //!
 //! Source: *XFS Algorithms & Data Structures*, 3rd edition, section "Superblocks". All fields are
 //! big-endian.
@@ -7,7 +7,7 @@ use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use std::ops::Range;
 
-/// Bytes that are looked at.
+/// Number of bytes that are inspected.
 const LEN: usize = 128;
 
 pub(super) struct Superblock {
@@ -15,7 +15,7 @@ pub(super) struct Superblock {
     pub(super) uuid: [u8; 16],
     /// Volume label up to its first NUL.
     pub(super) label: String,
-    /// The bytes of the internal log; empty if there is none.
+    /// The byte range of the internal log; empty if there is none.
     pub(super) log: Range<u64>,
 }
 
@@ -56,7 +56,8 @@ impl Superblock {
                  {image_size} bytes: it is cut short or damaged"
             )));
         }
-        // A block's number is that of its allocation group, shifted, and the one within the group.
+        // A block number consists of the allocation group number, shifted left, and the block
+        // number within the group.
         let (log_start, group_blocks, shift) = (u64_at(48), u64::from(u32_at(84)), raw[124]);
         if shift > 31 {
             return Err(impossible());
@@ -85,7 +86,7 @@ fn corrupt(message: &str) -> Error {
 mod tests {
     use super::*;
 
-    /// As `mkfs.xfs -d size=300m` makes it: four groups of 19200 blocks, the log in the third.
+    /// As created by `mkfs.xfs -d size=300m`: four groups of 19200 blocks, the log in the third.
     fn sample() -> [u8; LEN] {
         let mut raw = [0; LEN];
         raw[..4].copy_from_slice(b"XFSB");

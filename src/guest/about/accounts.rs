@@ -4,19 +4,19 @@ use super::text;
 use crate::fs::GuestFs;
 use serde::Serialize;
 
-/// What `/etc/shadow` says of root.
+/// The state of root in `/etc/shadow`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RootAccount {
     /// A password is set.
     Password,
-    /// No password is asked for.
+    /// No password is required.
     NoPassword,
-    /// No password is right.
+    /// No password is accepted.
     Locked,
-    /// There is no line for root, or it is broken.
+    /// The line for root is missing or malformed.
     Missing,
-    /// There is no `/etc/shadow` that can be read.
+    /// There is no readable `/etc/shadow`.
     NoFile,
 }
 

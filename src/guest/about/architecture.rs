@@ -1,13 +1,14 @@
-//! For which processor a guest's programs are made: the ELF header of one that every guest has.
+//! The processor architecture of a guest's programs, from the ELF header of a program that every
+//! guest has.
 //!
 //! Source: System V ABI, "ELF Header".
 
 use crate::fs::GuestFs;
 
-/// Programs of which one is there.
+/// Candidate programs; every guest has at least one of them.
 const PROGRAMS: [&str; 5] = ["/sbin/init", "/bin/sh", "/usr/bin/env", "/bin/busybox", "/bin/ls"];
 
-/// The architecture as `uname -m` prints it; `None` when no program was found to tell it.
+/// The architecture as `uname -m` prints it; `None` if none of the programs was found.
 pub fn architecture(root: &dyn GuestFs) -> Option<String> {
     PROGRAMS.iter().find_map(|path| {
         let mut head = [0; 20];

@@ -1,4 +1,4 @@
-//! Which devices a guest's configuration names: disks, network interfaces, consoles.
+//! Devices named in a guest's configuration: disks, network interfaces, consoles.
 
 use super::{files, lines};
 use crate::device_name::DeviceName;
@@ -8,9 +8,10 @@ use serde::Serialize;
 /// A line of `/etc/fstab`. See fstab(5).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct FstabEntry {
-    /// What is mounted: a device, `UUID=`, `LABEL=`, or what the filesystem takes for a source.
+    /// The device to mount: a path, `UUID=`, `LABEL=`, or whatever the filesystem accepts as a
+    /// source.
     pub source: String,
-    /// Where.
+    /// The mount point.
     pub mountpoint: String,
     /// The filesystem's type.
     #[serde(rename = "type")]
@@ -38,14 +39,14 @@ pub fn fstab(root: &dyn GuestFs) -> Vec<FstabEntry> {
     lines(root, "/etc/fstab").iter().filter_map(entry).collect()
 }
 
-/// Network interfaces that the configuration names.
+/// Network interfaces named in the configuration.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Interfaces {
     /// Their names, sorted.
     pub names: Vec<String>,
-    /// Ethernet addresses that it expects, in lower case, sorted.
+    /// Ethernet addresses that the configuration expects, in lower case, sorted.
     pub addresses: Vec<String>,
-    /// Files that say so.
+    /// The files that name them.
     pub files: Vec<String>,
 }
 
@@ -62,7 +63,7 @@ const PLACES: [&str; 9] = [
     "/etc/conf.d/net",
 ];
 
-/// Interfaces and addresses that the network configuration names.
+/// Finds interfaces and addresses in the network configuration.
 pub fn interfaces(root: &dyn GuestFs) -> Interfaces {
     let mut out = Interfaces::default();
     for place in PLACES {
@@ -75,7 +76,7 @@ pub fn interfaces(root: &dyn GuestFs) -> Interfaces {
             if text.is_empty() {
                 continue;
             }
-            // The name of a file may say it: ifcfg-eth0.
+            // The file name may contain the interface: ifcfg-eth0.
             text.push_str(&format!("\n{}", path.rsplit('/').next().unwrap_or_default()));
             let names: Vec<String> = words(&text).filter(|w| is_interface(w)).collect();
             let addresses: Vec<String> = addresses(&text).collect();
@@ -106,7 +107,7 @@ fn is_interface(word: &str) -> bool {
     ["eth", "enX", "ens", "enp", "eno", "enx"].iter().any(|p| digit_after(p))
 }
 
-/// Six pairs of hexadecimal digits with colons between.
+/// Six pairs of hexadecimal digits separated by colons.
 fn addresses(text: &str) -> impl Iterator<Item = String> + '_ {
     let is_address = |word: &&str| {
         let pair = |p: &str| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit());
@@ -122,12 +123,12 @@ fn addresses(text: &str) -> impl Iterator<Item = String> + '_ {
 pub struct Gettys {
     /// Terminals that the configuration starts a getty on, sorted: `hvc0`, `ttyS0`, `tty1`.
     pub terminals: Vec<String>,
-    /// Whether root may log in on `ttyS0`, as far as `/etc/securetty` is asked.
+    /// Whether root may log in on `ttyS0`, as far as `/etc/securetty` restricts it.
     pub root_on_serial: bool,
 }
 
-/// Gettys of inittab, upstart and enabled systemd units. What systemd starts because of the kernel's
-/// command line is not among them.
+/// Gettys from inittab, upstart and enabled systemd units. Gettys that systemd starts because of
+/// the kernel command line are not included.
 pub fn gettys(root: &dyn GuestFs) -> Gettys {
     let mut found = Vec::new();
     // A guest that was upgraded to systemd keeps files that are no longer read.

@@ -1,4 +1,4 @@
-//! Which distribution a guest is. See os-release(5); older ones have a file of their own each.
+//! Detects a guest's distribution. See os-release(5); older distributions each have their own file.
 
 use super::{lines, text};
 use crate::fs::GuestFs;
@@ -7,15 +7,15 @@ use serde::Serialize;
 /// A distribution and its version.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Distribution {
-    /// Short name in lower case, as `ID` in os-release: `debian`.
+    /// Short lower-case name, like `ID` in os-release: `debian`.
     pub id: String,
-    /// Its version, as `VERSION_ID`: `12`. Empty for one that has none.
+    /// Version, like `VERSION_ID`: `12`. Empty if there is none.
     pub version: String,
-    /// For a person: `Debian GNU/Linux 12 (bookworm)`.
+    /// Human-readable name: `Debian GNU/Linux 12 (bookworm)`.
     pub name: String,
 }
 
-/// Files of a time before os-release: the file and the distribution's short name.
+/// Files from before os-release: the file and the distribution's short name.
 const OLD_FILES: [(&str, &str); 9] = [
     ("/etc/centos-release", "centos"),
     ("/etc/fedora-release", "fedora"),
@@ -28,7 +28,7 @@ const OLD_FILES: [(&str, &str); 9] = [
     ("/etc/arch-release", "arch"),
 ];
 
-/// What the guest says it is; `None` when it does not.
+/// The guest's distribution; `None` if it cannot be determined.
 pub fn distribution(root: &dyn GuestFs) -> Option<Distribution> {
     os_release(root).or_else(|| lsb_release(root)).or_else(|| old(root)).or_else(|| debian(root))
 }
@@ -66,14 +66,14 @@ fn debian(root: &dyn GuestFs) -> Option<Distribution> {
     Some(Distribution { id: "debian".into(), version, name })
 }
 
-/// The value of `KEY=value` or `KEY="value"` as a shell would see it, without its finer points.
+/// The value of `KEY=value` or `KEY="value"`, a subset of shell syntax.
 fn value(lines: &[String], key: &str) -> Option<String> {
     let of_key = |l: &String| l.strip_prefix(key)?.strip_prefix('=').map(str::to_owned);
     let value = lines.iter().filter_map(of_key).next_back()?;
     Some(value.trim_matches(['"', '\'']).to_owned()).filter(|v| !v.is_empty())
 }
 
-/// The first word that begins with a digit.
+/// The first word that starts with a digit.
 fn number(text: &str) -> String {
     let is_number = |w: &&str| w.starts_with(|c: char| c.is_ascii_digit());
     text.split_whitespace().find(is_number).unwrap_or_default().to_owned()

@@ -1,18 +1,18 @@
-//! The name that a guest gives itself: hostname(5), and where distributions kept it before.
+//! The guest's hostname: hostname(5), and the files that distributions used earlier.
 
 use super::{lines, text};
 use crate::fs::GuestFs;
 
-/// The guest's name; `None` when no file says it.
+/// The guest's hostname; `None` if no file contains it.
 pub fn hostname(root: &dyn GuestFs) -> Option<String> {
-    // Red Hat until 6, Gentoo; SUSE until 11.
+    // Red Hat up to 6, Gentoo; SUSE up to 11.
     let elsewhere = [("/etc/sysconfig/network", "HOSTNAME"), ("/etc/conf.d/hostname", "hostname")];
     plain(root, "/etc/hostname")
         .or_else(|| elsewhere.iter().find_map(|(path, key)| value(root, path, key)))
         .or_else(|| plain(root, "/etc/HOSTNAME"))
 }
 
-/// The first line of a file that says just that.
+/// The first line of a file that contains only the name.
 fn plain(root: &dyn GuestFs, path: &str) -> Option<String> {
     let text = text(root, path)?;
     let lines = text.lines().map(str::trim);

@@ -1,4 +1,4 @@
-//! Which program is a guest's process 1.
+//! Detects which program runs as process 1 in a guest.
 
 use crate::fs::GuestFs;
 use serde::Serialize;
@@ -14,7 +14,7 @@ pub enum Init {
     Sysvinit,
     /// Ubuntu's and RHEL 6's upstart.
     Upstart,
-    /// OpenRC, whoever is process 1.
+    /// OpenRC, whatever runs as process 1.
     Openrc,
     /// runit.
     Runit,
@@ -38,7 +38,7 @@ impl fmt::Display for Init {
     }
 }
 
-/// The init system that `/sbin/init` starts; `None` when there is no such program.
+/// The init system that `/sbin/init` starts; `None` if there is no such program.
 pub fn init(root: &dyn GuestFs) -> Option<Init> {
     let there = |path: &str| root.stat(path).is_ok();
     let program = ["/sbin/init", "/usr/sbin/init", "/etc/init", "/bin/init"]
@@ -49,10 +49,10 @@ pub fn init(root: &dyn GuestFs) -> Option<Init> {
         "systemd" => Init::Systemd,
         "runit-init" | "runit" => Init::Runit,
         "openrc-init" => Init::Openrc,
-        // It has the name of whom it replaces, but its jobs lie in a place of its own.
+        // Upstart's program is also called `init`, but its jobs are in their own directory.
         _ if there("/etc/init/rcS.conf") || there("/etc/init/rc-sysinit.conf") => Init::Upstart,
         _ if there("/etc/event.d/rcS") || there("/etc/event.d/rc2") => Init::Upstart,
-        // It has no process 1 of its own, mostly.
+        // OpenRC usually has no process 1 of its own.
         _ if there("/sbin/openrc") && there("/etc/runlevels") => Init::Openrc,
         "busybox" => Init::Busybox,
         _ if there("/etc/inittab") => Init::Sysvinit,

@@ -1,11 +1,11 @@
-//! What hypervisors have put into a guest, and cloud-init.
+//! Hypervisor tools installed in a guest, and cloud-init.
 
 use super::{files, lines};
 use crate::fs::GuestFs;
 use serde::Serialize;
 use std::fmt;
 
-/// A hypervisor that has tools of its own for its guests.
+/// A hypervisor with tools for its guests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hypervisor {
@@ -19,7 +19,7 @@ pub enum Hypervisor {
     Hyperv,
     /// Parallels.
     Parallels,
-    /// QEMU and KVM, which are welcome.
+    /// QEMU and KVM, whose tools are wanted.
     Kvm,
 }
 
@@ -39,13 +39,14 @@ impl fmt::Display for Hypervisor {
 /// A hypervisor's tool in a guest.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Tool {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// Whose it is.
+    /// The hypervisor it belongs to.
     pub hypervisor: Hypervisor,
-    /// The file that shows that it is there.
+    /// The file whose presence shows that it is installed.
     pub path: &'static str,
-    /// Whether it has a kernel driver, X driver or daemon that gets in the way elsewhere.
+    /// Whether it includes a kernel driver, X driver or daemon that causes problems on another
+    /// hypervisor.
     pub clashes: bool,
 }
 
@@ -60,7 +61,7 @@ const fn tool(
 
 use Hypervisor::{Hyperv, Kvm, Parallels, Virtualbox, Vmware, Xen};
 
-/// Files that stand for a tool each.
+/// Files that each indicate one tool.
 const TOOLS: [Tool; 16] = [
     tool("xe-guest-utilities", Xen, "/usr/sbin/xe-daemon", false),
     tool("xe-guest-utilities", Xen, "/usr/share/oem/xs/xe-daemon", false),
@@ -80,7 +81,7 @@ const TOOLS: [Tool; 16] = [
     tool("QEMU guest agent", Kvm, "/usr/bin/qemu-ga", false),
 ];
 
-/// The tools that are installed, each once.
+/// The installed tools, without duplicates.
 pub fn tools(root: &dyn GuestFs) -> Vec<Tool> {
     let mut out: Vec<Tool> = Vec::new();
     for tool in TOOLS {
@@ -96,11 +97,11 @@ pub fn tools(root: &dyn GuestFs) -> Vec<Tool> {
 pub struct InstalledCloudInit {
     /// Whether it will run.
     pub enabled: bool,
-    /// Whether it takes a `cidata` disk: no list of sources leaves NoCloud out.
+    /// Whether it uses a `cidata` disk: no list of data sources excludes NoCloud.
     pub nocloud: bool,
 }
 
-/// Whether cloud-init is installed, and what it is set to.
+/// Whether cloud-init is installed, and how it is configured.
 pub fn cloud_init(root: &dyn GuestFs) -> Option<InstalledCloudInit> {
     let there = |path: &str| root.stat(path).is_ok();
     if !there("/usr/bin/cloud-init") {
@@ -110,7 +111,7 @@ pub fn cloud_init(root: &dyn GuestFs) -> Option<InstalledCloudInit> {
     configs.extend(files(root, "/etc/cloud/cloud.cfg.d"));
     let sources = configs.iter().filter(|path| path.ends_with(".cfg")).filter_map(|path| {
         let lines = lines(root, path);
-        // Either on one line in brackets, or on lines of its own below.
+        // Either on one line in brackets, or one source per line below.
         let at = lines.iter().position(|l| l.starts_with("datasource_list:"))?;
         let list = lines[at + 1..].iter().take_while(|l| l.starts_with('-'));
         Some(lines[at..=at].iter().chain(list).cloned().collect::<Vec<_>>().join(" "))

@@ -1,4 +1,4 @@
-//! depmod's files: which modules a kernel has, what each needs, and what is built in.
+//! depmod's files: the modules of a kernel, their dependencies, and what is built in.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,14 +7,15 @@ use crate::fs::{FileKind, GuestFs};
 use crate::initrd::module_name;
 use crate::{Error, ErrorKind, Result};
 
-/// Most bytes of `modules.dep` and of a kernel's configuration; a distribution's have less than 1 MB.
+/// Maximum bytes of `modules.dep` and of a kernel's configuration; distributions need less than 1
+/// MB.
 const MAX_LIST: usize = 8 << 20;
-/// Most bytes of a module's file, packed or not.
+/// Maximum bytes of a module file, compressed or not.
 const MAX_MODULE: usize = 32 << 20;
-/// Most modules that one driver may need.
+/// Maximum number of modules that one driver may need.
 const MAX_CHAIN: usize = 100;
 
-/// The modules of one kernel. What is in its lists is read when it is first asked for.
+/// The modules of one kernel. Each list is read on first use.
 pub struct Modules<'a> {
     fs: &'a dyn GuestFs,
     version: String,
@@ -24,14 +25,14 @@ pub struct Modules<'a> {
     list: OnceCell<BTreeMap<String, Module>>,
 }
 
-/// A line of `modules.dep`: paths as they stand there.
+/// A line of `modules.dep`, with its paths verbatim.
 struct Module {
     path: String,
     needs: Vec<String>,
 }
 
 impl<'a> Modules<'a> {
-    /// The modules of the kernel `version`; `None` when there are none in `fs`.
+    /// The modules of the kernel `version`; `None` if `fs` has none for it.
     pub fn open(fs: &'a dyn GuestFs, version: &str) -> Option<Self> {
         if version.is_empty() || version.contains('/') || version.starts_with('.') {
             return None;
@@ -49,7 +50,7 @@ impl<'a> Modules<'a> {
         })
     }
 
-    /// The directory, absolute.
+    /// The directory, as an absolute path.
     pub fn dir(&self) -> &str {
         &self.dir
     }
@@ -60,7 +61,7 @@ impl<'a> Modules<'a> {
     }
 
     /// Whether a driver is part of the kernel. `config` is its name in the kernel's configuration,
-    /// which is asked when the kernel came without a list (before Linux 2.6.33).
+    /// which is consulted if there is no list of built-in modules (before Linux 2.6.33).
     pub fn is_builtin(&self, name: &str, config: &str) -> bool {
         let builtin = self.builtin.get_or_init(|| {
             let text = self.text(&format!("{}/modules.builtin", self.dir))?;
@@ -72,7 +73,7 @@ impl<'a> Modules<'a> {
         }
     }
 
-    /// What the kernel's configuration has as `=y`, without `CONFIG_`.
+    /// The options that are `=y` in the kernel's configuration, without `CONFIG_`.
     fn config(&self) -> &BTreeSet<String> {
         self.config.get_or_init(|| {
             let places = [format!("/boot/config-{}", self.version), format!("{}/config", self.dir)];
@@ -95,20 +96,20 @@ impl<'a> Modules<'a> {
         })
     }
 
-    /// The name by which the driver is listed, if it is.
+    /// The name under which the driver is listed, if it is.
     pub fn find(&self, name: &str) -> Option<String> {
         self.list().contains_key(name).then(|| name.to_owned())
     }
 
-    /// Whether a driver lies where Linux's own build puts it. This asks for a few files only, where
-    /// [`find`](Self::find) reads the list of all.
+    /// Whether a driver is at the path where Linux's own build installs it. This checks only a few
+    /// files, whereas [`find`](Self::find) reads the complete list.
     pub fn is_at(&self, path: &str) -> bool {
         let base = format!("{}/kernel/{path}.ko", self.dir);
         ["", ".xz", ".zst", ".gz"].iter().any(|p| self.fs.stat(&format!("{base}{p}")).is_ok())
     }
 
-    /// The files of a driver and of all that it needs, in the order in which they must be loaded;
-    /// `None` when one of them is not listed.
+    /// The files of a driver and of all its dependencies, in load order; `None` if one of them is
+    /// not listed.
     pub fn chain(&self, name: &str) -> Option<Vec<String>> {
         let mut out = Vec::new();
         self.visit(name, &mut out, &mut Vec::new())?;
@@ -125,12 +126,12 @@ impl<'a> Modules<'a> {
         if out.contains(&module.path.as_str()) {
             return Some(());
         }
-        // A circle, or a list that depmod did not write.
+        // A cycle, or a list that depmod did not write.
         if above.iter().any(|n| n == name) || above.len() + out.len() >= MAX_CHAIN {
             return None;
         }
         above.push(name.to_owned());
-        // depmod puts what must be loaded first at the end.
+        // depmod lists last what must be loaded first.
         for path in module.needs.iter().rev() {
             self.visit(&module_name(path)?, out, above)?;
         }
@@ -139,15 +140,15 @@ impl<'a> Modules<'a> {
         Some(())
     }
 
-    /// The lists of old have absolute paths.
+    /// Old lists have absolute paths.
     fn absolute(&self, path: &str) -> String {
         if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", self.dir) }
     }
 
-    /// A module's bytes, unpacked: an ELF file.
+    /// A module's bytes, decompressed: an ELF file.
     ///
     /// # Errors
-    /// Those of reading it; `Corrupt` for one that can't be unpacked or is no ELF file.
+    /// Errors from reading it; `Corrupt` if it can't be decompressed or is not an ELF file.
     pub fn load(&self, path: &str) -> Result<Vec<u8>> {
         let named = |e: Error| Error::with_source(e.kind(), format!("{path} in the guest"), e);
         let packed = self.fs.read(path, MAX_MODULE)?;
@@ -181,12 +182,12 @@ mod tests {
         assert_eq!(chain("a"), at(&["c", "b", "a"]));
         assert_eq!(chain("c"), at(&["c"]));
         assert_eq!((chain("d"), chain("e")), (None, None));
-        // A circle, and a chain that is too long to be true.
+        // A cycle, and a chain that is too long.
         let fs = guest("a.ko: b.ko\nb.ko: a.ko\n");
         assert_eq!(Modules::open(&fs, "1").unwrap().chain("a"), None);
         let long: String = (0..1000).map(|i| format!("m{i}.ko: m{}.ko\n", i + 1)).collect();
         assert_eq!(Modules::open(&guest(&long), "1").unwrap().chain("m0"), None);
-        // As module-init-tools wrote it.
+        // As written by module-init-tools.
         let fs = guest("/lib/modules/1/k/a.ko: /lib/modules/1/k/b.ko\n/lib/modules/1/k/b.ko:\n");
         let chain = Modules::open(&fs, "1").unwrap().chain("a");
         assert_eq!(chain.map(|c| c.join(" ")), at(&["b", "a"]));

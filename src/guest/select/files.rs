@@ -1,10 +1,10 @@
-//! The files that a menu or a name stands for.
+//! Locating the files that a menu names.
 
 use crate::fs::{FileKind, GuestFs};
 use crate::{ErrorKind, Result};
 
-/// The file that a menu means by `path`. The menu may count from the root or from a separate /boot,
-/// and so may the filesystem.
+/// The file that a menu means by `path`. The paths in the menu may start at the root or at a
+/// separate /boot, and so may those of the filesystem.
 pub(super) fn locate(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut tries = vec![path.clone(), format!("/boot{path}")];
@@ -17,7 +17,7 @@ pub(super) fn locate(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The canonical path, if it leads to a regular file that is not empty.
+/// The canonical path, if it resolves to a non-empty regular file.
 pub(super) fn regular(fs: &dyn GuestFs, path: &str) -> Result<Option<String>> {
     match fs.stat(path) {
         Ok(stat) if stat.kind == FileKind::File && stat.len > 0 => fs.canonicalize(path).map(Some),

@@ -1,4 +1,4 @@
-//! Kernels that are installed, whether or not a menu names them.
+//! Installed kernels, whether or not a menu names them.
 
 use super::files::regular;
 use crate::bootmenu::version::debian_cmp;
@@ -6,14 +6,14 @@ use crate::fs::GuestFs;
 use crate::{ErrorKind, Result};
 use std::cmp::Ordering;
 
-/// A kernel in /boot or /, and the initrd that belongs to it.
+/// A kernel in /boot or /, and its initrd.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Installed {
-    /// Its file's name.
+    /// Its file name.
     pub name: String,
     /// Its path without symlinks.
     pub path: String,
-    /// The version in the name; empty for a link.
+    /// The version in its name; empty for a link.
     pub version: String,
     /// The initrd's path without symlinks.
     pub initrd: Option<String>,
@@ -32,11 +32,11 @@ const INITRD_NAMES: [(&str, &str); 7] = [
     ("initramfs-genkernel-x86_64", ""),
 ];
 
-/// At most `most` kernels in /boot and /, newest first, rescue kernels and `.old` ones last. A link to a kernel
-/// comes before all versions: it is the distribution's choice.
+/// At most `most` kernels in /boot and /, newest first, with rescue kernels and `.old` ones last. A
+/// link to a kernel comes before all versions: it is the distribution's choice.
 ///
 /// # Errors
-/// What reading the guest gave.
+/// Errors from reading the guest.
 pub fn installed(fs: &dyn GuestFs, most: usize) -> Result<Vec<Installed>> {
     struct Found {
         dir: &'static str,
@@ -57,7 +57,7 @@ pub fn installed(fs: &dyn GuestFs, most: usize) -> Result<Vec<Installed>> {
             }
         }
     }
-    // Best first. The name decides between equals, so that the choice is always the same.
+    // Best first. Ties are broken by name, so that the choice is deterministic.
     found.sort_by(|a, b| {
         let by_version = || match (a.version.is_empty(), b.version.is_empty()) {
             // A name without a version is a link to the kernel that the distribution chose.
@@ -69,7 +69,7 @@ pub fn installed(fs: &dyn GuestFs, most: usize) -> Result<Vec<Installed>> {
     });
     let mut out = Vec::new();
     for kernel in found {
-        // Each costs a dozen lookups in a directory.
+        // Each kernel costs a dozen lookups in a directory.
         if out.len() == most {
             break;
         }
@@ -93,7 +93,7 @@ pub fn installed(fs: &dyn GuestFs, most: usize) -> Result<Vec<Installed>> {
     Ok(out)
 }
 
-/// The version in a kernel's file name and a rank, lower is better; `None` if it is no kernel.
+/// The version in a kernel's file name, and a rank (lower is better); `None` if it is not a kernel.
 fn kernel_version(name: &str) -> Option<(&str, u8)> {
     const NO_KERNEL: [&str; 7] = [".hmac", ".sig", ".img", ".gz", ".conf", ".efi", ".xz"];
     let (prefix, rest) = KERNEL_NAMES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?)))?;
@@ -102,7 +102,7 @@ fn kernel_version(name: &str) -> Option<(&str, u8)> {
     }
     let version = match rest.strip_prefix('-') {
         Some(version) => version,
-        // "kernel" and "linux" alone are too common as names of directories and such.
+        // "kernel" and "linux" without a version are too common as directory names and the like.
         None if matches!(prefix, "kernel" | "linux") => return None,
         None if rest.is_empty() || rest == ".old" => rest,
         None => return None,

@@ -1,30 +1,31 @@
-//! The direct loader's machine code and the fixed places on the disk where it looks.
+//! The direct loader's machine code and the fixed disk positions that it reads.
 //!
 //! The code is assembled from `loader.S` by `scripts/assemble-loader` and committed, so that
 //! building needs no assembler; a test assembles it again and compares.
 
-/// Sector size, in bytes, that all LBAs in this room count in.
+/// Size in bytes of the sectors that all LBAs in this room count.
 pub const SECTOR: u64 = 512;
 
-/// First sector of stage 2 (8 sectors). After the entries of a GPT, which end with sector 33.
+/// First sector of stage 2 (8 sectors). It follows the entries of a GPT, which end with sector 33.
 pub const STAGE2_LBA: u64 = 40;
 /// Length of stage 2 in bytes.
 pub const STAGE2_BYTES: usize = 4096;
-/// Sector of the parameter block. It and all that may change while the disk is in use start 64 KiB
-/// after the MBR: when a guest edits its partition table, a copy-on-write overlay keeps the whole
-/// cluster around sector 0 from then on.
+/// Sector of the parameter block. This block, and everything else that may change while the disk is
+/// in use, starts 64 KiB or more after the MBR: once a guest has edited its partition table, a
+/// copy-on-write overlay stores the whole cluster around sector 0.
 pub const PARAMS_LBA: u64 = 128;
 /// First sector of the command line (8 sectors, NUL terminated).
 pub const CMDLINE_LBA: u64 = 129;
-/// Longest command line in bytes, without its NUL. The kernel may take less:
+/// Longest command line in bytes, without its NUL. The kernel's limit may be lower:
 /// [`SetupHeader::cmdline_size`](super::linux::SetupHeader::cmdline_size).
 pub const CMDLINE_MAX: usize = 4095;
-/// First sector of the kernel: a multiple of 64 KiB, so that the file in the guest and the disk have
-/// the same page alignment.
+/// First sector of the kernel: a multiple of 64 KiB, so that the file in the guest and the disk
+/// have the same page alignment.
 pub const KERNEL_LBA: u64 = 256;
 /// Longest kernel file in bytes that the loader accepts.
 pub const KERNEL_MAX: u64 = 256 << 20;
-/// Longest initrd in bytes that the loader accepts; the machine's memory is usually the lower limit.
+/// Longest initrd in bytes that the loader accepts; usually the machine's memory is the lower
+/// limit.
 pub const INITRD_MAX: u64 = 3 << 30;
 
 /// The memory at 0x7c00..0x9000 while the loader runs.

@@ -1,4 +1,4 @@
-//! The parameter block: one sector that tells the direct loader where its payload lies.
+//! The parameter block: one sector that tells the direct loader where its payload is.
 //!
 //! `docs/direct-loader.md` has the same table of fields; a test compares them. All numbers are
 //! little endian.
@@ -38,11 +38,11 @@ const HAS_INITRD: u32 = 1;
 /// Longest message in bytes.
 pub const MESSAGE_MAX: usize = 400;
 
-/// What the direct loader is to load. LBAs count 512-byte sectors from the start of the disk.
+/// What the direct loader loads. LBAs count 512-byte sectors from the start of the disk.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Params {
-    /// Identity of kernel, initrd and command line together. The loader starts over when it sees
-    /// this block change while it loads, so the token must change whenever any of them does.
+    /// Identifies kernel, initrd and command line together. The loader starts over if this block
+    /// changes while it loads, so the token must change whenever any of them does.
     pub token: [u8; 16],
     /// First sector of the kernel file.
     pub kernel_lba: u64,
@@ -57,8 +57,8 @@ pub struct Params {
 }
 
 impl Params {
-    /// The block as it is on the disk. A message is cut at [`MESSAGE_MAX`] bytes, and what is not
-    /// printable ASCII in it becomes `?`; an empty one counts as none.
+    /// Encodes the block for the disk. A message is truncated to [`MESSAGE_MAX`] bytes, and
+    /// characters other than printable ASCII become `?`; an empty message counts as none.
     pub fn encode(&self) -> [u8; 512] {
         let mut block = [0; 512];
         let mut put = |field: Field, bytes: &[u8]| {
@@ -83,12 +83,12 @@ impl Params {
         block
     }
 
-    /// Read a block back.
+    /// Decodes a block.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] when `block` is shorter than 512 bytes, lacks the magic, or has
-    /// lengths out of range; [`ErrorKind::Unsupported`] for another version, or a command line
-    /// elsewhere than at [`CMDLINE_LBA`].
+    /// [`ErrorKind::Corrupt`] if `block` is shorter than 512 bytes, lacks the magic, or has lengths
+    /// out of range; [`ErrorKind::Unsupported`] for another version, or a command line anywhere
+    /// other than at [`CMDLINE_LBA`].
     pub fn decode(block: &[u8]) -> Result<Self> {
         let corrupt =
             |what: &str| Error::new(ErrorKind::Corrupt, format!("loader parameter block: {what}"));
@@ -130,7 +130,7 @@ impl Params {
     }
 }
 
-/// Printable ASCII of at most [`MESSAGE_MAX`] bytes; one `?` for each other character.
+/// Printable ASCII of at most [`MESSAGE_MAX`] bytes; each other character becomes one `?`.
 fn sanitise(text: &str) -> Vec<u8> {
     let printable = |c: char| match c {
         ' '..='~' => c as u8,
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_loader_has_the_same_fields() {
-        // It looks at the token only by comparing the whole block.
+        // The loader uses the token only when it compares the whole block.
         for field in FIELDS.iter().filter(|f| **f != TOKEN) {
             let name = format!("P_{}", field.name.to_uppercase());
             assert_eq!(assembled(&name), format!("PARAMS + {}", field.at), "{name}");

@@ -1,4 +1,4 @@
-//! Writing a cpio archive of the newc kind, the same for the same files.
+//! Writes a cpio archive in newc format, deterministically.
 //!
 //! Source: kernel Documentation/driver-api/early-userspace/buffer-format.rst.
 
@@ -12,13 +12,13 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// A directory. One that is a symlink in an initrd that follows is replaced by it, and one that
-    /// is a symlink in an initrd before would be: only names that nobody else has are safe.
+    /// A directory. A symlink of the same name in a later initrd replaces it, and it would replace
+    /// one in an earlier initrd. Only names that no other initrd uses are safe.
     pub(super) fn dir(&mut self, path: &str) -> Result<()> {
         self.entry(path, 0o040_755, 2, &[])
     }
 
-    /// A regular file, in a directory that is there.
+    /// A regular file, in an existing directory.
     pub(super) fn file(&mut self, path: &str, mode: u32, bytes: &[u8]) -> Result<()> {
         self.entry(path, 0o100_000 | mode, 1, bytes)
     }
@@ -36,7 +36,7 @@ impl Archive {
         let name_len = u32::try_from(path.len() + 1).map_err(|_| too_large())?;
         let inode = self.entries;
         self.entries += 1;
-        // inode, mode, uid, gid, links, mtime, length, device, device number, name's length, check
+        // inode, mode, uid, gid, links, mtime, length, device, device number, name length, checksum
         let numbers = [inode, mode, 0, 0, links, 0, len, 0, 0, 0, 0, name_len, 0];
         self.bytes.extend(b"070701");
         for number in numbers {

@@ -1,5 +1,5 @@
-//! The first program of an extra initrd: it loads modules into the kernel, then executes the guest's
-//! own init.
+//! The first program of an extra initrd. It loads modules into the kernel, then executes the
+//! guest's own init.
 //!
 //! The code is assembled from `insmod64.S` and `insmod32.S` by `scripts/assemble-loader` and
 //! committed. It needs neither a shell nor module tools in the initrd.
@@ -11,7 +11,7 @@ const CODE64: &[u8] = include_bytes!("insmod64.bin");
 /// For 32-bit kernels.
 const CODE32: &[u8] = include_bytes!("insmod32.bin");
 
-/// The word size of a kernel, as its modules have it.
+/// The word size of a kernel, derived from its modules.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WordSize {
     /// i386.
@@ -35,13 +35,13 @@ impl WordSize {
     }
 }
 
-/// The program that loads `modules`, which are absolute paths, in their order and starts `init`.
+/// The program that loads `modules`, given as absolute paths, in this order and then starts `init`.
 ///
 /// # Errors
-/// `Invalid` for an empty path or one with a NUL.
+/// `Invalid` for a path that is empty or contains a NUL.
 pub fn program(bits: WordSize, init: &str, modules: &[String]) -> Result<Vec<u8>> {
     let (code, len_at, wide) = match bits {
-        // p_filesz, then p_memsz: in the program header, which follows the file header.
+        // p_filesz, then p_memsz, both in the program header, which follows the file header.
         WordSize::B32 => (CODE32, 52 + 16, 4),
         WordSize::B64 => (CODE64, 64 + 32, 8),
     };
@@ -71,7 +71,7 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
     use std::process::Command;
 
-    /// The program is one for Linux, so it runs here, too; only no module gets in.
+    /// The program is a Linux executable, so it also runs here; it just cannot load a module.
     #[test]
     fn it_reports_what_it_cannot_load_and_becomes_init() {
         let dir = tempfile::tempdir().unwrap();
@@ -98,7 +98,7 @@ mod tests {
             };
             let echo = match start("/bin/sh") {
                 Ok(output) => output,
-                // A host kernel without the 32-bit system calls.
+                // A host kernel without 32-bit system calls.
                 Err(e) if bits == WordSize::B32 && e.raw_os_error() == Some(libc::ENOEXEC) => {
                     continue;
                 }
@@ -108,11 +108,11 @@ mod tests {
             let lines: Vec<_> = said.lines().collect();
             let cannot = "synthdisk: cannot load the kernel module";
             assert_eq!(lines[0], format!("{cannot} /nowhere/a.ko: error 2"), "{said}");
-            // No permission for a plain user; no module for root; no system call without modules.
+            // EPERM for an ordinary user, ENOEXEC for root, ENOSYS without module support.
             let starts = format!("{cannot} {no_module}: error ");
             let error = lines[1].strip_prefix(&starts).unwrap_or_else(|| panic!("{said}"));
             assert!(["1", "8", "38"].contains(&error), "{said}");
-            // The shell got our arguments: it looks for a script of that name.
+            // The shell received our arguments: it tries to open a script of that name.
             assert!(lines[2].starts_with("/bin/sh") && lines[2].contains("one"), "{said}");
 
             let output = start("/nowhere/init").unwrap();
