@@ -44,12 +44,12 @@ pub enum Change {
     /// A new regular file in an existing directory; nothing exists at its path.
     Create {
         /// Its contents.
-        content: Content,
+        content: FileContent,
         /// Its permissions and owner.
-        access: Access,
+        access: FileAccess,
     },
     /// A new directory; nothing exists at its path.
-    MakeDir(Access),
+    MakeDir(FileAccess),
     /// A new symlink; nothing exists at its path.
     Symlink {
         /// Its target.
@@ -61,7 +61,7 @@ pub enum Change {
 
 /// Contents of a new file.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Content {
+pub enum FileContent {
     /// These bytes.
     Bytes(Vec<u8>),
     /// The contents of a file of this host.
@@ -70,7 +70,7 @@ pub enum Content {
 
 /// Permissions and owner of a new file or directory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Access {
+pub struct FileAccess {
     /// Permission bits, as in chmod(2).
     pub mode: u32,
     /// Owner.
@@ -79,7 +79,7 @@ pub struct Access {
     pub gid: u32,
 }
 
-impl Access {
+impl FileAccess {
     /// Owned by root, with the permission bits `mode`.
     pub const fn root(mode: u32) -> Self {
         Self { mode, uid: 0, gid: 0 }

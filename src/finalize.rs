@@ -53,7 +53,7 @@ pub use convert::{ConvertOptions, Converted, compare, convert};
 pub use copy::{Copied, to_device, to_file};
 pub use delta::write_delta;
 pub use destination::{Destination, Existing, OutputPath, shares_blocks};
-pub use device::Device;
+pub use device::BlockDevice;
 pub use formats::{Conversion, OutputFormat};
 pub use identity::refuse_sources;
 pub use live::{open_live_disk, writer_of};

@@ -3,7 +3,7 @@
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
 use crate::daemon::{Background, MountRequest};
-use crate::edit::{Change, Content, Edit};
+use crate::edit::{Change, Edit, FileContent};
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan};
 use crate::process::Stop;
@@ -117,8 +117,8 @@ fn diff(edit: &Edit) -> String {
         Change::Create { content, access } => {
             let _ = writeln!(out, "new file mode 100{:o}", access.mode & 0o7777);
             match content {
-                Content::Bytes(new) => write!(out, "{}", unified(b"", new, path)),
-                Content::HostFile(from) => writeln!(out, "Copied from {}", from.display()),
+                FileContent::Bytes(new) => write!(out, "{}", unified(b"", new, path)),
+                FileContent::HostFile(from) => writeln!(out, "Copied from {}", from.display()),
             }
         }
         Change::Symlink { target } => {
@@ -145,7 +145,7 @@ fn unified(old: &[u8], new: &[u8], path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edit::Access;
+    use crate::edit::FileAccess;
 
     fn shown(path: &str, change: Change) -> String {
         diff(&Edit { path: path.into(), change, why: String::new(), step: "test" })
@@ -157,8 +157,8 @@ mod tests {
         let expected = "diff --git a/etc/x b/etc/x\n--- a/etc/x\n+++ b/etc/x\n\
                         @@ -1,2 +1,2 @@\n a\n-b\n+c\n";
         assert_eq!(shown("/etc/x", change), expected);
-        let content = Content::Bytes(b"new\n".into());
-        let change = Change::Create { content, access: Access::root(0o755) };
+        let content = FileContent::Bytes(b"new\n".into());
+        let change = Change::Create { content, access: FileAccess::root(0o755) };
         let expected = "diff --git a/x b/x\nnew file mode 100755\n--- /dev/null\n+++ b/x\n\
                         @@ -0,0 +1 @@\n+new\n";
         assert_eq!(shown("/x", change), expected);

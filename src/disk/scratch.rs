@@ -91,7 +91,7 @@ impl Bits {
 
 /// State of a chunk; most are all of one kind and cost nothing.
 #[derive(Debug)]
-enum Chunk {
+enum ChunkState {
     All(Run),
     Mixed(Box<Bits>),
 }
@@ -101,7 +101,7 @@ enum Chunk {
 pub struct Scratch {
     file: File,
     len: u64,
-    chunks: Vec<RwLock<Chunk>>,
+    chunks: Vec<RwLock<ChunkState>>,
     stripes: [Mutex<()>; STRIPES],
 }
 
@@ -114,7 +114,8 @@ impl Scratch {
     pub fn new(dir: &Path, len: u64) -> io::Result<Self> {
         let file = tempfile::tempfile_in(dir)?;
         file.set_len(len)?;
-        let chunks = (0..len.div_ceil(CHUNK)).map(|_| RwLock::new(Chunk::All(Run::Base))).collect();
+        let chunks =
+            (0..len.div_ceil(CHUNK)).map(|_| RwLock::new(ChunkState::All(Run::Base))).collect();
         Ok(Self { file, len, chunks, stripes: std::array::from_fn(|_| Mutex::new(())) })
     }
 
@@ -132,16 +133,16 @@ impl Scratch {
             let stop = end.min(chunk_end);
             let mut chunk = self.chunks[index].write();
             if at % CHUNK == 0 && (stop == chunk_end || stop == self.len) {
-                *chunk = Chunk::All(run);
+                *chunk = ChunkState::All(run);
             } else {
-                if let Chunk::All(all) = *chunk {
+                if let ChunkState::All(all) = *chunk {
                     if all == run {
                         at = stop;
                         continue;
                     }
-                    *chunk = Chunk::Mixed(Box::new(Bits::new(all)));
+                    *chunk = ChunkState::Mixed(Box::new(Bits::new(all)));
                 }
-                if let Chunk::Mixed(bits) = &mut *chunk {
+                if let ChunkState::Mixed(bits) = &mut *chunk {
                     for block in at / BLOCK..stop.div_ceil(BLOCK) {
                         bits.set((block % CHUNK_BLOCKS as u64) as usize, run);
                     }
@@ -164,8 +165,8 @@ impl Scratch {
         let left_in_chunk = CHUNK - offset % CHUNK;
         let span = max.min(left_in_chunk);
         match &*chunk.read() {
-            Chunk::All(run) => (*run, span),
-            Chunk::Mixed(bits) => {
+            ChunkState::All(run) => (*run, span),
+            ChunkState::Mixed(bits) => {
                 let first = (offset % CHUNK / BLOCK) as usize;
                 let last = ((offset % CHUNK + span).div_ceil(BLOCK)) as usize;
                 let run = bits.get(first);

@@ -7,7 +7,7 @@ use super::kernel_driver::KernelDriver;
 use crate::bytes::ReadAt;
 use crate::fs::KernelMount;
 use crate::fs::open::open_fs;
-use crate::fs::probe::{Content, HEAD_LEN, probe};
+use crate::fs::probe::{HEAD_LEN, ImageContent, probe};
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -64,7 +64,9 @@ fn kernel_mount(partition: &Path) -> Result<Option<KernelMount>> {
     let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
     partition.read_at(&mut head, 0).map_err(failed)?;
     match probe(&head, size) {
-        Content::Xfs { .. } | Content::Btrfs { .. } => Ok(open_fs(partition)?.kernel_mount()),
+        ImageContent::Xfs { .. } | ImageContent::Btrfs { .. } => {
+            Ok(open_fs(partition)?.kernel_mount())
+        }
         _ => Ok(None),
     }
 }

@@ -1,6 +1,6 @@
 //! The guest's root filesystem as it would be after the edits so far.
 
-use super::{Access, Change, Content, Edit, MAX_FILE};
+use super::{Change, Edit, FileAccess, FileContent, MAX_FILE};
 use crate::fs::{FileKind, GuestFs};
 
 /// Maximum number of files that are examined in one directory.
@@ -102,7 +102,7 @@ impl<'a> Draft<'a> {
         }
         match self.drafted(&path).map(|e| &e.change) {
             Some(Change::Rewrite { new, .. }) => Some(new.clone()),
-            Some(Change::Create { content: Content::Bytes(bytes), .. }) => Some(bytes.clone()),
+            Some(Change::Create { content: FileContent::Bytes(bytes), .. }) => Some(bytes.clone()),
             Some(_) => None,
             None => self.root.read(&path, MAX_FILE).ok(),
         }
@@ -124,7 +124,7 @@ impl<'a> Draft<'a> {
         if let Some(edit) = self.edits.iter_mut().rev().find(|e| e.path == path) {
             match &mut edit.change {
                 Change::Rewrite { new: bytes, .. }
-                | Change::Create { content: Content::Bytes(bytes), .. } => {
+                | Change::Create { content: FileContent::Bytes(bytes), .. } => {
                     *bytes = new;
                     edit.why = format!("{}, {why}", edit.why);
                     return;
@@ -135,12 +135,18 @@ impl<'a> Draft<'a> {
         match self.root.read(&path, MAX_FILE) {
             Ok(old) if old == new => {}
             Ok(old) => self.push(path, Change::Rewrite { old, new }, why),
-            Err(_) => self.create(&path, Content::Bytes(new), Access::root(0o644), why),
+            Err(_) => self.create(&path, FileContent::Bytes(new), FileAccess::root(0o644), why),
         }
     }
 
     /// A new regular file that replaces what is at `path`. Missing directories are created first.
-    pub fn create(&mut self, path: &str, content: Content, access: Access, why: impl Into<String>) {
+    pub fn create(
+        &mut self,
+        path: &str,
+        content: FileContent,
+        access: FileAccess,
+        why: impl Into<String>,
+    ) {
         let path = self.make_room(path);
         self.push(path, Change::Create { content, access }, why.into());
     }
@@ -161,12 +167,12 @@ impl<'a> Draft<'a> {
 
     /// Create a directory and the directories above it, as far as they are missing; existing ones
     /// stay as they are.
-    pub fn make_dir(&mut self, path: &str, access: Access) {
+    pub fn make_dir(&mut self, path: &str, access: FileAccess) {
         if path.len() <= 1 || self.exists(path) {
             return;
         }
         if let Some((parent, _)) = path.trim_end_matches('/').rsplit_once('/') {
-            self.make_dir(parent, Access::root(0o755));
+            self.make_dir(parent, FileAccess::root(0o755));
         }
         let path = self.settled(path);
         self.push(path, Change::MakeDir(access), "new directory".into());
@@ -176,7 +182,7 @@ impl<'a> Draft<'a> {
     /// to use.
     fn make_room(&mut self, path: &str) -> String {
         if let Some((parent, _)) = path.rsplit_once('/') {
-            self.make_dir(parent, Access::root(0o755));
+            self.make_dir(parent, FileAccess::root(0o755));
         }
         let settled = self.settled(path);
         match self.edits.iter().rposition(|e| e.path == settled) {
@@ -250,8 +256,8 @@ mod tests {
     }
 
     fn create(text: &str) -> Change {
-        let content = Content::Bytes(text.into());
-        Change::Create { content, access: Access::root(0o644) }
+        let content = FileContent::Bytes(text.into());
+        Change::Create { content, access: FileAccess::root(0o644) }
     }
 
     #[test]
@@ -302,7 +308,7 @@ mod tests {
             assert_eq!(d.names("/lib"), ["new", "x"]);
             assert_eq!(d.paths("/lib/new"), ["/lib/new/deep", "/lib/new/link"]);
         });
-        let dir = || Change::MakeDir(Access::root(0o755));
+        let dir = || Change::MakeDir(FileAccess::root(0o755));
         let paths: Vec<&str> = edits.iter().map(|e| e.0.as_str()).collect();
         let new = "/usr/lib/new";
         assert_eq!(
@@ -324,7 +330,7 @@ mod tests {
         let fs = MemFs::new().file("/etc/a", "1").symlink("/etc/b", "nowhere");
         let edits = drafted(&fs, |d| {
             d.symlink("/etc/a", "/dev/null", "why");
-            d.create("/etc/b", Content::Bytes("2".into()), Access::root(0o644), "why");
+            d.create("/etc/b", FileContent::Bytes("2".into()), FileAccess::root(0o644), "why");
             d.remove("/etc/c", "why");
             assert!(!d.is_there("/etc/c"));
         });

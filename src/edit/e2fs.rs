@@ -17,7 +17,7 @@ mod tools;
 mod whole;
 
 use super::editor::Editor;
-use super::{Access, Change, Content, Edit};
+use super::{Change, Edit, FileAccess, FileContent};
 use crate::fs::ext4::inode::InodeFormat;
 use crate::{Error, ErrorKind, Result};
 use inodes::{Inode, Inodes, MappedBlock, blocks};
@@ -236,7 +236,7 @@ fn stored_inline(path: &str) -> Error {
 }
 
 /// Commands that give `path`, already quoted, its mode and owner.
-fn owned(script: &mut Script, path: &str, kind: u32, access: &Access) -> Result<()> {
+fn owned(script: &mut Script, path: &str, kind: u32, access: &FileAccess) -> Result<()> {
     script.push(format!("sif {path} mode 0{:o}", kind | access.mode & 0o7777))?;
     script.push(format!("sif {path} uid {}", access.uid))?;
     script.push(format!("sif {path} gid {}", access.gid))
@@ -249,11 +249,11 @@ enum HostCopy<'a> {
 }
 
 impl<'a> HostCopy<'a> {
-    fn new(content: &'a Content) -> Result<Self> {
+    fn new(content: &'a FileContent) -> Result<Self> {
         let failed = |e| Error::io("cannot write a temporary file", e);
         match content {
-            Content::HostFile(path) => Ok(Self::Named(path)),
-            Content::Bytes(bytes) => {
+            FileContent::HostFile(path) => Ok(Self::Named(path)),
+            FileContent::Bytes(bytes) => {
                 let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
                 std::io::Write::write_all(&mut file, bytes).map_err(failed)?;
                 Ok(Self::Temporary(file))

@@ -20,7 +20,7 @@ mod root;
 pub use child::run_job;
 
 use super::editor::Editor;
-use super::{Access, Change, Content, Edit};
+use super::{Change, Edit, FileAccess, FileContent};
 use crate::fs::KernelMount;
 use crate::process::ourselves;
 use crate::text::in_a_line;
@@ -60,14 +60,14 @@ enum Action {
     Remove,
 }
 
-/// A [`Content`].
+/// A [`FileContent`].
 #[derive(Debug, Deserialize, Serialize)]
 enum Source {
     Bytes(Vec<u8>),
     HostFile(PathBuf),
 }
 
-/// An [`Access`].
+/// An [`FileAccess`].
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 struct Rights {
     mode: u32,
@@ -142,13 +142,13 @@ impl Editor for KernelDriver {
 }
 
 fn task(edit: &Edit) -> Task {
-    let rights = |a: &Access| Rights { mode: a.mode, uid: a.uid, gid: a.gid };
+    let rights = |a: &FileAccess| Rights { mode: a.mode, uid: a.uid, gid: a.gid };
     let action = match &edit.change {
         Change::Rewrite { old, new } => Action::Rewrite { old: old.clone(), new: new.clone() },
         Change::Create { content, access } => Action::Create {
             content: match content {
-                Content::Bytes(bytes) => Source::Bytes(bytes.clone()),
-                Content::HostFile(path) => Source::HostFile(path.clone()),
+                FileContent::Bytes(bytes) => Source::Bytes(bytes.clone()),
+                FileContent::HostFile(path) => Source::HostFile(path.clone()),
             },
             access: rights(access),
         },

@@ -18,14 +18,14 @@ const ZEROS: usize = 1 << 20;
 
 /// A block device that nobody else uses, open for writing.
 #[derive(Debug)]
-pub struct Device {
+pub struct BlockDevice {
     file: File,
     path: PathBuf,
     /// Length in bytes.
     len: u64,
 }
 
-impl Device {
+impl BlockDevice {
     /// Open `path` for `needed` bytes. Unless `replace`, refuse one that holds data.
     ///
     /// # Errors

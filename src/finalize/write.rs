@@ -4,7 +4,7 @@ use super::contents::{Contents, DiskRange, OpenFile};
 use super::convert::{ConvertOptions, Converted, compare, convert};
 use super::copy::{Copied, to_device, to_file};
 use super::destination::{Destination, allocated};
-use super::device::Device;
+use super::device::BlockDevice;
 use super::formats::{Conversion, OutputFormat};
 use super::new_file::NewFile;
 use super::options::{CopyOptions, Reflink};
@@ -65,7 +65,7 @@ pub struct Pending {
 pub(super) enum Unnamed {
     File(NewFile),
     Converted(Converted),
-    Device(Device),
+    Device(BlockDevice),
 }
 
 /// A result that was written.
@@ -123,7 +123,7 @@ pub fn write_raw(
             return Err(Error::new(ErrorKind::Unsupported, what));
         }
         Destination::Device(path) => {
-            let device = Device::open(&path, len, request.force)?;
+            let device = BlockDevice::open(&path, len, request.force)?;
             let copied = to_device(contents, device.file(), &options)?;
             (Unnamed::Device(device), copied)
         }

@@ -4,7 +4,7 @@ use super::btrfs::BtrfsFs;
 use super::budget::Budget;
 use super::ext4::Ext4Fs;
 use super::guest_fs::GuestFs;
-use super::probe::{Content, HEAD_LEN, probe};
+use super::probe::{HEAD_LEN, ImageContent, probe};
 use super::xfs::XfsFs;
 use crate::bytes::ReadAt;
 use crate::{Error, Result};
@@ -35,8 +35,8 @@ pub fn open_fs_within(reader: impl ReadAt + 'static, budget: &Budget) -> Result<
         .read_at(&mut head, 0)
         .map_err(|e| Error::io("cannot read the start of the guest's filesystem", e))?;
     Ok(match probe(&head, size) {
-        Content::Xfs { .. } => Box::new(XfsFs::open_within(reader, budget)?),
-        Content::Btrfs { .. } => Box::new(BtrfsFs::open_within(reader, budget)?),
+        ImageContent::Xfs { .. } => Box::new(XfsFs::open_within(reader, budget)?),
+        ImageContent::Btrfs { .. } => Box::new(BtrfsFs::open_within(reader, budget)?),
         // For anything else, the error comes from reading it as an ext4 superblock.
         _ => Box::new(Ext4Fs::open_within(reader, budget)?),
     })

@@ -23,7 +23,7 @@ pub enum ExtKind {
 /// The detected content of an image. UUID bytes are in printed order, left to right.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Content {
+pub enum ImageContent {
     /// ext2, ext3 or ext4.
     Ext {
         /// Which of them.
@@ -100,7 +100,7 @@ pub enum Content {
     Unknown,
 }
 
-impl Content {
+impl ImageContent {
     /// A description in a few words, for use after "is" or "holds".
     pub fn describe(&self) -> &'static str {
         match self {
@@ -197,25 +197,25 @@ pub fn uuid_text(uuid: &[u8; 16]) -> String {
 }
 
 /// Detects the content of an image from its first bytes (`head`, ideally [`HEAD_LEN`] of them) and
-/// its total `size` in bytes. Never fails: unrecognised content is [`Content::Unknown`].
-pub fn probe(head: &[u8], size: u64) -> Content {
+/// its total `size` in bytes. Never fails: unrecognised content is [`ImageContent::Unknown`].
+pub fn probe(head: &[u8], size: u64) -> ImageContent {
     let head = Head(head);
     // Image formats come first: their magic is at byte 0, and the wrapped content may follow
     // verbatim.
     let wrapper = [
-        (0, &b"QFI\xfb"[..], Content::Qcow2),
-        (0, b"conectix", Content::Vhd),
-        (0, b"vhdxfile", Content::Vhdx),
-        (0, b"KDMV", Content::Vmdk),
-        (0, b"COWD", Content::Vmdk),
-        (0, b"# Disk DescriptorFile", Content::Vmdk),
-        (0, b"\x1f\x8b\x08", Content::Gzip),
-        (0, b"\xfd7zXZ\0", Content::Xz),
-        (0, b"\x28\xb5\x2f\xfd", Content::Zstd),
-        (0, b"BZh", Content::Bzip2),
-        (0, b"LUKS\xba\xbe", Content::Luks),
-        (0, b"hsqs", Content::Squashfs),
-        (0, b"sqsh", Content::Squashfs),
+        (0, &b"QFI\xfb"[..], ImageContent::Qcow2),
+        (0, b"conectix", ImageContent::Vhd),
+        (0, b"vhdxfile", ImageContent::Vhdx),
+        (0, b"KDMV", ImageContent::Vmdk),
+        (0, b"COWD", ImageContent::Vmdk),
+        (0, b"# Disk DescriptorFile", ImageContent::Vmdk),
+        (0, b"\x1f\x8b\x08", ImageContent::Gzip),
+        (0, b"\xfd7zXZ\0", ImageContent::Xz),
+        (0, b"\x28\xb5\x2f\xfd", ImageContent::Zstd),
+        (0, b"BZh", ImageContent::Bzip2),
+        (0, b"LUKS\xba\xbe", ImageContent::Luks),
+        (0, b"hsqs", ImageContent::Squashfs),
+        (0, b"sqsh", ImageContent::Squashfs),
     ];
     for (at, magic, content) in wrapper {
         if head.has(at, magic) {
@@ -229,25 +229,25 @@ pub fn probe(head: &[u8], size: u64) -> Content {
         return content;
     }
     if (0..4).any(|s| head.has(s * 512, b"LABELONE") && head.has(s * 512 + 24, b"LVM2 001")) {
-        return Content::Lvm2Pv;
+        return ImageContent::Lvm2Pv;
     }
     if [8192, 65536].iter().any(|at| {
         head.has(at + 52, b"ReIsErFs")
             || head.has(at + 52, b"ReIsEr2Fs")
             || head.has(at + 52, b"ReIsEr3Fs")
     }) {
-        return Content::Reiserfs;
+        return ImageContent::Reiserfs;
     }
     if head.has(32768, b"JFS1") {
-        return Content::Jfs;
+        return ImageContent::Jfs;
     }
     if head.has(32769, b"CD001") {
-        return Content::Iso9660;
+        return ImageContent::Iso9660;
     }
     if let Some(table) = head.table(size) {
-        return Content::WholeDisk(table);
+        return ImageContent::WholeDisk(table);
     }
-    if head.0.iter().all(|b| *b == 0) { Content::Empty } else { Content::Unknown }
+    if head.0.iter().all(|b| *b == 0) { ImageContent::Empty } else { ImageContent::Unknown }
 }
 
 /// Bytes that may end anywhere; beyond the end they read as zero.
@@ -276,7 +276,7 @@ impl Head<'_> {
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
 
-    fn ext(&self) -> Option<Content> {
+    fn ext(&self) -> Option<ImageContent> {
         const SB: usize = 1024;
         /// The incompatible features that ext3 supports: filetype, recover. And the read-only
         /// compatible ones: sparse_super, large_file, btree_dir.
@@ -299,7 +299,7 @@ impl Head<'_> {
         };
         let high = if incompat & 0x80 != 0 { self.u32(SB + 0x150) } else { 0 };
         let blocks = u64::from(self.u32(SB + 0x4)) | u64::from(high) << 32;
-        Some(Content::Ext {
+        Some(ImageContent::Ext {
             kind,
             uuid: self.uuid(SB + 0x68),
             label: self.label(SB + 0x78, 16),
@@ -308,20 +308,20 @@ impl Head<'_> {
         })
     }
 
-    fn xfs(&self) -> Option<Content> {
+    fn xfs(&self) -> Option<ImageContent> {
         self.has(0, b"XFSB")
-            .then(|| Content::Xfs { uuid: self.uuid(32), label: self.label(108, 12) })
+            .then(|| ImageContent::Xfs { uuid: self.uuid(32), label: self.label(108, 12) })
     }
 
-    fn btrfs(&self) -> Option<Content> {
+    fn btrfs(&self) -> Option<ImageContent> {
         const SB: usize = 64 << 10;
-        self.has(SB + 0x40, b"_BHRfS_M").then(|| Content::Btrfs {
+        self.has(SB + 0x40, b"_BHRfS_M").then(|| ImageContent::Btrfs {
             uuid: self.uuid(SB + 0x20),
             label: self.label(SB + 0x12b, 256),
         })
     }
 
-    fn swap(&self) -> Option<Content> {
+    fn swap(&self) -> Option<ImageContent> {
         for page_size in [4096usize, 8192, 16384, 32768, 65536] {
             let version = if self.has(page_size - 10, b"SWAPSPACE2") {
                 1
@@ -331,7 +331,7 @@ impl Head<'_> {
                 continue;
             };
             let new = version == 1;
-            return Some(Content::Swap {
+            return Some(ImageContent::Swap {
                 uuid: if new { self.uuid(1036) } else { [0; 16] },
                 label: if new { self.label(1052, 16) } else { String::new() },
                 version,
@@ -396,25 +396,25 @@ mod tests {
         let bad = [0x42, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 1, 0];
         let sig = (510, &b"\x55\xaa"[..]);
         for (parts, want) in [
-            (vec![], Content::Empty),
-            (vec![(5, &b"x"[..])], Content::Unknown),
-            (vec![sig], Content::Unknown),
-            (vec![sig, (446, &entry[..])], Content::WholeDisk(TableKind::Mbr)),
-            (vec![sig, (446, &entry[..]), (462, &bad[..])], Content::Unknown),
-            (vec![sig, (446, &entry[..]), (54, &b"FAT16   "[..])], Content::Unknown),
+            (vec![], ImageContent::Empty),
+            (vec![(5, &b"x"[..])], ImageContent::Unknown),
+            (vec![sig], ImageContent::Unknown),
+            (vec![sig, (446, &entry[..])], ImageContent::WholeDisk(TableKind::Mbr)),
+            (vec![sig, (446, &entry[..]), (462, &bad[..])], ImageContent::Unknown),
+            (vec![sig, (446, &entry[..]), (54, &b"FAT16   "[..])], ImageContent::Unknown),
             (
                 vec![sig, (446, &entry[..]), (512, &b"EFI PART"[..])],
-                Content::WholeDisk(TableKind::Gpt),
+                ImageContent::WholeDisk(TableKind::Gpt),
             ),
-            (vec![(0, &b"QFI\xfb"[..])], Content::Qcow2),
-            (vec![(0, &b"conectix"[..])], Content::Vhd),
-            (vec![(0, &b"\x1f\x8b\x08"[..])], Content::Gzip),
-            (vec![(32769, &b"CD001"[..])], Content::Iso9660),
-            (vec![(512, &b"LABELONE"[..]), (536, &b"LVM2 001"[..])], Content::Lvm2Pv),
-            (vec![(65536 + 52, &b"ReIsEr2Fs"[..])], Content::Reiserfs),
+            (vec![(0, &b"QFI\xfb"[..])], ImageContent::Qcow2),
+            (vec![(0, &b"conectix"[..])], ImageContent::Vhd),
+            (vec![(0, &b"\x1f\x8b\x08"[..])], ImageContent::Gzip),
+            (vec![(32769, &b"CD001"[..])], ImageContent::Iso9660),
+            (vec![(512, &b"LABELONE"[..]), (536, &b"LVM2 001"[..])], ImageContent::Lvm2Pv),
+            (vec![(65536 + 52, &b"ReIsEr2Fs"[..])], ImageContent::Reiserfs),
             (
                 vec![(4086, &b"SWAPSPACE2"[..]), (1028, &[9, 0, 0, 0][..]), (1052, &b"sw"[..])],
-                Content::Swap {
+                ImageContent::Swap {
                     uuid: [0; 16],
                     label: "sw".into(),
                     version: 1,
@@ -427,7 +427,7 @@ mod tests {
         }
         // An ext filesystem takes precedence over a boot sector that contains a table.
         let ext = image(&[sig, (446, &entry), (1024 + 0x38, b"\x53\xef"), (1024 + 4, &[9])]);
-        let Content::Ext { kind, size, .. } = probe(&ext, 1 << 30) else { panic!() };
+        let ImageContent::Ext { kind, size, .. } = probe(&ext, 1 << 30) else { panic!() };
         assert_eq!((kind, size), (ExtKind::Ext2, 9 * 1024));
         // Truncation at any offset must not panic.
         for len in 0..2048 {

@@ -1,7 +1,7 @@
 //! Files and directories of this host that are copied into the guest.
 
 use super::mounts;
-use crate::edit::{Access, Content, Draft};
+use crate::edit::{Draft, FileAccess, FileContent};
 use crate::fs::{FileKind, GuestFile};
 use crate::{Error, ErrorKind, Result};
 use std::fs::{File, Metadata};
@@ -43,7 +43,7 @@ const MOST_LEVELS: usize = 64;
 pub(super) fn draft(draft: &mut Draft, copy: &CopyIn) -> Result<()> {
     let dest = copy.dest.trim_end_matches('/');
     mounts::on_root(draft, if dest.is_empty() { "/" } else { dest }, "--copy-in")?;
-    directory(draft, dest, Access::root(0o755))?;
+    directory(draft, dest, FileAccess::root(0o755))?;
     // `.` and `dir/` have a name as well.
     let source = copy.source.canonicalize().map_err(|e| unreadable(&copy.source, e))?;
     let is_link = copy.source.symlink_metadata().is_ok_and(|m| m.is_symlink());
@@ -70,7 +70,7 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 /// Make sure that `path` is a directory.
-fn directory(draft: &mut Draft, path: &str, access: Access) -> Result<()> {
+fn directory(draft: &mut Draft, path: &str, access: FileAccess) -> Result<()> {
     let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
     for above in ends.map(|end| &path[..end]).filter(|above| !above.is_empty()) {
         if draft.root().stat(above).is_ok_and(|stat| stat.kind != FileKind::Dir) {
@@ -96,7 +96,7 @@ fn put(draft: &mut Draft, source: &Path, path: &str, level: usize) -> Result<()>
         if level == MOST_LEVELS {
             return Err(Error::new(ErrorKind::Invalid, "--copy-in: directories too deep"));
         }
-        directory(draft, path, Access::root(mode(&about)))?;
+        directory(draft, path, FileAccess::root(mode(&about)))?;
         let mut entries: Vec<PathBuf> = Vec::new();
         for entry in source.read_dir().map_err(failed)? {
             entries.push(entry.map_err(failed)?.path());
@@ -120,8 +120,8 @@ fn put(draft: &mut Draft, source: &Path, path: &str, level: usize) -> Result<()>
         }
     } else if about.is_file() {
         if there != Some(FileKind::File) || !same(draft, source, path)? {
-            let access = Access::root(mode(&about));
-            draft.create(path, Content::HostFile(source.to_owned()), access, why);
+            let access = FileAccess::root(mode(&about));
+            draft.create(path, FileContent::HostFile(source.to_owned()), access, why);
         }
     } else {
         let what = format!("--copy-in: {} is no file, directory or symlink", source.display());

@@ -5,7 +5,7 @@
 //! of its contents, so that the next mount recognises the same script.
 
 use super::init::{Init, run_level};
-use crate::edit::{Access, Content, Draft};
+use crate::edit::{Draft, FileAccess, FileContent};
 use crate::{Error, ErrorKind, Result};
 use uuid::Uuid;
 
@@ -143,9 +143,9 @@ pub(super) fn draft(draft: &mut Draft, scripts: &[Script]) -> Result<()> {
         // Numbers continue where an earlier mount left off, so that the order is kept.
         let number = seen.iter().filter(|n| !n.ends_with(".exit-code")).count() + i + 1;
         let path = format!("{HOME}/pending/{number:03}-{}-{}", script.name, script.digest());
-        let content = Content::Bytes(script.bytes.clone());
+        let content = FileContent::Bytes(script.bytes.clone());
         let why = format!("{} runs at the first boot", script.name);
-        draft.create(&path, content, Access::root(0o755), why);
+        draft.create(&path, content, FileAccess::root(0o755), why);
     }
     Ok(())
 }
@@ -214,8 +214,8 @@ fn ordered(text: &str, name: &str) -> Option<String> {
 /// A file with these contents, unless it has them already.
 pub(super) fn write(draft: &mut Draft, path: &str, text: &str, mode: u32, why: &str) {
     if draft.text(path).as_deref() != Some(text) {
-        let content = Content::Bytes(text.as_bytes().to_vec());
-        draft.create(path, content, Access::root(mode), why);
+        let content = FileContent::Bytes(text.as_bytes().to_vec());
+        draft.create(path, content, FileAccess::root(mode), why);
     }
 }
 

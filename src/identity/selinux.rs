@@ -1,6 +1,6 @@
 //! Labels for new files in guests that enforce SELinux.
 
-use crate::edit::{Access, Change, Content, Draft};
+use crate::edit::{Change, Draft, FileAccess, FileContent};
 
 /// Make the guest relabel its files at the next boot if it enforces SELinux and has new ones: they
 /// have the label of their directory, which is wrong for some of them (SSH keys, scripts). See
@@ -13,7 +13,7 @@ pub(super) fn draft(draft: &mut Draft) {
     }
     if draft.edits().iter().any(|e| matches!(e.change, Change::Create { .. })) {
         let why = "SELinux labels the new files at the next boot, and the guest then starts again";
-        draft.create("/.autorelabel", Content::Bytes(Vec::new()), Access::root(0o644), why);
+        draft.create("/.autorelabel", FileContent::Bytes(Vec::new()), FileAccess::root(0o644), why);
     }
 }
 

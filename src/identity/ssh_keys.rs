@@ -2,7 +2,7 @@
 
 use super::guest_text::text_of;
 use super::mounts;
-use crate::edit::{Access, Content, Draft};
+use crate::edit::{Draft, FileAccess, FileContent};
 use crate::{Error, ErrorKind, Result};
 
 /// Public keys of one user of the guest.
@@ -163,10 +163,10 @@ pub(super) fn draft(draft: &mut Draft, wanted: &SshKeys) -> Result<()> {
             Some((format!("{text}{end}{added}"), why))
         }),
         None => {
-            draft.make_dir(home, Access { mode: 0o700, uid, gid });
-            draft.make_dir(&dir, Access { mode: 0o700, uid, gid });
-            let access = Access { mode: 0o600, uid, gid };
-            draft.create(&path, Content::Bytes(added.into_bytes()), access, why);
+            draft.make_dir(home, FileAccess { mode: 0o700, uid, gid });
+            draft.make_dir(&dir, FileAccess { mode: 0o700, uid, gid });
+            let access = FileAccess { mode: 0o600, uid, gid };
+            draft.create(&path, FileContent::Bytes(added.into_bytes()), access, why);
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Helpers for the tests of the options.
 
 use crate::Result;
-use crate::edit::{Change, Content, Draft, Edit};
+use crate::edit::{Change, Draft, Edit, FileContent};
 use crate::fs::MemFs;
 
 /// The edits that `draft` makes in `fs`: each path with the file's new contents, `->` and the
@@ -15,10 +15,10 @@ pub fn drafted(
     let shown = |edit: Edit| {
         let text = match edit.change {
             Change::Rewrite { new: bytes, .. }
-            | Change::Create { content: Content::Bytes(bytes), .. } => {
+            | Change::Create { content: FileContent::Bytes(bytes), .. } => {
                 String::from_utf8(bytes).expect("text")
             }
-            Change::Create { content: Content::HostFile(path), .. } => {
+            Change::Create { content: FileContent::HostFile(path), .. } => {
                 format!("<{}", path.display())
             }
             Change::Symlink { target } => format!("->{target}"),

@@ -2,7 +2,7 @@
 
 use crate::bytes::ReadAt;
 use crate::disk::Source;
-use crate::fs::probe::{Content, ExtKind, HEAD_LEN, probe, uuid_text};
+use crate::fs::probe::{ExtKind, HEAD_LEN, ImageContent, probe, uuid_text};
 use crate::fs::usage::{Usage, usage};
 use crate::fs::xfs::log_is_dirty;
 use crate::layout::TableKind;
@@ -83,7 +83,7 @@ fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
         let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
         let content = match disk.disk.read_at(&mut head, start) {
             Ok(()) => probe(&head, size),
-            Err(_) => Content::Unknown,
+            Err(_) => ImageContent::Unknown,
         };
         PartitionReport {
             number,
@@ -94,8 +94,8 @@ fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
             label: content.label().map(str::to_owned),
             usage: usage(&head),
             journal: journal(&content).or_else(|| match content {
-                Content::Xfs { .. } => state(log_is_dirty(&disk.partition(number)?)?),
-                Content::Btrfs { .. } => state(has_log_tree(&head)?),
+                ImageContent::Xfs { .. } => state(log_is_dirty(&disk.partition(number)?)?),
+                ImageContent::Btrfs { .. } => state(has_log_tree(&head)?),
                 _ => None,
             }),
             image: image(start),
@@ -125,11 +125,11 @@ fn has_log_tree(head: &[u8]) -> Option<bool> {
     head.get(0x1_0060..0x1_0068).map(|root| root.iter().any(|b| *b != 0))
 }
 
-fn journal(content: &Content) -> Option<Journal> {
+fn journal(content: &ImageContent) -> Option<Journal> {
     match content {
-        Content::Ext { kind: ExtKind::Ext2, .. } => None,
-        Content::Ext { needs_recovery: true, .. } => Some(Journal::Dirty),
-        Content::Ext { .. } => Some(Journal::Clean),
+        ImageContent::Ext { kind: ExtKind::Ext2, .. } => None,
+        ImageContent::Ext { needs_recovery: true, .. } => Some(Journal::Dirty),
+        ImageContent::Ext { .. } => Some(Journal::Clean),
         _ => None,
     }
 }

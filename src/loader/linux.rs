@@ -106,11 +106,6 @@ impl SetupHeader {
     pub fn release(&self) -> Option<&str> {
         self.kernel_version.as_deref()?.split(' ').next()
     }
-
-    /// Length of the real-mode part in bytes; the protected-mode part of the file follows it.
-    pub fn real_bytes(&self) -> u64 {
-        u64::from(self.real_sectors) * 512
-    }
 }
 
 /// The NUL-terminated text at `pointer` + 0x200, as printable ASCII.
@@ -230,7 +225,7 @@ mod tests {
         let mut head = head(0x020f);
         head[0x1f1] = 0;
         let header = SetupHeader::parse(&head).unwrap();
-        assert_eq!((header.real_sectors, header.real_bytes()), (5, 2560));
+        assert_eq!(header.real_sectors, 5);
         assert_eq!(header.kernel_version, None, "points past the real-mode part");
     }
 

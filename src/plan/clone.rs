@@ -10,7 +10,7 @@ use super::types::PartitionNames;
 use crate::bytes::ReadAt;
 use crate::fs::GuestFs;
 use crate::fs::open::open_fs;
-use crate::fs::probe::Content;
+use crate::fs::probe::ImageContent;
 use crate::identity::{Clone as CloneOf, RootUuid, UuidChange, propose_with_identity};
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub(super) fn rename_root(
 ) -> Result<Option<UuidChange>> {
     let Some(names) = resolver.partitions.get_mut(root) else { return Ok(None) };
     let source = source_of(builders, names);
-    if !source.is_some_and(|s| matches!(s.content, Content::Ext { .. })) {
+    if !source.is_some_and(|s| matches!(s.content, ImageContent::Ext { .. })) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             "--root-uuid can change an ext2, ext3 or ext4 filesystem only",

@@ -17,7 +17,7 @@ use super::hardware::{Hardware, card, other_bus};
 use crate::bytes::ReadAt;
 use crate::disk::Source;
 use crate::fs::open::{open_fs, open_fs_within};
-use crate::fs::probe::{Content, HEAD_LEN, probe};
+use crate::fs::probe::{HEAD_LEN, ImageContent, probe};
 use crate::fs::{Budget, GuestFile, GuestFs};
 use crate::guest::drivers::{KernelDrivers, Modules};
 use crate::initrd::{Compression, Initrd, made_for_any_machine};
@@ -202,9 +202,9 @@ fn with_rdinit(cmdline: &str) -> (String, String) {
 fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
     let mut head = vec![0; root.len().min(HEAD_LEN as u64) as usize];
     match root.read_at(&mut head, 0).map(|()| probe(&head, root.len())) {
-        Ok(Content::Ext { .. }) => &["ext4", "ext3", "ext2"],
-        Ok(Content::Xfs { .. }) => &["xfs"],
-        Ok(Content::Btrfs { .. }) => &["btrfs"],
+        Ok(ImageContent::Ext { .. }) => &["ext4", "ext3", "ext2"],
+        Ok(ImageContent::Xfs { .. }) => &["xfs"],
+        Ok(ImageContent::Btrfs { .. }) => &["btrfs"],
         _ => &[],
     }
 }

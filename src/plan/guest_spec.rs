@@ -6,7 +6,7 @@ use super::source::SourceImage;
 use super::types::{
     BootRequest, DiskContent, DiskSource, GuestBootRequest, GuestSpec, PartitionSource,
 };
-use crate::fs::probe::Content;
+use crate::fs::probe::ImageContent;
 use crate::guest::select::EntrySelector;
 use crate::image::{self, InUse};
 use crate::xen::{Access, BootMethod, DiskSpec, DomainConfig, GuestDiskContent, Vif};
@@ -219,13 +219,13 @@ fn whole(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<DiskContent>
     let read_only = spec.access == Access::ReadOnly;
     Ok(Some(match image.content {
         // The image is used unchanged.
-        Content::WholeDisk(_) => DiskContent::Whole { image, read_only },
+        ImageContent::WholeDisk(_) => DiskContent::Whole { image, read_only },
         // A bare filesystem or swap area where a disk was expected: Xen accepts this, but KVM's
         // firmware and initrds do not.
-        Content::Ext { .. }
-        | Content::Xfs { .. }
-        | Content::Btrfs { .. }
-        | Content::Swap { .. } => DiskContent::Partitions(vec![PartitionSource {
+        ImageContent::Ext { .. }
+        | ImageContent::Xfs { .. }
+        | ImageContent::Btrfs { .. }
+        | ImageContent::Swap { .. } => DiskContent::Partitions(vec![PartitionSource {
             number: 1,
             image,
             read_only,

@@ -1,7 +1,7 @@
 //! Opening images and checking that a disk can be built from them.
 
 use super::options::SourceOptions;
-use crate::fs::probe::{self, Content};
+use crate::fs::probe::{self, ImageContent};
 use crate::image::{self, Image, OpenOptions};
 use crate::layout::Ids;
 use crate::{Error, ErrorKind, Result};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub(super) struct SourceImage {
     pub(super) image: Arc<dyn Image>,
-    pub(super) content: Content,
+    pub(super) content: ImageContent,
     /// Distinguishes this state of this image from others.
     pub(super) fingerprint: Uuid,
 }
@@ -56,7 +56,7 @@ impl SourceImage {
     }
 
     pub(super) fn is_swap(&self) -> bool {
-        matches!(self.content, Content::Swap { .. })
+        matches!(self.content, ImageContent::Swap { .. })
     }
 
     /// Refuses content that cannot become a partition.
@@ -66,11 +66,11 @@ impl SourceImage {
     pub(super) fn require_partition(&self, path: &Path) -> Result<()> {
         let shown = path.display();
         let advice = match self.content {
-            Content::WholeDisk(_) => format!(
+            ImageContent::WholeDisk(_) => format!(
                 "it has its partition table already, so QEMU takes it as it is \
                  (-drive file={shown},format=raw,snapshot=on)"
             ),
-            Content::Gzip | Content::Xz | Content::Zstd | Content::Bzip2 => {
+            ImageContent::Gzip | ImageContent::Xz | ImageContent::Zstd | ImageContent::Bzip2 => {
                 "unpack it first".to_owned()
             }
             _ => return Ok(()),
@@ -89,8 +89,12 @@ impl SourceImage {
         let no_kernel = options.bootloader.is_some_and(|l| l.limits().is_none());
         let told = options.kernel.is_some() || no_kernel;
         let advice = match self.content {
-            Content::Swap { .. } => "name the root image first; swap is synthesised (--swap SIZE)",
-            Content::Ext { .. } | Content::Xfs { .. } | Content::Btrfs { .. } => return Ok(()),
+            ImageContent::Swap { .. } => {
+                "name the root image first; swap is synthesised (--swap SIZE)"
+            }
+            ImageContent::Ext { .. } | ImageContent::Xfs { .. } | ImageContent::Btrfs { .. } => {
+                return Ok(());
+            }
             _ if told => return Ok(()),
             _ if path.extension().is_some_and(|e| e == "cfg" || e == "conf" || e == "hvm") => {
                 "is it a domU config? then name it with --config"

@@ -61,14 +61,6 @@ impl Value {
             Value::List(_) => None,
         }
     }
-
-    /// The elements of a list.
-    pub fn as_list(&self) -> Option<&[ListItem]> {
-        match self {
-            Value::List(items) => Some(items),
-            _ => None,
-        }
-    }
 }
 
 /// A setting's value after the whole config was read.

@@ -3,7 +3,7 @@
 use crate::adapt::devices::Devices;
 use crate::adapt::step::Step;
 use crate::edit::Draft;
-use crate::edit::{Change, Content, Edit};
+use crate::edit::{Change, Edit, FileContent};
 use crate::fs::MemFs;
 
 /// The edits of one step.
@@ -26,7 +26,7 @@ fn in_a_line(edit: &Edit) -> String {
     let path = &edit.path;
     match &edit.change {
         Change::Rewrite { new, .. } => format!("{path} = {}", text(new)),
-        Change::Create { content: Content::Bytes(new), .. } => {
+        Change::Create { content: FileContent::Bytes(new), .. } => {
             format!("{path} = {}", text(new))
         }
         Change::Symlink { target } => format!("{path} -> {target}"),
@@ -39,7 +39,7 @@ fn in_a_line(edit: &Edit) -> String {
 pub fn applied(fs: MemFs, edits: &[Edit]) -> MemFs {
     edits.iter().fold(fs, |fs, edit| match &edit.change {
         Change::Rewrite { new, .. } => fs.file(&edit.path, new.clone()),
-        Change::Create { content: Content::Bytes(new), .. } => fs.file(&edit.path, new.clone()),
+        Change::Create { content: FileContent::Bytes(new), .. } => fs.file(&edit.path, new.clone()),
         Change::Symlink { target } => fs.symlink(&edit.path, target),
         Change::Remove => fs.without(&edit.path),
         // `MemFs` creates parent directories by itself.

@@ -1,7 +1,7 @@
 //! Writing the disks of a mount that another process serves.
 
 use super::args::ResultArgs;
-use super::outputs::{Disk, choose};
+use super::outputs::{OutputDisk, choose};
 use crate::finalize::{
     Contents, Destination, Input, LiveSnapshot, OpenFile, OutputFormat, Pending, Reflink, Request,
     SourceAccess, check_room, open_live_disk, write_converted, write_raw, writer_of,
@@ -28,8 +28,11 @@ pub(super) fn write_live(
         return Err(Error::new(ErrorKind::Unsupported, what));
     }
     let status = &live.status;
-    let disks: Vec<_> =
-        status.disks.iter().map(|d| Disk::new(d.file.clone(), d.vdev.clone(), d.cdrom)).collect();
+    let disks: Vec<_> = status
+        .disks
+        .iter()
+        .map(|d| OutputDisk::new(d.file.clone(), d.vdev.clone(), d.cdrom))
+        .collect();
     let mut sources = status.images.clone();
     sources.extend(status.overlays.iter().cloned());
     let access = SourceAccess::of(&sources);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A disk of the guest.
 #[derive(Clone, Debug)]
-pub(super) struct Disk {
+pub(super) struct OutputDisk {
     /// Its name in a mount.
     pub(super) file: String,
     /// The guest's name for it under Xen.
@@ -28,7 +28,7 @@ pub(super) struct Output {
     pub(super) target: Destination,
 }
 
-impl Disk {
+impl OutputDisk {
     pub(super) fn new(file: String, vdev: String, cdrom: bool) -> Self {
         Self { file, vdev, cdrom }
     }
@@ -50,14 +50,14 @@ impl Disk {
 /// [`ErrorKind::NotFound`] for a disk that does not exist; those of [`refuse_sources`] and
 /// [`Destination::examine`].
 pub(super) fn choose(
-    disks: &[Disk],
+    disks: &[OutputDisk],
     args: &ResultArgs,
     sources: &[PathBuf],
     access: &SourceAccess,
     force: bool,
 ) -> Result<Vec<Output>> {
     let all = disks.iter().enumerate();
-    let mut chosen: Vec<(usize, &Disk)> = match &args.disk {
+    let mut chosen: Vec<(usize, &OutputDisk)> = match &args.disk {
         Some(name) => all.filter(|(_, d)| d.is_called(name)).collect(),
         // A CD is a complete image already.
         None => all.filter(|(_, d)| !d.cdrom).collect(),
@@ -89,7 +89,7 @@ pub(super) fn choose(
 }
 
 /// The output path of `disk`, which is number `place` (from 0) of the disks that are written.
-fn path_for(args: &ResultArgs, disk: &Disk, place: usize) -> PathBuf {
+fn path_for(args: &ResultArgs, disk: &OutputDisk, place: usize) -> PathBuf {
     let output = &args.output;
     let named_dir = output.as_os_str().as_encoded_bytes().ends_with(b"/");
     if named_dir || output.is_dir() {

@@ -1,7 +1,7 @@
 //! Writing disks that this process plans itself.
 
 use super::args::ResultArgs;
-use super::outputs::{Disk, Output, choose, no_partition};
+use super::outputs::{Output, OutputDisk, choose, no_partition};
 use crate::daemon::{EditReport, adapt};
 use crate::disk::temporary_dir;
 use crate::export::ExportSet;
@@ -109,8 +109,8 @@ pub(super) fn write_planned(
     ranges.into_iter().zip(outputs).map(one).collect()
 }
 
-fn disk_of(planned: &PlannedDisk) -> Disk {
-    Disk::new(planned.file.clone(), planned.vdev.clone(), planned.cdrom)
+fn disk_of(planned: &PlannedDisk) -> OutputDisk {
+    OutputDisk::new(planned.file.clone(), planned.vdev.clone(), planned.cdrom)
 }
 
 /// The bytes of a partition.

@@ -1,6 +1,6 @@
 //! Test boots, one after another or several at a time, and their results.
 
-use super::RunArgs;
+use super::args::RunArgs;
 use crate::private_file::{self, Existing};
 use crate::process::Stop;
 use crate::run::{Expectation, GuestReport, Job, Mode, Verdict, boot, report};

@@ -2,7 +2,7 @@
 
 use super::superblock::{format, now, superblock};
 use super::tools::Tools;
-use crate::edit::{Change, Content, Edit};
+use crate::edit::{Change, Edit, FileContent};
 use crate::fs::ext4::room::Room;
 use crate::{Error, ErrorKind, Result};
 use std::path::Path;
@@ -30,9 +30,9 @@ pub(super) fn set_uuid(partition: &Path, uuid: &str) -> Result<()> {
 /// [`ErrorKind::Invalid`] with the available and the required space.
 pub(super) fn check_room(edits: &[Edit], partition: &Path) -> Result<()> {
     let len = |edit: &Edit| match &edit.change {
-        Change::Create { content: Content::Bytes(bytes), .. } => Some(bytes.len() as u64),
+        Change::Create { content: FileContent::Bytes(bytes), .. } => Some(bytes.len() as u64),
         // A file that cannot be read fails later, when it is copied.
-        Change::Create { content: Content::HostFile(path), .. } => {
+        Change::Create { content: FileContent::HostFile(path), .. } => {
             Some(path.metadata().map_or(0, |m| m.len()))
         }
         Change::MakeDir(_) => Some(1),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::process::{run, run_text};
-use synthdisk::edit::{Access, Change, Content, Edit, apply};
+use synthdisk::edit::{Change, Edit, FileAccess, FileContent, apply};
 
 /// A filesystem of `kind` with blocks of `block` bytes, and `/etc/long` of `len` bytes in it.
 fn image(dir: &Path, kind: &str, block: u32, len: usize) -> PathBuf {
@@ -47,13 +47,13 @@ fn what_is_new_and_what_goes() {
         fs::copy(&image, &twin).unwrap();
         let host = dir.path().join("host file");
         fs::write(&host, text(300_000)).unwrap();
-        let access = Access { mode: 0o640, uid: 70_000, gid: 4 };
+        let access = FileAccess { mode: 0o640, uid: 70_000, gid: 4 };
         let file = |content| Change::Create { content, access };
         let edits = [
-            edit("/etc/new", Change::MakeDir(Access::root(0o750))),
-            edit("/etc/new/a b", file(Content::Bytes(b"hello\n".to_vec()))),
-            edit("/etc/new/empty", file(Content::Bytes(Vec::new()))),
-            edit("/etc/new/big", file(Content::HostFile(host))),
+            edit("/etc/new", Change::MakeDir(FileAccess::root(0o750))),
+            edit("/etc/new/a b", file(FileContent::Bytes(b"hello\n".to_vec()))),
+            edit("/etc/new/empty", file(FileContent::Bytes(Vec::new()))),
+            edit("/etc/new/big", file(FileContent::HostFile(host))),
             edit("/etc/new/link", Change::Symlink { target: "/dev/null".into() }),
             edit("/etc/long", Change::Remove),
         ];
@@ -86,12 +86,12 @@ fn what_is_new_has_the_label_of_its_directory() {
         let shown = image.to_string_lossy();
         let set = format!("ea_set /etc security.selinux {LABEL}");
         run("debugfs", &["-w", "-R", &set, &shown]);
-        let bytes = || Content::Bytes(b"x".to_vec());
-        let create = || Change::Create { content: bytes(), access: Access::root(0o644) };
+        let bytes = || FileContent::Bytes(b"x".to_vec());
+        let create = || Change::Create { content: bytes(), access: FileAccess::root(0o644) };
         let edits = [
             edit("/etc/file", create()),
             edit("/etc/link", Change::Symlink { target: "/dev/null".into() }),
-            edit("/etc/new", Change::MakeDir(Access::root(0o755))),
+            edit("/etc/new", Change::MakeDir(FileAccess::root(0o755))),
             edit("/etc/new/file", create()),
             edit("/unlabelled", create()),
         ];

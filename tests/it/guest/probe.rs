@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use synthdisk::fs::probe::{Content, ExtKind, HEAD_LEN, probe, uuid_text};
+use synthdisk::fs::probe::{ExtKind, HEAD_LEN, ImageContent, probe, uuid_text};
 use synthdisk::layout::TableKind;
 
 fn run(program: &str, args: &[&str], image: &Path) -> Option<String> {
@@ -20,7 +20,7 @@ fn run(program: &str, args: &[&str], image: &Path) -> Option<String> {
     Some(text)
 }
 
-fn content(image: &Path) -> Content {
+fn content(image: &Path) -> ImageContent {
     let data = fs::read(image).unwrap();
     probe(&data[..data.len().min(HEAD_LEN)], data.len() as u64)
 }
@@ -44,7 +44,7 @@ fn agrees_with_blkid() {
         }
         let got = content(&image);
         let (name, label) = match &got {
-            Content::Ext { kind, label, size, needs_recovery, .. } => {
+            ImageContent::Ext { kind, label, size, needs_recovery, .. } => {
                 assert_eq!((*size, *needs_recovery), (320 << 20, false));
                 let name = match kind {
                     ExtKind::Ext2 => "ext2",
@@ -53,9 +53,9 @@ fn agrees_with_blkid() {
                 };
                 (name, label)
             }
-            Content::Xfs { label, .. } => ("xfs", label),
-            Content::Btrfs { label, .. } => ("btrfs", label),
-            Content::Swap { label, version, last_page, page_size, .. } => {
+            ImageContent::Xfs { label, .. } => ("xfs", label),
+            ImageContent::Btrfs { label, .. } => ("btrfs", label),
+            ImageContent::Swap { label, version, last_page, page_size, .. } => {
                 assert_eq!(*version, 1);
                 assert_eq!((u64::from(*last_page) + 1) * u64::from(*page_size), 320 << 20);
                 ("swap", label)
@@ -87,6 +87,6 @@ fn whole_disks() {
         if run("sh", &["-c", &script], &image).is_none() {
             return;
         }
-        assert_eq!(content(&image), Content::WholeDisk(want));
+        assert_eq!(content(&image), ImageContent::WholeDisk(want));
     }
 }
