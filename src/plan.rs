@@ -1,10 +1,10 @@
 //! Planning: turns images, their contents and the user's options into a [`Plan`] with disks to
 //! serve.
 //!
-//! Planning runs once, in four stages: [`survey`] opens everything, [`lay_out`] decides what is
-//! placed where, [`boot_choice`] chooses what boots, and [`assemble`] builds the disks. Afterwards
-//! only [`guest_planner`] runs again, when the guest has changed what boots. The types that the
-//! stages share are in [`types`].
+//! Planning runs once, in four stages: `survey` opens everything, `lay_out` decides what is
+//! placed where, `boot_choice` chooses what boots, and `assemble` builds the disks. Afterwards
+//! only `guest_planner` runs again, when the guest has changed what boots. The types that the
+//! stages share are in `types`.
 
 mod adapting;
 mod assemble;

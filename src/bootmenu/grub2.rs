@@ -30,7 +30,7 @@ const MAX_WORDS: usize = 2 * MAX_CMDLINE;
 /// Runs a `grub.cfg` up to the point where GRUB would show its menu. `path` is its path in `fs`,
 /// used to find `grubenv` in the same directory, sourced files and BLS entries.
 ///
-/// There are no loops, so a word costs at most one expansion and [`MAX_DEPTH`] scans. Words and
+/// There are no loops, so a word costs at most one expansion and `MAX_DEPTH` scans. Words and
 /// bytes are charged to the budget of `fs`.
 ///
 /// # Errors

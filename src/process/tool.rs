@@ -36,7 +36,7 @@ pub fn is_program(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
-/// Give `command` a clean environment if this is root: a fixed PATH, the C locale and [`KEPT`].
+/// Give `command` a clean environment if this is root: a fixed PATH, the C locale and the variables of `KEPT`.
 pub fn clean_environment(command: &mut Command) -> &mut Command {
     if is_root() {
         command.env_clear().env("PATH", DIRS.join(":")).env("LANG", "C");

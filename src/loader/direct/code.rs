@@ -17,7 +17,7 @@ pub const PARAMS_LBA: u64 = 128;
 /// First sector of the command line (8 sectors, NUL terminated).
 pub const CMDLINE_LBA: u64 = 129;
 /// Longest command line in bytes, without its NUL. The kernel's limit may be lower:
-/// [`SetupHeader::cmdline_size`](super::linux::SetupHeader::cmdline_size).
+/// [`SetupHeader::cmdline_size`](crate::loader::linux::SetupHeader::cmdline_size).
 pub const CMDLINE_MAX: usize = 4095;
 /// First sector of the kernel: a multiple of 64 KiB, so that the file in the guest and the disk
 /// have the same page alignment.
