@@ -1,10 +1,10 @@
-//! Finding the host's programs.
+//! Finding programs on the host.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The program `name` in the first of `dirs` that has it, else `name` itself, which starting it
-/// looks up in PATH.
+/// The path of the program `name` in the first of `dirs` that has it; otherwise `name` itself,
+/// which is then looked up in PATH.
 pub fn find_tool(name: &str, dirs: &[&str]) -> OsString {
     let found = dirs.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
     found.map_or_else(|| name.into(), PathBuf::into_os_string)
