@@ -1,11 +1,11 @@
 //! Which accelerator QEMU can use on this host.
 //!
-//! A `/dev/kvm` that opens proves nothing. There are hosts on which KVM runs a BIOS and GRUB and
-//! then never a line of Linux: those whose KVM has no hardware behind it (module `kvm_pvm`) and
-//! interprets a guest that doesn't know of it. Real mode is quick enough that way; a kernel spends
-//! minutes on unpacking itself, and exceptions are missing. So a tiny program is run under KVM that
-//! does what a kernel does before its first line (`probe.s`), as the machine's BIOS, since no other
-//! start is as quick: some 100 ms.
+//! That `/dev/kvm` can be opened proves nothing. On some hosts, KVM runs a BIOS and GRUB but never
+//! reaches the first line of Linux: their KVM has no hardware support (module `kvm_pvm`) and
+//! interprets a guest that is not adapted to it. Real mode is fast enough that way, but a kernel
+//! spends minutes on decompressing itself, and some exceptions are missing. So a tiny program is
+//! run under KVM that does what a kernel does before its first line of output (`probe.s`). It runs
+//! as the machine's BIOS, which is the fastest way to start it: about 100 ms.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -21,7 +21,7 @@ use super::probe_code::rom;
 /// How QEMU runs the guest's instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Accel {
-    /// On the host's processor, by the kernel's KVM.
+    /// On the host's processor, through the kernel's KVM.
     Kvm,
     /// Translated by QEMU: works everywhere, an order of magnitude slower.
     Tcg,
@@ -36,8 +36,8 @@ impl Accel {
         }
     }
 
-    /// The argument of `-cpu`: all that the host has, or all that QEMU can translate. QEMU's own
-    /// default lacks what guests built for x86-64-v2 need.
+    /// The argument of `-cpu`: all features that the host has, or all that QEMU can emulate. QEMU's
+    /// default lacks features that guests built for x86-64-v2 need.
     pub fn cpu(self) -> &'static str {
         match self {
             Accel::Kvm => "host",
@@ -46,20 +46,20 @@ impl Accel {
     }
 }
 
-/// What [`probe`] found.
+/// The result of [`probe`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Probe {
-    /// What to use.
+    /// The accelerator to use.
     pub accel: Accel,
     /// Why KVM is not used, for a line on stderr; `None` if it is.
     pub reason: Option<String>,
 }
 
-/// What the probe program makes of QEMU's exit status: (0x2a << 1) | 1.
+/// QEMU's exit status when the probe program succeeds: (0x2a << 1) | 1.
 const PASSED: i32 = 85;
 
-/// QEMU's binary for x86-64 guests: `qemu-system-x86_64` in PATH, or where Red Hat's systems keep
-/// theirs.
+/// QEMU's binary for x86-64 guests: `qemu-system-x86_64` in PATH, or its location on Red Hat
+/// systems.
 pub fn find_qemu() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -68,12 +68,13 @@ pub fn find_qemu() -> Option<PathBuf> {
         .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
 }
 
-/// Asks whether `qemu` runs a 64-bit guest under KVM, with the processor model that
-/// [`Accel::cpu`] names. Answers `Tcg`, with the reason, if it doesn't or if no answer came within
-/// `timeout`. Returns a moment after `timeout` at the latest; 2 s are ample, a good host needs less
+/// Tests whether `qemu` runs a 64-bit guest under KVM, with the processor model that [`Accel::cpu`]
+/// names. Returns `Tcg`, with the reason, if it doesn't, or if there was no result within
+/// `timeout`. Returns shortly after `timeout` at the latest; 2 s are ample, a good host needs less
 /// than 0.2 s.
 pub fn probe(qemu: &Path, timeout: Duration) -> Probe {
-    // Opening costs nothing and spares the common "no" a QEMU that prints its own complaint.
+    // Opening the device is cheap, and avoids starting a QEMU that prints its own error in the
+    // common case that KVM is not available.
     let found = match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => run(qemu, Accel::Kvm.name(), Accel::Kvm.cpu(), timeout),
         Err(e) => Err(format!("/dev/kvm can't be opened ({e})")),
@@ -84,13 +85,13 @@ pub fn probe(qemu: &Path, timeout: Duration) -> Probe {
     }
 }
 
-/// Runs the probe program; the error says why it is not known to work.
+/// Runs the probe program; the error gives the reason why it is not known to work.
 fn run(qemu: &Path, accel: &str, cpu: &str, timeout: Duration) -> Result<(), String> {
     let deadline = Instant::now() + timeout;
     let cannot = |e: &dyn std::fmt::Display| format!("KVM could not be tried ({e})");
     let rom = rom_file().map_err(|e| cannot(&e))?;
-    // QEMU aborts where KVM refuses a processor's register; the shell is there to forbid the core
-    // file, and becomes QEMU.
+    // QEMU aborts if KVM refuses to set a processor register. The shell disables the core file, and
+    // then execs QEMU.
     let mut child = Command::new("/bin/sh")
         .args(["-c", "ulimit -c 0; exec \"$@\"", "sh"])
         .arg(qemu)
@@ -122,7 +123,7 @@ fn run(qemu: &Path, accel: &str, cpu: &str, timeout: Duration) -> Result<(), Str
     }
 }
 
-/// The probe program's BIOS image in anonymous memory, so that nothing is left behind.
+/// The probe program's BIOS image in anonymous memory, so that no file is left behind.
 fn rom_file() -> std::io::Result<File> {
     let mut file = File::from(memfd_create(c"synthdisk-probe", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&rom())?;
@@ -130,7 +131,7 @@ fn rom_file() -> std::io::Result<File> {
     Ok(file)
 }
 
-/// The child's status, or `None` if it still runs at `deadline`.
+/// The child's exit status, or `None` if it is still running at `deadline`.
 fn wait(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     let mut pause = Duration::from_millis(2);
     loop {
@@ -146,9 +147,9 @@ fn wait(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     }
 }
 
-/// Kills the child and reaps it, without waiting long for one that the kernel holds on to.
+/// Kills the child and reaps it, without waiting long for one that is blocked in the kernel.
 fn stop(mut child: Child) {
-    let _ = child.kill(); // it may just have ended by itself
+    let _ = child.kill(); // it may have just ended by itself
     if wait(&mut child, Instant::now() + Duration::from_millis(500)).is_none() {
         std::thread::spawn(move || child.wait());
     }
@@ -182,19 +183,20 @@ mod tests {
         let probe = probe(&qemu, LIMIT);
         assert!(start.elapsed() < LIMIT + Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(probe.accel == Accel::Tcg, probe.reason.is_some());
-        // The answer is the host's: only where no processor offers virtualisation is it known.
+        // The result depends on the host: it is only known if no processor supports virtualisation.
         let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         let hardware = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
         if !hardware {
             assert_eq!(probe.accel, Accel::Tcg, "{probe:?}");
-            // A model that asks less of KVM than the host's own gets into long mode, and no further.
+            // A model that needs less from KVM than the host's own model reaches long mode, but no
+            // further.
             assert!(run(&qemu, "kvm", "qemu64", LIMIT).is_err());
         }
     }
 
     #[test]
     fn a_guest_in_silence_is_ended() {
-        // A "QEMU" that never says anything, as a guest that hangs.
+        // A fake QEMU that never prints anything, like a guest that hangs.
         let dir = tempfile::tempdir().unwrap();
         let silent = dir.path().join("silent");
         std::fs::write(&silent, "#!/bin/sh\nexec sleep 60\n").unwrap();
