@@ -1,5 +1,6 @@
 //! The virtual disk: a table of regions, a copy-on-write overlay on top of it, and the read and
 //! write path that every export (FUSE, finalize) uses.
+//!
 //! It does not depend on guests, Xen or FUSE, and uses only `image`.
 
 mod atomic_bitmap;

@@ -1,4 +1,5 @@
 //! Read-only backing images behind one trait, and the one function that opens them.
+//!
 //! Nothing in this room can write: files are opened `O_RDONLY`, mappings are `PROT_READ`. To add a
 //! format, add a file to this room and a line to the table in `formats.rs`.
 

@@ -1,4 +1,5 @@
 //! Machines for QEMU: their description, their command line, and which accelerator works.
+//!
 //! This room owns the machine description and everything written in QEMU's syntax. It depends on no
 //! other room. Starting the guest is the caller's task.
 

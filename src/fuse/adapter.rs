@@ -1,4 +1,5 @@
 //! Adapter between the `fuser` crate and [`DiskFs`]: the only file that depends on both.
+//!
 //! It decodes requests, encodes replies, and delays a reply while stale pages are dropped.
 
 use super::disk_fs::{

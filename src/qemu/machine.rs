@@ -1,4 +1,5 @@
 //! The description of a virtual machine: what a guest sees, and the files that it uses.
+//!
 //! Plain values without I/O. `run`, the command that `mount` suggests and the libvirt definition
 //! are all rendered from the same [`Machine`], so a guest finds the same devices in each of them.
 //! In addition to the devices listed here, every machine has one serial port (the console,
