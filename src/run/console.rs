@@ -1,16 +1,16 @@
-//! What a serial console says: bytes to lines of text, and lines to findings.
+//! Parses the output of a serial console: bytes into lines of text, and lines into findings.
 
 use regex::Regex;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A line is broken where it gets longer than this, in bytes: a guest may print without end.
+/// Longer lines are broken at this length, in bytes, because a guest may print without end.
 const MAX_LINE: usize = 16 << 10;
 
-/// As many lines are kept for a report.
+/// Number of last lines kept for a report.
 const TAIL: usize = 60;
 
-/// Where in an escape sequence the stream is (ECMA-48).
+/// The state of the escape sequence parser (ECMA-48).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum State {
     #[default]
@@ -25,9 +25,9 @@ enum State {
     Text7Escape,
 }
 
-/// Turns what a terminal would be sent into plain lines: escape sequences and control characters
-/// go, backspaces are obeyed. A carriage return or a jump of the cursor begins a new line, so that
-/// nothing is lost that was on the screen for a moment.
+/// Converts terminal output to plain lines: escape sequences and control characters are removed,
+/// backspaces are applied. A carriage return or a cursor movement starts a new line, so that text
+/// that was on the screen only briefly is not lost.
 #[derive(Debug, Default)]
 pub struct Lines {
     line: Vec<u8>,
@@ -35,7 +35,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes bytes and calls `each` for every line that they complete.
+    /// Processes `bytes` and calls `each` for every line that they complete.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
         for &byte in bytes {
             if self.step(byte) || self.line.len() >= MAX_LINE {
@@ -47,17 +47,17 @@ impl Lines {
         }
     }
 
-    /// The line that is not complete yet, such as a prompt.
+    /// The line that is not yet complete, for example a prompt.
     pub fn partial(&self) -> String {
         String::from_utf8_lossy(&self.line).into_owned()
     }
 
-    /// Takes one byte; true if it ends the line.
+    /// Processes one byte; returns true if it ends the line.
     fn step(&mut self, byte: u8) -> bool {
         match (self.state, byte) {
             (State::Text7, 0x1b) => self.state = State::Text7Escape,
             (State::Text7, 0x07) => self.state = State::Text,
-            // A terminal that was cut off in the middle would swallow the rest for ever.
+            // A string that is never terminated would swallow all following output.
             (State::Text7, b'\n') => {
                 self.state = State::Text;
                 return true;
@@ -75,7 +75,7 @@ impl Lines {
             (State::Escape, 0x30..) => self.state = State::Text,
             (State::Csi, 0x40..=0x7e) => {
                 self.state = State::Text;
-                // The cursor is put elsewhere, or the screen is cleared.
+                // The cursor moves elsewhere, or the screen is cleared.
                 return matches!(byte, b'H' | b'f' | b'J' | b'd' | b'E' | b'F');
             }
             (State::Csi, 0x20..=0x3f) => {}
@@ -92,12 +92,12 @@ impl Lines {
     }
 }
 
-/// What the console told that decides a test boot.
+/// What the console printed that decides a test boot.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Finding {
-    /// The expected text came, in this line.
+    /// This line contains the expected text.
     Matched(String),
-    /// The guest won't get there, and why.
+    /// The guest can't get there any more, for this reason.
     Hopeless(String),
 }
 
@@ -113,7 +113,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks for `expect`, line by line.
+    /// Searches for `expect` in each line.
     pub fn new(expect: Regex) -> Self {
         Self {
             expect,
@@ -125,7 +125,7 @@ impl Watch {
         }
     }
 
-    /// Takes what the console printed at `at` after the guest's start.
+    /// Processes output that the console printed at `at` after the guest's start.
     pub fn feed(&mut self, bytes: &[u8], at: Duration) -> Option<Finding> {
         self.last_at = Some(at);
         let mut lines = Vec::new();
@@ -145,8 +145,8 @@ impl Watch {
         found
     }
 
-    /// To be called when the console has been silent for a moment: what stands there is then a
-    /// prompt and not the beginning of a line.
+    /// Must be called when the console has been silent for a moment: an incomplete line is then a
+    /// prompt and not the beginning of a longer line.
     pub fn quiet(&self) -> Option<Finding> {
         let partial = self.lines.partial();
         if partial.is_empty() { None } else { self.judge(&partial) }
@@ -159,13 +159,13 @@ impl Watch {
         hopeless(line, self.kernel_at.is_some()).map(Finding::Hopeless)
     }
 
-    /// When the kernel's first line came, counted from the guest's start. A kernel that is told to
-    /// be `quiet` prints none.
+    /// When the kernel's first line appeared, counted from the guest's start. A kernel that is told
+    /// to be `quiet` prints none.
     pub fn kernel_at(&self) -> Option<Duration> {
         self.kernel_at
     }
 
-    /// Why it didn't come in time: what was seen last, and how long before `now`.
+    /// Why the text didn't appear in time: the last line, and how long before `now` it was printed.
     pub fn silence(&self, now: Duration) -> String {
         let partial = self.lines.partial();
         let last = if partial.trim().is_empty() {
@@ -195,8 +195,8 @@ impl Watch {
     }
 }
 
-/// Texts after which no login comes, and what to call them. The initramfs of Debian and of Red Hat,
-/// systemd, GRUB.
+/// Texts after which no login prompt can appear, and their descriptions. They come from the
+/// initramfs of Debian and of Red Hat, from systemd and from GRUB.
 const DEAD_ENDS: [(&str, &str); 7] = [
     ("(initramfs)", "the initramfs gave up and opened a shell"),
     ("dracut:/#", "the initramfs gave up and opened a shell"),
@@ -207,21 +207,21 @@ const DEAD_ENDS: [(&str, &str); 7] = [
     ("No bootable device", "the BIOS found no bootable disk"),
 ];
 
-/// Why a guest that printed `line` won't get any further, if so.
+/// Why a guest that printed `line` can't get any further; `None` if it may.
 fn hopeless(line: &str, kernel_runs: bool) -> Option<String> {
     if let Some((_, why)) = line.split_once("Kernel panic - not syncing") {
         let why = why.trim_start_matches([':', ' ']);
         let why = if why.is_empty() { "no reason given" } else { why };
         return Some(format!("kernel panic: {}", clip(why)));
     }
-    // The loader prints what it does and what is wrong by the same prefix.
+    // The loader uses the same prefix for progress and for errors.
     if let Some(said) = line.strip_prefix("synthdisk: ") {
         if !kernel_runs && !said.starts_with("loading") {
             return Some(format!("the boot loader stopped: {}", clip(said)));
         }
     }
     let (text, why) = DEAD_ENDS.iter().find(|(text, _)| line.contains(text))?;
-    // GRUB and the BIOS have nothing to say once a kernel runs.
+    // Messages of GRUB and the BIOS mean nothing once a kernel runs.
     let before_kernel = text.starts_with("grub") || text.starts_with("No boot");
     (!(before_kernel && kernel_runs)).then(|| (*why).to_owned())
 }

@@ -1,9 +1,9 @@
-//! The keeper: holds a private mount for a `synthdisk run`, and cleans up when that ends.
+//! The keeper: holds a private mount for a `synthdisk run`, and cleans up when that process ends.
 //!
-//! It is a process of its own, since a `run` that is killed can't clean up, and the mount's daemon
+//! It is a separate process, because a `run` that is killed can't clean up, and the mount's daemon
 //! can't remove the directory that it is mounted on. Its standard input is the lifeline, a pipe
-//! that `run` holds and never writes to but at an orderly end; its standard output is the channel
-//! between `run` and the mount, which it hands on.
+//! held by `run`, which writes to it only to announce a normal end. Its standard output is the
+//! channel between `run` and the mount, which the keeper passes on.
 
 use super::terminal::Terminal;
 use crate::process::{
@@ -18,21 +18,22 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
-/// Make `dir`, mount on it by `synthdisk internal mount DIR` as the other end of standard output
-/// asks, and take both away once standard input ends. With `terminal`, a terminal that was not given back in order is, too.
+/// Create `dir`, mount on it with `synthdisk internal mount DIR` as requested over standard output,
+/// and remove both at end-of-file on standard input. With `terminal`, also restore the terminal if
+/// `run` did not end normally.
 ///
 /// # Errors
-/// When the mount could not be made or ended badly. It has then told `run` why.
+/// When the mount could not be made or failed at its end. `run` has already been told why.
 pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     let terminal = if terminal { Terminal::controlling() } else { None };
-    // Signals meant for `run` by a terminal or a service manager end this process by the lifeline,
-    // in good order.
-    let _ = nix::unistd::setsid(); // fails only for a leader of a group, who has no need of it
+    // A terminal or service manager must not signal this process directly: `run` handles such
+    // signals, and this process then ends normally through the lifeline.
+    let _ = nix::unistd::setsid(); // fails only for a process group leader, which does not need it
     hold_ending_signals()?;
 
     make_private_dir(dir)?;
     let result = serve(dir);
-    // A mount whose daemon was killed is still there, and dead.
+    // If the mount's daemon was killed, the mount still exists, but is dead.
     if let Some(entry) = MountEntry::at(dir) {
         let _ = unmount(&entry, Unmount::Lazy);
     }
@@ -46,7 +47,7 @@ pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     removed.map_err(|e| Error::io(format!("cannot remove {}", dir.display()), e))
 }
 
-/// True if the end was announced.
+/// Serve the mount; returns true if `run` announced its end.
 fn serve(dir: &Path) -> Result<bool> {
     let channel = std::io::stdout()
         .as_fd()
@@ -68,8 +69,8 @@ fn serve(dir: &Path) -> Result<bool> {
     orderly
 }
 
-/// Until the lifeline or the mount ends; true if the lifeline's end was announced. `ready` becomes
-/// true once the mount can be used.
+/// Wait until the lifeline or the mount ends; returns true if `run` announced its end. `ready`
+/// becomes true once the mount can be used.
 fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
     let failed = |e| Error::io("cannot wait for the mount", e);
     let mut lifeline = std::io::stdin().lock();
@@ -85,7 +86,7 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
             other => other.map_err(|e| failed(e.into()))?,
         };
         let [from_run, from_mount] = fds.map(|fd| fd.any().unwrap_or(true));
-        // First: that the disks can be used was said before `run` could end.
+        // First, because the mount reported that it is ready before `run` could end.
         if from_mount {
             match mount.read(&mut buffer).map_err(failed)? {
                 0 => return Ok(announced),
@@ -103,11 +104,11 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
     }
 }
 
-/// How long a mount that can't be used yet may take to give up: an image may be on a server that
-/// does not answer.
+/// How long a mount that is not ready yet may take to give up: an image may be on a server that
+/// does not respond.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// End the mount. One that was in use brings the last writes to storage, however long that takes.
+/// End the mount. If it was in use, it flushes the last writes to storage, however long that takes.
 fn end(mount: &mut Child, ready: bool) -> Result<()> {
     let failed = |e| Error::io("cannot wait for the mount", e);
     let status = if ready {

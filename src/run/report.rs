@@ -1,4 +1,4 @@
-//! What came of test boots: a table for a person, JSON for a script, JUnit for a CI server.
+//! Results of test boots: a table for a person, JSON for a script, JUnit for a CI server.
 
 use super::duration::show;
 use serde::Serialize;
@@ -6,17 +6,17 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What came of one guest.
+/// The result for one guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The expected text came.
+    /// The expected text appeared.
     Passed,
-    /// The guest ran, and the text did not come.
+    /// The guest ran, but the text did not appear.
     Failed,
     /// The guest could not be run.
     Error,
-    /// The guest was run without an expectation, and has ended.
+    /// The guest was run without an expected text, and has ended.
     Ended,
 }
 
@@ -38,28 +38,28 @@ pub struct GuestReport {
     pub guest: String,
     /// Its config.
     pub config: Option<PathBuf>,
-    /// Its images, without a config.
+    /// Its images, if there is no config.
     pub images: Vec<PathBuf>,
     /// The verdict.
     pub verdict: Verdict,
-    /// When the kernel's first line came.
+    /// When the kernel's first line appeared.
     pub seconds_to_kernel: Option<f64>,
-    /// When the expected text came.
+    /// When the expected text appeared.
     pub seconds_to_match: Option<f64>,
     /// How long the guest ran.
     pub seconds: f64,
     /// The line with the expected text.
     pub matched: Option<String>,
-    /// Why not.
+    /// Why the verdict is not `passed`.
     pub reason: Option<String>,
-    /// Where the console was kept.
+    /// The log file of the console.
     pub log: Option<PathBuf>,
-    /// The console's last lines, if the text did not come.
+    /// The console's last lines, if the text did not appear.
     pub tail: Vec<String>,
 }
 
 impl GuestReport {
-    /// A report with nothing in it but the verdict.
+    /// A report that contains only the verdict.
     pub fn new(guest: &str, verdict: Verdict, ran: Duration) -> Self {
         Self {
             guest: guest.to_owned(),
@@ -83,7 +83,7 @@ impl GuestReport {
         report
     }
 
-    /// One line: how it went, and why not better.
+    /// One line: the result, and the reason for a failure.
     pub fn sentence(&self) -> String {
         match (&self.reason, self.seconds_to_match) {
             (Some(reason), _) => format!("{}: {}", self.verdict.as_str(), one_line(reason)),
@@ -97,13 +97,13 @@ fn seconds(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |s| show(Duration::from_secs_f64(s.max(0.0))))
 }
 
-/// Without what would break a table or a terminal.
+/// Replaces characters that would break a table or affect a terminal.
 fn one_line(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     text.trim().chars().map(clean).collect()
 }
 
-/// A table with one row per guest; the reasons come last and are not cut.
+/// A table with one row per guest; reasons are in the last column and are not truncated.
 pub fn table(reports: &[GuestReport]) -> String {
     let head = ["GUEST", "VERDICT", "KERNEL", "MATCH", "WHY NOT"].map(String::from);
     let rows = reports.iter().map(|r| {
@@ -137,7 +137,7 @@ pub fn json(reports: &[GuestReport]) -> String {
     format!("{value:#}\n")
 }
 
-/// The reports in the XML that JUnit's Ant task made common: one test case per guest.
+/// The reports in the XML format of JUnit's Ant task: one test case per guest.
 pub fn junit(reports: &[GuestReport]) -> String {
     let count = |verdict| reports.iter().filter(|r| r.verdict == verdict).count();
     let total: f64 = reports.iter().map(|r| r.seconds).sum();
@@ -174,7 +174,7 @@ pub fn junit(reports: &[GuestReport]) -> String {
     out + "  </testsuite>\n</testsuites>\n"
 }
 
-/// `text` as XML content or in an attribute; characters that XML 1.0 has no place for become
+/// `text` escaped for XML content or an attribute; characters that XML 1.0 does not allow become
 /// U+FFFD. Source: XML 1.0, 2.2 and 2.4.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
