@@ -34,7 +34,7 @@ impl AtomicBitmap {
         })
     }
 
-    /// The first byte of `[at, end)` that is in the set (`value`) or not in it (`!value`); `end` if
+    /// The first byte of `[at, end)` that is in the set, or not in it if `value` is false; `end` if
     /// there is none.
     pub(super) fn first(&self, value: bool, at: u64, end: u64) -> u64 {
         let mut unit = at / self.unit;

@@ -28,7 +28,7 @@ impl Backing {
     /// Open the image at `path`, in the format that its name stands for.
     ///
     /// # Errors
-    /// Those of [`image::open`]: [`ErrorKind::Busy`] when something writes to it,
+    /// Errors of [`image::open`]: [`ErrorKind::Busy`] when something writes to it,
     /// [`ErrorKind::Unsupported`] when it has a backing file of its own.
     pub fn open(path: &Path) -> Result<Self> {
         let opened = image::open(path, &OpenOptions::default());

@@ -9,7 +9,7 @@ pub enum OutputFormat {
     /// The bytes as they are
     #[default]
     Raw,
-    /// QEMU's own
+    /// QEMU's own format
     Qcow2,
     /// VHD: Hyper-V, Azure, XenServer
     #[value(alias = "vhd")]

@@ -5,7 +5,7 @@ use crate::process::Stop;
 /// Whether blocks are shared with images and overlays.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum Reflink {
-    /// Where the filesystem can
+    /// Where the filesystem supports it
     #[default]
     Auto,
     /// All whole blocks of images and overlays, or fail

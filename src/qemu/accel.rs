@@ -3,7 +3,7 @@
 //! That `/dev/kvm` can be opened proves nothing. On some hosts, KVM runs a BIOS and GRUB but never
 //! reaches the first line of Linux: their KVM has no hardware support (module `kvm_pvm`) and
 //! interprets a guest that is not adapted to it. Real mode is fast enough that way, but a kernel
-//! spends minutes on decompressing itself, and some exceptions are missing. So a tiny program is
+//! spends minutes on decompressing itself, and exceptions are missing. So a tiny program is
 //! run under KVM that does what a kernel does before its first line of output (`probe.s`). It runs
 //! as the machine's BIOS, which is the fastest way to start it: about 100 ms.
 

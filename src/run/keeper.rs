@@ -26,8 +26,8 @@ use std::time::Duration;
 /// When the mount could not be made or failed at its end. `run` has already been told why.
 pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     let terminal = if terminal { Terminal::controlling() } else { None };
-    // A terminal or service manager must not signal this process directly: `run` handles such
-    // signals, and this process then ends normally through the lifeline.
+    // Signals that a terminal or a service manager sends to end `run` must not end this process
+    // directly: it ends normally, through the lifeline.
     let _ = nix::unistd::setsid(); // fails only for a process group leader, which does not need it
     hold_ending_signals()?;
 
