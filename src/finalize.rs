@@ -9,7 +9,8 @@
 //! Each file of this room uses only files further down in this list:
 //!
 //! - `write`, `delta`: one result, from its first byte to its final name
-//! - `convert`, `qemu_img`: other formats; `copy`, `share`, `device`: raw bytes; `verify`: reading back
+//! - `convert`, `qemu_img`: other formats; `copy`, `share`, `device`: raw bytes; `verify`: reading
+//!   back
 //! - `new_file`, `hidden`: incomplete files; `room`: checks for free space
 //! - `snapshot`, `live`: disks of a mount
 //! - `destination`, `access`, `identity`, `loops`: where results go, who may read them, and a check

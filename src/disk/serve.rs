@@ -59,8 +59,8 @@ struct Replanning {
     gap_end: u64,
     /// Set by writes after the gap, cleared before the gap is planned again.
     stale: AtomicBool,
-    /// Set while the gap is being planned: `stale` is already cleared, but the table is still the
-    /// old one.
+    /// Set while the gap is being planned: `stale` may already be cleared while the table is still
+    /// the old one.
     planning: AtomicBool,
 }
 
