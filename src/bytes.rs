@@ -1,30 +1,30 @@
-//! Reading bytes at an offset: the one trait through which images, disks, partitions and files
-//! inside a guest are read, and what some of them can do beyond that.
+//! Reading bytes at an offset: the trait through which images, disks, partitions and files inside a
+//! guest are read, and a trait for those that also report holes.
 
 use std::io;
 use std::sync::Arc;
 
-/// A fixed number of bytes that can be read at any offset. Offsets and lengths in bytes.
+/// A fixed number of bytes, readable at any offset. Offsets and lengths in bytes.
 pub trait ReadAt {
     /// Fill `buf` from `offset`; never a short read.
     ///
     /// # Errors
-    /// Those of the storage; `UnexpectedEof` when the range passes the end.
+    /// Errors of the storage; `UnexpectedEof` when the range extends past the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// How many bytes there are; does not change while they are open.
+    /// The number of bytes, which does not change.
     fn len(&self) -> u64;
 
-    /// Whether there are no bytes at all.
+    /// Whether the length is 0.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Bytes that several threads read.
+/// Bytes that can be read from several threads.
 pub type SharedBytes = dyn ReadAt + Send + Sync;
 
-/// A run of bytes that are either stored or a hole.
+/// A run of bytes that is either stored or a hole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Extent {
     /// Whether bytes are stored here; a hole reads as zeros.
@@ -35,15 +35,15 @@ pub struct Extent {
 
 /// Bytes whose holes are known.
 pub trait Extents: ReadAt {
-    /// The run of data or hole that contains `offset`, as far as one lookup shows it: the next run
-    /// may be of the same kind.
+    /// The extent that contains `offset`, as far as one lookup shows: the next one may be of the
+    /// same kind.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     fn extent_at(&self, offset: u64) -> io::Result<Extent>;
 }
 
-// Not for slices: `len` would then be ambiguous on references to them.
+// Not implemented for slices, because `len` would then be ambiguous on references to them.
 impl ReadAt for Vec<u8> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
@@ -86,7 +86,7 @@ pub struct Window<R> {
 }
 
 impl<R: ReadAt> Window<R> {
-    /// `len` bytes of `whole` from `start`. Where `whole` ends before that, reads fail with
+    /// `len` bytes of `whole` from `start`. If `whole` ends earlier, reads past its end fail with
     /// `UnexpectedEof`.
     pub fn new(whole: R, start: u64, len: u64) -> Self {
         Self { whole, start, len }
@@ -124,7 +124,7 @@ mod tests {
         for (offset, len) in [(0, 5), (4, 1), (u64::MAX, 1), (u64::MAX - 3, 2)] {
             assert_eq!(read(offset, len), Err(io::ErrorKind::UnexpectedEof), "{offset} {len}");
         }
-        // Past the end of what it is a window of.
+        // Past the end of the underlying bytes.
         let cut = Window::new(&bytes, 8, 4);
         assert!(cut.read_at(&mut [0; 2], 0).is_ok() && cut.read_at(&mut [0; 3], 0).is_err());
         let wrapped = Window::new(&bytes, u64::MAX, 4);

@@ -1,7 +1,7 @@
-//! The virtual disk: a table of regions, a copy-on-write overlay over it, and the one read and
-//! write path that every export (FUSE, finalize) serves from.
+//! The virtual disk: a table of regions, a copy-on-write overlay on top of it, and the read and
+//! write path that every export (FUSE, finalize) uses.
 //!
-//! Knows nothing of guests, Xen or FUSE; calls only `image`.
+//! It does not depend on guests, Xen or FUSE, and uses only `image`.
 
 mod atomic_bitmap;
 mod check;

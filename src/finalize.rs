@@ -1,19 +1,20 @@
-//! Writing a disk out: the bytes that `disk.raw` shows, in a file or on a block device that needs
-//! no synthdisk.
+//! Writing out a disk: the bytes of `disk.raw`, in a file or on a block device that can be used
+//! without synthdisk.
 //!
-//! Raw results are written here, from the region table and the overlay, without a mount; other
-//! formats by the host's qemu-img, which reads a private mount. Calls `disk` and `image` for bytes,
-//! `fuse` for that mount, and `process` for child processes and signals. `plan` has decided before which
-//! disks there are.
+//! Raw results are written here, from the region table and the overlay, without a mount. Other
+//! formats are written by the host's qemu-img, which reads a private mount. Uses `disk` and `image`
+//! for bytes, `fuse` for that mount, and `process` for child processes and signals. `plan` has
+//! already decided which disks exist.
 //!
-//! Files of this room call only those further down in this list:
+//! Each file of this room uses only files further down in this list:
 //!
-//! - `write`, `delta`: one result from its first byte to its name
-//! - `convert`, `qemu_img`: other formats; `copy`, `share`, `device`: raw bytes; `verify`: reading back
-//! - `new_file`, `hidden`: files that are not complete yet; `room`: is there space
+//! - `write`, `delta`: one result, from its first byte to its final name
+//! - `convert`, `qemu_img`: other formats; `copy`, `share`, `device`: raw bytes; `verify`: reading
+//!   back
+//! - `new_file`, `hidden`: incomplete files; `room`: checks for free space
 //! - `snapshot`, `live`: disks of a mount
-//! - `destination`, `access`, `identity`, `loops`: where results go, who may read them, and that they
-//!   replace no source
+//! - `destination`, `access`, `identity`, `loops`: where results go, who may read them, and a check
+//!   that they do not replace a source
 //! - `backing`, `contents`: what is written
 //! - `progress`, `writeback`, `reflink`, `zeros`, `formats`, `options`, `unique`,
 //!   `errors`
@@ -69,7 +70,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
 
-    /// Which files of the room each of its files uses, tests left out.
+    /// For each file of the room, the files of the room that it uses outside tests.
     fn uses() -> BTreeMap<String, BTreeSet<String>> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/finalize");
         let mut uses = BTreeMap::new();
@@ -90,7 +91,7 @@ mod tests {
     fn no_two_files_use_each_other() {
         let mut left: BTreeMap<String, BTreeSet<String>> = uses();
         assert!(left["write"].contains("verify") && left.len() > 20);
-        // Take away files that use nothing that is left, until nothing can be taken away.
+        // Repeatedly remove files that use no remaining file.
         loop {
             let names: BTreeSet<String> = left.keys().cloned().collect();
             let before = left.len();

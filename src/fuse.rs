@@ -1,12 +1,12 @@
-//! Exporting by FUSE: mounts that show `disk.raw` and `partN.raw`.
+//! Exporting disks by FUSE: mounts that show `disk.raw` and `partN.raw`.
 //!
 //! ```text
 //! kernel ◀──▶ adapter (fuser) ──▶ disk_fs (returns Result) ──▶ export, disk
 //! ```
 //!
-//! `serve` makes a mount that everybody sees, `private` one that only this process reaches; both by
-//! `mount`. `live` looks at a mount that another process serves. Nothing here decides what a byte of a
-//! disk is.
+//! `serve` makes a mount that every user can see, `private` one that only this process can reach;
+//! both use `mount`. `live` inspects a mount that another process serves. No code in this room
+//! determines the content of a disk.
 
 mod adapter;
 mod disk_fs;

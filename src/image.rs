@@ -1,7 +1,7 @@
 //! Read-only backing images behind one trait, and the one function that opens them.
 //!
-//! Nothing in this room can write: files are opened `O_RDONLY`, mappings are `PROT_READ`. A format
-//! is a file of this room and a line in the table of `formats.rs`.
+//! Nothing in this room can write: files are opened `O_RDONLY`, mappings are `PROT_READ`. To add a
+//! format, add a file to this room and a line to the table in `formats.rs`.
 
 mod driver;
 mod foreign;
@@ -25,26 +25,26 @@ use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
-/// A backing image: bytes that can only be read. Offsets and lengths in bytes.
+/// A backing image: read-only bytes. Offsets and lengths in bytes.
 pub trait Image: Extents + Send + Sync + fmt::Debug {
-    /// The range as mapped memory, where the image can give it, for replies without a copy.
+    /// The range as mapped memory, if the image supports it, for replies without a copy.
     fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
         let _ = (offset, len);
         None
     }
 
-    /// The file that holds the image's bytes, byte N at offset N, if there is one.
+    /// The file that stores the image's bytes, byte N at offset N, if there is one.
     fn plain_file(&self) -> Option<&File> {
         None
     }
 
-    /// Bytes that the image occupies on its own storage.
+    /// Bytes that the image occupies on its storage.
     fn allocated(&self) -> u64;
 
-    /// Where the image is, for messages.
+    /// The image's path, for messages.
     fn path(&self) -> &Path;
 
-    /// What QEMU calls its format.
+    /// QEMU's name for the format.
     fn format(&self) -> &'static str {
         "raw"
     }

@@ -1,7 +1,8 @@
 //! A libvirt domain definition for a machine.
 //!
-//! Source: libvirt's documentation of the domain XML format; `virt-xml-validate` is the judge. Calls no
-//! room but `qemu` (the description of a machine) and `run` (XML's escapes).
+//! Source: libvirt's documentation of the domain XML format; check the output with
+//! `virt-xml-validate`. Depends on no room except `qemu` (the machine description) and `run` (XML
+//! escaping).
 
 use crate::qemu::{Clock, DiskBus, Drive, Firmware, Graphics, Machine, Nic, NicBackend, NicModel};
 use crate::run::report::escape;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 /// The definition of `machine` as a KVM guest.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for a name or a path that XML or libvirt can't hold;
+/// [`ErrorKind::Invalid`] for a name or path that XML or libvirt cannot represent;
 /// [`ErrorKind::Unsupported`] for a disk on NVMe.
 pub fn domain_xml(machine: &Machine) -> Result<String> {
     check("the guest's name", &machine.name)?;
@@ -90,7 +91,7 @@ pub fn domain_xml(machine: &Machine) -> Result<String> {
     Ok(xml)
 }
 
-/// The number of disks so far, by the prefix of their names: the name decides about the port.
+/// The number of disks so far, by name prefix: libvirt derives a disk's port from its name.
 #[derive(Default)]
 struct TargetNames {
     vd: u32,
@@ -118,7 +119,7 @@ impl TargetNames {
     }
 }
 
-/// A `<disk>`, number `order` in the firmware's list.
+/// A `<disk>` element; `order` is its position in the firmware's boot order.
 fn disk(drive: &Drive, order: usize, names: &mut TargetNames) -> Result<String> {
     let (bus, target) = names.next(drive)?;
     let device = if drive.cdrom { "cdrom" } else { "disk" };
@@ -148,7 +149,7 @@ fn disk(drive: &Drive, order: usize, names: &mut TargetNames) -> Result<String> 
     ))
 }
 
-/// An `<interface>`.
+/// An `<interface>` element.
 fn interface(nic: &Nic) -> String {
     let (kind, source) = match &nic.backend {
         NicBackend::Bridge(bridge) => ("bridge", format!("bridge='{}'", escape(bridge))),
@@ -174,7 +175,7 @@ fn interface(nic: &Nic) -> String {
     )
 }
 
-/// Refuses what libvirt refuses in names, and XML anywhere.
+/// Refuses text that libvirt does not accept in names, or that XML does not accept at all.
 fn check(what: &str, text: &str) -> Result<()> {
     if text.is_empty() || text.chars().any(char::is_control) {
         let sentence = format!("{what} is empty or contains control characters");
@@ -183,7 +184,8 @@ fn check(what: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The machine's own UUID, or one that is the same whenever the same guest is defined again.
+/// The machine's own UUID, or one derived from the guest, so that defining it again yields the same
+/// UUID.
 fn uuid(machine: &Machine) -> String {
     machine.uuid.clone().unwrap_or_else(|| {
         let macs: Vec<_> = machine.nics.iter().filter_map(|nic| nic.mac.as_deref()).collect();

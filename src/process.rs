@@ -1,7 +1,7 @@
-//! Child processes, signals, and mounts that only this program uses.
+//! Child processes, signals, and the mounts of this program.
 //!
-//! The lowest room that starts or ends anything. It knows no disk and no guest: `run`, `finalize`,
-//! `fuse` and the editors of guest filesystems all start processes and end mounts through it.
+//! The lowest room that starts or ends processes and mounts. It does not depend on disks or guests:
+//! `run`, `finalize`, `fuse` and the editors of guest filesystems all use it for that.
 
 mod child;
 mod inherit;

@@ -1,7 +1,7 @@
-//! Machines for QEMU: describing one, its command line, and which accelerator works.
+//! Machines for QEMU: their description, their command line, and which accelerator works.
 //!
-//! Owns the description of a machine and everything that is written in QEMU's language. Calls no other
-//! room. Starting the guest is the caller's task.
+//! This room owns the machine description and everything written in QEMU's syntax. It depends on no
+//! other room. Starting the guest is the caller's task.
 
 pub mod accel;
 pub mod aio;

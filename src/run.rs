@@ -1,17 +1,17 @@
-//! Running a guest: a private mount, a QEMU on top of it, and nothing left of either afterwards.
+//! Running a guest: a private mount, a QEMU that uses it, and the cleanup of both.
 //!
 //! Owns the supervision of the two processes, the watching of the serial console, and the verdicts
-//! of test boots with their tables, JSON and JUnit. May call `fuse` (to find and end a mount),
-//! `qemu` (the command line) and `xen` (what the config says of the machine). What the disk is made
-//! of is the business of the `synthdisk mount` that is started as a child.
+//! of test boots with their tables, JSON and JUnit. May use `fuse` (to find and end a mount),
+//! `qemu` (the command line) and `xen` (the machine settings of a config). The content of the disk
+//! is determined by the `synthdisk mount` process that is started as a child.
 //!
-//! Who ends whom, so that nothing stays behind however the command ends:
+//! Which process ends which, so that nothing is left behind, however the command ends:
 //!
 //! ```text
 //! synthdisk run ──lifeline──▶ keeper ──▶ synthdisk mount --foreground
 //!       │                       │ its own session: neither Ctrl-C nor a closed terminal reaches it
 //!       └──▶ QEMU               └ when the lifeline breaks, it ends the mount, removes the private
-//!            killed with `run`    directory and gives the terminal back
+//!            killed with `run`    directory and restores the terminal
 //! ```
 
 pub mod console;

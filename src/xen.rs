@@ -1,8 +1,8 @@
 //! Xen domU configs: reading `/etc/xen/NAME.cfg`.
 //!
 //! Owns the config grammar (xl.cfg(5)), disk specs (xl-disk-configuration(5)), device names
-//! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Calls `device_name` only and
-//! reads no file but the config itself; the caller checks whether an image exists.
+//! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Depends on `device_name`
+//! only and reads no file except the config itself; the caller checks whether an image exists.
 //!
 //! Start at [`DomainConfig`]. All input is untrusted: sizes, nesting and counts are limited.
 

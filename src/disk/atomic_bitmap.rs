@@ -1,13 +1,13 @@
-//! A set of equal units of a disk that only ever grows, read and added to without locks.
+//! A grow-only set of fixed-size units of a disk, read and extended without locks.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Words per chunk. A chunk takes memory (32 KiB) once one of its 262,144 units is added.
+/// Words per chunk. A chunk is allocated (32 KiB) when the first of its 262,144 units is added.
 const WORDS: u64 = 4096;
 const CHUNK: u64 = WORDS * 64;
 
-/// The set. Offsets in bytes; whole units are in it or not.
+/// The set. Offsets in bytes; the set contains whole units.
 #[derive(Debug)]
 pub(super) struct AtomicBitmap {
     unit: u64,
@@ -25,7 +25,7 @@ impl AtomicBitmap {
         self.chunks.get((unit / CHUNK) as usize)?.get().map(|words| &words[..])
     }
 
-    /// Whether the unit of byte `at` is in the set.
+    /// Whether the set contains the unit of byte `at`.
     pub(super) fn has(&self, at: u64) -> bool {
         let unit = at / self.unit;
         self.chunk(unit).is_some_and(|words| {
@@ -34,7 +34,8 @@ impl AtomicBitmap {
         })
     }
 
-    /// The first byte of `[at, end)` from which on the set is entered (`value`) or left; else `end`.
+    /// The first byte of `[at, end)` that is in the set, or not in it if `value` is false; `end` if
+    /// there is none.
     pub(super) fn first(&self, value: bool, at: u64, end: u64) -> u64 {
         let mut unit = at / self.unit;
         let stop = end.div_ceil(self.unit);
@@ -57,7 +58,7 @@ impl AtomicBitmap {
         (unit * self.unit).clamp(at, end.max(at))
     }
 
-    /// Add the units that `[at, end)` touches.
+    /// Add all units that overlap `[at, end)`.
     pub(super) fn add(&self, at: u64, end: u64) {
         let mut unit = at / self.unit;
         let stop = end.div_ceil(self.unit);

@@ -1,12 +1,12 @@
-//! Whether a qcow2 overlay is sound enough to be written to.
+//! Checks whether a qcow2 overlay is consistent enough to be written to.
 //!
 //! Walks the tables once at mount, as `qemu-img check` does: the cost depends on what the overlay
-//! holds, not on the length of the disk. Leaked clusters are harmless and pass. A cluster that is
-//! used twice, lies outside the file or is counted as free would lose data at the next write, so
-//! the overlay is refused.
+//! contains, not on the length of the disk. Leaked clusters are harmless and accepted. A cluster
+//! that is used twice, lies outside the file or has a refcount of zero would lose data at the next
+//! write, so the overlay is refused.
 //!
-//! The file may come from anywhere, and a sparse one can claim any length. Tables are read in
-//! pieces, and what is remembered of clusters grows with the tables that are really there.
+//! The file may come from an untrusted source, and a sparse file can claim any length. Tables are
+//! read in pieces, and memory use grows only with the tables that are actually present.
 //!
 //! Source: QEMU docs/interop/qcow2.rst, "Host cluster management" and "Cluster mapping".
 
@@ -28,7 +28,7 @@ fn corrupt(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, what)
 }
 
-/// A set of clusters, which takes memory only where there are some.
+/// A set of clusters; memory use grows with the number of clusters in it.
 #[derive(Default)]
 struct ClusterSet {
     groups: HashMap<u64, [u64; (GROUP / 64) as usize]>,
@@ -53,14 +53,14 @@ struct Walk<'a> {
     used: ClusterSet,
     /// The refcount table; the header's limits bound it.
     refcount_blocks: Vec<u64>,
-    /// The refcount block that was looked at last, and its index.
+    /// The most recently read refcount block, and its index.
     cached: Option<(usize, Vec<u8>)>,
 }
 
 /// Check all tables of the qcow2 file `file`, whose header is `header`.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] with the first thing that is wrong; [`ErrorKind::Io`].
+/// [`ErrorKind::Corrupt`] with the first inconsistency found; [`ErrorKind::Io`].
 pub(super) fn check(file: &File, header: &Qcow2Header) -> Result<()> {
     let len = file.metadata().map_err(|e| Error::io("cannot stat it", e))?.len();
     let clusters = len.div_ceil(header.cluster_size());
@@ -119,7 +119,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Give `visit` the entries of a table, big-endian 64-bit numbers, one after the other.
+    /// Call `visit` with each entry of a table, a big-endian 64-bit number, in order.
     fn each(
         &mut self,
         offset: u64,
@@ -137,12 +137,13 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Read `entries` big-endian 64-bit numbers, a cluster of them or [`PIECE`] bytes at most.
+    /// Read `entries` big-endian 64-bit numbers: at most a cluster of them or [`PIECE`] bytes.
     fn table(&self, offset: u64, entries: u64) -> Result<Vec<u64>> {
         self.inside(offset, entries * 8, "a table")?;
         let mut bytes = vec![0; (entries * 8) as usize];
         let mut filled = 0;
-        // A table in the last cluster may end with the file: what is not stored is zero.
+        // A table in the last cluster may extend past the end of the file: the missing bytes are
+        // zero.
         while filled < bytes.len() {
             match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
                 Ok(0) => break,
@@ -154,8 +155,8 @@ impl Walk<'_> {
         Ok(bytes.chunks_exact(8).map(entry).collect())
     }
 
-    /// Refuse a table that does not lie within the file. Offsets have 56 bits and lengths are
-    /// limited, so nothing overflows.
+    /// Refuse a table that extends past the end of the file. Offsets have 56 bits and lengths are
+    /// limited, so the sum cannot overflow.
     fn inside(&self, offset: u64, len: u64, what: &str) -> Result<()> {
         if (offset + len).div_ceil(self.cluster_size()) > self.clusters {
             return Err(corrupt(format!("{what} lies outside the file")));
@@ -201,7 +202,7 @@ impl Walk<'_> {
             let entry = &bytes[within * width..(within + 1) * width];
             entry.iter().fold(0, |n, byte| (n << 8) | u64::from(*byte))
         } else {
-            // Narrower than a byte: the first entry lies in the least significant bits.
+            // Narrower than a byte: the first entry is in the least significant bits.
             let per_byte = 8 >> order;
             let shift = (within % per_byte) << order;
             u64::from(bytes[within / per_byte] >> shift) & ((1 << (1 << order)) - 1)

@@ -1,12 +1,12 @@
-//! Runs of data and holes of a disk, from its overlay and its regions.
+//! Data and hole extents of a disk, computed from its overlay and its regions.
 
 use super::overlay::{Overlay, Run};
 use super::region::RegionTable;
 use crate::bytes::{Extent, Extents};
 use std::io;
 
-/// The run of data or hole that contains `at`, as far as one lookup shows it: its end is after `at`
-/// and at most `len`.
+/// The extent that contains `at`, as far as one lookup shows: its end is after `at` and at most
+/// `len`.
 pub(super) fn one_extent(
     overlay: Option<&dyn Overlay>,
     table: &RegionTable,
@@ -28,7 +28,7 @@ pub(super) fn one_extent(
     Ok(Extent { data: extent.data, end: extent.end.clamp(at + 1, len) })
 }
 
-/// The extent at `offset` with its neighbours of the same kind, on a disk of `len` bytes.
+/// The extent at `offset`, merged with adjacent extents of the same kind, on a disk of `len` bytes.
 pub(super) fn joined_extents(
     len: u64,
     offset: u64,

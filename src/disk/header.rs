@@ -1,10 +1,10 @@
-//! What the header of an overlay's qcow2 file must be, and a header extension in which the overlay
-//! remembers what it belongs to.
+//! Requirements on the header of an overlay's qcow2 file, and the header extension in which the
+//! overlay records which images it belongs to.
 //!
-//! Programs that do not know an extension keep it, so the file remains an overlay through
-//! `qemu-img rebase` and the like. What the extension says, and the fields of the header that
-//! decide where on the disk a cluster is shown, are covered by a checksum: a damaged header must
-//! not show a disk that looks right.
+//! Programs that do not know an extension preserve it, so the file remains an overlay after
+//! `qemu-img rebase` and similar commands. A checksum covers the extension's content and the header
+//! fields that decide where on the disk a cluster appears: a damaged header must not yield a disk
+//! that looks correct.
 
 use crate::image::Qcow2Header;
 use crate::{Error, ErrorKind, Result};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Type of our header extension: "SYND". Its content is a checksum and then the metadata.
+/// Type of our header extension: "SYND". It contains a checksum followed by the metadata.
 const EXTENSION: u32 = 0x5359_4e44;
 /// Bytes of a checksum (SHA-256).
 const CHECKSUM_LEN: usize = 32;
@@ -20,9 +20,9 @@ const CHECKSUM_LEN: usize = 32;
 /// Read and check the header of the overlay `file`, and what [`write_metadata`] stored in it.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for a file that is not a qcow2 file of version 3, that uses features
-/// which an overlay never has, or that synthdisk did not make; [`ErrorKind::Corrupt`] for one that
-/// contradicts itself.
+/// [`ErrorKind::Unsupported`] for a file that is not qcow2 version 3, that uses features which an
+/// overlay never uses, or that synthdisk did not create; [`ErrorKind::Corrupt`] for an inconsistent
+/// file.
 pub(super) fn read(file: &File) -> Result<(Qcow2Header, Vec<u8>)> {
     let header = Qcow2Header::read(file)?;
     check_features(&header)?;
@@ -54,7 +54,7 @@ fn check_features(header: &Qcow2Header) -> Result<()> {
     Ok(())
 }
 
-/// The checksum of the metadata, and of the fields that never change in an overlay.
+/// The checksum of the metadata and of the header fields that never change in an overlay.
 fn checksum(header: &Qcow2Header, metadata: &[u8]) -> [u8; CHECKSUM_LEN] {
     let mut sum = Sha256::new();
     sum.update(header.cluster_bits.to_be_bytes());
@@ -69,8 +69,7 @@ fn checksum(header: &Qcow2Header, metadata: &[u8]) -> [u8; CHECKSUM_LEN] {
 /// Append `metadata` as our extension to the header of a new qcow2 file.
 ///
 /// # Errors
-/// [`ErrorKind::TooLarge`] when it does not fit the first cluster, and those of reading and
-/// writing.
+/// [`ErrorKind::TooLarge`] when it does not fit in the first cluster; read and write errors.
 pub(super) fn write_metadata(file: &File, metadata: &[u8]) -> Result<()> {
     let header = Qcow2Header::read(file)?;
     let mut extension = Vec::with_capacity(metadata.len() + CHECKSUM_LEN + 24);

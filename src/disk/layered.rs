@@ -1,7 +1,7 @@
-//! A temporary overlay over one that is only read.
+//! A temporary overlay on top of an overlay that is only read.
 //!
-//! `finalize` makes the edits that a mount would make, and must not write them to the persistent
-//! overlay's file.
+//! `finalize` makes the same edits as a mount, but must not write them to the persistent overlay's
+//! file.
 
 use super::overlay::{Base, Overlay, Run};
 use super::scratch::Scratch;
@@ -9,7 +9,7 @@ use crate::bytes::ReadAt;
 use std::fs::File;
 use std::io;
 
-/// Writes go to a [`Scratch`]; what is not there is as the overlay below has it.
+/// Writes go to a [`Scratch`]; everything else is read from the overlay below.
 #[derive(Debug)]
 pub struct LayeredOverlay {
     top: Scratch,
@@ -17,13 +17,13 @@ pub struct LayeredOverlay {
 }
 
 impl LayeredOverlay {
-    /// `top`, which is empty, over `below`, which is never written to.
+    /// Put `top`, which must be empty, over `below`, which is never written to.
     pub fn new(top: Scratch, below: Box<dyn Overlay>) -> Self {
         Self { top, below }
     }
 }
 
-/// The overlay below and its base, as the base of the one on top.
+/// The overlay below and its base, combined into the base of the overlay on top.
 struct Under<'a> {
     below: &'a dyn Overlay,
     base: &'a dyn Base,
@@ -125,9 +125,9 @@ mod tests {
         below.write_at(&Ones, &[2; 8192], 4096).unwrap();
         below.zero(&Ones, 16384, 4096).unwrap();
         let stacked = LayeredOverlay::new(Scratch::new(dir.path(), len).unwrap(), Box::new(below));
-        // Completes its block from below, where that holds something.
+        // The rest of the block comes from below, where data is stored.
         stacked.write_at(&Ones, &[3; 512], 8192 + 512).unwrap();
-        // Nothing to hide below: no more than a hole.
+        // Nothing below needs hiding, so this becomes a hole.
         stacked.zero(&Ones, 16384, 4096).unwrap();
         stacked.zero(&Ones, 0, 4096).unwrap();
         let mut all = vec![9; len as usize];
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(stacked.run_at(4096, len).unwrap(), (Run::Data, 4096));
         assert_eq!(stacked.run_at(16384, len).unwrap(), (Run::Zero, 4096));
         assert_eq!(stacked.run_at(20480, len).unwrap().0, Run::Base);
-        // Either file is where its bytes are.
+        // `place_at` returns the file that holds the bytes.
         for (at, byte) in [(4096, 2), (8704, 3)] {
             use std::os::unix::fs::FileExt;
             let (file, place, _) = stacked.place_at(at, 512).unwrap().unwrap();

@@ -1,78 +1,79 @@
-//! What an overlay is: writes over a base that never changes.
+//! The overlay trait: writes on top of a base that never changes.
 
 use crate::bytes::ReadAt;
 use std::fmt;
 use std::fs::File;
 use std::io;
 
-/// What lies under an overlay. Offsets and lengths in bytes.
+/// What an overlay is based on. Offsets and lengths in bytes.
 pub trait Base: ReadAt + Sync {
     /// Whether the range is known to hold zeros without reading it.
     fn is_zero(&self, offset: u64, len: u64) -> bool;
 }
 
-/// What an overlay holds for a run of bytes.
+/// What an overlay stores for a run of bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Run {
-    /// Nothing: the base shows through.
+    /// Nothing: the base is visible.
     Base,
-    /// It was zeroed or discarded.
+    /// Zeros: it was zeroed or discarded.
     Zero,
-    /// It was written.
+    /// Data: it was written.
     Data,
 }
 
-/// Copy-on-write storage. Every method may be called from many threads at once; concurrent
-/// requests for the same sectors take effect in some order, sector by sector.
+/// Copy-on-write storage. All methods may be called from many threads at once; concurrent requests
+/// for the same sectors take effect in some order, decided separately for each sector.
 pub trait Overlay: Send + Sync + fmt::Debug {
-    /// What is held at `offset`, and for how many bytes that holds at least (1..=`max`).
+    /// What is stored at `offset`, and the number of bytes (1..=`max`) for which that is known to
+    /// hold.
     ///
     /// # Errors
-    /// That of the storage.
+    /// Errors of the storage.
     fn run_at(&self, offset: u64, max: u64) -> io::Result<(Run, u64)>;
 
-    /// Where the bytes of a run of [`Run::Data`] at `offset` are stored: the file, the offset in
-    /// it, and for how many bytes that holds (1..=`max`). `None` where they are in no such place.
-    /// Holds until the next write.
+    /// Where the bytes of a [`Run::Data`] run at `offset` are stored: the file, the offset in it,
+    /// and the number of bytes (1..=`max`) for which that holds. `None` if the bytes are not stored
+    /// contiguously in a file. Valid until the next write.
     ///
     /// # Errors
-    /// That of the storage.
+    /// Errors of the storage.
     fn place_at(&self, offset: u64, max: u64) -> io::Result<Option<(&File, u64, u64)>>;
 
-    /// Fill `buf` from `offset`, from here or from `base`.
+    /// Fill `buf` from `offset`, from the overlay or from `base`.
     ///
     /// # Errors
-    /// That of the storage or of `base`.
+    /// Errors of the storage or of `base`.
     fn read_at(&self, base: &dyn Base, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// Store `buf` at `offset`; `base` completes blocks that are written in part.
+    /// Store `buf` at `offset`; the rest of a partially written block comes from `base`.
     ///
     /// # Errors
-    /// That of the storage or of `base`; what was stored before stays.
+    /// Errors of the storage or of `base`; what was already stored stays.
     fn write_at(&self, base: &dyn Base, buf: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Make `len` bytes at `offset` read as zeros and give back the space they took.
+    /// Make `len` bytes at `offset` read as zeros and free their space.
     ///
     /// # Errors
     /// As [`Overlay::write_at`].
     fn zero(&self, base: &dyn Base, offset: u64, len: u64) -> io::Result<()>;
 
-    /// Bring all that was written to stable storage, as far as this overlay survives at all.
+    /// Flush all writes to stable storage, if the overlay outlives the process at all.
     ///
     /// # Errors
-    /// That of the storage.
+    /// Errors of the storage.
     fn sync(&self) -> io::Result<()>;
 
-    /// Bytes of storage that the overlay takes up.
+    /// Bytes of storage that the overlay uses.
     fn allocated(&self) -> u64;
 
-    /// The unit of copy-on-write in bytes, a power of two: a partial write of it copies the rest
-    /// from the base.
+    /// The unit of copy-on-write in bytes, a power of two: a partial write to a unit copies the
+    /// rest from the base.
     fn cow_granularity(&self) -> u64;
 }
 
-/// Punch a hole into `file`, so that its storage is given back; where the filesystem cannot, the
-/// bytes stay, which only costs space.
+/// Punch a hole into `file` to free its storage. If the filesystem does not support this, the bytes
+/// stay, which only wastes space.
 pub(super) fn punch_hole(file: &std::fs::File, offset: u64, len: u64) {
     use nix::fcntl::{FallocateFlags, fallocate};
     if len > 0 {

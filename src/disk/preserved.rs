@@ -1,20 +1,21 @@
-//! The blocks that a snapshot preserves while its disk is written: copy before write.
+//! The blocks that a snapshot preserves while its disk is written to: copy before write.
 //!
-//! Images never change, so only blocks that the overlay holds are saved, and only when they are
-//! about to be overwritten. A block that was never written, or is written for the first time after
-//! the snapshot was taken, costs no copy: the snapshot reads the base in its place.
+//! Images never change, so only blocks stored in the overlay are saved, and only when they are
+//! about to be overwritten. A block that was never written, or is first written after the snapshot
+//! was taken, needs no copy: the snapshot reads it from the base.
 //!
-//! Readers and writers share no lock. A unit (a block or a cluster of the overlay) is marked once it
-//! is saved, a mark is never taken back, and a writer changes a unit only after it is marked. So:
+//! Readers and writers share no lock. A unit (a block or a cluster of the overlay) is marked after
+//! it is saved, a mark is never removed, and a writer changes a unit only after it is marked.
+//! Therefore:
 //!
 //! * A reader that reads a unit from the live overlay and finds it unmarked *afterwards* has read
-//!   the old content; if it finds the unit marked, it reads again, from the saved blocks.
-//! * A thread that saves a unit reads it without a lock, too. If the unit is still unmarked once the
-//!   lock is held, the old content was read; otherwise another thread has saved the unit, and what
-//!   was read is discarded.
+//!   the old content. If the unit is marked, the reader reads it again, from the saved blocks.
+//! * A thread that saves a unit also reads it without a lock. If the unit is still unmarked after
+//!   the thread acquires the lock, it has read the old content; otherwise another thread has saved
+//!   the unit, and the bytes read are discarded.
 //!
-//! The lock therefore covers only writes to the side file, and a thread that holds it waits for no
-//! other: reading the boot gap can lead back to this disk through the guest's files.
+//! The lock therefore covers only writes to the side file, and a thread that holds it never waits
+//! for another: reading the boot gap can lead back to this disk through the guest's files.
 
 use super::atomic_bitmap::AtomicBitmap;
 use super::extents::one_extent;
@@ -28,31 +29,31 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
-/// Bytes that are saved in one step at most.
+/// Maximum number of bytes saved in one step.
 const STEP: u64 = 1 << 20;
-/// Units are no smaller than this, the block of the side file. Bytes.
+/// Minimum unit size in bytes: the block size of the side file.
 const UNIT_MIN: u64 = 4096;
 
-/// The overlay's old content, as far as it was overwritten. Offsets and lengths in bytes.
+/// Old content of the overlay that has been overwritten. Offsets and lengths in bytes.
 #[derive(Debug)]
 pub(super) struct PreservedBlocks {
-    /// Units whose old content is here: written ones in the file, zeroed ones as such, and the
-    /// base's bytes where it holds nothing.
+    /// Units whose old content is saved: written units are stored in the file, zeroed units are
+    /// recorded as zeros, and a unit that is not stored here shows the base.
     side: Scratch,
     marks: AtomicBitmap,
     unit: u64,
     len: u64,
-    /// Held while something is added to `side`.
+    /// Held while units are added to `side`.
     saving: Mutex<()>,
     /// A unit could not be saved, so the snapshot is incomplete and every read of it fails.
     broken: AtomicBool,
     /// The regions after the boot gap, which never change.
     rest: Arc<RegionTable>,
-    /// All of them, once the gap is planned for that moment.
+    /// All regions, set once the gap is planned for the moment of the snapshot.
     table: OnceLock<Arc<RegionTable>>,
 }
 
-/// A piece of old content: what it is, where, and its bytes if it is [`Run::Data`].
+/// A piece of old content: its kind and position, and its bytes if it is [`Run::Data`].
 struct Piece {
     run: Run,
     start: u64,
@@ -60,13 +61,14 @@ struct Piece {
     bytes: Vec<u8>,
 }
 
-/// Why a snapshot that could not be kept gives no bytes.
+/// The error returned by reads of a snapshot that could not be kept.
 fn broken() -> io::Error {
     io::Error::from_raw_os_error(libc::EIO)
 }
 
 impl PreservedBlocks {
-    /// Nothing saved yet. `side` must be new and as long as the disk; `cow_granularity` is the overlay's.
+    /// Start with nothing saved. `side` must be new and as long as the disk; `cow_granularity` is
+    /// that of the overlay.
     pub(super) fn new(side: Scratch, cow_granularity: u64, table: Arc<RegionTable>) -> Self {
         let (unit, len) = (cow_granularity.max(UNIT_MIN), table.len());
         Self {
@@ -81,7 +83,7 @@ impl PreservedBlocks {
         }
     }
 
-    /// Take the regions that hold for this moment; once.
+    /// Set the regions as of the moment of the snapshot; only the first call has an effect.
     pub(super) fn set_table(&self, table: Arc<RegionTable>) {
         let _ = self.table.set(table);
     }
@@ -90,7 +92,7 @@ impl PreservedBlocks {
         self.table.get().unwrap_or(&self.rest)
     }
 
-    /// Bytes of storage that it takes up.
+    /// Bytes of storage used.
     pub(super) fn allocated(&self) -> u64 {
         self.side.allocated()
     }
@@ -99,8 +101,8 @@ impl PreservedBlocks {
         if self.broken.load(Ordering::SeqCst) { Err(broken()) } else { Ok(()) }
     }
 
-    /// To be called before a write to `[offset, offset + len)` of `overlay`. Never fails: if the
-    /// old content cannot be saved, it is the snapshot that ends.
+    /// Must be called before a write to `[offset, offset + len)` of `overlay`. Never fails: if the
+    /// old content cannot be saved, the snapshot ends instead.
     pub(super) fn protect(&self, overlay: &dyn Overlay, offset: u64, len: u64) {
         if len == 0 || self.check().is_err() {
             return;
@@ -119,15 +121,15 @@ impl PreservedBlocks {
                 }
             }
         }
-        // The marks before the write; see `PreservedBlocks::read_at` for the other half.
+        // Orders the marks before the write; the counterpart is in `PreservedBlocks::read_at`.
         fence(Ordering::SeqCst);
     }
 
-    /// Save the units from `at` on, up to `end` at most; returns how far it came.
+    /// Save the units from `at` up to `end` at most; returns the offset up to which it saved.
     fn save(&self, overlay: &dyn Overlay, at: u64, end: u64) -> io::Result<u64> {
         let (next, pieces) = match self.collect(overlay, at, end) {
             Ok(found) => found,
-            // A unit that another thread has saved meanwhile may be changing.
+            // A unit that another thread has saved in the meantime may be changing.
             Err(_) if self.marks.first(true, at, end) < end => return Ok(at),
             Err(e) => return Err(e),
         };
@@ -161,7 +163,7 @@ impl PreservedBlocks {
         }
     }
 
-    /// The content from `at` on, a unit at least, and where it ends.
+    /// The content from `at`, at least one unit, and its end.
     fn collect(&self, overlay: &dyn Overlay, at: u64, end: u64) -> io::Result<(u64, Vec<Piece>)> {
         let (run, n) = overlay.run_at(at, end - at)?;
         let most = if run == Run::Data { n.min(STEP) } else { n };
@@ -182,7 +184,8 @@ impl PreservedBlocks {
         Ok((next, pieces))
     }
 
-    /// End the snapshot; its space is given back when this returns, whoever has ended it first.
+    /// End the snapshot. Its space is free when this returns, even if another thread ended it
+    /// first.
     pub(super) fn give_up(&self, why: &io::Error) {
         if !self.broken.swap(true, Ordering::SeqCst) {
             tracing::warn!("a snapshot of the disk ends early, because it cannot be kept: {why}");
@@ -191,7 +194,7 @@ impl PreservedBlocks {
         self.side.clear();
     }
 
-    /// Fill `buf` from `offset`, as it was.
+    /// Fill `buf` from `offset` with the bytes as of the snapshot.
     pub(super) fn read_at(
         &self,
         overlay: Option<&dyn Overlay>,
@@ -209,7 +212,8 @@ impl PreservedBlocks {
                 stop
             } else {
                 let read = live_read(overlay, table, part, offset);
-                // The bytes before the marks; see `PreservedBlocks::protect`.
+                // Orders the read before the check of the marks; the counterpart is in
+                // `PreservedBlocks::protect`.
                 fence(Ordering::SeqCst);
                 let true_to = self.marks.first(true, offset, stop);
                 if true_to > offset {
@@ -223,7 +227,7 @@ impl PreservedBlocks {
         self.check()
     }
 
-    /// The range as mapped memory, when an image shows all of it and it was never written.
+    /// The range as mapped memory, if it lies in one image and was never written.
     pub(super) fn map(
         &self,
         overlay: Option<&dyn Overlay>,
@@ -242,7 +246,7 @@ impl PreservedBlocks {
         Ok(if in_base && unmarked { self.table().map(offset, len) } else { None })
     }
 
-    /// Whether data was stored at `at` (within the disk), and up to where that is known in one look.
+    /// Whether data was stored at `at` (within the disk), and up to where one lookup shows this.
     pub(super) fn extent_at(&self, overlay: Option<&dyn Overlay>, at: u64) -> io::Result<Extent> {
         let extent = loop {
             if self.marks.has(at) {
@@ -262,7 +266,7 @@ impl PreservedBlocks {
         Ok(extent)
     }
 
-    /// Errors of a side file that was given up are those of a broken snapshot.
+    /// Report errors of a side file that was given up as those of a broken snapshot.
     fn explain(&self, e: io::Error) -> io::Error {
         self.check().err().unwrap_or(e)
     }
@@ -280,8 +284,8 @@ fn live_read(
     }
 }
 
-/// Apply `change` to a range of `overlay` after its old content was saved, if a snapshot needs it.
-/// A snapshot for which there is no room ends; the write succeeds all the same.
+/// Apply `change` to a range of `overlay`, after saving its old content if a snapshot needs it. If
+/// there is no space to save it, the snapshot ends and the write still succeeds.
 pub(super) fn preserving(
     saved: Option<&PreservedBlocks>,
     overlay: &dyn Overlay,

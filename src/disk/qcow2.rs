@@ -1,8 +1,8 @@
 //! The persistent overlay: a standard qcow2 file.
 //!
-//! `imago` keeps the format's tables; data that lies in clusters which exist already goes straight
-//! to the file, past it, and copying up on a first write is done here, because only here the base
-//! is known. The file names no backing file: unallocated means "as the base".
+//! `imago` maintains the format's tables. Data in clusters that already exist is written directly
+//! to the file, bypassing `imago`. Copy-on-write is done here, because only this code knows the
+//! base. The file names no backing file: an unallocated cluster shows the base.
 
 use super::overlay::{Base, Overlay, Run, punch_hole};
 use super::{check, header};
@@ -23,17 +23,17 @@ use std::sync::Arc;
 
 /// Bytes per cluster of a new overlay. See docs/BENCHMARKS.md, "Cluster size".
 const CLUSTER: u64 = 16 << 10;
-/// A first write takes effect in pieces of at most this many bytes.
+/// The first write to unallocated clusters is split into pieces of at most this many bytes.
 const ALLOCATE_STEP: u64 = 2 << 20;
 
-/// The file as `imago` sees it; shared, because what we write past `imago` it must be told.
+/// The file as `imago` sees it; shared, because `imago` must be told about writes that bypass it.
 type Storage = Arc<dyn DynStorage>;
 
 /// The persistent overlay.
 pub struct Qcow2Overlay {
-    /// Shared for all that keeps mappings, exclusive for what takes clusters away.
+    /// Locked shared by operations that keep mappings, exclusively by those that remove clusters.
     format: RwLock<FormatAccess<Storage>>,
-    /// Held while clusters are added or taken away, and never needed for reading.
+    /// Held while clusters are added or removed; reading never needs it.
     allocating: Mutex<()>,
     file: File,
     storage: Storage,
@@ -48,16 +48,16 @@ impl std::fmt::Debug for Qcow2Overlay {
 }
 
 impl Qcow2Overlay {
-    /// Create `path`, which must not exist, for a disk of `len` bytes; `metadata` is remembered in
-    /// the file. Locked against other users for as long as it is open.
+    /// Create `path`, which must not exist, for a disk of `len` bytes, and store `metadata` in the
+    /// file. The file is locked against other users while it is open.
     ///
     /// # Errors
-    /// Those of creating and writing; nothing is left at `path` then.
+    /// Errors of creating and writing; in that case nothing is left at `path`.
     pub fn create(path: &Path, len: u64, metadata: &[u8]) -> Result<Self> {
         Self::create_with_mode(path, len, metadata, 0o600)
     }
 
-    /// As [`create`](Self::create), with the permission bits `mode`, less what the umask forbids.
+    /// Like [`create`](Self::create), with the permission bits `mode`, minus the umask.
     ///
     /// # Errors
     /// As [`create`](Self::create).
@@ -85,13 +85,12 @@ impl Qcow2Overlay {
         })
     }
 
-    /// Make `file`, which is empty, a qcow2 file for others to read: a disk of `len` bytes that shows
-    /// the file named `backing`, of the format `backing_format` (as QEMU calls it), where nothing is
-    /// written. Its clusters are as large as those of an overlay, so that what an overlay holds
-    /// takes no more room in it.
+    /// Make the empty `file` a qcow2 file for other programs to read: a disk of `len` bytes with
+    /// the backing file `backing`, whose format is `backing_format` (QEMU's name). Its clusters are
+    /// as large as those of an overlay, so data copied from an overlay needs no more space in it.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors.
     pub fn create_over(
         file: &File,
         len: u64,
@@ -108,17 +107,17 @@ impl Qcow2Overlay {
         Self::start(clone(file)?, len, CLUSTER, true)
     }
 
-    /// Open the overlay at `path` and return it with the metadata that it was created with.
+    /// Open the overlay at `path` and return it with the metadata passed at its creation.
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] when another program has it open, [`ErrorKind::Corrupt`] when it is
-    /// damaged, [`ErrorKind::Unsupported`] when it is no overlay of ours.
+    /// damaged, [`ErrorKind::Unsupported`] when synthdisk did not create it.
     pub fn open(path: &Path) -> Result<(Self, Vec<u8>)> {
         Self::open_for(path, true)
     }
 
-    /// As [`Qcow2Overlay::open`], but only to be read: the file is opened read-only, and writes
-    /// fail. Others may read it meanwhile and nobody may write to it.
+    /// Like [`Qcow2Overlay::open`], but read-only: the file is opened read-only, and writes fail.
+    /// Other programs may read it meanwhile, but none may write to it.
     ///
     /// # Errors
     /// As [`Qcow2Overlay::open`].
@@ -172,7 +171,8 @@ impl Qcow2Overlay {
         Ok(Self { format, allocating: Mutex::new(()), file, storage, len, cluster })
     }
 
-    /// What `offset` maps to, for at most `max` bytes; where the bytes are for [`Run::Data`].
+    /// What is stored at `offset`, for at most `max` bytes, and the offset in the file for
+    /// [`Run::Data`].
     fn lookup(
         format: &FormatAccess<Storage>,
         offset: u64,
@@ -187,7 +187,8 @@ impl Qcow2Overlay {
         }
     }
 
-    /// Give the cluster(s) at `offset` a place and store as much of `buf` as was done in one go.
+    /// Allocate the cluster(s) at `offset` and store as much of `buf` as fits in one step; returns
+    /// how many bytes that is.
     fn allocate(&self, base: &dyn Base, buf: &[u8], offset: u64) -> io::Result<usize> {
         let _allocating = self.allocating.lock();
         let start = offset - offset % self.cluster;
@@ -198,13 +199,13 @@ impl Qcow2Overlay {
         if run == Run::Data {
             return Ok(0);
         }
-        // Nobody else changes these mappings while `allocating` is held.
+        // While `allocating` is held, no other thread changes these mappings.
         let end = start + n;
         let take = ((end - offset) as usize).min(buf.len());
         let (head, tail) = ((offset - start) as usize, (offset - start) as usize + take);
         let mut filled = Vec::new();
         let bytes = if head == 0 && tail == n as usize {
-            // Whole clusters: nothing to complete, so no need for a copy.
+            // Whole clusters need no data from the base, so no copy is needed.
             &buf[..take]
         } else {
             filled.resize(n as usize, 0);
@@ -220,9 +221,10 @@ impl Qcow2Overlay {
             &filled[..]
         };
         if end % self.cluster != 0 {
-            // `imago` zeroes the rest of the disk's last cluster and sets the file's length for it. It
-            // doesn't know of our writes and would cut off what they have added after that cluster.
-            // Exclusive, so that the file cannot grow meanwhile.
+            // `imago` zeroes the rest of the disk's last cluster and sets the file's length
+            // accordingly. It does not know about writes that bypass it and would cut off what they
+            // added after that cluster. The lock is exclusive so that the file cannot grow
+            // meanwhile.
             let _alone = self.format.write();
             self.storage.resize(self.file.metadata()?.len(), PreallocateMode::None)?;
         }
@@ -247,7 +249,7 @@ impl Qcow2Overlay {
         if already { Ok(()) } else { self.write_at(base, &vec![0; len as usize], offset) }
     }
 
-    /// Zero whole clusters by taking them away.
+    /// Zero whole clusters by removing them.
     fn drop_clusters(&self, base: &dyn Base, start: u64, end: u64) -> io::Result<()> {
         let to_base = base.is_zero(start, end - start);
         let _allocating = self.allocating.lock();
@@ -260,14 +262,14 @@ impl Qcow2Overlay {
             at += n.max(1);
         }
         if to_base {
-            // Where nothing is held there is nothing to drop.
+            // If nothing is stored in the range, there is nothing to remove.
             if !freed.is_empty() || Self::lookup(&format, start, end - start)?.1 < end - start {
                 format.discard_to_backing(start, end - start)?;
             }
         } else {
             format.discard_to_zero(start, end - start)?;
         }
-        // Still exclusive, so nobody can have been given these clusters.
+        // The lock is still exclusive, so these clusters cannot have been reallocated.
         for (place, n) in freed {
             punch_hole(&self.file, place, n);
         }
@@ -275,7 +277,7 @@ impl Qcow2Overlay {
     }
 }
 
-/// Make a new file and its name survive a crash.
+/// Make a new file and its directory entry survive a crash.
 fn sync_with_directory(file: &File, path: &Path) -> io::Result<()> {
     file.sync_all()?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
@@ -311,7 +313,7 @@ impl Overlay for Qcow2Overlay {
                         self.file.read_exact_at(&mut buf[..n as usize], place)?;
                     }
                     (Run::Base, _) => {
-                        // The base may read the disk in turn (a file inside the guest).
+                        // The base may in turn read this disk (through a file inside the guest).
                         drop(format);
                         base.read_at(&mut buf[..n as usize], offset)?;
                     }
@@ -349,7 +351,7 @@ impl Overlay for Qcow2Overlay {
         let start = offset.next_multiple_of(self.cluster).min(end);
         let stop = if end == self.len { end } else { (end - end % self.cluster).max(start) };
         self.zero_partial(base, offset, start - offset)?;
-        // In steps, so that readers are not kept waiting by a discard of the whole disk.
+        // In steps, so that a discard of the whole disk does not block readers for long.
         let step = self.cluster * 4096;
         let mut at = start;
         while at < stop {

@@ -1,4 +1,4 @@
-//! The region table: which bytes of the disk come from where.
+//! The region table: where each byte of the disk comes from.
 
 use super::overlay::Base;
 use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
@@ -11,9 +11,9 @@ use std::sync::Arc;
 /// Where a region's bytes come from.
 #[derive(Clone)]
 pub enum Source {
-    /// Bytes made up at planning; as long as the region.
+    /// Bytes generated at planning; as long as the region.
     Bytes(Arc<[u8]>),
-    /// Nothing but zeros.
+    /// Only zeros.
     Zeros,
     /// The image from `offset` on, in bytes.
     Image {
@@ -37,7 +37,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// What a region is on the disk.
+/// The role of a region on the disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RegionKind {
     /// Sector 0: loader code and partition table.
@@ -58,9 +58,9 @@ pub enum RegionKind {
     Partition(u32),
     /// The header of the swap area in partition N.
     SwapHeader(u32),
-    /// An image that is a disk as it is.
+    /// An image that is a whole disk.
     Image,
-    /// What nothing lies on.
+    /// Unused space.
     Gap,
 }
 
@@ -90,9 +90,9 @@ pub struct Region {
     pub start: u64,
     /// Length in bytes.
     pub len: u64,
-    /// What it is.
+    /// The role of the region.
     pub kind: RegionKind,
-    /// Where its bytes come from, in words for a person.
+    /// Where its bytes come from, as text for the user.
     pub origin: String,
     /// Where its bytes come from.
     pub source: Source,
@@ -108,7 +108,7 @@ impl Region {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         match &self.source {
             Source::Bytes(bytes) => {
-                // The table checked that the bytes are as long as the region.
+                // `RegionTable::new` checked that the bytes are as long as the region.
                 let from = offset as usize;
                 buf.copy_from_slice(&bytes[from..from + buf.len()]);
                 Ok(())
@@ -122,7 +122,7 @@ impl Region {
         }
     }
 
-    /// Whether data is stored at `at` (a disk offset within the region), and up to where.
+    /// Whether data is stored at `at` (a disk offset within the region), and where that run ends.
     fn extent_at(&self, at: u64) -> io::Result<Extent> {
         match &self.source {
             Source::Bytes(_) | Source::File(_) => Ok(Extent { data: true, end: self.end() }),
@@ -143,7 +143,7 @@ pub struct RegionTable {
 }
 
 impl RegionTable {
-    /// Check and take `regions`; empty ones are dropped.
+    /// Check `regions` and build the table; empty regions are dropped.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when they leave a gap, overlap, or a source is too short.
@@ -175,17 +175,17 @@ impl RegionTable {
         &self.regions
     }
 
-    /// The regions from the one that contains byte `offset` on.
+    /// The regions starting with the one that contains byte `offset`.
     fn regions_from(&self, offset: u64) -> &[Region] {
         &self.regions[self.regions.partition_point(|r| r.end() <= offset)..]
     }
 
-    /// The region that holds byte `offset`.
+    /// The region that contains byte `offset`.
     pub fn region_at(&self, offset: u64) -> Option<&Region> {
         self.regions_from(offset).first()
     }
 
-    /// The range as mapped memory, when one image holds all of it.
+    /// The range as mapped memory, if it lies within one image.
     pub fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
         let region = self.regions_from(offset).first()?;
         match &region.source {
@@ -196,8 +196,8 @@ impl RegionTable {
         }
     }
 
-    /// Bytes of the range that are stored; an image's storage counts as a whole, because where
-    /// it lies within the image takes long to find out.
+    /// Stored bytes of the range. All of an image's storage is counted, because finding out where
+    /// in the image it lies takes too long.
     pub fn allocated_within(&self, offset: u64, len: u64) -> u64 {
         let end = offset.saturating_add(len);
         let regions = self.regions_from(offset).iter().take_while(|r| r.start < end);

@@ -1,8 +1,8 @@
-//! The temporary overlay: an unlinked sparse file in which byte N of the disk is byte N, and a
-//! bitmap of which blocks were written.
+//! The temporary overlay: an unlinked sparse file in which byte N of the disk is stored at offset
+//! N, and a bitmap of the blocks that were written.
 //!
-//! It is gone with the process, so it needs no metadata on disk, no allocation and, for whole
-//! blocks, no copying up; that makes it faster than any image format.
+//! It ends with the process, so it needs no metadata on disk, no allocation and, for whole blocks,
+//! no copy-on-write; that makes it faster than any image format.
 
 use super::overlay::{Base, Overlay, Run, punch_hole};
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -11,19 +11,19 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Bytes per block, the unit in which it is remembered what was written.
+/// Bytes per block, the unit in which writes are recorded.
 const BLOCK: u64 = 4096;
 /// Bytes per chunk, the unit in which bitmaps are allocated: 64 KiB of bitmap per GiB touched.
 const CHUNK: u64 = 1 << 30;
 const CHUNK_BLOCKS: usize = (CHUNK / BLOCK) as usize;
-/// Writers of blocks that are not plain data yet exclude each other per 1 MiB of the disk.
+/// Writers of blocks that are not yet plain data exclude each other within each 1 MiB of the disk.
 const STRIPE: u64 = 1 << 20;
 const STRIPES: usize = 64;
 /// `zero` holds its locks for no more than this many bytes at a time.
 const ZERO_STEP: u64 = 32 << 20;
 
-/// Where temporary files of a disk's size go: `$TMPDIR`, else /var/tmp, and not /tmp, which is often
-/// in memory.
+/// Directory for temporary files of a disk's size: `$TMPDIR`, else /var/tmp. Not /tmp, which is
+/// often in memory.
 pub fn temporary_dir() -> PathBuf {
     std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
@@ -64,7 +64,7 @@ impl Bits {
         }
     }
 
-    /// First block from `from` on, below `end`, that differs from `run`, else `end`.
+    /// First block in `from..end` that differs from `run`; `end` if there is none.
     fn run_end(&self, from: usize, end: usize, run: Run) -> usize {
         let mut block = from;
         while block < end {
@@ -89,7 +89,7 @@ impl Bits {
     }
 }
 
-/// State of a chunk; most are all of one kind and cost nothing.
+/// State of a chunk; most chunks consist of one kind only and need no memory.
 #[derive(Debug)]
 enum ChunkState {
     All(Run),
@@ -109,8 +109,8 @@ impl Scratch {
     /// A new overlay for a disk of `len` bytes, stored in an unnamed file in `dir`.
     ///
     /// # Errors
-    /// That of creating the file, and `FileTooLarge` where `dir` cannot hold a sparse file of the
-    /// disk's length.
+    /// Errors of creating the file; `FileTooLarge` if `dir` cannot hold a sparse file of the disk's
+    /// length.
     pub fn new(dir: &Path, len: u64) -> io::Result<Self> {
         let file = tempfile::tempfile_in(dir)?;
         file.set_len(len)?;
@@ -119,12 +119,13 @@ impl Scratch {
         Ok(Self { file, len, chunks, stripes: std::array::from_fn(|_| Mutex::new(())) })
     }
 
-    /// Give back all space. What was stored can no longer be read.
+    /// Free all space. What was stored can no longer be read.
     pub(super) fn clear(&self) {
         let _ = self.file.set_len(0);
     }
 
-    /// Mark whole blocks of `[start, end)`, both multiples of the block size or the disk's end.
+    /// Mark the whole blocks of `[start, end)`; each bound is a multiple of the block size or the
+    /// disk's end.
     fn mark(&self, start: u64, end: u64, run: Run) {
         let mut at = start;
         while at < end {
@@ -152,7 +153,7 @@ impl Scratch {
         }
     }
 
-    /// Whether all of the range is plain data already.
+    /// Whether the whole range is already plain data.
     fn is_data(&self, offset: u64, len: u64) -> bool {
         matches!(self.run(offset, len), (Run::Data, n) if n == len)
     }
@@ -176,8 +177,8 @@ impl Scratch {
         }
     }
 
-    /// Exclude other writers of not-yet-data blocks in the range; in ascending order, so that two
-    /// ranges never wait for each other.
+    /// Exclude other writers of blocks in the range that are not yet data. Locks are taken in
+    /// ascending order to avoid deadlock.
     fn lock(&self, offset: u64, len: u64) -> Vec<MutexGuard<'_, ()>> {
         let first = offset / STRIPE;
         let last = (offset + len.max(1) - 1) / STRIPE;
@@ -187,12 +188,13 @@ impl Scratch {
         wanted.into_iter().map(|i| self.stripes[i].lock()).collect()
     }
 
-    /// Write part of one block, completing it if it was not written before. Needs the lock.
+    /// Write part of one block, and fill in the rest if it was not written before. The caller holds
+    /// the lock.
     fn write_partial(&self, base: &dyn Base, buf: &[u8], offset: u64) -> io::Result<()> {
         let start = offset - offset % BLOCK;
         let mut block = vec![0; BLOCK.min(self.len - start) as usize];
         match self.run(start, 1).0 {
-            // Only these bytes: writers of other sectors of a data block take no lock.
+            // Write only these bytes: writers of other sectors of a data block take no lock.
             Run::Data => return self.file.write_all_at(buf, offset),
             Run::Base => base.read_at(&mut block, start)?,
             Run::Zero => {}
@@ -205,8 +207,8 @@ impl Scratch {
     }
 }
 
-/// `[offset, end)` cut at block borders: a partial head, whole blocks, a partial tail. The disk's
-/// end counts as a border.
+/// Split `[offset, end)` at block boundaries into a partial head, whole blocks and a partial tail.
+/// The disk's end counts as a boundary.
 fn split(offset: u64, end: u64, disk: u64) -> (u64, u64) {
     let whole_start = offset.next_multiple_of(BLOCK).min(end);
     let whole_end = if end == disk { end } else { (end - end % BLOCK).max(whole_start) };
@@ -292,7 +294,7 @@ impl Overlay for Scratch {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // There is no name under which anybody could find the data after a crash.
+        // The file has no name, so its data cannot be found after a crash.
         Ok(())
     }
 

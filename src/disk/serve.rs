@@ -1,5 +1,5 @@
-//! The disk that exports serve: regions below, an overlay above, and a boot gap that follows what
-//! the guest has installed.
+//! The disk that exports serve: regions, an overlay on top of them, and a boot gap that follows
+//! changes to the guest's kernel.
 
 use super::extents::{joined_extents, one_extent};
 use super::overlay::{Overlay, Run};
@@ -16,63 +16,64 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Decides what the boot gap shows.
+/// Plans the content of the boot gap.
 ///
-/// The guest may install a kernel and reboot under the same mount, so the gap is planned anew
+/// The guest may install a kernel and reboot while the disk is mounted, so the gap is planned again
 /// when it is read after the partitions were written.
 pub trait BootPlanner: Send {
-    /// Regions from byte 0 up to the first partition, in order, for the disk as it is now. When
-    /// nothing bootable is found, regions that make the loader say so.
+    /// Regions from byte 0 to the first partition, in order, for the current state of the disk. If
+    /// nothing bootable is found, the regions make the loader report that.
     fn plan(&mut self) -> Vec<Region>;
 
-    /// The same for the disk's bytes of some moment, which are in `frozen`. The regions must hold it
-    /// weakly, and nothing else may be changed by it.
+    /// The same for the disk's bytes at an earlier moment, which are in `frozen`. The regions must
+    /// hold `frozen` weakly, and the call must change nothing else.
     fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region>;
 }
 
-/// Bytes of the disk, in the cheapest form that an export can send on.
+/// Bytes of the disk, in the form that an export can forward most cheaply.
 #[derive(Debug)]
 pub enum Chunk<'a> {
     /// Mapped memory of an image.
     Mapped(MappedSlice),
-    /// The caller's buffer, filled.
+    /// The caller's buffer, filled with the bytes.
     Buffer(&'a [u8]),
 }
 
 /// Where a run of bytes of the disk is stored.
 #[derive(Debug)]
 pub enum Stored<'a> {
-    /// Nowhere: zeros.
+    /// Not stored: zeros.
     Zeros,
-    /// In a file of the overlay, from this offset on.
+    /// In a file of the overlay, starting at this offset.
     Overlay(&'a File, u64),
-    /// In an image, from this offset on; some of it may be holes.
+    /// In an image, starting at this offset; parts of it may be holes.
     Image(Arc<dyn Image>, u64),
-    /// In memory, or in pieces that only reading finds.
+    /// In memory, or in pieces that can only be found by reading.
     Generated,
 }
 
-/// Planning the gap again, and what triggers it.
+/// State for planning the gap again.
 struct Replanning {
     planner: Mutex<Box<dyn BootPlanner>>,
     /// First byte after the gap.
     gap_end: u64,
     /// Set by writes after the gap, cleared before the gap is planned again.
     stale: AtomicBool,
-    /// Set while the gap is planned: the table is not yet what `stale` says it is.
+    /// Set while the gap is being planned: `stale` may already be cleared while the table is still
+    /// the old one.
     planning: AtomicBool,
 }
 
-/// A whole disk. Offsets and lengths in bytes; may be shared by any number of threads.
+/// A whole disk. Offsets and lengths in bytes. It may be shared between threads.
 pub struct Disk {
     table: RwLock<Arc<RegionTable>>,
     overlay: Option<Box<dyn Overlay>>,
     len: u64,
-    /// Ranges that refuse writes: partitions that the guest has read-only.
+    /// Ranges that refuse writes: partitions that are read-only for the guest.
     read_only: Vec<Range<u64>>,
     replanning: OnceLock<Replanning>,
-    /// What a snapshot preserves, if there is one. Every write holds it shared for as long as it
-    /// takes, so holding it exclusively means no write is in flight.
+    /// The blocks preserved for a snapshot, if there is one. Every write holds this lock shared
+    /// until it completes, so holding it exclusively means no write is in flight.
     saved: RwLock<Option<Arc<PreservedBlocks>>>,
 }
 
@@ -83,7 +84,7 @@ impl fmt::Debug for Disk {
 }
 
 impl Disk {
-    /// A disk of `table` with `overlay` over it; without one it is read-only.
+    /// A disk of the regions in `table` with `overlay` on top; read-only without an overlay.
     pub fn new(table: RegionTable, overlay: Option<Box<dyn Overlay>>) -> Self {
         let len = table.len();
         Self {
@@ -102,8 +103,8 @@ impl Disk {
         self
     }
 
-    /// Have `planner` plan the bytes before `gap_end` again whenever they are read after anything
-    /// after them was written. A second call has no effect.
+    /// Make `planner` plan the bytes before `gap_end` again whenever they are read after a write to
+    /// anything after them. Only the first call has an effect.
     pub fn set_planner(&self, planner: Box<dyn BootPlanner>, gap_end: u64) {
         let _ = self.replanning.set(Replanning {
             planner: Mutex::new(planner),
@@ -113,7 +114,7 @@ impl Disk {
         });
     }
 
-    /// Have the gap planned now, whether or not anything was written.
+    /// Plan the gap now, whether or not anything was written.
     pub fn plan_gap(&self) {
         if let Some(r) = self.replanning.get() {
             r.stale.store(true, Ordering::SeqCst);
@@ -126,34 +127,34 @@ impl Disk {
         self.overlay.is_none()
     }
 
-    /// The region table as it stands.
+    /// The current region table.
     pub fn table(&self) -> Arc<RegionTable> {
         Arc::clone(&self.table.read())
     }
 
-    /// The regions as a reader would find them now: the gap is planned again first if need be.
+    /// The regions as a reader would see them now: the gap is planned again first if it is stale.
     pub fn current_table(&self) -> Arc<RegionTable> {
         self.refresh_gap(0);
         self.table()
     }
 
-    /// Bytes of storage that the overlay takes up.
+    /// Bytes of storage that the overlay uses.
     pub fn overlay_allocated(&self) -> u64 {
         self.overlay.as_ref().map_or(0, |o| o.allocated())
     }
 
-    /// About how many of the `len` bytes at `offset` are stored and no holes; never too few. Does
-    /// not look for the holes themselves.
+    /// About how many of the `len` bytes at `offset` are stored rather than holes; never too low.
+    /// Does not search for holes.
     pub fn allocated_within(&self, offset: u64, len: u64) -> u64 {
         let base = self.table().allocated_within(offset, len);
         base.saturating_add(self.overlay_allocated()).min(len)
     }
 
-    /// The bytes at `offset`, at most up to the end of the disk. `scratch` is used, and grown,
-    /// where they cannot be had in place.
+    /// The bytes at `offset`, at most up to the end of the disk. If they cannot be borrowed in
+    /// place, they are read into `scratch`, which grows as needed.
     ///
     /// # Errors
-    /// Those of image and overlay.
+    /// Errors of the image and the overlay.
     pub fn read<'a>(
         &self,
         offset: u64,
@@ -188,11 +189,11 @@ impl Disk {
     /// Write `buf` at `offset`.
     ///
     /// # Errors
-    /// `EROFS` on a read-only disk or partition, `ENOSPC` past its end, else those of the overlay.
+    /// `EROFS` on a read-only disk or partition, `ENOSPC` past its end; errors of the overlay.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let overlay = self.writable(offset, buf.len() as u64)?;
         let saved = self.saved.read();
-        // Blocks that are written in part are completed from the gap as it is now.
+        // Partially written blocks take the rest of their bytes from the current gap.
         self.refresh_gap(offset);
         let table = self.table();
         let write = || overlay.write_at(&*table, buf, offset);
@@ -201,8 +202,7 @@ impl Disk {
         result
     }
 
-    /// Make the range read as zeros and give back the overlay space that it took (discard, punch
-    /// hole, write zeroes).
+    /// Make the range read as zeros and free its overlay space (discard, punch hole, write zeroes).
     ///
     /// # Errors
     /// As [`Disk::write_at`].
@@ -220,16 +220,16 @@ impl Disk {
     /// Bring all acknowledged writes to stable storage.
     ///
     /// # Errors
-    /// Those of the overlay.
+    /// Errors of the overlay.
     pub fn flush(&self) -> io::Result<()> {
         self.overlay.as_ref().map_or(Ok(()), |o| o.sync())
     }
 
-    /// Where the bytes at `offset`, which lies on the disk, are stored, and the first byte after
-    /// those of which that is known. Holds until the next write.
+    /// Where the bytes at `offset`, which must be on the disk, are stored, and the end of the range
+    /// for which that is known. Valid until the next write.
     ///
     /// # Errors
-    /// Those of the overlay.
+    /// Errors of the overlay.
     pub fn stored_at(&self, offset: u64) -> io::Result<(Stored<'_>, u64)> {
         self.refresh_gap(offset);
         let left = self.len.saturating_sub(offset);
@@ -264,7 +264,8 @@ impl Disk {
         self.overlay.as_deref()
     }
 
-    /// Wait for writes in flight and hold back new ones; the guard decides what is preserved next.
+    /// Wait for writes in flight and block new ones; through the guard, the caller sets what is
+    /// preserved next.
     pub(super) fn hold_writers(&self) -> RwLockWriteGuard<'_, Option<Arc<PreservedBlocks>>> {
         self.saved.write()
     }
@@ -293,37 +294,40 @@ impl Disk {
         }
     }
 
-    /// Remember that what the gap was planned from may have changed.
+    /// Record that the data that the gap was planned from may have changed.
     fn written(&self, offset: u64, len: u64) {
         if let Some(r) = self.replanning.get() {
-            // Pairs with the swap in `refresh_gap`: whoever clears the mark sees the write. And it is
-            // in one order with what an export does next, to find out whether it holds copies.
+            // Pairs with the swap in `refresh_gap`: the thread that clears the flag sees the write.
+            // This store is also in one total order with the export's subsequent check whether it
+            // holds copies.
             if offset.saturating_add(len) > r.gap_end {
                 r.stale.store(true, Ordering::SeqCst);
             }
         }
     }
 
-    /// First byte after what follows the guest's files, if anything does: copies of the bytes
-    /// before it turn stale with every write that reaches past it.
+    /// First byte after the data derived from the guest's files, if there is any: every write that
+    /// reaches past it makes copies of the bytes before it stale.
     pub fn gap_end(&self) -> Option<u64> {
         self.replanning.get().map(|r| r.gap_end)
     }
 
-    /// Plan the gap again if `offset` lies in it and something was written since.
+    /// Plan the gap again if `offset` lies in it and something was written since it was last
+    /// planned.
     fn refresh_gap(&self, offset: u64) {
         let Some(r) = self.replanning.get() else { return };
         if offset >= r.gap_end {
             return;
         }
-        // In this order: a thread that sees `stale` cleared sees `planning` until the table is new.
+        // In this order: a thread that sees `stale` cleared sees `planning` set until the table is
+        // new.
         if !r.stale.load(Ordering::SeqCst) && !r.planning.load(Ordering::SeqCst) {
             return;
         }
-        // The planner itself reads after the gap only, so it never comes here.
+        // The planner itself reads only after the gap, so it never gets here.
         let mut planner = r.planner.lock();
         r.planning.store(true, Ordering::SeqCst);
-        // Cleared first: a write that comes while we plan makes the plan stale again.
+        // Cleared first: a write during planning makes the gap stale again.
         if r.stale.swap(false, Ordering::SeqCst) {
             if let Err(e) = self.replace_gap(planner.plan(), r.gap_end) {
                 tracing::error!("the boot gap cannot be planned again: {e}");
@@ -345,7 +349,8 @@ impl Disk {
     }
 }
 
-/// `read_at` fails with the errors of image and overlay, and with `UnexpectedEof` past the end.
+/// `read_at` fails with the errors of the image and the overlay, and with `UnexpectedEof` past the
+/// end.
 impl ReadAt for Disk {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         if self.clip(offset, buf.len()) < buf.len() {
@@ -364,7 +369,7 @@ impl ReadAt for Disk {
     }
 }
 
-/// Neighbouring runs of one kind are joined.
+/// Adjacent runs of the same kind are merged.
 impl Extents for Disk {
     fn extent_at(&self, offset: u64) -> io::Result<Extent> {
         self.refresh_gap(offset);

@@ -1,12 +1,12 @@
-//! A disk as it was at one moment: what a crash at that moment would have left.
+//! A disk as it was at one moment: the state that a crash at that moment would have left.
 //!
-//! Taking it waits for writes in flight and holds back new ones until the boot gap is planned for
-//! that moment, which takes a look at the guest's filesystem; then writes go on, and save what they
-//! overwrite first (see `preserved`).
+//! Taking a snapshot waits for writes in flight and blocks new ones until the boot gap is planned
+//! for that moment, which requires reading the guest's filesystem. Then writes continue, and save
+//! what they overwrite first (see `preserved`).
 //!
 //! The gap is planned *through the snapshot*: kernel and initrd are files inside the guest, and
-//! regions that read them from the live disk would follow what the guest does to them. Copying
-//! them at the moment would hold writes back for as long as a hundred megabytes take.
+//! regions that read them from the live disk would change along with it. Copying them at that
+//! moment would block writes for as long as it takes to copy a hundred megabytes.
 
 use super::extents::joined_extents;
 use super::preserved::PreservedBlocks;
@@ -17,8 +17,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-/// What a snapshot reads from. Regions of its own boot gap hold it weakly; they must not be the
-/// ones to end the snapshot, which waits for writers.
+/// What a snapshot reads from. Regions of its own boot gap hold it weakly: they must not hold the
+/// last reference, because ending the snapshot waits for writers.
 #[derive(Debug)]
 struct Frozen {
     disk: Arc<Disk>,
@@ -38,24 +38,24 @@ impl ReadAt for Frozen {
     }
 }
 
-/// A disk as it was when this was made. Ends, and gives back its space, when dropped. Offsets and
-/// lengths in bytes.
+/// A disk as it was when the snapshot was taken. Dropping it ends the snapshot and frees its space.
+/// Offsets and lengths in bytes.
 ///
-/// When the old content can no longer be stored, writes to the disk go on and the snapshot ends:
-/// every method gives `EIO` from then on.
+/// If the old content can no longer be stored, writes to the disk continue and the snapshot ends:
+/// from then on every method returns `EIO`.
 #[derive(Debug)]
 pub struct Snapshot {
     frozen: Arc<Frozen>,
 }
 
 impl Snapshot {
-    /// Take a snapshot of `disk` that stores what it must in an unnamed file in `dir`. All writes
-    /// that were acknowledged before are in it, none that begin after this returns, and of those
-    /// between each is in it as a whole or not at all.
+    /// Take a snapshot of `disk` that stores preserved blocks in an unnamed file in `dir`. It
+    /// contains all writes that were acknowledged before this call, and none that begin after it
+    /// returns. A write in between is either contained as a whole or not at all.
     ///
     /// # Errors
-    /// `EBUSY` while there is another one, those of making a temporary file, and those of looking
-    /// at what boots.
+    /// `EBUSY` while the disk has another snapshot; errors of creating a temporary file and of
+    /// finding what boots.
     pub fn take(disk: &Arc<Disk>, dir: &Path) -> io::Result<Self> {
         let side = Scratch::new(dir, disk.len())?;
         let cow_granularity = disk.overlay().map_or(1, |overlay| overlay.cow_granularity());
@@ -73,16 +73,16 @@ impl Snapshot {
         Ok(Self { frozen })
     }
 
-    /// Bytes of storage that it takes up.
+    /// Bytes of storage used.
     pub fn allocated(&self) -> u64 {
         self.frozen.saved.allocated()
     }
 
-    /// The bytes at `offset`, at most up to the end of the disk. `scratch` is used, and grown,
-    /// where they cannot be had in place.
+    /// The bytes at `offset`, at most up to the end of the disk. If they cannot be borrowed in
+    /// place, they are read into `scratch`, which grows as needed.
     ///
     /// # Errors
-    /// Those of image and overlay; `EIO` when the snapshot could not be kept.
+    /// Errors of the image and the overlay; `EIO` when the snapshot could not be kept.
     pub fn read<'a>(
         &self,
         offset: u64,
@@ -114,7 +114,7 @@ impl ReadAt for Snapshot {
     }
 }
 
-/// Neighbouring runs of one kind are joined. Fails as [`Snapshot::read`] does.
+/// Adjacent runs of the same kind are merged. Fails as [`Snapshot::read`] does.
 impl Extents for Snapshot {
     fn extent_at(&self, offset: u64) -> io::Result<Extent> {
         let Frozen { disk, saved } = &*self.frozen;

@@ -1,12 +1,12 @@
-//! Which cached bytes a write makes stale.
+//! Determines which cached bytes a write makes stale.
 //!
-//! A client may cache what it reads; the kernel does so with pages of `disk.raw`, when that is opened
-//! without O_DIRECT, and of every file that is mapped. It updates what it writes itself, but it does
-//! not know that a write to `part1.raw` changes `disk.raw`, or that a new kernel inside the guest
-//! changes the boot gap. Whoever serves must drop stale pages before the write is acknowledged.
+//! A client may cache what it reads. The kernel caches pages of `disk.raw`, when it is opened
+//! without O_DIRECT, and of every mapped file. It updates its pages when it writes to a file, but
+//! it does not know that a write to `part1.raw` changes `disk.raw`, or that a new kernel inside the
+//! guest changes the boot gap. The server must drop stale pages before it acknowledges the write.
 //!
-//! Dropping a page may wait until a request that holds it is answered, so it is done by two threads,
-//! one for each [`Wait`], in an order that excludes a deadlock:
+//! Dropping a page may have to wait until a request that holds it is answered, so two threads do
+//! it, one for each [`Wait`], in an order that excludes a deadlock:
 //!
 //! * A write through the page cache may hold a page of `disk.raw` until it is answered. Its answer
 //!   waits for pages of the gap and of mapped partition files ([`Wait::Derived`]). Only reads hold
@@ -21,12 +21,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 /// The kernel locks pages in groups of at most this many bytes.
 const FOLIO_MAX: u64 = 2 << 20;
 
-/// Why pages are stale, which decides what may wait until they are dropped.
+/// Why pages are stale; this determines what may wait until they are dropped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wait {
-    /// They show the bytes that were written, by another file.
+    /// They show the bytes that were written, through another file.
     Alias,
-    /// They derive from the bytes that were written, or belong to a mapped partition file.
+    /// They are derived from the bytes that were written, or belong to a mapped partition file.
     Derived,
 }
 
@@ -35,13 +35,14 @@ pub enum Wait {
 pub struct StalePages {
     /// The file, by its index in the export set.
     pub file: usize,
-    /// First byte, in the file.
+    /// Offset of the first byte in the file.
     pub offset: u64,
     /// Length in bytes; 0 means up to the end.
     pub len: u64,
     /// What may wait for them.
     pub wait: Wait,
-    /// Pages of the gap: whose they are, and how often it had been read when they became stale.
+    /// For pages of the gap: the cache that holds them, and how often the gap had been read when
+    /// they became stale.
     gap: Option<(Arc<CacheState>, u64)>,
 }
 
@@ -51,7 +52,7 @@ impl StalePages {
         Self { file, offset: 0, len: 0, wait: Wait::Alias, gap: None }
     }
 
-    /// To be called once they are dropped.
+    /// Must be called after they have been dropped.
     pub fn dropped(&self) {
         if let Some((cache, reads)) = &self.gap {
             cache.gap_dropped.fetch_max(*reads, Ordering::SeqCst);
@@ -62,11 +63,12 @@ impl StalePages {
 /// What a client may have cached of a file.
 #[derive(Debug, Default)]
 pub struct CacheState {
-    /// Open handles through which pages may be cached or mapped.
+    /// Number of open handles through which pages may be cached or mapped.
     users: AtomicUsize,
-    /// Cached bytes became stale while nobody had the file open.
+    /// Whether cached bytes became stale while the file was not open.
     stale: AtomicBool,
-    /// Reads of the boot gap so far, and how many of them had happened when its pages were dropped.
+    /// Number of reads of the boot gap so far, and how many there had been when its pages were
+    /// dropped.
     gap_reads: AtomicU64,
     gap_dropped: AtomicU64,
 }
@@ -75,14 +77,15 @@ impl CacheState {
     /// Count an open; returns whether the pages kept from earlier opens are still valid. If not,
     /// they must be dropped before the open is answered, and then [`CacheState::renewed`] called.
     pub fn open(&self) -> bool {
-        // Before looking at the mark: see `touch` for the other half.
+        // Before reading `stale`; `touch` does the two in the opposite order.
         self.users.fetch_add(1, Ordering::SeqCst);
         !self.stale.load(Ordering::SeqCst)
     }
 
-    /// All pages were dropped after an `open` that wanted it.
+    /// All pages have been dropped after an `open` that required it.
     pub fn renewed(&self) {
-        // Whoever touched since then saw that open, and drops what it made stale.
+        // A thread that called `touch` since then saw that open, and drops the pages that it made
+        // stale.
         self.stale.store(false, Ordering::SeqCst);
     }
 
@@ -91,13 +94,13 @@ impl CacheState {
         self.users.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Count a read of the boot gap, before it is done.
+    /// Count a read of the boot gap, before the read.
     pub fn reads_gap(&self) {
         self.gap_reads.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Pages have become stale. Returns whether they must be dropped now, because somebody may be
-    /// using them; else the next open drops them.
+    /// Pages have become stale. Returns whether they must be dropped now, because the file may be
+    /// in use; otherwise the next open drops them.
     fn touch(&self) -> bool {
         let used = || self.users.load(Ordering::SeqCst) > 0;
         if used() {
@@ -107,26 +110,26 @@ impl CacheState {
         used()
     }
 
-    /// How many reads of the gap there were, if any since its pages were dropped.
+    /// The number of reads of the gap; `None` if there were none since its pages were dropped.
     fn gap_pages(&self) -> Option<u64> {
         let reads = self.gap_reads.load(Ordering::SeqCst);
         (reads > self.gap_dropped.load(Ordering::SeqCst)).then_some(reads)
     }
 }
 
-/// How a write came.
+/// The path by which a write arrived.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WritePath {
-    /// Past the client's cache.
+    /// Bypassing the client's cache.
     Direct,
-    /// Through it; the kernel has changed its pages already.
+    /// Through the cache; the kernel has already changed its pages.
     Cached,
-    /// From it, some time after a program wrote to mapped memory.
+    /// From the cache, some time after a program wrote to mapped memory.
     WriteBack,
 }
 
-/// The pages that a write of `len` bytes at `offset` of the file `written` makes stale, given all
-/// files of the export. To be called when the write is done.
+/// The pages that a write of `len` bytes at `offset` of the file `written` makes stale, among all
+/// files of the export. Must be called after the write.
 pub fn stale_pages(
     files: &[(ExportedFile, Arc<CacheState>)],
     written: &ExportedFile,
@@ -139,8 +142,8 @@ pub fn stale_pages(
     for (index, (file, cache)) in of_disk {
         let itself = file.start == written.start && file.len == written.len;
         let (from, to) = (start.max(file.start), end.min(file.start + file.len));
-        // The kernel updates the pages of the file that is written, except those of a mapping that
-        // was made through another handle of a whole disk, with O_DIRECT.
+        // The kernel updates the pages of the file being written, except mapped pages of a whole
+        // disk that is written through another handle, opened with O_DIRECT.
         let updated = itself && (path != WritePath::Direct || !file.is_whole());
         if from < to && !updated && cache.touch() {
             let wait = if file.is_whole() { Wait::Alias } else { Wait::Derived };
@@ -162,7 +165,7 @@ pub fn stale_pages(
 }
 
 /// Whether a write must be answered before pages are dropped, because the kernel may hold some of
-/// them until it is.
+/// these pages until then.
 pub fn answers_first(written: &ExportedFile, offset: u64, path: WritePath) -> bool {
     let near_gap = |gap_end| written.start + offset < gap_end + FOLIO_MAX;
     match path {
@@ -203,7 +206,7 @@ mod tests {
     fn a_write_makes_the_other_files_pages_stale() {
         let files = files();
         let (disk, part) = (&files[0].0, &files[1].0);
-        // Nobody has anything open: the next open is told.
+        // No file is open: the next open reports that the pages are stale.
         assert!(stale_pages(&files, part, (0, 4096), WritePath::Direct).is_empty());
         assert!(!files[0].1.open(), "what was cached is stale");
         files[0].1.renewed();

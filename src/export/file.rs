@@ -1,4 +1,4 @@
-//! A file that is exported: a range of a disk.
+//! An exported file: a range of a disk.
 
 use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Chunk, Disk};
@@ -8,11 +8,12 @@ use std::sync::Arc;
 /// Offset and length in bytes.
 pub type Range = (u64, u64);
 
-/// Data and holes come in blocks of this many bytes. QEMU assumes this alignment for O_DIRECT where
-/// the filesystem does not report one (`raw_probe_alignment()` in its block/file-posix.c).
+/// Data and holes are reported in blocks of this many bytes. QEMU assumes this alignment for
+/// O_DIRECT if the filesystem does not report one (`raw_probe_alignment()` in its
+/// block/file-posix.c).
 const BLOCK: u64 = 4096;
 
-/// A file that is exported: a range of a disk. Offsets and lengths in bytes.
+/// An exported file: a range of a disk. Offsets and lengths in bytes.
 #[derive(Clone, Debug)]
 pub struct ExportedFile {
     /// Its name.
@@ -26,13 +27,13 @@ pub struct ExportedFile {
 }
 
 impl ExportedFile {
-    /// Whether it shows the disk as a whole, and not one of its partitions.
+    /// Whether it shows the whole disk, rather than one of its partitions.
     pub fn is_whole(&self) -> bool {
         self.start == 0 && self.len == self.disk.len()
     }
 
-    /// Bytes of storage that the file takes up, about. Less than its length when it has holes:
-    /// programs that copy files look for holes only then.
+    /// Approximate storage that the file uses, in bytes. It is less than the length if the file has
+    /// holes: only then do copy programs search for holes.
     pub fn allocated(&self) -> u64 {
         self.disk.allocated_within(self.start, self.len)
     }
@@ -47,34 +48,34 @@ impl ExportedFile {
         len.min(self.len.saturating_sub(offset))
     }
 
-    /// The bytes at `offset`, at most up to the end of the file; in `scratch` where they cannot be
-    /// had in place.
+    /// The bytes at `offset`, at most up to the end of the file. If they cannot be borrowed in
+    /// place, they are read into `scratch`.
     ///
     /// # Errors
-    /// Those of image and overlay.
+    /// Errors of the image and the overlay.
     pub fn read<'a>(
         &self,
         offset: u64,
         len: u64,
         scratch: &'a mut Vec<u8>,
     ) -> io::Result<Chunk<'a>> {
-        // One request of any protocol fits in memory.
+        // A request of any protocol fits in memory.
         self.disk.read(self.start + offset, self.clip(offset, len) as usize, scratch)
     }
 
-    /// The first byte of data (or of a hole) at or after `offset`; `None` when there is none,
-    /// or `offset` is past the end. The end of a file counts as a hole. See lseek(2).
+    /// The first byte of data (or of a hole) at or after `offset`; `None` if there is none or
+    /// `offset` is past the end. The end of a file counts as a hole. See lseek(2).
     ///
     /// # Errors
-    /// Those of image and overlay.
+    /// Errors of the image and the overlay.
     pub fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>> {
         self.seek_in(offset, data, |at| self.disk.extent_at(at))
     }
 
-    /// The same with the disk's extents from `extent_at`, which takes offsets on the disk.
+    /// The same, with the disk's extents from `extent_at`, which takes offsets on the disk.
     ///
     /// # Errors
-    /// Those of `extent_at`.
+    /// Errors of `extent_at`.
     pub fn seek_in(
         &self,
         offset: u64,
@@ -84,14 +85,14 @@ impl ExportedFile {
         if offset >= self.len {
             return Ok(None);
         }
-        // In whole blocks, as on other filesystems: a block with any data is data. QEMU aborts when
-        // a file that it has opened with O_DIRECT has a hole that begins within a block.
+        // In whole blocks, as on other filesystems: a block with any data is data. QEMU aborts if a
+        // file opened with O_DIRECT has a hole that begins within a block.
         let mut at = offset - offset % BLOCK;
         while at < self.len {
             let run = extent_at(self.start + at)?;
-            // A run may go on after this file, in the next partition.
+            // An extent may continue after the end of this file, in the next partition.
             let end = (run.end - self.start).min(self.len);
-            // The last block may be cut short.
+            // The last block may be shorter than the others.
             let whole = if end == self.len { end } else { end - end % BLOCK };
             at = match (run.data, data) {
                 (true, true) => return Ok(Some((at - at % BLOCK).max(offset))),
@@ -105,14 +106,15 @@ impl ExportedFile {
     }
 
     /// The range that `fallocate` with `mode` asks to zero: offset and length. See fallocate(2).
-    /// `None` means that there is nothing to do: every byte can be written already.
+    /// `None` means that there is nothing to do, because every byte can already be written.
     ///
     /// # Errors
-    /// `EFBIG` to make the file longer, `EOPNOTSUPP` for modes that a disk does not have.
+    /// `EFBIG` for a request to extend the file, `EOPNOTSUPP` for modes that a disk does not
+    /// support.
     pub fn range_to_zero(&self, mode: i32, offset: u64, len: u64) -> Result<Option<Range>, i32> {
         let end = offset.checked_add(len).ok_or(libc::EFBIG)?;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            // What lies past the end is ignored, as in other filesystems.
+            // The part past the end is ignored, as on other filesystems.
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
                 let start = offset.min(self.len);
                 Ok(Some((start, end.min(self.len) - start)))
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
     use crate::disk::{Region, RegionKind, RegionTable, Source};
 
-    /// A file `start..start + len` of a disk of 64 KiB that has data in `data` only.
+    /// The file `start..start + len` of a disk of 64 KiB that has data in `data` only.
     fn seek(start: u64, len: u64, data: &[std::ops::Range<u64>], at: u64, for_data: bool) -> u64 {
         let all = 64 << 10;
         let table = RegionTable::new(vec![Region {
@@ -160,7 +162,7 @@ mod tests {
         for (at, next_data, next_hole) in [
             (0, 0, 4096),
             (511, 511, 4096),
-            // After the data, within its block.
+            // After the data, but within its block.
             (600, 600, 4096),
             (4096, 8192, 4096),
             (5000, 8192, 5000),
@@ -174,7 +176,7 @@ mod tests {
         ] {
             assert_eq!((whole(at, true), whole(at, false)), (next_data, next_hole), "{at}");
         }
-        // Blocks are those of the file; its last one is cut short by its end.
+        // Blocks are counted from the start of the file; its end cuts the last one short.
         let part = |at, for_data| seek(512, 8704 - 512, &data, at, for_data);
         assert_eq!((part(0, true), part(0, false)), (none, 0));
         let part = |at, for_data| seek(512, 8600, &data, at, for_data);

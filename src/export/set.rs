@@ -1,4 +1,4 @@
-//! The files that are exported together, and the trait of those who serve them.
+//! The files that are exported together, and the trait for serving them.
 
 use super::file::ExportedFile;
 use super::status::{Status, StatusDisk};
@@ -10,32 +10,33 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Serves the files of an [`ExportSet`]. FUSE is one implementation; another protocol is one more
-/// type, in a folder of its own.
+/// Serves the files of an [`ExportSet`]. FUSE is one implementation; another protocol would be
+/// another type, in its own folder.
 pub trait Export {
-    /// Serve `set` until a client or an administrator ends it, or SIGTERM, SIGINT or SIGHUP comes.
-    /// `ready` is called once clients can use the files; its error ends the export. All disks are
-    /// flushed at the end.
+    /// Serve `set` until a client or an administrator ends it, or until SIGTERM, SIGINT or SIGHUP
+    /// arrives. `ready` is called once clients can use the files; if it fails, the export ends. All
+    /// disks are flushed at the end.
     ///
     /// # Errors
-    /// When the export cannot be set up, when the connection to its clients breaks, that of `ready`,
-    /// and when the last flush fails.
+    /// When the export cannot be set up, when the connection to its clients breaks, when `ready`
+    /// fails, and when the last flush fails.
     fn serve(self, set: ExportSet, ready: impl FnOnce() -> Result<()>) -> Result<()>;
 }
 
 /// What is exported together: the disks of one guest and their partitions.
 #[derive(Clone, Debug)]
 pub struct ExportSet {
-    /// The files, in the order of listings.
+    /// The files, in listing order.
     pub files: Vec<ExportedFile>,
-    /// What the export says of itself; `None` for one that only this process uses.
+    /// The status of the export; `None` for one that only this process uses.
     pub status: Option<Status>,
-    /// Who may read and write the images.
+    /// The permissions of the images.
     pub images: ImageAccess,
 }
 
 impl ExportSet {
-    /// The disks of `plan`, each as a whole and then its partitions by their numbers.
+    /// The disks of `plan`, each as a whole disk followed by its partitions in order of their
+    /// numbers.
     pub fn of_plan(plan: &Plan) -> Self {
         let mut files = Vec::new();
         for planned in &plan.disks {
@@ -65,10 +66,10 @@ impl ExportSet {
         Self { files, status: None, images: ImageAccess::default() }
     }
 
-    /// Bring all acknowledged writes to stable storage.
+    /// Flush all acknowledged writes to stable storage.
     ///
     /// # Errors
-    /// Those of the overlays; disks after the first that fails are not flushed.
+    /// Errors of the overlays; disks after the first one that fails are not flushed.
     pub fn flush(&self) -> io::Result<()> {
         self.files.iter().filter(|f| f.is_whole()).try_for_each(|f| f.disk.flush())
     }
@@ -80,7 +81,7 @@ pub fn status_disks(plan: &Plan) -> Vec<StatusDisk> {
 }
 
 impl StatusDisk {
-    /// What a status says of `planned`.
+    /// The status of `planned`.
     pub fn of(planned: &PlannedDisk) -> Self {
         Self {
             file: planned.file.clone(),
@@ -91,17 +92,17 @@ impl StatusDisk {
     }
 }
 
-/// What all images have in common in their owner, group and mode.
+/// The permissions that all images have in common.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ImageAccess {
     /// Permission bits that every image has.
     mode: u32,
-    /// The group, if all images have the same.
+    /// The group, if all images have the same one.
     gid: Option<u32>,
 }
 
 impl ImageAccess {
-    /// That of `images`; one that cannot be looked at is open to nobody.
+    /// The common permissions of `images`; an image that cannot be examined grants no permissions.
     pub fn of(images: &[PathBuf]) -> Self {
         let all = images.iter().map(|path| {
             path.metadata().map_or((0, None), |meta| (meta.mode() & 0o777, Some(meta.gid())))
@@ -111,18 +112,18 @@ impl ImageAccess {
         Self { mode, gid }
     }
 
-    /// Permission bits for a file of group `gid` that shows the images: whatever its owner needs, and
-    /// for everybody else at most what every image lets them do.
+    /// Permission bits for a file of group `gid` that shows the images: the owner may read and
+    /// write it, and everyone else may do at most what every image permits them to do.
     pub fn mode_for(self, gid: u32) -> u16 {
         let (group, others) = if self.gid == Some(gid) {
             (self.mode & 0o060, self.mode & 0o006)
         } else {
-            // Whoever is in the images' group gets its bits, all others get the others' bits. Here
-            // the two cannot be told apart, so both get what both have.
+            // Members of the images' group get its bits, all other users get the bits of others.
+            // Here the two cannot be distinguished, so both get the bits that both have.
             let both = (self.mode >> 3) & self.mode & 0o006;
             (both << 3, both)
         };
-        // Below 0o777.
+        // At most 0o777.
         (0o600 | group | others) as u16
     }
 }
@@ -141,7 +142,7 @@ mod tests {
             (access(0o660, Some(6)), 6, 0o660),
             (access(0o660, Some(6)), 7, 0o600),
             (access(0o666, None), 7, 0o666),
-            // The images' group may not read, and its members cannot be told apart here.
+            // The images' group may not read, and its members cannot be distinguished here.
             (access(0o604, Some(6)), 7, 0o600),
             (access(0o604, Some(6)), 6, 0o604),
             (access(0o400, Some(0)), 0, 0o600),

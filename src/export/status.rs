@@ -1,33 +1,34 @@
-//! What an export says of itself: one type for the process that serves and for all that ask it.
+//! The status of an export: one type for the process that serves it and for all programs that read
+//! it.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Name of the file in which a mount shows its [`Status`] as JSON; listings leave it out.
+/// Name of the file in which a mount shows its [`Status`] as JSON; directory listings omit it.
 pub const STATUS_FILE: &str = ".synthdisk.json";
 
-/// What is exported, and by whom.
+/// What is exported, and by which process.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Version of the program that serves.
+    /// Version of the serving program.
     pub version: String,
-    /// The process that serves.
+    /// The serving process.
     pub pid: u32,
-    /// The images, absolute.
+    /// The images, as absolute paths.
     pub images: Vec<PathBuf>,
-    /// The persistent overlays, absolute.
+    /// The persistent overlays, as absolute paths.
     pub overlays: Vec<PathBuf>,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// The disks, first the one that the firmware boots from.
+    /// The disks, starting with the one that the firmware boots from.
     pub disks: Vec<StatusDisk>,
-    /// The disk bus that the guest can boot from, as `run --bus` takes it.
+    /// The disk bus that the guest can boot from, as a value for `run --bus`.
     pub bus: Option<String>,
-    /// The network card that the guest has a driver for, as QEMU calls it.
+    /// The network card that the guest has a driver for; QEMU's name.
     pub nic: Option<String>,
 }
 
-/// A disk that is exported.
+/// An exported disk.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct StatusDisk {
     /// The name of its file.

@@ -1,18 +1,18 @@
-//! Who may read a result: nobody who may not read everything that it was made from.
+//! Permissions of a result: only users who may read everything that it was made from may read it.
 
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The extended attribute in which Linux filesystems keep a file's access list. With one, the
-/// group bits of a mode are the list's mask, and say little about the group. See acl(5).
+/// The extended attribute in which Linux filesystems store a file's ACL. If there is one, the group
+/// bits of the mode are the ACL's mask and do not show the group's permissions. See acl(5).
 const ACCESS_LIST: &str = "system.posix_acl_access";
 
 /// The permissions of the files that a result is made from.
 #[derive(Clone, Debug, Default)]
 pub struct SourceAccess {
-    /// Mode bits and group of each.
+    /// Mode bits and group of each file.
     sources: Vec<(u32, u32)>,
 }
 
@@ -23,10 +23,10 @@ impl SourceAccess {
     }
 
     /// Mode bits for a result of the group `gid`: its owner may read and write it; its group and
-    /// everybody else may do what they may do with every source.
+    /// all other users may do what they may do with every source.
     pub fn mode_for(&self, gid: u32) -> u32 {
         let allowed = |(mode, group): &(u32, u32)| {
-            // A group that a file shuts out is not part of everybody.
+            // A group without a permission must not get it through the bits for other users.
             let others = mode & (mode >> 3) & 0o006;
             let members = if *group == gid { mode & 0o060 } else { others << 3 };
             members | others
@@ -34,15 +34,15 @@ impl SourceAccess {
         self.sources.iter().map(allowed).fold(0o066, |all, one| all & one) | 0o600
     }
 
-    /// Take from `file`, which is ours, the permissions that some source does not give.
+    /// Remove from `file`, which this user owns, the permissions that some source does not grant.
     ///
     /// # Errors
-    /// The system calls'. A filesystem without permission bits is no error.
+    /// Errors of the system calls. A filesystem without permission bits is not an error.
     pub(super) fn restrict(&self, file: &File) -> io::Result<()> {
         let meta = file.metadata()?;
         let mode = meta.mode() & 0o7777 & self.mode_for(meta.gid());
         match file.set_permissions(Permissions::from_mode(mode)) {
-            // Such as FAT's.
+            // For example on FAT.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => Ok(()),
             result => result,
         }
@@ -70,7 +70,7 @@ mod tests {
             (&[(0o666, 5)], 0, 0o666),
             (&[(0o644, 0), (0o440, 0)], 0, 0o640),
             (&[(0o644, 0), (0o400, 0)], 0, 0o600),
-            // What the group of a source may do, another group may not.
+            // A permission of a source's group does not apply to another group.
             (&[(0o660, 5)], 5, 0o660),
             (&[(0o660, 5)], 0, 0o600),
             (&[(0o660, 5), (0o644, 0)], 5, 0o640),

@@ -1,4 +1,4 @@
-//! A golden image: a disk that was written out and is to lie under deltas.
+//! A golden image: a disk that was written out, on which deltas are based.
 
 use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Base, RegionKind, RegionTable, Source};
@@ -11,11 +11,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// First bytes of a partition in which its filesystem says what it is.
+/// First bytes of a partition, in which its filesystem identifies itself.
 const HEAD: u64 = 128 << 10;
-/// Where sector 0 has its disk identifier and partition entries, behind the loader's code.
+/// Where sector 0 has its disk identifier and partition entries, after the loader's code.
 const TABLE_IN_MBR: std::ops::Range<usize> = 440..512;
-/// QEMU takes no longer name of a backing file. Bytes.
+/// Maximum length of a backing file name in QEMU, in bytes.
 const NAME_MAX: usize = 1023;
 
 /// A golden image, locked against writers for as long as this lives.
@@ -28,7 +28,7 @@ impl Backing {
     /// Open the image at `path`, in the format that its name stands for.
     ///
     /// # Errors
-    /// Those of [`image::open`]: [`ErrorKind::Busy`] when something writes to it,
+    /// Errors of [`image::open`]: [`ErrorKind::Busy`] when something writes to it,
     /// [`ErrorKind::Unsupported`] when it has a backing file of its own.
     pub fn open(path: &Path) -> Result<Self> {
         let opened = image::open(path, &OpenOptions::default());
@@ -37,18 +37,18 @@ impl Backing {
         Ok(Self { image })
     }
 
-    /// Where it is, absolute.
+    /// Its absolute path.
     pub fn path(&self) -> &Path {
         self.image.path()
     }
 
-    /// What QEMU calls its format.
+    /// QEMU's name for its format.
     pub fn format(&self) -> &'static str {
         self.image.format()
     }
 
-    /// Its name as a delta in the directory `dir` has to call it. Two files in one directory can be
-    /// moved together.
+    /// The name by which a delta in the directory `dir` must refer to it. If both files are in one
+    /// directory, they can be moved together.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a name that a qcow2 header cannot hold.
@@ -67,7 +67,7 @@ impl Backing {
             Error::new(ErrorKind::Unsupported, what)
         };
         let name = name.to_str().ok_or_else(refused)?;
-        // QEMU takes what stands before a colon for a protocol, unless a slash comes first.
+        // QEMU treats the text before a colon as a protocol, unless a slash precedes it.
         let name = if name.contains(':') && !name.starts_with('/') {
             format!("./{name}")
         } else {
@@ -76,12 +76,12 @@ impl Backing {
         if name.len() <= NAME_MAX { Ok(name) } else { Err(refused()) }
     }
 
-    /// Check that this was made of the same images and layout as a disk whose regions, without
-    /// anything that was written, are `base`. Guards against the wrong file: what a delta contains
-    /// is decided by comparing every byte.
+    /// Check that this was made from the same images and layout as the disk whose regions, without
+    /// any writes, are `base`. This guards against using the wrong file; the content of a delta is
+    /// determined by comparing every byte.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] with what differs; those of reading.
+    /// [`ErrorKind::Invalid`], naming the difference; read errors.
     pub fn check_same_base(&self, base: &RegionTable) -> Result<()> {
         let shown = self.path().display();
         let refuse = |what: String| Err(Error::new(ErrorKind::Invalid, what));
@@ -154,7 +154,8 @@ impl Extents for Backing {
 }
 
 impl Base for Backing {
-    /// A delta cannot tell "as the backing file, which is zero here" from "zero": it never matters.
+    /// A delta cannot distinguish "as in the backing file, which is zero here" from "zero"; both
+    /// read the same.
     fn is_zero(&self, _offset: u64, _len: u64) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! What is to be written out: a range of a disk, or a file of a live mount.
+//! The bytes to write out: a range of a disk, or a file of a live mount.
 
 use crate::Result;
 use crate::bytes::{Extent, Extents, ReadAt};
@@ -9,19 +9,18 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Bytes that are to be written out. Offsets and lengths in bytes.
+/// Bytes to write out. Offsets and lengths in bytes.
 pub trait Contents: Extents + Sync {
-    /// The file whose blocks hold the bytes at `offset`, and up to where that is known; holes of
-    /// that file are holes here.
+    /// The file whose blocks hold the bytes at `offset`, and the end of the range for which that is
+    /// known; holes of that file are holes here.
     ///
     /// # Errors
-    /// Those of looking.
+    /// Errors of the lookup.
     fn reflink_source_at(&self, offset: u64) -> io::Result<(ReflinkSource<'_>, u64)>;
 }
 
-/// The runs of data and holes of something, for who goes through it from its beginning to its end in
-/// steps. Each is looked for once: a look may have to go through everything that a long run is made
-/// of.
+/// Data and hole extents for a sequential reader. Each extent is looked up only once, because one
+/// lookup may have to go through all the pieces of a long extent.
 #[derive(Debug)]
 pub(super) struct Runs<F> {
     look: F,
@@ -29,15 +28,15 @@ pub(super) struct Runs<F> {
 }
 
 impl<F: Fn(u64) -> Result<Extent>> Runs<F> {
-    /// Those that `look` finds at an offset.
+    /// The extents that `look` returns for an offset.
     pub(super) fn new(look: F) -> Self {
         Self { look, known: Extent { data: false, end: 0 } }
     }
 
-    /// The one at `offset`, which is never less than the time before.
+    /// The extent at `offset`, which must not be less than in the previous call.
     ///
     /// # Errors
-    /// Those of looking.
+    /// Errors of the lookup.
     pub(super) fn at(&mut self, offset: u64) -> Result<Extent> {
         if offset >= self.known.end {
             self.known = (self.look)(offset)?;
@@ -53,13 +52,13 @@ pub enum ReflinkSource<'a> {
     Zeros,
     /// None: the bytes must be copied.
     None,
-    /// A file of an overlay, from this offset on.
+    /// A file of an overlay, starting at this offset.
     File(&'a File, u64),
-    /// The file of an image, from this offset on.
+    /// The file of an image, starting at this offset.
     Image(Arc<dyn Image>, u64),
 }
 
-/// A range of a disk that nobody writes to any more.
+/// A range of a disk that is no longer written to.
 #[derive(Debug)]
 pub struct DiskRange {
     disk: Arc<Disk>,
@@ -73,7 +72,7 @@ impl DiskRange {
         Self { start: 0, len: disk.len(), disk }
     }
 
-    /// `len` bytes of `disk` from `start` on, which lie on it.
+    /// `len` bytes of `disk` from `start`, which must lie on it.
     pub fn part(disk: Arc<Disk>, start: u64, len: u64) -> Self {
         Self { disk, start, len }
     }
@@ -113,7 +112,7 @@ impl Contents for DiskRange {
     }
 }
 
-/// A file with holes, as of a live mount.
+/// A file with holes, such as one in a live mount.
 #[derive(Debug)]
 pub struct OpenFile {
     file: File,
@@ -121,10 +120,10 @@ pub struct OpenFile {
 }
 
 impl OpenFile {
-    /// The bytes of `file` as long as it is now.
+    /// The bytes of `file`, with its current length.
     ///
     /// # Errors
-    /// That of asking for its length.
+    /// Errors of getting its length.
     pub fn new(file: File) -> io::Result<Self> {
         Ok(Self { len: file.metadata()?.len(), file })
     }
@@ -154,7 +153,7 @@ impl Extents for OpenFile {
 
 impl Contents for OpenFile {
     fn reflink_source_at(&self, _offset: u64) -> io::Result<(ReflinkSource<'_>, u64)> {
-        // Not the mount's file itself, whose filesystem has no blocks.
+        // The mount's file itself cannot be shared, because its filesystem has no blocks.
         Ok((ReflinkSource::None, self.len))
     }
 }

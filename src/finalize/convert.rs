@@ -1,7 +1,7 @@
 //! Other formats, written by the host's `qemu-img`.
 //!
-//! The formats are QEMU's own, and QEMU writes them best; `imago` writes qcow2 only, and neither
-//! VHD, VHDX nor compressed clusters.
+//! These are QEMU's formats, and QEMU writes them best: `imago` writes only qcow2, and neither VHD,
+//! VHDX nor compressed clusters.
 
 use super::destination::OutputPath;
 use super::formats::{Conversion, OutputFormat};
@@ -17,8 +17,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 
-/// A file that qemu-img has written, without its name yet. It is gone when dropped, and when the
-/// process is killed.
+/// A file written by qemu-img that does not have its final name yet. It is removed when dropped,
+/// and when the process is killed.
 #[derive(Debug)]
 pub struct Converted {
     output: OutputPath,
@@ -32,22 +32,23 @@ impl Converted {
         &self.file
     }
 
-    /// The name that it is going to have.
+    /// The final name of the file.
     pub fn output(&self) -> &OutputPath {
         &self.output
     }
 
-    /// Bring it to storage, and have whoever reads it next read it from there, where possible.
+    /// Flush it to storage, and drop it from the page cache, if possible, so that it is next read
+    /// from storage.
     ///
     /// # Errors
-    /// The system calls'.
+    /// Errors of the system calls.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| self.output.failed(e))?;
         forget(&self.file);
         Ok(())
     }
 
-    /// Bring it to storage and give it its name.
+    /// Flush it to storage and give it its final name.
     ///
     /// # Errors
     /// As [`super::NewFile::publish`].
@@ -57,23 +58,24 @@ impl Converted {
     }
 }
 
-/// How to convert.
+/// Conversion options.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvertOptions<'a> {
-    /// Print no progress.
+    /// Do not print progress.
     pub quiet: bool,
     /// Whether the disk is in a mount that only this process uses.
     pub private: bool,
     /// The result's name in messages.
     pub name: &'a str,
-    /// Ends the conversion when raised.
+    /// Stops the conversion when raised.
     pub stop: &'a Stop,
 }
 
 /// Write the `len` bytes of `source`, a raw disk, to a file for `output`.
 ///
 /// # Errors
-/// [`crate::ErrorKind::NotFound`] without qemu-img, else what it says; that of `stop`.
+/// [`crate::ErrorKind::NotFound`] without qemu-img; errors reported by qemu-img; the error of
+/// `stop`.
 pub fn convert(
     source: &File,
     len: u64,
@@ -82,7 +84,7 @@ pub fn convert(
     options: &ConvertOptions<'_>,
 ) -> Result<Converted> {
     let hidden = HiddenDir::beside(&output)?;
-    // Under its own name, which a VMDK repeats inside.
+    // Created under its final name, because a VMDK also stores the name inside.
     let name = output.name();
     let disk = Inherited::new(source).map_err(|e| output.failed(e))?;
     let dir = Inherited::new(&hidden).map_err(|e| output.failed(e))?;
@@ -94,8 +96,9 @@ pub fn convert(
     if conversion.compress {
         words.push("-c".into());
     }
-    // Past the page cache, which would copy everything once more and fill up with it. Compressed
-    // clusters and other formats' metadata are smaller than the unit that can be written past it.
+    // Direct I/O avoids another copy in the page cache and does not fill the cache. It cannot be
+    // used for writing compressed clusters and the metadata of other formats, which are smaller
+    // than its unit.
     if options.private {
         words.extend(["-T", "none"].map(Into::into));
     }
@@ -104,7 +107,7 @@ pub fn convert(
     }
     words.extend(["--".into(), disk.path().into(), dir.path().join(name).into()]);
     let progress = Progress::new(format!("writing {}", options.name), len, options.quiet);
-    // Does nothing until qemu-img has created the file.
+    // Has no effect until qemu-img has created the file.
     let told = || {
         if let Ok(file) = hidden.open_file(name, OFlag::O_RDONLY) {
             writeback::begin_all(&file);
@@ -116,10 +119,10 @@ pub fn convert(
     Ok(Converted { output, file, hidden })
 }
 
-/// Have qemu-img compare the `len` bytes of `source` with the file `converted` of `format`.
+/// Let qemu-img compare the `len` bytes of `source` with the file `converted` of `format`.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Corrupt`] when they differ; as [`convert`].
+/// [`crate::ErrorKind::Corrupt`] when they differ; errors as for [`convert`].
 pub fn compare(
     source: &File,
     len: u64,
@@ -138,12 +141,12 @@ pub fn compare(
     qemu_img(&words, &progress, len, options.name, options.stop, || ())
 }
 
-/// Whether files in `dir` can be written past the page cache.
+/// Whether files in `dir` can be written with direct I/O.
 fn takes_direct(dir: &HiddenDir) -> bool {
     let name = OsStr::new("direct");
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_DIRECT;
     let opened = dir.open_file(name, flags);
-    // Some filesystems create the file and then cannot open it like that.
+    // Some filesystems create the file and then fail to open it with O_DIRECT.
     let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
     opened.is_ok()
 }

@@ -1,5 +1,5 @@
-//! Writing contents to a file or a block device: blocks are shared where that is possible, and
-//! several threads copy the rest. Holes stay holes, and blocks of zeros become holes.
+//! Writing contents to a file or a block device: blocks are shared if possible, and several threads
+//! copy the rest. Holes stay holes, and blocks of zeros become holes.
 
 use super::contents::Contents;
 use super::device::zero_device;
@@ -17,25 +17,25 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// A copy is made in pieces of at most this many bytes, none across a multiple of it: small enough
-/// that the bytes read are still in the processor's cache when they are written.
+/// Data is copied in pieces of at most this many bytes, none of which crosses a multiple of this
+/// size: small enough that the bytes are still in the processor's cache when they are written.
 const PIECE: u64 = 256 << 10;
 
-/// How the bytes reached a result.
+/// How the bytes were stored in a result.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Copied {
-    /// Bytes that are the same blocks as those of an image or overlay, its holes among them.
+    /// Bytes in blocks shared with an image or overlay, including its holes.
     pub shared: u64,
-    /// Bytes that were written.
+    /// Bytes that were copied.
     pub written: u64,
 }
 
-/// Write `contents` to `target`, a new and empty file. `room` is how many bytes it can take.
+/// Write `contents` to `target`, a new, empty file. `room` is the number of bytes that it can hold.
 ///
 /// # Errors
-/// [`ErrorKind::TooLarge`] when it will not fit, before anything is written;
-/// [`ErrorKind::Unsupported`] when blocks must be shared and cannot be; the system calls'; that of
-/// `stop`.
+/// [`ErrorKind::TooLarge`] when the data will not fit, before anything is written;
+/// [`ErrorKind::Unsupported`] when blocks must be shared but cannot be; errors of the system calls;
+/// the error of `stop`.
 pub fn to_file(
     contents: &dyn Contents,
     target: &File,
@@ -64,10 +64,10 @@ pub fn to_file(
     Ok(Copied { shared: sharing.shared, written })
 }
 
-/// Write `contents` over the beginning of the block device `target`, which is long enough.
+/// Write `contents` to the beginning of the block device `target`, which must be large enough.
 ///
 /// # Errors
-/// The system calls'; that of `stop`. What was written before stays.
+/// Errors of the system calls; the error of `stop`. Bytes that were already written stay.
 pub fn to_device(
     contents: &dyn Contents,
     target: &File,
@@ -77,7 +77,7 @@ pub fn to_device(
     let mut at = 0;
     while at < contents.len() {
         let found = contents.extent_at(at).map_err(cannot_read)?;
-        // Devices zero whole blocks; the edges of a hole are written.
+        // Devices zero whole blocks; the partial blocks at both ends of a hole are written.
         let block = BLOCK as u64;
         let start = at.next_multiple_of(block).min(found.end);
         let stop = (found.end - found.end % block).max(start);
@@ -94,24 +94,24 @@ pub fn to_device(
     Ok(Copied { shared: 0, written })
 }
 
-/// What the threads of a copy work on.
+/// State shared by the threads of a copy.
 struct CopyJob<'a> {
     contents: &'a dyn Contents,
     target: &'a File,
-    /// Which range comes next, and from where.
+    /// Index of the next range, and the next offset in it.
     next: Mutex<(usize, u64)>,
     rest: &'a [Range<u64>],
-    /// Whether blocks of zeros are written too.
+    /// Whether blocks of zeros are also written.
     with_zeros: bool,
     progress: Progress,
     written: AtomicU64,
-    /// Set by an error.
+    /// Set when an error occurs.
     ended: AtomicBool,
     error: Mutex<Option<Error>>,
     options: &'a CopyOptions<'a>,
 }
 
-/// Copy the ranges of `rest`, `total` bytes in all; returns how many were written.
+/// Copy the ranges of `rest`, `total` bytes in all; returns the number of bytes written.
 fn copy(
     contents: &dyn Contents,
     target: &File,
@@ -132,7 +132,7 @@ fn copy(
         error: Mutex::new(None),
         options,
     };
-    // One reads while another writes; most filesystems take one write to a file at a time.
+    // One thread reads while another writes; most filesystems serialise writes to a file.
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -172,7 +172,7 @@ impl CopyJob<'_> {
                 return;
             }
             self.progress.add(piece.end - piece.start);
-            // Pieces that other threads are still writing follow with the final sync.
+            // Pieces that other threads are still writing are left to the final sync.
             if piece.end % writeback::STEP == 0 {
                 writeback::begin(self.target, piece.end - writeback::STEP..piece.end);
             }

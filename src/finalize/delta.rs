@@ -1,11 +1,12 @@
-//! A delta: a qcow2 file over a golden image, which QEMU boots without synthdisk.
+//! A delta: a qcow2 file based on a golden image, which QEMU boots without synthdisk.
 //!
-//! An overlay holds what differs from the *images*. A golden image is not the images: it has the
-//! edits that adapt the guest, whatever its own guest has done, and a boot gap with its own guest's
-//! kernel, while an overlay's boot gap is made up anew and stored nowhere. So renaming an overlay's
-//! base (`qemu-img rebase -u`) is sound only by luck. A delta is written by comparing: the disk as
-//! images and overlay show it, gap included, with the golden image, byte by byte, and what differs
-//! is stored. Where both have holes nothing is read.
+//! An overlay stores the differences from the *images*. A golden image is different from the
+//! images: it contains the edits that adapt the guest, everything that its own guest has written,
+//! and a boot gap with its own guest's kernel. An overlay's boot gap, in contrast, is generated and
+//! stored nowhere. So changing the backing file of an overlay (`qemu-img rebase -u`) would work
+//! only by chance. A delta is written by comparing the disk that images and overlay show, including
+//! the gap, with the golden image, byte by byte, and storing the differences. Ranges that are holes
+//! in both are not read.
 
 use super::backing::Backing;
 use super::contents::{Contents, Runs};
@@ -23,14 +24,15 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// Bytes that are compared at a time.
+/// Bytes compared at a time.
 const WINDOW: u64 = 1 << 20;
 
-/// Write what `contents` has other than `backing` to `destination`, which becomes a qcow2 file over it.
+/// Write the differences of `contents` from `backing` to `destination`, which becomes a qcow2 file
+/// with `backing` as its backing file.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] when the two disks are not of one length, [`ErrorKind::Unsupported`] for a
-/// block device as target; those of reading and writing; that of the request's `stop`.
+/// [`ErrorKind::Invalid`] when the two disks have different lengths, [`ErrorKind::Unsupported`] for
+/// a block device as target; read and write errors; the error of the request's `stop`.
 pub fn write_delta(
     contents: &dyn Contents,
     backing: &Backing,
@@ -89,9 +91,9 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// The next bytes from `at` on that are to be looked at; empty at the end. What lies between is
-    /// a hole of both disks, whose runs are `ours` and `theirs`. Its end is that of a window, or of
-    /// the disk.
+    /// The next range, starting at or after `at`, that must be compared; empty at the end of the
+    /// disk. Everything skipped is a hole in both disks, whose extents are `ours` and `theirs`. The
+    /// range ends at the end of a window or of the disk.
     fn next_window(
         &self,
         at: u64,
@@ -103,7 +105,7 @@ impl Compared<'_> {
         while from < len {
             let (ours, theirs) = (ours.at(from)?, theirs.at(from)?);
             if ours.data || theirs.data {
-                // Whole windows, so that clusters stay whole.
+                // Start at the window boundary, so that clusters stay whole.
                 let start = (from - from % WINDOW).max(at);
                 return Ok(start..(from - from % WINDOW + WINDOW).min(len));
             }
@@ -112,7 +114,7 @@ impl Compared<'_> {
         Ok(len..len)
     }
 
-    /// Store in `delta` what differs.
+    /// Store the differences in `delta`.
     fn store(&self, delta: &Qcow2Overlay, name: &str) -> Result<()> {
         let len = self.contents.len();
         let progress = Progress::new(format!("comparing for {name}"), len, self.request.quiet);
@@ -151,7 +153,7 @@ impl Compared<'_> {
         Ok(())
     }
 
-    /// Read `delta` over its golden image and compare.
+    /// Read `delta` with its golden image below, and compare.
     fn verify(&self, delta: &Qcow2Overlay, name: &str) -> Result<()> {
         let len = self.contents.len();
         let progress = Progress::new(format!("verifying {name}"), len, self.request.quiet);
@@ -183,7 +185,7 @@ fn cannot_read_golden(e: io::Error) -> Error {
     Error::io("cannot read the golden image", e)
 }
 
-/// Runs of clusters that differ; those of nothing but zeros are apart from others.
+/// Runs of clusters that differ; runs of all-zero clusters are kept separate from other runs.
 fn different(ours: &[u8], theirs: &[u8], cluster: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
     let mut start = 0;
@@ -215,7 +217,7 @@ mod tests {
         theirs[9] = 4;
         assert_eq!(different(&ours, &theirs, 2), [0..2, 4..6, 6..8, 8..10]);
         assert!(different(&ours, &ours, 2).is_empty());
-        // The last cluster may be cut short.
+        // The last cluster may be shorter than the others.
         assert_eq!(different(&ours[..9], &theirs[..9], 4), vec![0..8]);
     }
 }

@@ -1,4 +1,4 @@
-//! What `-o` names: a path that a file gets when it is complete, or a block device.
+//! The destination given with `-o`: a path that a file gets when it is complete, or a block device.
 
 use super::access::SourceAccess;
 use super::unique::unique;
@@ -15,17 +15,17 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Whether a file that exists is replaced.
+/// Whether an existing file is replaced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Existing {
-    /// It stays, and nothing is written.
+    /// Keep it, and write nothing.
     Keep,
-    /// It is replaced when the new file is complete.
+    /// Replace it when the new file is complete.
     Replace,
 }
 
-/// The name that a file will get. Its directory is held open: what happens to the directory's own
-/// path later does not lead elsewhere.
+/// The name that a file will get. Its directory is held open, so later changes to the directory's
+/// own path do not redirect the file.
 #[derive(Clone, Debug)]
 pub struct OutputPath {
     dir: Arc<File>,
@@ -36,7 +36,7 @@ pub struct OutputPath {
     access: SourceAccess,
 }
 
-/// Where a disk is written.
+/// The place where a disk is written.
 #[derive(Debug)]
 pub enum Destination {
     /// A regular file.
@@ -46,11 +46,11 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// Examine `path`. A file there will be no more open than `access` says.
+    /// Examine `path`. A file created there will have at most the permissions that `access` allows.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for what cannot be written to, and for a file that exists and is to
-    /// be kept; [`ErrorKind::NotFound`] without its directory.
+    /// [`ErrorKind::Invalid`] for a path that cannot be written to, and for an existing file that
+    /// must be kept; [`ErrorKind::NotFound`] if its directory does not exist.
     pub fn examine(path: &Path, existing: Existing, access: SourceAccess) -> Result<Self> {
         let shown = path.display();
         let invalid = |what: String| Err(Error::new(ErrorKind::Invalid, what));
@@ -123,7 +123,7 @@ impl OutputPath {
         &self.name
     }
 
-    /// Whether a file of that name is replaced.
+    /// Whether an existing file of that name is replaced.
     pub fn existing(&self) -> Existing {
         self.existing
     }
@@ -133,12 +133,12 @@ impl OutputPath {
         &self.dir
     }
 
-    /// How open the file may be.
+    /// The sources that limit the file's permissions.
     pub(super) fn access(&self) -> &SourceAccess {
         &self.access
     }
 
-    /// A hidden name in the same directory that no file has.
+    /// An unused hidden name in the same directory.
     pub(super) fn temporary_name(&self) -> OsString {
         let mut name = OsString::from(".");
         name.push(&self.name);
@@ -150,34 +150,35 @@ impl OutputPath {
         name
     }
 
-    /// The error of writing the file.
+    /// The error for a failed write to the file.
     pub(super) fn failed(&self, e: impl Into<io::Error>) -> Error {
         Error::io(format!("cannot write {}", self.path().display()), e.into())
     }
 
-    /// The filesystem that the file will be on, as stat(2) numbers it.
+    /// The filesystem that the file will be on, as a device number (stat(2)).
     pub(super) fn filesystem(&self) -> Option<u64> {
         Some(self.dir.metadata().ok()?.dev())
     }
 
-    /// Bytes that can still be written in the directory.
+    /// Free space in the directory, in bytes.
     pub(super) fn room(&self) -> Option<u64> {
         let about = nix::sys::statvfs::fstatvfs(&self.dir).ok()?;
-        // Network filesystems without blocks may not report any.
+        // Network filesystems without blocks may report none.
         (about.blocks() > 0).then(|| about.blocks_available() * about.fragment_size())
     }
 
-    /// Give the finished file `name` in the directory `from`, whose bytes are on storage, its name.
+    /// Move the finished file `name` from the directory `from` to its final name. Its bytes must
+    /// already be on storage.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when another file has taken the name; the system calls'.
+    /// [`ErrorKind::Invalid`] when another file has taken the name; errors of the system calls.
     pub(super) fn take_name(&self, from: impl AsFd, name: &OsStr) -> Result<()> {
         let flags = match self.existing {
             Existing::Replace => RenameFlags::empty(),
             Existing::Keep => RenameFlags::RENAME_NOREPLACE,
         };
         let renamed = match renameat2(&from, name, &self.dir, &*self.name, flags) {
-            // A filesystem without this flag: a link does not replace a file either.
+            // The filesystem does not support this flag. A link does not replace a file either.
             Err(Errno::EINVAL | Errno::ENOSYS) if self.existing == Existing::Keep => {
                 linkat(&from, name, &self.dir, &*self.name, AtFlags::empty())
                     .and_then(|()| unlinkat(&from, name, UnlinkatFlags::NoRemoveDir))
@@ -188,7 +189,7 @@ impl OutputPath {
         self.sync_dir()
     }
 
-    /// The error of giving the file its name.
+    /// The error for a failed rename to the final name.
     pub(super) fn name_refused(&self, e: Errno) -> Error {
         if e == Errno::EEXIST {
             let what = format!(
@@ -200,13 +201,13 @@ impl OutputPath {
         self.failed(e)
     }
 
-    /// Bring the file's name to storage.
+    /// Flush the file's directory entry to storage.
     pub(super) fn sync_dir(&self) -> Result<()> {
         self.dir.sync_all().map_err(|e| self.failed(e))
     }
 }
 
-/// Whether files in `dir` may share blocks with each other: a copy of one takes no space then.
+/// Whether files in `dir` may share blocks, so that a copy takes no additional space.
 pub fn shares_blocks(dir: &Path) -> bool {
     /// Magic numbers of OCFS2, bcachefs and ZFS, in statfs(2)'s `f_type`; `nix` has the others.
     const MORE: [i64; 3] = [0x7461_636f, 0xca45_1a4e, 0x2fc1_2fc1];
@@ -216,7 +217,8 @@ pub fn shares_blocks(dir: &Path) -> bool {
     })
 }
 
-/// Bytes of storage that `file` occupies; `None` for a device, which is no smaller for its holes.
+/// Bytes of storage that `file` occupies; `None` for a device, because holes do not make it
+/// smaller.
 pub(super) fn allocated(file: &File) -> Option<u64> {
     let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
     Some(meta.blocks() * 512)

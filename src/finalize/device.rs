@@ -11,12 +11,12 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A device with data in so many bytes at either end is only overwritten when forced.
+/// A device with data in this many bytes at either end is only overwritten with force.
 const DEVICE_ENDS: u64 = 1 << 20;
-/// Zeros are written in chunks of this many bytes to a device that cannot make them itself.
+/// Chunk size for writing zeros to a device that cannot zero a range itself, in bytes.
 const ZEROS: usize = 1 << 20;
 
-/// A block device that nobody else uses, open for writing.
+/// A block device, opened for writing, that no other program uses.
 #[derive(Debug)]
 pub struct BlockDevice {
     file: File,
@@ -29,8 +29,8 @@ impl BlockDevice {
     /// Open `path` for `needed` bytes. Unless `replace`, refuse one that holds data.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] when it is mounted or held; [`ErrorKind::TooLarge`] when it is too
-    /// small; [`ErrorKind::Invalid`] when it holds data.
+    /// [`ErrorKind::Busy`] when it is mounted or otherwise in use; [`ErrorKind::TooLarge`] when it
+    /// is too small; [`ErrorKind::Invalid`] when it contains data.
     pub fn open(path: &Path, needed: u64, replace: bool) -> Result<Self> {
         let shown = path.display();
         let failed = |e: io::Error| match e.raw_os_error() {
@@ -40,7 +40,8 @@ impl BlockDevice {
             ),
             _ => Error::io(format!("cannot write {shown}"), e),
         };
-        // On a block device O_EXCL fails while it is mounted or held by another program.
+        // For a block device, O_EXCL makes open fail while it is mounted or another program holds
+        // it.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -90,19 +91,20 @@ impl BlockDevice {
         self.len
     }
 
-    /// Whether it has no bytes.
+    /// Whether its length is 0.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 }
 
-/// Make a range of a device read as zeros, without writing them where the device can do it.
+/// Make a range of a device read as zeros, without writing them if the device can do that itself.
 pub(super) fn zero_device(
     target: &File,
     range: Range<u64>,
     options: &CopyOptions<'_>,
 ) -> Result<()> {
-    // In steps, so that it can be stopped: a device may turn out to write them after all.
+    // In steps, so that it can be interrupted: the device may turn out to write the zeros after
+    // all.
     const STEP: u64 = 1 << 30;
     let mut at = range.start;
     while at < range.end {
@@ -112,8 +114,8 @@ pub(super) fn zero_device(
             let mode = mode | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             fallocate(target, mode, at as i64, (end - at) as i64)
         };
-        // The first discards, and fails where that would not leave zeros; the second has the kernel
-        // write them if need be. See blkdev_fallocate() in the kernel's block/fops.c.
+        // PUNCH_HOLE discards, and fails if that would not leave zeros. ZERO_RANGE lets the kernel
+        // write zeros if necessary. See blkdev_fallocate() in the kernel's block/fops.c.
         let zeroed = zero(FallocateFlags::FALLOC_FL_PUNCH_HOLE)
             .or_else(|_| zero(FallocateFlags::FALLOC_FL_ZERO_RANGE));
         if zeroed.is_err() {

@@ -1,4 +1,4 @@
-//! What the parts of this room say when reading, writing or waiting fails.
+//! Errors of reading, writing and waiting in this room.
 
 use crate::layout::format_size;
 use crate::process::Stop;
@@ -22,7 +22,7 @@ pub(super) fn cannot_write(name: &str, e: io::Error) -> Error {
         Some(libc::EDQUOT) => {
             Error::new(ErrorKind::TooLarge, format!("your quota leaves no room for {name}"))
         }
-        // From layers that have lost the number.
+        // From layers that do not keep the errno.
         None if e.kind() == io::ErrorKind::StorageFull => {
             Error::new(ErrorKind::TooLarge, format!("there is no room left for {name}"))
         }
@@ -33,7 +33,7 @@ pub(super) fn cannot_write(name: &str, e: io::Error) -> Error {
     }
 }
 
-/// Writing `names` may take `needed` bytes, but only `available` are left.
+/// The error when writing `names` may take `needed` bytes, but only `available` are left.
 pub(super) fn no_room(names: &str, needed: u64, available: u64) -> Error {
     Error::new(
         ErrorKind::TooLarge,

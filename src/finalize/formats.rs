@@ -1,4 +1,4 @@
-//! The file formats that a disk is written in, and their options.
+//! The output formats of a disk, and their options.
 
 use crate::{Error, ErrorKind, Result};
 use std::path::Path;
@@ -9,7 +9,7 @@ pub enum OutputFormat {
     /// The bytes as they are
     #[default]
     Raw,
-    /// QEMU's own
+    /// QEMU's own format
     Qcow2,
     /// VHD: Hyper-V, Azure, XenServer
     #[value(alias = "vhd")]
@@ -21,7 +21,7 @@ pub enum OutputFormat {
 }
 
 impl OutputFormat {
-    /// The format that a file's name stands for; raw when it stands for none.
+    /// The format that a file's name stands for; raw if it stands for none.
     pub fn of_name(path: &Path) -> Self {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         match extension.to_ascii_lowercase().as_str() {
@@ -33,7 +33,7 @@ impl OutputFormat {
         }
     }
 
-    /// What qemu-img calls it.
+    /// qemu-img's name for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -44,7 +44,7 @@ impl OutputFormat {
         }
     }
 
-    /// What files of this format are called at their end.
+    /// File name extension of this format.
     pub fn extension(self) -> &'static str {
         if self == Self::Vpc { "vhd" } else { self.name() }
     }
@@ -62,7 +62,7 @@ pub struct Conversion {
 }
 
 impl Conversion {
-    /// Refuse what no format takes, before any work is done.
+    /// Refuse invalid combinations of options before any work is done.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`].
@@ -103,10 +103,10 @@ impl Conversion {
             .map(|(_, value)| value)
     }
 
-    /// Options for qemu-img, ours among them.
+    /// All options for qemu-img, including our own.
     pub(super) fn all_options(&self) -> Vec<String> {
         let mut all = self.options.clone();
-        // Else the size is rounded to what a CHS geometry can say, and the disk is another one.
+        // Without this option, the size is rounded to a CHS geometry, which changes the disk.
         if self.format == OutputFormat::Vpc && self.option("force_size").is_none() {
             all.push("force_size=on".into());
         }

@@ -1,9 +1,9 @@
-//! A directory beside a result that only this user can enter, for files that must have a name
+//! A directory next to a result that only this user can enter, for files that must have a name
 //! before they are complete.
 //!
-//! The result's directory may belong to somebody else, who can rename what is in it at any moment.
-//! So the hidden directory is made, opened and used by descriptor, and given to other programs as
-//! `/proc/self/fd/N`.
+//! The result's directory may belong to another user, who can rename its entries at any time. So
+//! the hidden directory is created, opened and used through a descriptor, and passed to other
+//! programs as `/proc/self/fd/N`.
 
 use super::destination::OutputPath;
 use crate::process::Sweeper;
@@ -16,8 +16,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
-/// A hidden directory, which is removed with everything in it when dropped, and when this process
-/// is killed.
+/// A hidden directory. It is removed with its contents when dropped, and when this process is
+/// killed.
 #[derive(Debug)]
 pub(super) struct HiddenDir {
     dir: File,
@@ -25,10 +25,10 @@ pub(super) struct HiddenDir {
 }
 
 impl HiddenDir {
-    /// One beside `output`.
+    /// Create a hidden directory next to `output`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when another user interferes; the system calls'.
+    /// [`ErrorKind::Invalid`] when another user interferes; errors of the system calls.
     pub(super) fn beside(output: &OutputPath) -> Result<Self> {
         let name = output.temporary_name();
         let sweeper = Sweeper::of_temporary(output.dir(), &name)?;
@@ -37,14 +37,14 @@ impl HiddenDir {
         Ok(Self { dir, _sweeper: sweeper })
     }
 
-    /// Open what was made under `name`, unless it is something else by now.
+    /// Open the directory created as `name`, unless it has been replaced since.
     fn open(output: &OutputPath, name: &OsStr) -> Result<File> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let opened = openat(output.dir(), name, flags, Mode::empty());
         let dir = File::from(opened.map_err(|e| output.failed(e))?);
         let meta = dir.metadata().map_err(|e| output.failed(e))?;
         let ours = meta.uid() == nix::unistd::geteuid().as_raw();
-        // A server may map the user who makes a directory to another one.
+        // An NFS server may map the creating user to another one.
         let remote = || fstatfs(&dir).is_ok_and(|s| s.filesystem_type() == NFS_SUPER_MAGIC);
         if meta.mode() & 0o077 == 0 && (ours || remote()) {
             return Ok(dir);
@@ -59,7 +59,7 @@ impl HiddenDir {
     /// Open the file `name`.
     ///
     /// # Errors
-    /// The system call's; a symbolic link is an error.
+    /// Errors of the system call; a symbolic link is an error.
     pub(super) fn open_file(&self, name: &OsStr, flags: OFlag) -> nix::Result<File> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::from_bits_truncate(0o666);
@@ -118,7 +118,7 @@ mod tests {
         let made: Vec<_> = entries().collect();
         let [made] = &made[..] else { panic!("{made:?}") };
         assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
-        // Somebody moves it away and puts a link to another directory there.
+        // Another user moves the directory away and replaces it with a link to another directory.
         let elsewhere = tempfile::tempdir().unwrap();
         fs::rename(made, parent.path().join("moved")).unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), made).unwrap();
@@ -129,7 +129,7 @@ mod tests {
         assert!(path.exists());
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
         drop(hidden);
-        // Cleaning up removes the link, and nothing through it.
+        // Cleanup removes the link, but nothing through it.
         assert!(made.symlink_metadata().is_err());
         assert!(elsewhere.path().exists());
     }

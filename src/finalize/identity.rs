@@ -1,7 +1,8 @@
-//! Refusing a target that is one of the sources, by whatever path.
+//! Refuses a target that is one of the sources, whatever path leads to it.
 //!
-//! Files are compared by device and inode, so that links do not matter; block devices also by what is
-//! below them: a partition's disk, the devices of a logical volume or RAID, and a loop device's file. Source: kernel Documentation/ABI/stable/sysfs-block,
+//! Files are compared by device and inode, so that links do not matter. Block devices are also
+//! compared by the devices and files below them: a partition's disk, the devices of a logical
+//! volume or RAID, and a loop device's file. Source: kernel Documentation/ABI/stable/sysfs-block,
 //! Documentation/ABI/testing/sysfs-block.
 
 use super::loops::file_behind;
@@ -11,7 +12,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// What a path leads to.
+/// The file or device that a path leads to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Node {
     /// A file: its filesystem's device number and its inode.
@@ -28,7 +29,7 @@ fn node(meta: &Metadata) -> Node {
     }
 }
 
-/// `node` and everything that its bytes are part of or come from.
+/// `node` and everything that contains or provides its bytes.
 fn under(node: Node) -> BTreeSet<Node> {
     let mut found = BTreeSet::new();
     let mut left = vec![node];
@@ -48,7 +49,7 @@ fn under(node: Node) -> BTreeSet<Node> {
         if let Ok(file) = fs::read_to_string(sys.join("loop/backing_file")) {
             let meta = fs::metadata(file.trim_end_matches('\n'));
             left.extend(meta.ok().map(|meta| self::node(&meta)));
-            // That name may be gone, or belong to another file by now.
+            // That name may no longer exist, or belong to another file now.
             let device = format!("/dev/block/{major}:{minor}");
             let by_name = sys.file_name().map(|name| Path::new("/dev").join(name));
             let asked = file_behind(Path::new(&device)).or_else(|| file_behind(&by_name?));
@@ -65,11 +66,11 @@ fn device_in(sys: &Path) -> Option<Node> {
     Some(Node::Device(nix::sys::stat::makedev(major.parse().ok()?, minor.parse().ok()?)))
 }
 
-/// Refuse a `target` that is one of `sources`, shows one, or is a part of one. Paths that do not exist
-/// are ignored.
+/// Refuse a `target` that is one of `sources`, shows one, or is part of one. Paths that do not
+/// exist are ignored.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] naming the source.
+/// [`ErrorKind::Invalid`], naming the source.
 pub fn refuse_sources(target: &Path, sources: &[PathBuf]) -> Result<()> {
     let Ok(meta) = fs::metadata(target) else { return Ok(()) };
     let target_node = node(&meta);

@@ -6,12 +6,12 @@ use crate::{Error, ErrorKind, Result};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
-/// What has `file` of `mount`, or a partition of that disk, open for writing, as far as that can be
-/// known: what QEMU and loop devices say, and for root what any process has open. Writes through a
-/// mapping that outlives its descriptor go unseen.
+/// The program that has `file` of `mount`, or a partition of that disk, open for writing, as far as
+/// this can be determined: QEMU and loop devices are detected, and for root every process with an
+/// open descriptor. Writes through a mapping that outlives its descriptor are not detected.
 ///
 /// # Errors
-/// Those of looking at the mount.
+/// Errors of examining the mount.
 pub fn writer_of(mount: &LiveMount, file: &str) -> Result<Option<String>> {
     let failed = |e| Error::io(format!("cannot look at the mount on {}", mount.dir.display()), e);
     let mut files = Vec::new();
@@ -51,7 +51,7 @@ fn writing_process(ids: &[(u64, u64)]) -> Option<String> {
         let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
-        // Somebody else's files are closed to us.
+        // The descriptors of other users' processes cannot be read.
         for fd in fs::read_dir(path.join("fd")).into_iter().flatten().flatten() {
             let Ok(meta) = fs::metadata(fd.path()) else { continue };
             if !ids.contains(&(meta.dev(), meta.ino())) {
@@ -67,24 +67,24 @@ fn writing_process(ids: &[(u64, u64)]) -> Option<String> {
     None
 }
 
-/// Whether `/proc/PID/fdinfo/FD` says so: the access mode is in the last two bits of the flags, in
-/// octal. See proc_pid_fdinfo(5).
+/// Whether `/proc/PID/fdinfo/FD` shows a descriptor open for writing: the access mode is in the
+/// last two bits of the flags, in octal. See proc_pid_fdinfo(5).
 fn is_open_for_writing(info: &str) -> bool {
     let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
     let flags = flags.and_then(|f| i32::from_str_radix(f.trim(), 8).ok());
     flags.is_some_and(|f| f & libc::O_ACCMODE != libc::O_RDONLY)
 }
 
-/// The disk or partition `name` of `mount`, as it is to be written out: it holds all writes that were
-/// acknowledged before.
+/// Open the disk or partition `name` of `mount` for writing it out. The file includes all writes
+/// that were acknowledged before.
 ///
 /// # Errors
-/// Those of opening it.
+/// Errors of opening it.
 pub fn open_live_disk(mount: &LiveMount, name: &str) -> Result<File> {
     let path = mount.dir.join(name);
     let failed = |e: std::io::Error| Error::io(format!("cannot read {}", path.display()), e);
     let file = mount.open(name).map_err(failed)?;
-    // Has the kernel hand over what others have written to their pages of it.
+    // Makes the kernel write back pages of this file that other processes have modified.
     file.sync_all().map_err(failed)?;
     Ok(file)
 }

@@ -1,4 +1,4 @@
-//! A file that appears under its name only when it is complete.
+//! A file that gets its name only when it is complete.
 
 use super::destination::{Existing, OutputPath};
 use super::hidden::HiddenDir;
@@ -12,21 +12,21 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-/// A file that is being written and has not got its name yet. It is gone when dropped, and when the
-/// process is killed.
+/// A file that is being written and does not have its final name yet. It is removed when dropped,
+/// and when the process is killed.
 #[derive(Debug)]
 pub struct NewFile {
     output: OutputPath,
     file: File,
-    /// Where it is meanwhile, on a filesystem that cannot make files without a name.
+    /// Its temporary location, on a filesystem that cannot create unnamed files.
     hidden: Option<HiddenDir>,
 }
 
 impl NewFile {
-    /// An empty file for `output`.
+    /// Create an empty file for `output`.
     ///
     /// # Errors
-    /// Those of creating it.
+    /// Errors of creating it.
     pub fn create(output: OutputPath) -> Result<Self> {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         match openat(output.dir(), ".", flags, Mode::from_bits_truncate(0o666)) {
@@ -38,7 +38,7 @@ impl NewFile {
         }
     }
 
-    /// In a hidden directory, under the name that it is going to have.
+    /// Create it in a hidden directory, under its final name.
     fn create_named(output: OutputPath) -> Result<Self> {
         let hidden = HiddenDir::beside(&output)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
@@ -56,15 +56,16 @@ impl NewFile {
         &self.file
     }
 
-    /// The name that it is going to have.
+    /// The final name of the file.
     pub fn output(&self) -> &OutputPath {
         &self.output
     }
 
-    /// Bring it to storage and give it its name.
+    /// Flush it to storage and give it its final name.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Invalid`] when another file has taken the name; the system calls'.
+    /// [`crate::ErrorKind::Invalid`] when another file has taken the name; errors of the system
+    /// calls.
     pub fn publish(self) -> Result<()> {
         let Self { output, file, hidden } = self;
         file.sync_all().map_err(|e| output.failed(e))?;
@@ -78,9 +79,10 @@ impl NewFile {
         match link(output.name()) {
             Ok(()) => output.sync_dir(),
             Err(Errno::EEXIST) if output.existing() == Existing::Replace => {
-                // A link cannot replace a file; a rename can.
+                // A link cannot replace a file, but a rename can.
                 let temporary = output.temporary_name();
-                // If this process were killed between the two, nobody else would remove it.
+                // Removes the temporary name if this process is killed between the link and the
+                // rename.
                 let _sweeper = Sweeper::of_temporary(output.dir(), &temporary)?;
                 link(&temporary).map_err(|e| output.failed(e))?;
                 output.take_name(output.dir(), &temporary).inspect_err(|_| {
@@ -102,7 +104,7 @@ mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
     use std::path::Path;
 
-    /// For a result made from a source of mode 0640.
+    /// For a result whose source has mode 0640.
     fn output(path: &Path, existing: Existing) -> OutputPath {
         let source = tempfile::NamedTempFile::new_in(path.parent().unwrap()).unwrap();
         source.as_file().set_permissions(Permissions::from_mode(0o640)).unwrap();
@@ -134,7 +136,8 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7, 0);
         let again = Destination::examine(&path, Existing::Keep, SourceAccess::default());
         assert!(again.is_err());
-        // Replaced in one step, and no more open for what it replaces.
+        // The file is replaced in one step, and the new file does not inherit the old file's wider
+        // mode.
         fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         let new = NewFile::create(output(&path, Existing::Replace)).unwrap();
         new.file().write_all_at(b"newer", 0).unwrap();

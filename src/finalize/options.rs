@@ -1,11 +1,11 @@
-//! How a copy is made.
+//! Copy options.
 
 use crate::process::Stop;
 
 /// Whether blocks are shared with images and overlays.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum Reflink {
-    /// Where the filesystem can
+    /// Where the filesystem supports it
     #[default]
     Auto,
     /// All whole blocks of images and overlays, or fail
@@ -14,17 +14,17 @@ pub enum Reflink {
     Never,
 }
 
-/// How to copy.
+/// Copy options.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyOptions<'a> {
     /// Whether blocks are shared.
     pub reflink: Reflink,
-    /// Copy even if there may be too little space.
+    /// Copy even if there may not be enough space.
     pub force: bool,
-    /// Print no progress.
+    /// Do not print progress.
     pub quiet: bool,
     /// The result's name in messages.
     pub name: &'a str,
-    /// Ends the copy when raised.
+    /// Stops the copy when raised.
     pub stop: &'a Stop,
 }

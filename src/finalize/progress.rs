@@ -1,4 +1,4 @@
-//! Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing with --quiet.
+//! Progress on standard error: a bar on a terminal, lines otherwise, nothing with --quiet.
 
 use crate::layout::format_size;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// The bar, as a template of `indicatif`.
+/// The `indicatif` template of the bar.
 const TEMPLATE: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
 
 /// How progress is shown.
@@ -18,11 +18,11 @@ const TEMPLATE: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, 
 enum Style {
     Quiet,
     Bar(ProgressBar),
-    /// When the last line was written.
+    /// When the last line was printed.
     Lines(Mutex<Instant>),
 }
 
-/// One task with a known amount of work, in bytes. Several threads may report to it.
+/// A task with a known amount of work, in bytes. Several threads may report progress.
 #[derive(Debug)]
 pub struct Progress {
     style: Style,
@@ -40,7 +40,7 @@ impl Progress {
             Style::Quiet
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            // A unit test makes sure that this is no error.
+            // A unit test ensures that the template is valid.
             if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
                 bar.set_style(style.progress_chars("=> "));
             }
@@ -52,13 +52,13 @@ impl Progress {
         Self { style, what, total, done: AtomicU64::new(0), started }
     }
 
-    /// `bytes` more are done.
+    /// Report `bytes` more bytes as done.
     pub fn add(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.show(done);
     }
 
-    /// `bytes` are done in all.
+    /// Set the total number of bytes done.
     pub fn set(&self, bytes: u64) {
         self.done.store(bytes, Ordering::Relaxed);
         self.show(bytes);
@@ -69,7 +69,7 @@ impl Progress {
             Style::Quiet => {}
             Style::Bar(bar) => bar.set_position(done),
             Style::Lines(last) => {
-                // Another thread that holds it prints the line.
+                // If another thread holds the lock, it prints the line.
                 let Some(mut last) = last.try_lock() else { return };
                 if last.elapsed() >= LINE_EVERY {
                     *last = Instant::now();
@@ -83,7 +83,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        // Only the summary stays on the screen.
+        // Clear the bar; only the summary remains on the screen.
         if let Style::Bar(bar) = &self.style {
             bar.finish_and_clear();
         }

@@ -12,12 +12,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-/// Run qemu-img, which tells of `len` bytes by percent, to its end or that of `stop`; `told` is called
-/// each time that it has told. `name` is what the result is called.
+/// Run qemu-img until it ends or `stop` is raised. It reports progress on `len` bytes in percent;
+/// `told` is called after each report. `name` is the result's name in messages.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] without qemu-img, [`ErrorKind::Corrupt`] when it finds a difference, else
-/// what it says; that of `stop`.
+/// [`ErrorKind::NotFound`] without qemu-img, [`ErrorKind::Corrupt`] when it finds a difference;
+/// errors reported by qemu-img; the error of `stop`.
 pub(super) fn qemu_img(
     words: &[OsString],
     progress: &Progress,
@@ -46,7 +46,7 @@ pub(super) fn qemu_img(
     }
     let status = child.wait().map_err(failed)?;
     let (said, complaint) = watched?;
-    // Ctrl-C reaches qemu-img as well, perhaps first.
+    // Ctrl-C also reaches qemu-img, which may end first.
     check_stop(stop)?;
     if status.success() {
         return Ok(());
@@ -78,8 +78,8 @@ fn find_qemu_img() -> Result<PathBuf> {
     })
 }
 
-/// Read what the child says until it closes its outputs, or `stop` is raised: both outputs, but for
-/// percents, which go to `told`.
+/// Read the child's output until it closes both pipes or `stop` is raised. Returns both outputs
+/// without percentages, which are passed to `told`.
 fn watch(child: &mut Child, stop: &Stop, told: impl Fn(f64)) -> Result<(String, String)> {
     let failed = |e| Error::io("cannot listen to qemu-img", e);
     let (mut output, mut errors) = (child.stdout.take(), child.stderr.take());
@@ -108,7 +108,7 @@ fn watch(child: &mut Child, stop: &Stop, told: impl Fn(f64)) -> Result<(String, 
             if n == 0 {
                 output = None;
             }
-            // Percents replace each other on one line: `    (12.34/100%)\r`.
+            // Each percentage overwrites the previous one on the same line: `    (12.34/100%)\r`.
             for byte in &buffer[..n] {
                 match byte {
                     b'\r' => {

@@ -1,4 +1,4 @@
-//! Sharing blocks between files, on filesystems that can (XFS, Btrfs, bcachefs, OCFS2).
+//! Sharing blocks between files, on filesystems that support it (XFS, Btrfs, bcachefs, OCFS2).
 //!
 //! Source: ioctl_ficlonerange(2).
 
@@ -20,11 +20,11 @@ pub struct FileCloneRange {
 
 nix::ioctl_write_ptr!(ficlonerange, 0x94, 13, FileCloneRange);
 
-/// Have `len` bytes at `to` of `target` share the blocks at `from` of `source`. `len` is not 0; all
-/// three are multiples of the filesystem's block size. An error leaves both files unchanged.
+/// Make `len` bytes at `to` of `target` share the blocks at `from` of `source`. `len` is not 0; all
+/// three are multiples of the filesystem's block size. On an error, both files are unchanged.
 ///
 /// # Errors
-/// The system call's; see [`cannot_share`].
+/// Errors of the system call; see [`cannot_share`].
 pub(super) fn clone_range(
     source: &File,
     from: u64,
@@ -39,9 +39,10 @@ pub(super) fn clone_range(
         dest_offset: to,
     };
     loop {
-        // SAFETY: FICLONERANGE only reads the structure that the pointer names, which has the layout
-        // that the kernel documents and lives until the call returns. Both descriptors belong to
-        // `File`s that are borrowed for as long. It changes file contents, no memory of ours.
+        // SAFETY: FICLONERANGE only reads the structure that the pointer refers to, which has the
+        // layout that the kernel documents and lives until the call returns. Both descriptors
+        // belong to `File`s that are borrowed until then. The call changes file contents, but none
+        // of our memory.
         match unsafe { ficlonerange(target.as_raw_fd(), &raw const range) } {
             Ok(_) => return Ok(()),
             Err(nix::Error::EINTR) => {}
@@ -50,7 +51,7 @@ pub(super) fn clone_range(
     }
 }
 
-/// Whether `e` only says that these two files, or ranges, cannot share blocks.
+/// Whether `e` only means that these two files, or ranges, cannot share blocks.
 pub(super) fn cannot_share(e: &io::Error) -> bool {
     matches!(
         e.raw_os_error(),

@@ -1,4 +1,4 @@
-//! Whether there is room for all results, before the first byte is written.
+//! Checks that there is space for all results before the first byte is written.
 
 use super::contents::Contents;
 use super::destination::{Destination, OutputPath};
@@ -6,18 +6,18 @@ use super::errors::{cannot_read, no_room};
 use crate::Result;
 use std::collections::BTreeMap;
 
-/// What is written to one filesystem.
+/// The data to be written to one filesystem.
 struct Demand<'a> {
     output: &'a OutputPath,
     names: Vec<String>,
     needed: u64,
 }
 
-/// Refuse when the data of all `outputs`, none of which shares blocks or compresses, may not fit on
-/// their filesystems. Stored zeros count as data, as nobody has read them yet.
+/// Refuse if the data of all `outputs`, none of which shares blocks or is compressed, may not fit
+/// on their filesystems. Stored zeros count as data, because they have not been read yet.
 ///
 /// # Errors
-/// [`crate::ErrorKind::TooLarge`]; those of looking for data.
+/// [`crate::ErrorKind::TooLarge`]; errors of looking up extents.
 pub fn check_room<'a>(
     outputs: impl IntoIterator<Item = (&'a dyn Contents, &'a Destination)>,
 ) -> Result<()> {

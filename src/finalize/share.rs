@@ -1,4 +1,4 @@
-//! Sharing blocks with images and overlays, and finding what is left to copy.
+//! Sharing blocks with images and overlays, and determining what remains to be copied.
 
 use super::contents::{Contents, ReflinkSource};
 use super::errors::{cannot_read, cannot_write, check_stop};
@@ -9,17 +9,17 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 
-/// What was shared, and what is left to copy.
+/// What was shared, and what remains to be copied.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     /// Bytes that are shared.
     pub(super) shared: u64,
-    /// Data that is left to copy: sorted, disjoint, neighbours joined.
+    /// Data that remains to be copied: sorted, disjoint, adjacent ranges merged.
     pub(super) rest: Vec<Range<u64>>,
 }
 
 impl Sharing {
-    /// Add the data of `range` to what is left.
+    /// Add the data of `range` to what remains to be copied.
     fn copy(&mut self, contents: &dyn Contents, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
@@ -33,7 +33,7 @@ impl Sharing {
         Ok(())
     }
 
-    /// Join neighbours, so that a copy is cut into pieces at their boundaries only.
+    /// Merge adjacent ranges, so that a copy is split only at piece boundaries.
     fn coalesce(&mut self) {
         self.rest.dedup_by(|next, last| {
             let joins = last.end == next.start;
@@ -48,8 +48,8 @@ impl Sharing {
 /// Share all blocks that can be shared.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] when one must be shared and cannot be; the system calls'; that of a
-/// raised stop.
+/// [`ErrorKind::Unsupported`] when a block must be shared but cannot be; errors of the system
+/// calls; the error of a raised `stop`.
 pub(super) fn share(
     contents: &dyn Contents,
     target: &File,
@@ -57,7 +57,7 @@ pub(super) fn share(
 ) -> Result<Sharing> {
     let mut sharing = Sharing::default();
     let block = block_size(target);
-    // A file that cannot share one piece cannot share the next one either.
+    // A source file that cannot share one piece cannot share the next one either.
     let mut refusing: Vec<RawFd> = Vec::new();
     let mut at = 0;
     while at < contents.len() {
@@ -78,7 +78,7 @@ pub(super) fn share(
             sharing.copy(contents, range)?;
             continue;
         };
-        // Whole blocks only; the edges are copied.
+        // Only whole blocks; the partial blocks at both ends are copied.
         let start = range.start.next_multiple_of(block).min(range.end);
         let stop = (range.end - range.end % block).max(start);
         let source = from + (start - range.start);

@@ -1,4 +1,4 @@
-//! A disk of a live mount as it was at one moment, while others go on writing to it.
+//! A disk of a live mount as it was at one moment, while programs continue to write to it.
 
 use super::contents::OpenFile;
 use super::live::open_live_disk;
@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long another snapshot may take to end after its user has ended: the kernel tells the mount
-/// of a close only after close(2) has returned.
+/// How long to wait for an earlier snapshot to end after its user has ended: the kernel notifies
+/// the mount of a close only after close(2) has returned.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A snapshot of a mount's file, which ends when this is dropped.
@@ -29,11 +29,11 @@ pub struct LiveSnapshot {
 }
 
 impl LiveSnapshot {
-    /// Take a snapshot of the disk or partition `name` of `mount`: a crash at this moment would
-    /// leave the same. Mapped pages that nobody has synced are synced first.
+    /// Take a snapshot of the disk or partition `name` of `mount`: the state that a crash at this
+    /// moment would leave. Modified mapped pages are written back first.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] while another process has one; those of the mount otherwise.
+    /// [`ErrorKind::Busy`] while another process has a snapshot; other errors of the mount.
     pub fn take(mount: &LiveMount, name: &str) -> Result<Self> {
         let path = mount.dir.join(name);
         drop(open_live_disk(mount, name)?);
@@ -61,21 +61,21 @@ impl LiveSnapshot {
         Ok(Self { file, len, path })
     }
 
-    /// Its bytes, to be read once.
+    /// Its bytes, which can be read once.
     ///
     /// # Errors
-    /// Those of the system calls.
+    /// Errors of the system calls.
     pub fn contents(&self) -> Result<OpenFile> {
         let failed = |e| Error::io("cannot read the snapshot", e);
-        // The same open file: opening it anew would be another snapshot.
+        // The same open file description: opening the file again would take another snapshot.
         OpenFile::new(self.file.try_clone().map_err(failed)?).map_err(failed)
     }
 
-    /// Show it in a private mount as an ordinary file, for programs that open what they are given
-    /// more than once, and have `work` do with that file what it wants.
+    /// Show it in a private mount as an ordinary file, for programs that open their input more than
+    /// once, and run `work` with that file.
     ///
     /// # Errors
-    /// Those of mounting and of `work`.
+    /// Errors of mounting and of `work`.
     pub fn with_file<T>(self: &Arc<Self>, work: impl FnOnce(&File) -> Result<T>) -> Result<T> {
         let name = "disk.raw";
         let table = RegionTable::new(vec![Region {
@@ -90,7 +90,7 @@ impl LiveSnapshot {
         with_private_view(ExportSet::private(vec![file]), |view| work(&view.open(name)?))
     }
 
-    /// What to say of the failure `e`, which may come of a snapshot that has ended too early.
+    /// The error to report for the failure `e`, which may be caused by a snapshot that ended early.
     pub fn explain(&self, e: Error) -> Error {
         match self.file.read_at(&mut [0], 0) {
             Err(cause) if cause.raw_os_error() == Some(libc::EIO) => Error::new(

@@ -1,8 +1,8 @@
-//! Names that nothing else has.
+//! Unique names.
 
-/// A number that two processes, or two calls, hardly share.
+/// A number that is very unlikely to repeat, in any process or call.
 pub(super) fn unique() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
-    // Its keys are random.
+    // `RandomState` has random keys.
     RandomState::new().build_hasher().finish()
 }

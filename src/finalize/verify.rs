@@ -1,4 +1,4 @@
-//! Reading a result back: comparing it with the disk, and its SHA-256.
+//! Reading back a result: comparing it with the disk, and computing its SHA-256.
 
 use super::contents::{Contents, Runs};
 use super::errors::{cannot_read, check_stop};
@@ -14,14 +14,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const PIECE: u64 = 1 << 20;
 
-/// Compare `written`, whose bytes are on storage, with `contents`; it may be longer. Its pages are
-/// dropped from the page cache first, where possible, so that they are read from storage.
-///
+/// Compare `written`, whose bytes are on storage and which may be longer, with `contents`. Its
+/// pages are first dropped from the page cache, if possible, so that it is read from storage.
 /// # Errors
-/// [`ErrorKind::Corrupt`] with the first byte that differs; those of reading; that of `stop`.
+/// [`ErrorKind::Corrupt`], naming the first byte that differs; read errors; the error of `stop`.
 pub fn verify(
     contents: &dyn Contents,
     written: &File,
@@ -69,16 +68,16 @@ pub fn verify(
     Ok(())
 }
 
-/// Have the page cache drop its pages of `file`, whose bytes are on storage.
+/// Drop the pages of `file`, whose bytes are on storage, from the page cache.
 pub(super) fn forget(file: &File) {
-    // A filesystem that is only page cache (tmpfs) keeps them.
+    // tmpfs, which stores files only in the page cache, keeps them.
     let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
 /// SHA-256 of the first `len` bytes of `file`, in hexadecimal. Holes are not read.
 ///
 /// # Errors
-/// Those of reading; that of `stop`.
+/// Read errors; the error of `stop`.
 pub fn sha256(file: &File, len: u64, name: &str, quiet: bool, stop: &Stop) -> Result<String> {
     let progress = Progress::new(format!("checksum of {name}"), len, quiet);
     let failed = |e: io::Error| Error::io(format!("cannot read {name} back"), e);
@@ -96,7 +95,7 @@ pub fn sha256(file: &File, len: u64, name: &str, quiet: bool, stop: &Stop) -> Re
             file.read_exact_at(bytes, at).map_err(failed)?;
             clean = false;
         } else if !clean {
-            // A buffer of zeros is hashed again and again.
+            // For holes, the same buffer of zeros is hashed repeatedly.
             buffer.fill(0);
             clean = true;
             continue;
@@ -115,7 +114,7 @@ mod tests {
     use crate::bytes::{Extent, Extents, ReadAt};
     use crate::finalize::contents::OpenFile;
 
-    /// `len` bytes, zeros but for these.
+    /// A file of `len` bytes, all zeros except for `bytes`.
     fn file(len: u64, bytes: &[(u64, &[u8])]) -> File {
         let file = tempfile::tempfile().unwrap();
         file.set_len(len).unwrap();
@@ -132,7 +131,7 @@ mod tests {
         let spots: [(u64, &[u8]); 2] = [(7, b"a"), ((3 << 20) + 5, b"b")];
         let ours = OpenFile::new(file(len, &spots)).unwrap();
         verify(&ours, &file(len, &spots), "x", true, &stop).unwrap();
-        // Longer is fine: a device may be.
+        // It may be longer, as a device can be.
         verify(&ours, &file(len + 4096, &spots), "x", true, &stop).unwrap();
         for other in [file(len, &spots[..1]), file(len, &[spots[0], spots[1], (len - 1, b"c")])] {
             let e = verify(&ours, &other, "x", true, &stop).unwrap_err();
@@ -141,7 +140,7 @@ mod tests {
         assert!(verify(&ours, &file(len - 1, &spots), "x", true, &stop).is_err());
     }
 
-    /// One run of data, which counts how often it is looked for.
+    /// One run of data that counts how often it is looked up.
     #[derive(Debug)]
     struct Counted(File, std::sync::atomic::AtomicU64);
 

@@ -1,4 +1,4 @@
-//! One result, from its first byte to its name.
+//! Writes one result, from its first byte to its final name.
 
 use super::contents::{Contents, DiskRange, OpenFile};
 use super::convert::{ConvertOptions, Converted, compare, convert};
@@ -15,7 +15,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// What to write, besides the bytes.
+/// Output options.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The format and its options.
@@ -28,9 +28,9 @@ pub struct Request<'a> {
     pub checksum: bool,
     /// Overwrite data on a device, and write even if there may be too little space.
     pub force: bool,
-    /// Print no progress.
+    /// Do not print progress.
     pub quiet: bool,
-    /// Ends the writing when raised.
+    /// Stops the writing when raised.
     pub stop: &'a Stop,
 }
 
@@ -53,7 +53,8 @@ impl Input {
     }
 }
 
-/// A result that has no name yet. A file is gone when this is dropped; a device keeps its bytes.
+/// A result without its final name. A file is removed when this is dropped; a device keeps its
+/// bytes.
 #[derive(Debug)]
 pub struct Pending {
     pub(super) result: Unnamed,
@@ -77,13 +78,13 @@ pub struct Written {
     pub format: OutputFormat,
     /// Length of the disk in bytes.
     pub disk_len: u64,
-    /// Length of the file in bytes; of a device, what the disk takes of it.
+    /// Length of the file in bytes; for a device, the length of the disk on it.
     pub len: u64,
-    /// Bytes of storage that the file takes up, shared ones among them; `None` for a device.
+    /// Bytes of storage that the file uses, including shared blocks; `None` for a device.
     pub allocated: Option<u64>,
-    /// How the bytes reached the file; `None` for formats that qemu-img writes.
+    /// How the bytes were stored in the file; `None` for formats written by qemu-img.
     pub copied: Option<Copied>,
-    /// SHA-256 of the file in hexadecimal, if it was asked for.
+    /// SHA-256 of the file in hexadecimal, if requested.
     pub sha256: Option<String>,
     /// Whether it was read back and compared with the disk.
     pub verified: bool,
@@ -94,7 +95,7 @@ pub struct Written {
 /// Write `input` as raw bytes to `destination`.
 ///
 /// # Errors
-/// Those of [`to_file`], [`to_device`], [`verify`] and [`sha256`].
+/// Errors of [`to_file`], [`to_device`], [`verify`] and [`sha256`].
 pub fn write_raw(
     input: &Input,
     destination: Destination,
@@ -154,11 +155,11 @@ pub fn write_raw(
     Ok(Pending { result, written, started })
 }
 
-/// Write `source`, a raw disk in a mount, in another format. `private`: only this
-/// process uses the mount.
+/// Write `source`, a raw disk in a mount, in another format. `private` means that only this process
+/// uses the mount.
 ///
 /// # Errors
-/// Those of [`convert`], [`compare`] and [`sha256`].
+/// Errors of [`convert`], [`compare`] and [`sha256`].
 pub fn write_converted(
     source: &File,
     destination: Destination,
@@ -181,7 +182,7 @@ pub fn write_converted(
     let options = ConvertOptions { quiet: request.quiet, private, name: &name, stop: request.stop };
     let converted = convert(source, disk_len, output, request.conversion, &options)?;
     if request.verify {
-        // Otherwise it would be compared with the page cache, not with what is on storage.
+        // Without this, the page cache would be compared, not what is on storage.
         converted.sync()?;
         compare(source, disk_len, &converted, format, &options)?;
     }
@@ -204,10 +205,10 @@ pub fn write_converted(
 }
 
 impl Pending {
-    /// Give it its name, for good.
+    /// Give it its final name.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when another file has taken the name; the system calls'.
+    /// [`ErrorKind::Invalid`] when another file has taken the name; errors of the system calls.
     pub fn publish(self) -> Result<Written> {
         match self.result {
             Unnamed::File(new) => new.publish()?,

@@ -1,13 +1,13 @@
-//! Finding zeros, which need not be written to a new file.
+//! Detects zeros, which need not be written to a new file.
 
 use std::ops::Range;
 
-/// Zeros are looked for in blocks of this many bytes.
+/// Zeros are detected in blocks of this many bytes.
 pub(super) const BLOCK: usize = 4096;
 
-/// The runs of blocks in `bytes`, which lie at `offset` of a file, that are not all zeros.
+/// The runs of blocks in `bytes`, which are at `offset` of a file, that are not all zeros.
 pub(super) fn data_runs(bytes: &[u8], offset: u64) -> impl Iterator<Item = Range<usize>> + '_ {
-    // Blocks are those of the file.
+    // Blocks are aligned in the file, not in `bytes`.
     let first = BLOCK - (offset % BLOCK as u64) as usize;
     let block_end = move |at: usize| if at < first { first } else { at + BLOCK };
     let mut at = 0;
@@ -27,9 +27,9 @@ pub(super) fn data_runs(bytes: &[u8], offset: u64) -> impl Iterator<Item = Range
     })
 }
 
-/// Whether all bytes are zero. Compilers turn this into vector instructions.
+/// Whether all bytes are zero. Compilers vectorise this code.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    // Most data differs from zero early.
+    // Most data has a non-zero byte early on.
     let (head, rest) = bytes.split_at(bytes.len().min(64));
     head.iter().all(|b| *b == 0)
         && rest.chunks(512).all(|chunk| chunk.iter().fold(0, |all, b| all | b) == 0)
@@ -49,7 +49,7 @@ mod tests {
         bytes[2 * BLOCK + 5] = 1;
         bytes[5 * BLOCK - 1] = 1;
         assert_eq!(runs(&bytes, 0), [BLOCK..3 * BLOCK, 4 * BLOCK..5 * BLOCK]);
-        // Shifted by a sector, the same bytes lie in other blocks.
+        // Shifted by a sector, the same bytes are in different blocks.
         let first = BLOCK - 512;
         assert_eq!(runs(&bytes, 512), [first..first + 2 * BLOCK, first + 4 * BLOCK..5 * BLOCK]);
         assert_eq!(runs(&[1, 0], 4095).first(), Some(&(0..1)));

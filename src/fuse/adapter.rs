@@ -1,6 +1,6 @@
-//! Between the `fuser` crate and [`DiskFs`]: the only file that knows either side of it.
+//! Adapter between the `fuser` crate and [`DiskFs`]: the only file that depends on both.
 //!
-//! It decodes requests, encodes answers, and holds an answer back while stale pages are dropped.
+//! It decodes requests, encodes replies, and delays a reply while stale pages are dropped.
 
 use super::disk_fs::{
     Answer, Attr, AttrChange, CACHED, Caching, Changed, DiskFs, FsResult, Kind, Opened, ROOT, Seek,
@@ -22,15 +22,15 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// How long the kernel may keep names and attributes: only the files' bytes ever change.
+/// The attributes of files never change, so they can be cached for long.
 const TTL: Duration = Duration::from_secs(3600);
-/// Largest request, in bytes; the kernel's own limit unless raised by the administrator.
+/// Largest request, in bytes: the kernel's own limit unless the administrator raised it.
 const MAX_REQUEST: u32 = 1 << 20;
-/// Largest number of requests that the kernel sends ahead of answers (read-ahead, asynchronous I/O).
+/// Maximum number of outstanding background requests (read-ahead, asynchronous I/O).
 const MAX_BACKGROUND: u16 = 64;
 
 thread_local! {
-    /// Where a thread assembles replies that cannot be sent in place.
+    /// A thread's buffer for replies that cannot be sent from where the bytes are.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -41,25 +41,25 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serve `fs` on `device`, a `/dev/fuse` that is mounted, and return when the kernel accepts it.
+    /// Serve `fs` on `device`, a mounted `/dev/fuse`, and return when the kernel has accepted it.
     ///
     /// # Errors
-    /// When the kernel refuses, and those of starting threads.
+    /// When the kernel refuses; errors of starting threads.
     pub(super) fn start(fs: DiskFs, device: OwnedFd) -> Result<Self> {
         let invalidator =
             Invalidator::start().map_err(|e| Error::io("cannot start a thread", e))?;
         let mut config = Config::default();
-        // One thread more than processors keeps them busy while one waits for storage.
+        // One more thread than processors keeps them all busy while one thread waits for storage.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         config.n_threads = Some((processors + 1).clamp(3, 16));
         config.clone_fd = true;
         let adapter = Adapter { fs, invalidator: invalidator.handle() };
-        // The kernel decides who may come in, by the options of the mount.
+        // The kernel decides who has access, based on the mount options.
         let session = Session::from_fd(adapter, device, SessionACL::All, config)
             .map_err(|e| Error::io("the kernel refused the FUSE session", e))?;
         let session = session.spawn().map_err(|e| Error::io("cannot serve the FUSE session", e))?;
         let notifier = session.notifier();
-        // ENOENT (nothing cached) is no error for the library.
+        // The library does not treat ENOENT (nothing cached) as an error.
         invalidator.connect(Box::new(move |pages| {
             let ino = INodeNo(DiskFs::ino_of(pages.file));
             notifier.inval_inode(ino, pages.offset as i64, pages.len as i64)
@@ -67,7 +67,7 @@ impl Serving {
         Ok(Self { session, invalidator })
     }
 
-    /// Wait until the filesystem is unmounted and all requests are answered.
+    /// Wait until the filesystem is unmounted and all requests have been answered.
     ///
     /// # Errors
     /// When the connection to the kernel breaks.
@@ -78,14 +78,15 @@ impl Serving {
     }
 }
 
-/// [`DiskFs`] as `fuser` calls it.
+/// Implements `fuser`'s filesystem trait on a [`DiskFs`].
 struct Adapter {
     fs: DiskFs,
     invalidator: InvalidatorHandle,
 }
 
 impl Adapter {
-    /// Drop the pages that `changed` made stale, and call `answer` before or after, as it says.
+    /// Drop the pages that `changed` made stale, and call `answer` before or after that, as
+    /// `changed` requires.
     fn answer(&self, changed: Changed, answer: impl FnOnce(FsResult<u64>) + Send + 'static) {
         let Changed { result, pages, answer: when } = changed;
         match when {
@@ -130,7 +131,7 @@ fn file_attr(attr: Attr) -> FileAttr {
 }
 
 fn open_flags(caching: Caching) -> FopenFlags {
-    // Closing a file brings nothing to storage, so the kernel need not ask.
+    // Closing a file flushes nothing, so the kernel does not need to send a flush request.
     FopenFlags::FOPEN_NOFLUSH
         | match caching {
             Caching::Keep => FopenFlags::FOPEN_KEEP_CACHE,
@@ -156,7 +157,7 @@ fn reply_attr(attr: FsResult<Attr>, reply: ReplyAttr) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // A setter that refuses returns the most that the kernel allows.
+        // A setter that refuses returns the maximum that the kernel allows.
         if let Err(most) = config.set_max_write(MAX_REQUEST) {
             let _ = config.set_max_write(most);
         }
@@ -165,12 +166,12 @@ impl Filesystem for Adapter {
         }
         let _ = config.set_max_background(MAX_BACKGROUND);
         for flag in [
-            // Asynchronous O_DIRECT requests of one program run side by side.
+            // Lets asynchronous O_DIRECT requests of one program run in parallel.
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_PARALLEL_DIROPS,
-            // Stale pages are dropped explicitly; the kernel need not guess from times.
+            // Stale pages are dropped explicitly; the kernel must not infer them from timestamps.
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-            // Shared mappings of files that are opened past the page cache.
+            // Allows shared mappings of files that are opened past the page cache.
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ] {
             let _ = config.add_capabilities(flag);
@@ -272,11 +273,11 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        // Pages of a mapping come with any handle that the kernel has for the file.
+        // Mapped pages are written back through any handle that the kernel has for the file.
         let write_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let path = if write_back { WritePath::WriteBack } else { path_of(fh) };
         self.answer(self.fs.write(ino.0, path, offset, data), move |result| match result {
-            // No more than came, which is less than 4 GiB.
+            // At most the length of `data`, which is less than 4 GiB.
             Ok(len) => reply.written(len as u32),
             Err(e) => reply.error(errno(e)),
         });
@@ -313,7 +314,7 @@ impl Filesystem for Adapter {
             libc::SEEK_HOLE => Seek::Hole,
             _ => return reply.error(Errno::EINVAL),
         };
-        // A negative offset lies in no file.
+        // No file contains a negative offset.
         let offset = u64::try_from(offset).unwrap_or(u64::MAX);
         match self.fs.seek(ino.0, fh.0, offset, what) {
             Ok(at) => reply.offset(at as i64),

@@ -1,6 +1,6 @@
-//! The filesystem that a mount shows: one directory of fixed files.
+//! The filesystem that a mount shows: one directory with a fixed set of files.
 //!
-//! Its methods return what is to be answered; nothing here knows how requests come. So it is tested
+//! Its methods return the reply; they do not depend on how requests arrive, so it can be tested
 //! without a mount.
 
 mod snapshots;
@@ -21,7 +21,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// What an operation returns. An [`Errno`] is an answer like any other.
+/// The result of an operation. An [`Errno`] is a reply like any other.
 pub(super) type FsResult<T> = Result<T, Errno>;
 
 /// Inode number of the directory.
@@ -37,7 +37,7 @@ pub(super) const DIRECT: u64 = 1;
 /// Handle of partition files, which are read and written past the page cache but may be mapped.
 pub(super) const MAPPABLE: u64 = 2;
 
-/// What an inode number stands for.
+/// The meaning of an inode number.
 #[derive(Clone, Copy)]
 enum Node<'a> {
     Root,
@@ -47,7 +47,7 @@ enum Node<'a> {
     Snapshot(&'a ExportedFile),
 }
 
-/// Attributes of an inode. All its times are when the mount was made.
+/// Attributes of an inode. All its timestamps are the time when the mount was made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Attr {
     pub(super) ino: u64,
@@ -56,7 +56,7 @@ pub(super) struct Attr {
     pub(super) perm: u16,
     /// Length in bytes.
     pub(super) size: u64,
-    /// Storage that it takes up, in units of 512 bytes.
+    /// Storage used, in units of 512 bytes.
     pub(super) blocks: u64,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -70,12 +70,12 @@ pub(super) enum Kind {
     File,
 }
 
-/// What setattr(2)'s relatives ask to change; times are ignored.
+/// The changes that a setattr request asks for; timestamps are ignored.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AttrChange {
     /// Length in bytes.
     pub(super) size: Option<u64>,
-    /// Whether mode, owner or group are to change.
+    /// Whether mode, owner or group should change.
     pub(super) access: bool,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct AttrChange {
 pub(super) struct Opened {
     pub(super) handle: u64,
     pub(super) caching: Caching,
-    /// Pages kept from earlier opens that must be dropped before the open is answered.
+    /// Pages cached by earlier opens, to be dropped before the open is answered.
     pub(super) renewal: Option<(StalePages, Renewal)>,
 }
 
@@ -94,36 +94,36 @@ impl Opened {
     }
 }
 
-/// What the kernel may keep of an open file.
+/// What the kernel may cache of an open file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Caching {
-    /// Pages, over closes too.
+    /// Pages, even after the file is closed.
     Keep,
     /// Nothing.
     Nothing,
-    /// Nothing, and writes may come side by side.
+    /// Nothing, and writes may arrive in parallel.
     NothingParallel,
 }
 
-/// To be told when pages kept from earlier opens are dropped.
+/// Must be notified when pages cached by earlier opens have been dropped.
 #[derive(Debug)]
 pub(super) struct Renewal(Arc<CacheState>);
 
 impl Renewal {
-    /// The pages are dropped.
+    /// The pages have been dropped.
     pub(super) fn done(&self) {
         self.0.renewed();
     }
 }
 
-/// What a change of a file's bytes came to.
+/// The outcome of a change to a file's bytes.
 #[derive(Debug)]
 pub(super) struct Changed {
-    /// The number of bytes, or why not.
+    /// The number of bytes, or the error.
     pub(super) result: FsResult<u64>,
-    /// Pages that are stale now, whether or not it succeeded.
+    /// Pages that are now stale, whether or not the change succeeded.
     pub(super) pages: Vec<StalePages>,
-    /// Whether to answer before or after they are dropped.
+    /// Whether to reply before or after they are dropped.
     pub(super) answer: Answer,
 }
 
@@ -133,16 +133,16 @@ impl From<Errno> for Changed {
     }
 }
 
-/// When a change is answered.
+/// When to reply to a change.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
-    /// At once.
+    /// Immediately.
     First,
-    /// When the stale pages are dropped.
+    /// After the stale pages have been dropped.
     AfterDropping,
 }
 
-/// What lseek(2) looks for.
+/// What lseek(2) searches for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Seek {
     Data,
@@ -165,10 +165,10 @@ pub(super) struct DiskFs {
 }
 
 impl DiskFs {
-    /// Shows `set`, with owners and modes as `options` say.
+    /// Show `set`, with owners and modes according to `options`.
     ///
     /// # Errors
-    /// When the status cannot be written as JSON: a path in it is not UTF-8.
+    /// When the status cannot be written as JSON because a path in it is not UTF-8.
     pub(super) fn new(set: ExportSet, options: &MountOptions) -> serde_json::Result<Self> {
         let gid = options.gid.unwrap_or(nix::unistd::getegid().as_raw());
         Ok(Self {
@@ -204,7 +204,7 @@ impl DiskFs {
     pub(super) fn attr(&self, ino: u64) -> FsResult<Attr> {
         let node = self.node(ino).ok_or(Errno::ENOENT)?;
         let mode = self.mode;
-        // Whoever may read the files may list them.
+        // Users who may read the files may list them.
         let search = (mode & 0o444) >> 2;
         let (kind, perm, size, stored) = match node {
             Node::Root => (Kind::Directory, mode | search, 0, 0),
@@ -222,14 +222,15 @@ impl DiskFs {
         Ok(Attr { ino, kind, perm, size, blocks: stored.div_ceil(512), uid, gid, time })
     }
 
-    /// Change attributes: none can be, but asking for what they are is no error.
+    /// Change attributes. No attribute can be changed, but setting one to its current value is no
+    /// error.
     pub(super) fn set_attr(&self, ino: u64, change: AttrChange) -> FsResult<Attr> {
         let attr = self.attr(ino)?;
         let resized = change.size.is_some_and(|size| size != attr.size);
         if resized || change.access { Err(Errno::EPERM) } else { Ok(attr) }
     }
 
-    /// Open a file with `flags` (open(2)) for a process of the user `who`.
+    /// Open a file with `flags` (open(2)) for a process of user ID `who`.
     pub(super) fn open(&self, ino: u64, flags: i32, who: u32) -> FsResult<Opened> {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let (file, cache) = match self.node(ino).ok_or(Errno::ENOENT)? {
@@ -248,18 +249,19 @@ impl DiskFs {
         }
         let valid = cache.open();
         if !file.is_whole() {
-            // The kernel drops pages of earlier mappings by itself.
+            // The kernel itself drops the pages of earlier mappings.
             return Ok(Opened::new(MAPPABLE, Caching::NothingParallel));
         }
-        // The kernel could drop them at the open, but does so after the answer: another program's
-        // open could come in between and keep the old pages for good.
+        // The kernel could drop them at the open, but only does so after the reply: another
+        // program's open could come in between and keep the old pages permanently.
         let pages = || StalePages::all((ino - FIRST_FILE) as usize);
         let renewal = (!valid).then(|| (pages(), Renewal(Arc::clone(cache))));
         Ok(Opened { handle: CACHED, caching: Caching::Keep, renewal })
     }
 
     fn open_snapshot(&self, file: &ExportedFile, who: u32) -> FsResult<Opened> {
-        // It takes space and slows writers down, so it is for whoever is responsible for the mount.
+        // A snapshot takes space and slows down writers, so only users responsible for the mount
+        // may open it.
         if ![0, self.uid, nix::unistd::geteuid().as_raw()].contains(&who) {
             return Err(Errno::EACCES);
         }
@@ -279,8 +281,8 @@ impl DiskFs {
         }
     }
 
-    /// Up to `len` bytes at `offset`, less at the end of the file; in `buffer` where they cannot be
-    /// had in place.
+    /// Up to `len` bytes at `offset`, fewer at the end of the file. If they cannot be borrowed in
+    /// place, they are read into `buffer`.
     pub(super) fn read<'a>(
         &'a self,
         ino: u64,
@@ -311,19 +313,20 @@ impl DiskFs {
         found.map_err(|e| to_errno(&e))
     }
 
-    /// Write `data` at `offset`. As on a block device, what still fits is written.
+    /// Write `data` at `offset`. As on a block device, a write past the end is shortened.
     pub(super) fn write(&self, ino: u64, path: WritePath, offset: u64, data: &[u8]) -> Changed {
         let Some(Node::File(file, _)) = self.node(ino) else { return Errno::EBADF.into() };
         let len = file.clip(offset, data.len() as u64);
         if len == 0 && !data.is_empty() {
             return Errno::ENOSPC.into();
         }
-        // No more than `data` has.
+        // At most the length of `data`.
         let data = &data[..len as usize];
         self.change(file, (offset, len), path, || file.disk.write_at(data, file.start + offset))
     }
 
-    /// Punch a hole into a file or make a range of it read as zeros, as fallocate(2) has it in `mode`.
+    /// Punch a hole in a file or make a range of it read as zeros, according to the fallocate(2)
+    /// `mode`.
     pub(super) fn fallocate(
         &self,
         ino: u64,
@@ -341,7 +344,7 @@ impl DiskFs {
         }
     }
 
-    /// Do `change` to a range of `file`, and say which pages it made stale.
+    /// Apply `change` to a range of `file`, and return which pages it made stale.
     fn change(
         &self,
         file: &ExportedFile,
@@ -373,7 +376,7 @@ impl DiskFs {
         found.map_err(|e| to_errno(&e))?.ok_or(Errno::ENXIO)
     }
 
-    /// Bring all acknowledged writes to a file's disk to stable storage.
+    /// Flush all acknowledged writes to a file's disk to stable storage.
     pub(super) fn sync(&self, ino: u64) -> FsResult<()> {
         match self.node(ino) {
             Some(Node::File(file, _)) => file.disk.flush().map_err(|e| to_errno(&e)),
@@ -391,13 +394,13 @@ impl DiskFs {
         Ok(dots.into_iter().chain(files.map(|((f, _), ino)| (ino, Kind::File, f.name.as_str()))))
     }
 
-    /// Length of all disks in bytes, and the number of files.
+    /// Total length of all disks in bytes, and the number of files.
     pub(super) fn totals(&self) -> (u64, u64) {
         let whole = self.files.iter().filter(|(f, _)| f.is_whole());
         (whole.map(|(f, _)| f.len).sum(), self.files.len() as u64)
     }
 
-    /// The inode of the file with this index in the export set.
+    /// The inode of the file with index `file` in the export set.
     pub(super) fn ino_of(file: usize) -> u64 {
         FIRST_FILE + file as u64
     }
@@ -428,7 +431,7 @@ impl DiskFs {
 }
 
 fn to_errno(e: &io::Error) -> Errno {
-    // A refused write is an answer, not an accident.
+    // A refused write is a normal reply and is not logged.
     if e.raw_os_error() != Some(libc::EROFS) {
         tracing::warn!("I/O error: {e}");
     }

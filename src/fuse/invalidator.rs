@@ -1,7 +1,8 @@
 //! Dropping stale pages from the kernel's cache.
 //!
-//! The threads that serve requests never do it themselves, because it may wait for a page that a
-//! request holds. Two threads do, one for each [`Wait`]; [`crate::export`] says why that suffices.
+//! The threads that serve requests never do this themselves, because it may have to wait for a page
+//! that a request holds. Two threads do it, one for each [`Wait`]; [`crate::export`] explains why
+//! two are enough.
 
 use crate::export::{StalePages, Wait};
 use std::io;
@@ -11,7 +12,7 @@ use std::thread::JoinHandle;
 /// Drops pages from the kernel's cache.
 pub(super) type DropPages = Box<dyn Fn(&StalePages) -> io::Result<()> + Send + Sync>;
 
-/// An answer to hold back until pages are gone.
+/// A reply to delay until pages are dropped.
 struct Job {
     pages: Vec<StalePages>,
     then: Box<dyn FnOnce() + Send>,
@@ -25,10 +26,10 @@ pub(super) struct Invalidator {
 }
 
 impl Invalidator {
-    /// Start the threads; they work from [`Invalidator::connect`] on.
+    /// Start the threads; they begin to work when [`Invalidator::connect`] is called.
     ///
     /// # Errors
-    /// That of starting a thread.
+    /// Errors of starting a thread.
     pub(super) fn start() -> io::Result<Self> {
         let kernel = Arc::new(OnceLock::<DropPages>::new());
         let mut threads = Vec::new();
@@ -53,17 +54,17 @@ impl Invalidator {
         Ok(Self { handle: InvalidatorHandle { alias, derived }, kernel, threads })
     }
 
-    /// A handle for the threads that serve.
+    /// A handle for the threads that serve requests.
     pub(super) fn handle(&self) -> InvalidatorHandle {
         self.handle.clone()
     }
 
-    /// Give it the connection to the kernel.
+    /// Set the connection to the kernel.
     pub(super) fn connect(&self, kernel: DropPages) {
         let _ = self.kernel.set(kernel);
     }
 
-    /// End the threads; all handles must be gone.
+    /// Stop the threads; all handles must have been dropped.
     pub(super) fn join(self) {
         drop(self.handle);
         for thread in self.threads {
@@ -93,7 +94,8 @@ pub(super) struct InvalidatorHandle {
 }
 
 impl InvalidatorHandle {
-    /// Drop `pages` from the kernel's cache, then call `then`; at once when there are none.
+    /// Drop `pages` from the kernel's cache, then call `then`; if there are no pages, call it
+    /// immediately.
     pub(super) fn run(&self, pages: Vec<StalePages>, then: impl FnOnce() + Send + 'static) {
         if pages.is_empty() {
             return then();

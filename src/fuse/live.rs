@@ -1,8 +1,8 @@
-//! A mount that another process serves, from the side of who reads it.
+//! Access to a mount that another process serves.
 //!
-//! Any user may mount a filesystem of type fuse.synthdisk whose files say what that user likes. What
-//! a mount says of itself is believed only when root or the caller mounted it, and its files are
-//! opened beneath its own directory, whatever their names are.
+//! Any user may mount a filesystem of type fuse.synthdisk whose files have arbitrary content. A
+//! mount's status is trusted only if root or the caller mounted it, and its files are opened
+//! beneath its own directory, whatever their names are.
 
 use super::mount::FS_TYPE;
 use crate::export::{STATUS_FILE, Status};
@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// More bytes than any status has.
+/// Larger than any real status, in bytes.
 const STATUS_MAX: u64 = 4 << 20;
 
 /// The mount that a process serves on a directory.
@@ -25,17 +25,17 @@ const STATUS_MAX: u64 = 4 << 20;
 pub struct LiveMount {
     /// The mount point, absolute.
     pub dir: PathBuf,
-    /// What the mount says of itself; the names in it are plain file names.
+    /// The mount's status; the names in it are plain file names.
     pub status: Status,
     root: Arc<OwnedFd>,
 }
 
 impl LiveMount {
-    /// The mount on `path`; `None` if that is no synthdisk mount.
+    /// The mount on `path`; `None` if that is not a synthdisk mount.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a mount whose process has died or that another user made;
-    /// [`ErrorKind::Corrupt`] for a status that no synthdisk wrote; those of reading it.
+    /// [`ErrorKind::Corrupt`] for a status that synthdisk did not write; errors of reading it.
     pub fn at(path: &Path) -> Result<Option<Self>> {
         let shown = path.display();
         let dir = match path.canonicalize() {
@@ -50,7 +50,8 @@ impl LiveMount {
             Err(_) => return Ok(None),
         };
         let failed = |e| Error::io(format!("cannot read the status of the mount on {shown}"), e);
-        // By the descriptor's own mount: the path may show another one in a moment.
+        // Identified through the descriptor, because the path may lead to another mount a moment
+        // later.
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = match open(&dir, flags, Mode::empty()) {
             Ok(root) => root,
@@ -78,17 +79,19 @@ impl LiveMount {
         Ok(Some(Self { dir, status, root: Arc::new(root) }))
     }
 
-    /// Open `name`, a file of the mount, for reading. Neither symlinks nor other mounts are followed.
+    /// Open `name`, a file of the mount, for reading. Neither symlinks nor other mounts are
+    /// followed.
     ///
     /// # Errors
-    /// That of openat2(2).
+    /// Errors of openat2(2).
     pub fn open(&self, name: &str) -> io::Result<File> {
         beneath(&self.root, name)
     }
 }
 
-/// Refuse a mount that neither root nor the caller made. The kernel keeps who did, and shows it as
-/// `user_id` among the mount's options: fusermount3 leaves others no choice.
+/// Refuse a mount that was made neither by root nor by the caller. The kernel records who made it,
+/// and shows that as `user_id` in the mount's options; fusermount3 does not let other users choose
+/// it.
 fn check_owner(entry: &MountEntry, shown: &Path) -> Result<()> {
     let own = Uid::effective().as_raw();
     if entry.user().is_some_and(|owner| owner == 0 || owner == own) {
@@ -113,7 +116,7 @@ fn beneath(dir: &OwnedFd, name: &str) -> io::Result<File> {
     Ok(openat2(dir, name, how)?.into())
 }
 
-/// Whether `name` names a file in a directory, and nothing above or below that.
+/// Whether `name` names a file in the directory itself, neither above nor below it.
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && !matches!(name, "." | "..") && !name.contains(['/', '\0'])
 }

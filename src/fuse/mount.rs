@@ -1,12 +1,13 @@
 //! Making a mount.
 //!
-//! Done here and not by `fuser`, whose teardown may unmount somebody else's filesystem after the
-//! mount was ended from outside. Sources: kernel Documentation/filesystems/fuse, fusermount3(1),
-//! fsopen(2), fsmount(2), move_mount(2).
+//! This is done here and not by `fuser`, whose teardown may unmount an unrelated filesystem if the
+//! mount was already removed from outside. Sources: kernel Documentation/filesystems/fuse,
+//! fusermount3(1), fsopen(2), fsmount(2), move_mount(2).
 //!
-//! As root, a mount is made detached, which no path leads to, and is attached to its mount point by a
-//! descriptor of that directory, if it is attached at all. Kernels before 5.2, and sandboxes that
-//! forbid these calls, get mount(2) on that descriptor. Other users have fusermount3.
+//! Root creates a detached mount, which no path leads to, and then, if it is to be visible,
+//! attaches it to its mount point through a descriptor of that directory. On kernels before 5.2,
+//! and in sandboxes that forbid these calls, mount(2) is used on that descriptor instead. Other
+//! users use fusermount3.
 
 use super::options::MountOptions;
 use crate::process::MountEntry;
@@ -32,10 +33,10 @@ use std::process::{Command, Stdio};
 /// What `mount` shows as the filesystem's type.
 pub const FS_TYPE: &str = "fuse.synthdisk";
 
-/// The longest string that fsconfig(2) takes, in bytes.
+/// Maximum length of a string that fsconfig(2) accepts, in bytes.
 const CONFIG_MAX: usize = 255;
 
-/// A directory to mount on, held by descriptor: renaming it, or putting a symlink in its place, does
+/// A directory to mount on, held by descriptor: renaming it, or replacing it with a symlink, does
 /// not change where the mount goes.
 #[derive(Debug)]
 pub struct MountPoint {
@@ -44,11 +45,10 @@ pub struct MountPoint {
 }
 
 impl MountPoint {
-    /// The directory `path`.
+    /// Open the directory `path`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`], [`ErrorKind::Invalid`] and [`ErrorKind::Busy`] with what is wrong
-    /// about it.
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Invalid`] or [`ErrorKind::Busy`], with the reason.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         let failed = |e: Errno| match e {
@@ -65,7 +65,8 @@ impl MountPoint {
             _ => Error::io(format!("cannot use the mount point {shown}"), e.into()),
         };
         let fd = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
-        // Only this asks the mount itself, if there is one.
+        // Unlike an O_PATH open, this reaches the filesystem that is mounted there, if there is
+        // one.
         let stat = fstat(&fd).map_err(failed)?;
         if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR {
             return Err(Error::new(
@@ -87,12 +88,12 @@ impl MountPoint {
         Ok(Self { fd, path })
     }
 
-    /// Its absolute path, without symlinks, when it was opened.
+    /// Its absolute path, without symlinks, as of the time it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What is mounted on it now.
+    /// The mount that is on it now.
     fn entry(&self) -> Result<MountEntry> {
         MountEntry::at(&self.path).filter(|m| m.fs_type == FS_TYPE).ok_or_else(|| {
             let what = format!("the mount on {} has disappeared", self.path.display());
@@ -101,37 +102,38 @@ impl MountPoint {
     }
 }
 
-/// The path of what `fd` has open, whatever its names are (proc_pid_fd(5)).
+/// A path to the file that `fd` has open, independent of its names (proc_pid_fd(5)).
 pub(super) fn fd_path(fd: &impl AsRawFd) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
-/// A mount, and the channel by which the kernel asks for what is in it.
+/// A mount, and the channel on which the kernel sends requests for it.
 #[derive(Debug)]
 pub(super) struct Mounted<M> {
-    /// `/dev/fuse`, connected.
+    /// `/dev/fuse`, connected to the mount.
     pub(super) device: OwnedFd,
     /// The mount.
     pub(super) mount: M,
 }
 
-/// A mount that no path leads to; it ends when this and all that was opened through it is closed.
+/// A mount that no path leads to; it ends when this value and everything opened through it are
+/// closed.
 #[derive(Debug)]
 pub(super) struct Detached(OwnedFd);
 
 impl Detached {
-    /// Make it, with `source` as what `mount` shows as its source once it is attached. `None` when
-    /// the kernel has no such mounts or does not allow this process to make one.
+    /// Create the mount. Once it is attached, `mount` lists `source` as its source. `None` when the
+    /// kernel does not support detached mounts or does not allow this process to create one.
     ///
     /// # Errors
-    /// When there is no FUSE, and the kernel's.
+    /// When FUSE is not available; errors of the kernel.
     pub(super) fn new(source: &str, options: &MountOptions) -> Result<Option<Mounted<Self>>> {
         if !nix::unistd::geteuid().is_root() || source.len() > CONFIG_MAX {
             return Ok(None);
         }
         let failed = |e: rustix::io::Errno| Error::io("cannot make a mount", e.into());
         let context = match fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC) {
-            // Some sandboxes say that they do not know the call, others that it is forbidden.
+            // Some sandboxes report these calls as unknown, others as forbidden.
             Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return Ok(None),
             Err(rustix::io::Errno::NODEV) => return Err(no_fuse(Errno::ENODEV)),
             other => other.map_err(failed)?,
@@ -154,15 +156,15 @@ impl Detached {
         Ok(Some(Mounted { device, mount: Self(root) }))
     }
 
-    /// A descriptor of its root (O_PATH).
+    /// An O_PATH descriptor of its root.
     pub(super) fn into_root(self) -> OwnedFd {
         self.0
     }
 
-    /// Attach it to `target`, where everybody sees it.
+    /// Attach it to `target`, where every user can see it.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Errors of the kernel.
     pub(super) fn attach(self, target: &MountPoint) -> Result<MountEntry> {
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -175,10 +177,10 @@ impl Detached {
     }
 }
 
-/// Mount on `target` by mount(2), or by fusermount3 for users other than root.
+/// Mount on `target` with mount(2), or with fusermount3 for users other than root.
 ///
 /// # Errors
-/// The kernel's or fusermount3's.
+/// Errors of the kernel or of fusermount3.
 pub(super) fn mount_attached(
     source: &str,
     target: &MountPoint,
@@ -214,7 +216,7 @@ fn cannot_mount(target: &MountPoint, e: io::Error) -> Error {
     Error::io(format!("cannot mount on {}", target.path.display()), e)
 }
 
-/// Mount by mount(2). `None` when the kernel does not allow it.
+/// Mount with mount(2). `None` when the kernel does not allow it.
 fn direct(source: &str, target: &MountPoint, options: &MountOptions) -> Result<Option<OwnedFd>> {
     let device = open_device()?;
     let mut data = format!(
@@ -236,15 +238,15 @@ fn direct(source: &str, target: &MountPoint, options: &MountOptions) -> Result<O
     }
 }
 
-/// Have the set-user-id helper mount, and receive the device from it.
+/// Let the set-user-id helper mount, and receive the device from it.
 fn by_fusermount(source: &str, target: &MountPoint, options: &MountOptions) -> Result<OwnedFd> {
     let failed = |e: Errno| Error::io("cannot talk to fusermount3", e.into());
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())
         .map_err(failed)?;
-    // Only the helper may keep its end, and it must not have ours.
+    // Only the helper may inherit its end of the socket, and it must not inherit ours.
     nix::fcntl::fcntl(ours.as_fd(), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
         .map_err(failed)?;
-    // fusermount3 splits options at commas that no backslash precedes.
+    // fusermount3 splits options at commas that are not escaped with a backslash.
     let source = source.replace('\\', "\\\\").replace(',', "\\,");
     let child = Command::new("fusermount3")
         .arg("-o")
@@ -274,7 +276,7 @@ fn by_fusermount(source: &str, target: &MountPoint, options: &MountOptions) -> R
     })
 }
 
-/// The file descriptor that comes over `socket`, if one does before its other end is closed.
+/// The file descriptor received over `socket`; `None` if the other end is closed first.
 #[expect(unsafe_code, reason = "the kernel gives a descriptor as a number")]
 fn receive_fd(socket: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
     let mut byte = [0];
@@ -284,7 +286,7 @@ fn receive_fd(socket: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
-            // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+            // SAFETY: the kernel has just created this descriptor for us; no other code uses it.
             return Ok(fds.first().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
         }
     }

@@ -8,21 +8,21 @@ use rustix::mount::MountAttrFlags;
 /// Options of the mount itself. See mount(8) and mount.fuse3(8).
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct MountOptions {
-    /// Let other users in than the one who mounted, as far as the files' modes allow.
+    /// Allow access for users other than the one who mounted, as far as the files' modes permit.
     pub allow_other: bool,
     /// Refuse all writes.
     pub read_only: bool,
-    /// Owner that the files show; the mounting user's by default.
+    /// Owner of the files; the mounting user by default.
     pub uid: Option<u32>,
-    /// Group that the files show.
+    /// Group of the files.
     pub gid: Option<u32>,
-    /// Permission bits taken away from 0666. Without it the files are as open as the images.
+    /// Permission bits removed from 0666. By default, the files are as accessible as the images.
     pub umask: Option<u32>,
-    /// Options that the kernel knows for any filesystem.
+    /// Options that the kernel supports for every filesystem.
     flags: MsFlagsDefault,
 }
 
-/// Flags of a fresh mount: no set-user-id programs, no devices, as all FUSE mounts.
+/// Flags of a new mount: no set-user-id programs, no devices, as for all FUSE mounts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(from = "u64", into = "u64")]
 struct MsFlagsDefault(MsFlags);
@@ -46,8 +46,8 @@ impl Default for MsFlagsDefault {
 }
 
 impl MountOptions {
-    /// Take one option (`name` or `name=value`) if it is one of the mount's own; `Ok(false)`
-    /// means that it is not known here.
+    /// Parse one option (`name` or `name=value`) if it is an option of the mount itself;
+    /// `Ok(false)` means that it is unknown here.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a known name with a bad value.
@@ -74,7 +74,7 @@ impl MountOptions {
             "nodev" => self.flags.0.insert(MsFlags::MS_NODEV),
             "noexec" => self.flags.0.insert(MsFlags::MS_NOEXEC),
             "noatime" => self.flags.0.insert(MsFlags::MS_NOATIME),
-            // What mount(8) and systemd tell each other, and what is so in any case.
+            // Options that mount(8) and systemd exchange, and options that always apply.
             "default_permissions"
             | "exec"
             | "atime"
@@ -106,7 +106,7 @@ impl MountOptions {
         flags
     }
 
-    /// The same for fsmount(2).
+    /// The same flags for fsmount(2).
     pub(super) fn mount_attributes(&self) -> MountAttrFlags {
         let mut out = MountAttrFlags::empty();
         for (flag, attribute) in [
@@ -121,15 +121,15 @@ impl MountOptions {
         out
     }
 
-    /// Options of the filesystem itself. The kernel always checks modes: with `allow_other`, it would
-    /// else let everybody do everything.
+    /// Options of the filesystem itself. The kernel always checks modes; otherwise `allow_other`
+    /// would give every user full access.
     pub(super) fn filesystem_flags(&self) -> impl Iterator<Item = &'static str> {
         let ro = self.read_only.then_some("ro");
         let other = self.allow_other.then_some("allow_other");
         ["default_permissions"].into_iter().chain(ro).chain(other)
     }
 
-    /// Options for fusermount3, but for the names.
+    /// Options for fusermount3, except the names.
     pub(super) fn fusermount(&self) -> String {
         let flags = [(MsFlags::MS_NOEXEC, "noexec"), (MsFlags::MS_NOATIME, "noatime")];
         let flags = flags.into_iter().filter(|(flag, _)| self.flags.0.contains(*flag));
@@ -137,10 +137,10 @@ impl MountOptions {
         words.chain(flags.map(|(_, name)| name)).collect::<Vec<_>>().join(",")
     }
 
-    /// Permission bits of the files, where those of the images allow `images`.
+    /// Permission bits of the files, given those of the images in `images`.
     pub(super) fn file_mode(&self, images: u16) -> u16 {
         let writable = if self.read_only { 0o444 } else { 0o666 };
-        // Nine bits at most.
+        // At most nine bits.
         writable & self.umask.map_or(images, |umask| 0o777 & !umask as u16)
     }
 }

@@ -1,7 +1,7 @@
-//! A view of disks that only this process and its children can reach.
+//! A mount of disks that only this process and its children can reach.
 //!
-//! Programs that edit a guest or convert a disk want files. They get descriptors of files in a mount
-//! that no path leads to, so nobody can put another file in the place of what they open.
+//! Programs that edit a guest or convert a disk need files. They get descriptors of files in a
+//! mount that no path leads to, so no other user can replace the files that they open.
 
 use super::adapter::Serving;
 use super::disk_fs::DiskFs;
@@ -33,7 +33,7 @@ impl PrivateView {
     /// Open the file `name` for reading and writing.
     ///
     /// # Errors
-    /// As [`PrivateView::open`]; EROFS for what is read-only.
+    /// As [`PrivateView::open`]; EROFS for a read-only file.
     pub fn open_writable(&self, name: &str) -> Result<File> {
         self.open_with(name, OFlag::O_RDWR)
     }
@@ -44,11 +44,11 @@ impl PrivateView {
     }
 }
 
-/// Serve `set` to this process alone while `work` runs. Files that `work` opens must be closed when
-/// it returns. Nothing is left when this process is killed.
+/// Serve `set` to this process alone while `work` runs. Files that `work` opens must be closed
+/// before it returns. If this process is killed, nothing is left behind.
 ///
 /// # Errors
-/// Those of mounting and of `work`, and when the last writes cannot be stored.
+/// Errors of mounting and of `work`; when the last writes cannot be stored.
 pub fn with_private_view<T>(
     set: ExportSet,
     work: impl FnOnce(&PrivateView) -> Result<T>,
@@ -64,7 +64,7 @@ pub fn with_private_view<T>(
     };
     let view = PrivateView { root };
     let done = work(&view);
-    // The kernel ends the session when nothing of the mount is open any more.
+    // The kernel ends the session when nothing in the mount is open any more.
     drop(view);
     let served = serving.join();
     let flushed = disks.flush();
@@ -74,8 +74,8 @@ pub fn with_private_view<T>(
     Ok(done)
 }
 
-/// Mount in a directory that only this user can enter, and take the mount off it at once: what has
-/// its root open still reaches it.
+/// Mount on a directory that only this user can enter, and detach the mount from it immediately: it
+/// remains reachable through a descriptor of its root.
 fn detach(fs: DiskFs, source: &str, options: &MountOptions) -> Result<(Serving, OwnedFd)> {
     let dir = private_dir_name("view");
     make_private_dir(&dir)?;
@@ -93,7 +93,7 @@ fn detach(fs: DiskFs, source: &str, options: &MountOptions) -> Result<(Serving, 
     detached
 }
 
-/// A descriptor of the root of the mount `entry`, and of no other.
+/// A descriptor of the root of the mount `entry`, and of no other mount.
 fn open_root(entry: &MountEntry) -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let shown = entry.target.display();

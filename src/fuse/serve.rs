@@ -1,4 +1,4 @@
-//! Serving a mount from its first request to its last.
+//! Serving a mount from start to end.
 
 use super::adapter::Serving;
 use super::disk_fs::DiskFs;
@@ -9,24 +9,24 @@ use crate::process::{MountEntry, Unmount, ending_signals, hold_ending_signals, u
 use crate::{Error, Result};
 use std::time::Duration;
 
-/// How long after a signal programs may go on with files that they have open.
+/// How long programs may continue to use open files after a signal.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// An export as files in a directory, by FUSE.
+/// An export as files in a directory, through FUSE.
 #[derive(Debug)]
 pub struct FuseMount {
     /// The directory to mount on.
     pub target: MountPoint,
     /// What `mount` lists as the source.
     pub source: String,
-    /// Owners, modes, and the kernel's options.
+    /// Owners, modes, and kernel mount options.
     pub options: MountOptions,
 }
 
 impl Export for FuseMount {
-    /// Mount, and serve until the mount is ended, from outside or by a signal.
+    /// Mount, and serve until the mount is removed from outside or a signal ends it.
     ///
-    /// Threads that the process has already must have been started after [`hold_ending_signals`].
+    /// Existing threads of the process must have been started after [`hold_ending_signals`].
     fn serve(self, set: ExportSet, ready: impl FnOnce() -> Result<()>) -> Result<()> {
         hold_ending_signals()?;
         let Self { target, source, options } = self;
@@ -34,7 +34,7 @@ impl Export for FuseMount {
         let fs = DiskFs::new(set, &options)
             .map_err(|e| Error::io("cannot describe the mount", e.into()))?;
         let (serving, entry) = match Detached::new(&source, &options)? {
-            // It answers before anybody can ask.
+            // It serves requests before any program can see the mount.
             Some(Mounted { device, mount }) => {
                 (Serving::start(fs, device)?, mount.attach(&target)?)
             }
@@ -51,28 +51,29 @@ impl Export for FuseMount {
 
         let served = serving.join();
         let flushed = disks.flush();
-        // A connection that broke leaves a dead mount; one that ended leaves none.
+        // A broken connection leaves a dead mount; an ended session leaves none.
         end(&entry);
         served.map_err(|e| Error::io("the connection to the kernel broke", e))?;
         flushed.map_err(|e| Error::io("the last writes could not be stored", e))
     }
 }
 
-/// Unmount, whatever is open.
+/// Unmount, even while files are open.
 fn end(entry: &MountEntry) {
     if let Err(e) = unmount(entry, Unmount::Lazy) {
         tracing::error!("{e}");
     }
 }
 
-/// End the mount when a signal asks for it, and the process if programs do not close their files.
+/// On a signal, end the mount, and also the process if programs do not close their files.
 fn end_on_signal(entry: MountEntry, disks: ExportSet) -> Result<()> {
     let wait = move || {
         if ending_signals().wait().is_err() {
             return;
         }
         end(&entry);
-        // The session ends by itself when the last file is closed; this thread then ends with it.
+        // The session ends when the last file is closed; the process then exits, and this thread
+        // with it.
         std::thread::sleep(GRACE);
         let code = match disks.flush() {
             Ok(()) => 0,
@@ -87,7 +88,7 @@ fn end_on_signal(entry: MountEntry, disks: ExportSet) -> Result<()> {
     thread.map(drop).map_err(|e| Error::io("cannot start a thread", e))
 }
 
-/// Let the kernel read ahead in requests as large as they may be; only root can say so.
+/// Let the kernel read ahead in requests of the maximum size; only root can set this.
 fn raise_readahead(entry: &MountEntry) {
     let _ = std::fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", entry.device), "1024");
 }

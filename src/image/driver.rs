@@ -1,4 +1,4 @@
-//! What a format of images provides, and what it is given.
+//! What an image format provides, and what it gets.
 
 use super::Image;
 use crate::Result;
@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A file that is to be opened as an image: checked, claimed, and open for reading.
+/// A file to be opened as an image: checked, claimed, and open for reading.
 pub(super) struct Opening {
     pub(super) file: File,
     /// Length of the file or device in bytes; not 0.
@@ -15,15 +15,15 @@ pub(super) struct Opening {
     pub(super) path: PathBuf,
 }
 
-/// What reads the images of one format.
+/// Reads the images of one format.
 pub(super) struct Driver {
-    /// As xl calls it.
+    /// xl's name for the format.
     pub(super) name: &'static str,
-    /// As QEMU calls it.
+    /// QEMU's name for the format.
     pub(super) qemu_name: &'static str,
-    /// Endings of file names that stand for it, in lower case.
+    /// File name extensions of the format, in lower case.
     pub(super) extensions: &'static [&'static str],
-    /// Whether the bytes of the file are those of the disk, so that they may look like anything.
+    /// Whether the file's bytes are the disk's bytes, so that they may look like any format.
     pub(super) plain: bool,
     pub(super) open: fn(Opening) -> Result<Arc<dyn Image>>,
 }

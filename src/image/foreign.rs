@@ -1,13 +1,14 @@
-//! Image formats that a file which is taken as raw seems to have.
+//! Detects other image formats in a file that is opened as raw.
 //!
-//! A guest decides what its raw image begins with, so what is found here is never followed: the
-//! image is refused, and the user says what it is. Sources: QEMU docs/interop/qcow2.rst and the
-//! `probe` functions in QEMU's block/; Microsoft's "Virtual Hard Disk Image Format Specification".
+//! The guest controls the first bytes of its raw image, so the detected format is never used to
+//! open it: the image is refused, and the user names the format. Sources: QEMU
+//! docs/interop/qcow2.rst and the `probe` functions in QEMU's block/; Microsoft's "Virtual Hard
+//! Disk Image Format Specification".
 
-/// How many bytes of an image are looked at.
+/// Number of bytes of an image that are examined.
 pub(super) const HEAD_LEN: usize = 512;
 
-/// What a format that is not read is called, where its marks lie, and what QEMU calls it.
+/// The name of an unsupported format, its signature and where it lies, and QEMU's name.
 struct Signature {
     at: usize,
     bytes: &'static [u8],
@@ -25,7 +26,7 @@ const fn mark(
 }
 
 static SIGNATURES: &[Signature] = &[
-    // Version 1 is another format than 2 and 3.
+    // Version 1 is a different format from versions 2 and 3.
     mark(0, b"QFI\xfb\0\0\0\x01", "qcow", "qcow"),
     mark(0, b"QFI\xfb", "qcow2", "qcow2"),
     mark(0, b"QED\0", "QED", "qed"),
@@ -39,16 +40,16 @@ static SIGNATURES: &[Signature] = &[
     mark(0, b"WithouFreSpacExt", "Parallels", "parallels"),
 ];
 
-/// A format that an image seems to have.
+/// A format that an image appears to have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Found {
-    /// Its name for people.
+    /// Its name in messages.
     pub(super) shown: &'static str,
     /// QEMU's name for it.
     pub(super) qemu_name: &'static str,
 }
 
-/// The format that an image which begins with `head` seems to have.
+/// The format that an image starting with `head` appears to have.
 pub(super) fn look(head: &[u8]) -> Option<Found> {
     let has = |s: &&Signature| head.get(s.at..).is_some_and(|rest| rest.starts_with(s.bytes));
     let found = SIGNATURES.iter().find(has)?;
@@ -72,7 +73,7 @@ mod tests {
         }
         assert_eq!(with(0, b"QFI\xfb\0\0\0\x03"), Some("qcow2"));
         assert_eq!(with(0, b""), None);
-        // Shorter than any mark.
+        // Shorter than any signature.
         assert_eq!(look(b"QF"), None);
     }
 }

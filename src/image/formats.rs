@@ -1,4 +1,4 @@
-//! The table of formats: what they are called, which file names stand for them, what opens them.
+//! The table of formats: their names, their file name extensions, and the code that opens them.
 
 use super::driver::Driver;
 use super::{qcow2, raw, vhd};
@@ -7,22 +7,22 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
-/// The formats that are read. The first is that of a file whose name stands for no other.
+/// The supported formats. The first is the default for file names without a known extension.
 static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT, &vhd::FORMAT];
 
-/// A format of images that can be read.
+/// A supported image format.
 #[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Format(pub(super) &'static Driver);
 
 impl Format {
-    /// The format that xl or QEMU calls `name`, if it is read.
+    /// The format that xl or QEMU calls `name`, if it is supported.
     pub fn by_name(name: &str) -> Option<Self> {
         let named = |format: &&&Driver| format.name == name || format.qemu_name == name;
         FORMATS.iter().find(named).map(|format| Self(format))
     }
 
-    /// The names of all formats that are read.
+    /// The names of all supported formats.
     pub fn names() -> impl Iterator<Item = &'static str> {
         FORMATS.iter().map(|format| format.name)
     }
@@ -36,7 +36,7 @@ impl Format {
         Self(found.copied().unwrap_or(FORMATS[0]))
     }
 
-    /// Its name, as xl calls it.
+    /// xl's name for the format.
     pub fn name(self) -> &'static str {
         self.0.name
     }
@@ -44,7 +44,7 @@ impl Format {
     /// The format called `name`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] with the names that there are.
+    /// [`ErrorKind::Usage`], listing the known names.
     pub fn parse(name: &str) -> Result<Self> {
         Self::by_name(name).ok_or_else(|| {
             let names: Vec<_> = Self::names().collect();

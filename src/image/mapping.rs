@@ -1,7 +1,6 @@
-//! A read-only shared mapping of an image, renewed now and then so that page tables stay small.
+//! A read-only shared mapping of an image, renewed periodically to keep page tables small.
 //!
-//! A reply that the kernel copies straight out of this mapping costs one copy where `pread` into a
-//! buffer costs two.
+//! Copying a reply from this mapping in the kernel takes one copy; `pread` into a buffer takes two.
 
 #![expect(unsafe_code, reason = "mmap(2), and slices of what it maps")]
 
@@ -13,8 +12,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// After this many bytes served the mapping is renewed. Each mapped GiB that was touched costs
-/// 2 MiB of page tables, which only unmapping gives back.
+/// The mapping is renewed after this many bytes were served. Each mapped GiB that was touched costs
+/// 2 MiB of page tables, which are only freed by unmapping.
 const RENEW_AFTER: u64 = 4 << 30;
 
 /// One `mmap` of the whole file.
@@ -25,14 +24,14 @@ struct Map {
 }
 
 // SAFETY: `Map` owns its range of address space, never writes to it, and unmaps it only on drop,
-// when no reference is left; the pointer is as good on one thread as on another.
+// when no reference is left; the pointer is valid on every thread.
 unsafe impl Send for Map {}
 // SAFETY: as above; all access through a shared reference only reads.
 unsafe impl Sync for Map {}
 
 impl Map {
     fn new(file: &File, len: usize) -> io::Result<Self> {
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+        // SAFETY: a new mapping at an address that the kernel chooses touches no existing memory.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -55,16 +54,15 @@ impl Map {
 impl Drop for Map {
     fn drop(&mut self) {
         // SAFETY: `start` and `len` are those of a mapping that this value owns; slices into it
-        // hold an `Arc` of it, so none is alive here.
+        // hold an `Arc` of it, so none exists any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
 
 /// A piece of an image as mapped memory.
 ///
-/// The bytes must only be handed to system calls, never be looked at by our own code: when the
-/// file is cut shorter underneath, the kernel answers a system call with `EFAULT`, but a load
-/// instruction with `SIGBUS`.
+/// The bytes must only be passed to system calls, never read by our own code: when the file is
+/// truncated, a system call fails with `EFAULT`, but a load instruction raises `SIGBUS`.
 #[derive(Debug)]
 pub struct MappedSlice {
     map: Arc<Map>,
@@ -76,8 +74,8 @@ impl MappedSlice {
     /// The bytes, for a system call.
     pub fn for_syscall(&self) -> &[u8] {
         // SAFETY: `Mapping::slice` checked that the range lies within the mapping, which lives as
-        // long as `self.map`. Other processes may change the file's bytes while the slice lives;
-        // by this type's contract only the kernel reads them, and it does not care.
+        // long as `self.map`. Other processes may change the file's bytes while the slice lives; by
+        // this type's contract only the kernel reads them, which tolerates such changes.
         unsafe { std::slice::from_raw_parts(self.map.start.as_ptr().add(self.offset), self.len) }
     }
 }
@@ -94,7 +92,7 @@ impl Mapping {
     /// Map the first `len` bytes of `file`.
     ///
     /// # Errors
-    /// `mmap`'s, for example on files that cannot be mapped or 0 bytes.
+    /// Errors of `mmap`, for example for files that cannot be mapped or an empty file.
     pub(super) fn new(file: &File, len: u64) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         Ok(Self {
@@ -104,7 +102,7 @@ impl Mapping {
         })
     }
 
-    /// The range, or `None` when it is not within the mapping.
+    /// The range, or `None` if it is not within the mapping.
     pub(super) fn slice(&self, file: &File, offset: u64, len: usize) -> Option<MappedSlice> {
         let offset = usize::try_from(offset).ok()?;
         if offset.checked_add(len)? > self.len {

@@ -1,4 +1,4 @@
-//! Opening an image: read-only, claimed, and in the format that its name or the user says.
+//! Opening an image: read-only, claimed, and in the format given by its name or by the user.
 
 use super::driver::Opening;
 use super::formats::Format;
@@ -8,45 +8,45 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What happens to an image that others write to.
+/// What to do with an image that another program writes to.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum InUse {
-    /// It is refused.
+    /// Refuse it.
     #[default]
     Refuse,
-    /// It is opened all the same.
+    /// Open it anyway.
     Open,
 }
 
-/// What happens to a raw image whose first bytes are those of another format.
+/// What to do with a raw image that starts like another format.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Foreign {
-    /// It is refused: either it is not raw, or a guest wants it to be taken for something else.
+    /// Refuse it: either it is not raw, or the guest wants it to be mistaken for another format.
     #[default]
     Refuse,
-    /// Its bytes are the disk all the same.
+    /// Serve its bytes as the disk anyway.
     Serve,
 }
 
-/// How an image is to be opened.
+/// How to open an image.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenOptions {
-    /// Its format; what its name stands for, if `None`. Its bytes are never asked.
+    /// Its format; if `None`, the format that its name stands for. The content is never probed.
     pub format: Option<Format>,
-    /// What to do if others write to it.
+    /// What to do if another program writes to it.
     pub in_use: InUse,
-    /// What to do if it is raw and looks like something else.
+    /// What to do if it is raw and looks like another format.
     pub foreign: Foreign,
 }
 
-/// Open the image at `path` read-only, and claim it: from then on a QEMU that wants to write to it
-/// is told that it is in use.
+/// Open the image at `path` read-only, and claim it: from then on, a QEMU that wants to write to it
+/// gets the error that the image is in use.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] for a missing file, [`ErrorKind::Io`] for one that cannot be read,
-/// [`ErrorKind::Invalid`] for an empty one and for what is neither file nor block device,
-/// [`ErrorKind::Busy`] when it is in use, [`ErrorKind::Unsupported`] for a format, or a feature of
-/// one, that is not read, [`ErrorKind::Corrupt`] when it breaks its format.
+/// [`ErrorKind::Invalid`] for an empty file and for anything that is neither a file nor a block
+/// device, [`ErrorKind::Busy`] when it is in use, [`ErrorKind::Unsupported`] for an unsupported
+/// format or feature, [`ErrorKind::Corrupt`] when it violates its format.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Image>> {
     let opening = Opening::new(path)?;
     if options.in_use == InUse::Refuse {
@@ -66,8 +66,8 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Image>> {
     (format.0.open)(opening)
 }
 
-/// The error for the image at `path`, whose format `name` (as xl or QEMU calls it) is not read; if it
-/// cannot be opened at all, the error that says so.
+/// The error for the image at `path` in the unsupported format `name` (as xl or QEMU calls it). If
+/// the image cannot be opened at all, the error reports that instead.
 pub fn unread(path: &Path, name: &str) -> Error {
     let shown = path.display();
     match Opening::new(path) {
@@ -82,7 +82,7 @@ pub fn unread(path: &Path, name: &str) -> Error {
     }
 }
 
-/// Refuse a raw image that begins like one of another format.
+/// Refuse a raw image that starts like another format.
 fn refuse_foreign(opening: &Opening) -> Result<()> {
     let shown = opening.path.display();
     let mut head = vec![0; opening.len.min(foreign::HEAD_LEN as u64) as usize];
@@ -137,7 +137,7 @@ mod tests {
             let e = open(&path, &OpenOptions::default()).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::Unsupported);
             assert!(e.to_string().contains(word), "{e}");
-            // Saying that it is raw is not saying that it is meant to look like that.
+            // Naming the raw format does not confirm that the image is meant to look like this.
             let raw = OpenOptions { format: Format::by_name("raw"), ..Default::default() };
             assert!(open(&path, &raw).is_err());
             let forced = OpenOptions { foreign: Foreign::Serve, ..raw };
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_name_is_a_promise() {
-        // Zeros are no qcow2 file, whatever they are called.
+        // Zeros are not a qcow2 file, whatever the file is called.
         let (_dir, path) = file("root.qcow2", b"");
         let e = open(&path, &OpenOptions::default()).unwrap_err();
         assert!(e.to_string().contains("not a qcow2 file"), "{e}");

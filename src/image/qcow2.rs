@@ -1,8 +1,8 @@
 //! qcow2 images, read through `imago`.
 //!
-//! The header is checked here first, so that nothing is read of a file that is inconsistent or
-//! needs another one. The image's own tables are trusted as far as the file reaches: a bad offset
-//! gives an error when it is read, or other bytes of the same file.
+//! The header is checked here first, so that nothing is read from a file that is inconsistent or
+//! depends on another file. The image's own tables are trusted, within the limits of the file: a
+//! bad offset yields a read error or other bytes of the same file.
 
 pub(super) mod header;
 
@@ -28,10 +28,11 @@ pub(super) static FORMAT: Driver = Driver {
     open: |opening| Ok(Arc::new(Qcow2Image::new(opening)?)),
 };
 
-/// The file, as `imago` sees it.
+/// The file as `imago` sees it.
 type Storage = Arc<dyn DynStorage>;
 
-/// Incompatible feature bits of qcow2: not closed cleanly, which leaves only refcounts wrong.
+/// Incompatible feature bit of qcow2: the image was not closed cleanly. Only refcounts can be wrong
+/// then.
 const DIRTY: u64 = 1;
 
 /// A qcow2 image without a backing file.
@@ -66,7 +67,7 @@ impl Qcow2Image {
     }
 }
 
-/// Refuse what makes a file depend on others or on features that are not read.
+/// Refuse files that depend on other files or use unsupported features.
 fn check_features(header: &Header) -> Result<()> {
     let refuse = |what: &str| Err(Error::new(ErrorKind::Unsupported, what));
     if header.has_backing {

@@ -1,4 +1,4 @@
-//! Raw images: regular files and block devices whose bytes are those of the disk.
+//! Raw images: regular files and block devices whose bytes are the disk's bytes.
 
 use super::driver::{Driver, Opening};
 use super::mapping::Mapping;
@@ -34,7 +34,8 @@ impl Opening {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for a missing file, [`ErrorKind::Io`] for one that cannot be read,
-    /// [`ErrorKind::Invalid`] for an empty one and for what is neither file nor block device.
+    /// [`ErrorKind::Invalid`] for an empty file and for anything that is neither a file nor a block
+    /// device.
     pub(super) fn new(path: &Path) -> Result<Self> {
         let shown = path.display();
         let absolute = path.canonicalize().map_err(|e| match e.kind() {
@@ -43,7 +44,7 @@ impl Opening {
             }
             _ => Error::io(format!("cannot open {shown}"), e),
         })?;
-        // O_NONBLOCK keeps the open of a FIFO from waiting for a writer that never comes.
+        // Without O_NONBLOCK, opening a FIFO would wait for a writer.
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -77,12 +78,13 @@ impl Opening {
 }
 
 impl RawImage {
-    /// Open the file or block device at `path` as it is, whatever its bytes look like and whoever
-    /// writes to it.
+    /// Open the file or block device at `path` without checking its content or whether other
+    /// programs write to it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for a missing file, [`ErrorKind::Io`] for one that cannot be read,
-    /// [`ErrorKind::Invalid`] for an empty one and for what is neither file nor block device.
+    /// [`ErrorKind::Invalid`] for an empty file and for anything that is neither a file nor a block
+    /// device.
     pub fn open(path: &Path) -> Result<Self> {
         Opening::new(path).map(Self::new)
     }
@@ -93,7 +95,7 @@ impl RawImage {
         Self { file, mapping, len, path }
     }
 
-    /// The open file, for locks and questions that only a file descriptor answers.
+    /// The open file, for locks and queries that need a file descriptor.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -136,15 +138,15 @@ impl Image for RawImage {
     }
 }
 
-/// The run of data or hole that contains `offset` of `file`, which is `len` bytes long. Where the
-/// filesystem does not report holes, and on a block device, all is data.
+/// The extent that contains `offset` of `file`, which is `len` bytes long. If the filesystem does
+/// not report holes, or the file is a block device, everything is data.
 ///
 /// # Errors
-/// The system call's.
+/// Errors of the system call.
 pub fn extent_of(file: &File, len: u64, offset: u64) -> io::Result<Extent> {
     let seek = |whence| match lseek64(file, offset as i64, whence) {
         Ok(at) => Ok(Some((at as u64).min(len))),
-        // ENXIO: nothing of that kind up to the end of the file.
+        // ENXIO: no data (or no hole) up to the end of the file.
         Err(nix::Error::ENXIO) => Ok(None),
         // A block device or an old filesystem does not report holes: it is all data.
         Err(nix::Error::EINVAL | nix::Error::EOPNOTSUPP) => Err(None),
@@ -205,7 +207,7 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
         assert!(image.read_at(&mut [0; 4], 0).is_err());
         let sink = File::options().write(true).open("/dev/null").unwrap();
-        // /dev/null takes anything without looking; a pipe looks.
+        // Writing to /dev/null succeeds without reading the memory; writing to a pipe reads it.
         drop(sink);
         let (_rx, tx) = nix::unistd::pipe().unwrap();
         let failed = nix::unistd::write(&tx, slice.for_syscall()).unwrap_err();

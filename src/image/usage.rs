@@ -1,7 +1,8 @@
-//! Whether another program writes to an image, and locks that keep others from it.
+//! Detects whether another program writes to an image, and takes locks that keep other programs
+//! from writing.
 //!
-//! An image that changes while it is shown makes the disk inconsistent, and any overlay on it
-//! permanently so.
+//! An image that changes while it is in use makes the disk inconsistent, and permanently corrupts
+//! any overlay on it.
 //! Sources: `/proc/self/mountinfo` (proc(5)), `/sys/block/loop*/loop` (kernel
 //! Documentation/admin-guide/blockdev), QEMU's image locks (QEMU docs/system/images, "Disk image
 //! file locking"; `block/file-posix.c`).
@@ -23,13 +24,13 @@ const PERM_READ: i64 = 0;
 const PERM_WRITE: i64 = 1;
 const PERM_RESIZE: i64 = 3;
 
-/// What the holder of an image does with it and what others must not do meanwhile, in the terms
-/// of QEMU's image locks.
+/// What the holder of an image does with it, and what other programs must not do meanwhile, in
+/// terms of QEMU's image locks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Claim {
-    /// The holder reads, and others must not write or resize: a backing image.
+    /// The holder reads, and other programs must not write or resize: a backing image.
     StableRead,
-    /// The holder writes, and others must not read or write: an overlay.
+    /// The holder writes, and other programs must not read or write: an overlay.
     Exclusive,
 }
 
@@ -49,16 +50,17 @@ impl Claim {
     }
 }
 
-/// Lock `file` as QEMU would, until its open file description is closed; QEMU and other mounts
-/// then respect the claim. On a filesystem without locks this does nothing.
+/// Lock `file` as QEMU would, until its open file description is closed. QEMU and other mounts then
+/// respect the claim. On a filesystem without locks this does nothing.
 ///
 /// # Errors
 /// [`ErrorKind::Busy`] when another program's claim conflicts with this one; locks already taken
-/// stay until `file` is closed.
+/// are held until `file` is closed.
 pub fn claim(file: &impl AsFd, claim: Claim) -> Result<()> {
     let lock = |byte| fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&byte_lock(byte, libc::F_RDLCK)));
     for byte in claim.uses().iter().map(|p| QEMU_USES + p) {
-        // A failure is no conflict: these are shared locks, which never exclude each other.
+        // A failure does not indicate a conflict: these are shared locks, which never exclude each
+        // other.
         let _ = lock(byte);
     }
     for byte in claim.forbids().iter().map(|p| QEMU_FORBIDS + p) {
@@ -92,7 +94,7 @@ fn byte_lock(byte: i64, kind: i32) -> libc::flock {
 /// Refuse the image `file` at `path` (absolute) if it is mounted read-write or open for writing.
 ///
 /// # Errors
-/// [`ErrorKind::Busy`] naming who uses it.
+/// [`ErrorKind::Busy`], naming the user of the image.
 pub fn check_unused(file: &File, path: &Path) -> Result<()> {
     let shown = path.display();
     let meta = file.metadata().map_err(|e| Error::io(format!("cannot stat {shown}"), e))?;
@@ -113,7 +115,7 @@ pub fn check_unused(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// Whether a program that follows QEMU's locking has the image open for writing.
+/// Whether a program that follows QEMU's locking protocol has the image open for writing.
 fn qemu_user(file: &File) -> Option<String> {
     is_locked(file, QEMU_USES + PERM_WRITE).then(|| "open for writing in a running QEMU".to_owned())
 }
@@ -141,7 +143,7 @@ fn is_read_only(sys: &Path) -> bool {
     fs::read_to_string(sys.join("ro")).is_ok_and(|ro| ro.trim() == "1")
 }
 
-/// What uses the block device `rdev` in a way that may write to it.
+/// Which user of the block device `rdev`, if any, may write to it.
 fn device_user(path: &Path, rdev: u64) -> Option<String> {
     let number = format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev));
     let mounted = mounts(&number);
@@ -172,16 +174,16 @@ fn device_user(path: &Path, rdev: u64) -> Option<String> {
     }
 }
 
-/// Mount points of the device `number` (`MAJ:MIN`), each with whether its filesystem is writable: a
-/// read-only bind mount proves nothing.
+/// Mount points of the device `number` (`MAJ:MIN`), and whether the filesystem of each is writable.
+/// A read-only bind mount does not mean that the filesystem is read-only.
 fn mounts(number: &str) -> Vec<(String, bool)> {
     let of_device = mount_table().into_iter().filter(|m| m.device == number);
     of_device.map(|m| (m.target.display().to_string(), m.is_writable())).collect()
 }
 
-/// Permission bits for a file that will contain data of `images`: those that all of them grant, and
-/// reading and writing for the owner. An image whose mode cannot be read grants nothing, and
-/// neither do no images.
+/// Permission bits for a file that will contain data of `images`: those that every image grants,
+/// plus read and write for the owner. An image whose mode cannot be read grants nothing, and
+/// neither does an empty list.
 pub fn common_mode(images: &[PathBuf]) -> u32 {
     let mode_of = |path| std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
     images.iter().map(mode_of).reduce(|all, mode| all & mode).unwrap_or(0) & 0o666 | 0o600

@@ -1,11 +1,11 @@
 //! VHD images: fixed, dynamic, and chains of differencing disks, read in place.
 //!
-//! A read is resolved through the layers of the chain, the image itself first: a sector comes from
-//! the first layer whose bitmap has it, and is zero where none has. What a window of the disk
-//! resolves to is remembered, as the files do not change.
+//! A read is resolved through the layers of the chain, starting with the image itself: a sector
+//! comes from the first layer whose bitmap contains it, and is zero if no layer contains it. The
+//! result for a window of the disk is cached, because the files do not change.
 //!
-//! Source: Microsoft, "Virtual Hard Disk Image Format Specification" 1.0. The disk is as long as the
-//! footer's current size says, as under Xen; Virtual PC rounds that down to a disk geometry.
+//! Source: Microsoft, "Virtual Hard Disk Image Format Specification" 1.0. The disk's length is the
+//! footer's current size, as under Xen; Virtual PC rounds that down to a disk geometry.
 
 mod chain;
 mod header;
@@ -37,26 +37,26 @@ pub(super) static FORMAT: Driver = Driver {
     open: |opening| Ok(Arc::new(VhdImage::new(opening)?)),
 };
 
-/// How much of the disk is resolved at once, in bytes: the usual block.
+/// How much of the disk is resolved at once, in bytes: the usual block size.
 const WINDOW: u64 = 2 << 20;
-/// Windows that are remembered. One takes up to 128 KiB, where every other sector is from another
-/// layer, and usually some bytes.
+/// Number of cached windows. A window takes up to 128 KiB, if sectors alternate between layers, but
+/// usually only a few bytes.
 const MOST_WINDOWS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// A VHD and the parents that it depends on.
 struct VhdImage {
-    /// The image itself first.
+    /// Starting with the image itself.
     layers: Vec<Layer>,
     len: u64,
     windows: Mutex<LruCache<u64, Arc<[Run]>>>,
 }
 
-/// Bytes of the disk that lie in one place.
+/// A contiguous run of the disk's bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Run {
-    /// First byte of the disk after the run, which begins where the one before it ends.
+    /// First byte of the disk after the run. The run begins at the end of the previous one.
     end: u64,
-    /// Where the bytes are; zeros, if `None`.
+    /// Where the bytes are stored; `None` means zeros.
     stored: Option<Stored>,
 }
 
@@ -80,7 +80,7 @@ impl VhdImage {
         Ok(Self { layers, len, windows: Mutex::new(LruCache::new(MOST_WINDOWS)) })
     }
 
-    /// The runs of the window that `offset` lies in.
+    /// The runs of the window that contains `offset`.
     fn window(&self, offset: u64) -> io::Result<Arc<[Run]>> {
         let number = offset / WINDOW;
         if let Some(known) = self.windows.lock().get(&number) {
@@ -92,15 +92,15 @@ impl VhdImage {
         Ok(runs)
     }
 
-    /// The run that `offset`, which is on the disk, lies in; cut where its window ends.
+    /// The run that contains `offset`, which is on the disk; cut off at the end of its window.
     fn run_at(&self, offset: u64) -> io::Result<Run> {
         let runs = self.window(offset)?;
         Ok(runs[runs.partition_point(|run| run.end <= offset)])
     }
 
-    /// Where the disk's bytes from `start` to `end` are.
+    /// Where the disk's bytes from `start` to `end` are stored.
     fn resolve(&self, start: u64, end: u64) -> io::Result<Vec<Run>> {
-        // Ranges of the disk whose place is known, and those that no layer so far has.
+        // Ranges of the disk that are already located, and those not found in any layer so far.
         let mut found: Vec<(u64, Run)> = Vec::new();
         let mut open = vec![(start, end)];
         for (number, layer) in self.layers.iter().enumerate() {
@@ -134,8 +134,8 @@ impl VhdImage {
     }
 }
 
-/// Split a range of the disk into parts that `layer` has, for which `put` gets the offset in the
-/// file, and parts that it lacks.
+/// Split a range of the disk into parts that `layer` stores, which are passed to `put` with the
+/// offset in the file, and parts that it does not store.
 fn split(
     layer: &Layer,
     (start, end): (u64, u64),
@@ -274,7 +274,7 @@ mod tests {
         VhdImage::new(Opening::new(path)?)
     }
 
-    /// Reads in odd pieces, extents and mapped slices all show `expected`.
+    /// Reads at odd offsets and lengths, extents and mapped slices all show `expected`.
     fn check(image: &VhdImage, expected: &[u8]) {
         assert_eq!(image.len(), expected.len() as u64);
         let (mut at, mut step) = (0, 1);
@@ -305,7 +305,7 @@ mod tests {
         assert!(image.map(image.len() - 1, 2).is_none());
     }
 
-    /// Sectors of noise at places that `seed` decides, over `base`, and the disk that they make.
+    /// Random sectors at positions that depend on `seed`, on top of `base`, and the resulting disk.
     fn changes(len: u64, seed: u64, base: &[u8]) -> (Vec<(u64, Vec<u8>)>, Vec<u8>) {
         let mut state = seed;
         let mut next = || {
@@ -350,12 +350,12 @@ mod tests {
             for level in 1..=30 {
                 let name = format!("{root}-{level}.vhd");
                 let parent = format!("{root}-{}.vhd", level - 1);
-                // A disk may have grown on the way.
+                // A disk may be grown between two levels of the chain.
                 let len = len + level / 10 * 7 * SECTOR;
                 let (sectors, changed) = changes(len, level, &disk);
                 disk = changed;
                 let own = Uuid::from_u128(level as u128 + 1);
-                // Blocks of another size than the parent's.
+                // A block size different from the parent's.
                 let block = if level % 4 == 3 { 2 * BLOCK } else { BLOCK };
                 let child = Disk::dynamic(len, own, block, &sectors).with_parent(id, &parent);
                 write(&dir.path().join(&name), &child);
@@ -383,17 +383,17 @@ mod tests {
         refused("child.vhd", ErrorKind::NotFound, "put base.vhd");
         write(&path("base.vhd"), &Disk::dynamic(len, b, BLOCK, &[]));
         refused("child.vhd", ErrorKind::Corrupt, "another disk");
-        // By XenServer's name for it, where the locator's is of another place.
+        // Found by XenServer's naming scheme, when the locator's path is elsewhere.
         write(&path("moved.vhd"), &child(b, a, "/sr/elsewhere/x.vhd"));
         refused("moved.vhd", ErrorKind::NotFound, "x.vhd or 00000000");
         write(&path(&format!("{a}.vhd")), &Disk::dynamic(len, a, BLOCK, &[]));
         open(&path("moved.vhd")).unwrap();
-        // Out of the directory, by name or by link.
+        // Outside the directory, by name or by link.
         write(&path("out.vhd"), &child(b, a, "../base.vhd"));
         std::os::unix::fs::symlink("/etc/hostname", path("link.vhd")).unwrap();
         write(&path("linked.vhd"), &child(b, a, "link.vhd"));
         refused("linked.vhd", ErrorKind::Invalid, "symbolic link");
-        // Itself, and a circle.
+        // A disk that is its own parent, and a cycle.
         write(&path("self.vhd"), &child(a, a, "self.vhd"));
         refused("self.vhd", ErrorKind::Corrupt, "no end");
         write(&path("one.vhd"), &child(a, b, "two.vhd"));
@@ -418,7 +418,7 @@ mod tests {
         bytes[last..].copy_from_slice(&testing::footer(3, 4 * BLOCK, Uuid::from_u128(2)));
         fs::write(&path, &bytes).unwrap();
         assert!(open(&path).unwrap_err().to_string().contains("contradict"));
-        // Cut short anywhere, it gives an error or the bytes that it has, and never a panic.
+        // A truncated file gives an error or the bytes that are left, and never a panic.
         for len in (0..good.len()).step_by(1000) {
             fs::write(&path, &good[..len]).unwrap();
             if let Ok(image) = Opening::new(&path).and_then(VhdImage::new) {

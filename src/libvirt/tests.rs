@@ -81,7 +81,7 @@ fn what_cannot_be_said() {
     assert_eq!(domain_xml(&machine).unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
-/// What a guest would find in a machine, as read back from one of the three renderings.
+/// What a guest sees of a machine, parsed back from one of the three renderings.
 #[derive(Debug, Eq, PartialEq)]
 struct Seen {
     memory_mib: u64,
@@ -99,7 +99,7 @@ fn capture(pattern: &str, text: &str) -> Option<String> {
     Some(Regex::new(pattern).unwrap().captures(text)?[1].to_owned())
 }
 
-/// Reads a command line. `node`: how its image is bound to a device, with `%` for the id.
+/// Parses a command line.
 fn seen_by_qemu(line: &str) -> Seen {
     let words: Vec<&str> = line.split(' ').collect();
     let after = |flag: &str| words.windows(2).filter(|w| w[0] == flag).map(|w| w[1]).collect();
@@ -195,7 +195,8 @@ fn seen_by_libvirt(xml: &str) -> Seen {
     }
 }
 
-/// `run`, the command that `mount` suggests, and the definition for libvirt: the same machine.
+/// `run`, the command that `mount` suggests, and the libvirt definition all describe the same
+/// machine.
 #[test]
 fn the_three_renderings_are_the_same_machine() {
     let qemu = Path::new("qemu");

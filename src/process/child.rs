@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A command that starts this program again.
 ///
 /// # Errors
-/// When /proc does not name the program's file.
+/// When /proc does not provide the path of the program's file.
 pub fn ourselves() -> Result<Command> {
     let program =
         std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
@@ -20,11 +20,11 @@ pub fn ourselves() -> Result<Command> {
     Ok(command)
 }
 
-/// A command for `program` that gets `signal` when the thread that starts it ends. It goes through
+/// A command for `program` that receives `signal` when the thread that started it ends. It runs
 /// `synthdisk internal exec`, because safe code cannot run between fork and exec.
 ///
-/// Unless `signal` is SIGKILL, the child inherits the caller's signal mask: it takes the signal when
-/// it waits for it, and does not die of one that comes before.
+/// Unless `signal` is SIGKILL, the child inherits the caller's signal mask: a signal that arrives
+/// early stays pending until the child waits for it, and does not kill the child.
 ///
 /// # Errors
 /// As [`ourselves`].
@@ -38,11 +38,11 @@ pub fn bound_to_us(program: &OsStr, signal: Signal) -> Result<Command> {
     Ok(command)
 }
 
-/// The second half of [`bound_to_us`]: become `words`, to be sent `signal` when `parent` ends. All
+/// The second half of [`bound_to_us`]: execute `words`, with `signal` sent when `parent` ends. All
 /// signals are unblocked, unless `keep_mask`.
 ///
 /// # Errors
-/// Those of the system calls, and [`ErrorKind::NotFound`] when `parent` has ended already.
+/// Errors of the system calls; [`ErrorKind::NotFound`] when `parent` has already ended.
 pub fn exec(signal: Signal, parent: i32, keep_mask: bool, words: &[OsString]) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(signal)
         .map_err(|e| Error::io("cannot bind the process to its parent", e.into()))?;
@@ -50,7 +50,7 @@ pub fn exec(signal: Signal, parent: i32, keep_mask: bool, words: &[OsString]) ->
         return Err(Error::new(ErrorKind::NotFound, "the parent process has ended"));
     }
     if !keep_mask {
-        // The parent waits for its signals by blocking them, and children inherit the mask.
+        // The parent blocks the signals that it waits for, and children inherit the mask.
         SigSet::empty()
             .thread_set_mask()
             .map_err(|e| Error::io("cannot unblock signals", e.into()))?;
@@ -63,11 +63,11 @@ pub fn exec(signal: Signal, parent: i32, keep_mask: bool, words: &[OsString]) ->
 /// Send `signal` to a child that has not been waited for.
 pub fn send(child: &Child, signal: Signal) {
     if let Ok(pid) = i32::try_from(child.id()) {
-        let _ = kill(Pid::from_raw(pid), signal); // it may just have ended
+        let _ = kill(Pid::from_raw(pid), signal); // it may have just ended
     }
 }
 
-/// Send SIGTERM to a child, and SIGKILL if it has not ended after `patience`.
+/// Send SIGTERM to a child, and SIGKILL if it has not ended within `patience`.
 pub fn end(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     send(child, Signal::SIGTERM);
     let deadline = Instant::now() + patience;

@@ -1,12 +1,12 @@
-//! Giving a child process an open file.
+//! Passing an open file to a child process.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-/// An open file that child processes inherit. They reach it by [`Inherited::path`], which names the
-/// file itself: nobody can put another file in its place.
+/// An open file that child processes inherit. They open it through [`Inherited::path`], which
+/// refers to the file itself, so it cannot be replaced by another file.
 #[derive(Debug)]
 pub struct Inherited(OwnedFd);
 
@@ -20,8 +20,8 @@ impl Inherited {
         Ok(Self(nix::unistd::dup(file)?))
     }
 
-    /// A path that opens the file, in this process and in children that are started while this
-    /// lives. See proc_pid_fd(5).
+    /// A path that opens the file, in this process and in children started while this value exists.
+    /// See proc_pid_fd(5).
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }

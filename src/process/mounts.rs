@@ -15,16 +15,17 @@ pub struct MountEntry {
     pub device: String,
     /// Where it is mounted.
     pub target: PathBuf,
-    /// For example `fuse.synthdisk`.
+    /// Filesystem type, for example `fuse.synthdisk`.
     pub fs_type: String,
-    /// What was mounted: a device, or what the filesystem says instead.
+    /// What was mounted: a device, or a string that the filesystem chooses.
     pub source: String,
-    /// Options of the filesystem itself, as opposed to those of this mount of it.
+    /// Options of the filesystem itself, as opposed to those of this particular mount.
     pub super_options: String,
 }
 
 impl MountEntry {
-    /// The mount that what `fd` has open is on; `None` if this process's namespace does not have it.
+    /// The mount that contains the file open as `fd`; `None` if it is not in this process's
+    /// namespace.
     pub fn of(fd: &impl AsFd) -> Option<Self> {
         let info = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
         let info = fs::read_to_string(info).ok()?;
@@ -32,26 +33,27 @@ impl MountEntry {
         mount_table().into_iter().find(|m| m.id == id)
     }
 
-    /// The mount that shows at `target`, a path without symlinks: the last one made there. Asks nothing
-    /// of the filesystem, whose server may be dead.
+    /// The mount visible at `target`, a path without symlinks: the topmost one. Sends no request to
+    /// the filesystem, whose server may be dead.
     pub fn at(target: &Path) -> Option<Self> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Self::of_root(&open(target, flags, Mode::empty()).ok()?)
     }
 
-    /// The mount whose root `fd` has open.
+    /// The mount whose root is open as `fd`.
     pub fn of_root(fd: &impl AsFd) -> Option<Self> {
         let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
         let path = fs::read_link(path).ok()?;
         Self::of(fd).filter(|m| m.target == path)
     }
 
-    /// Whether the filesystem is writable. Another mount of it may be, where this one is not.
+    /// Whether the filesystem is writable. Even if this mount is read-only, another mount of the
+    /// filesystem may be writable.
     pub fn is_writable(&self) -> bool {
         !self.super_options.split(',').any(|option| option == "ro")
     }
 
-    /// The user who made a FUSE mount, by which the kernel decides who may use it.
+    /// The user who made a FUSE mount; the kernel uses it to decide who may access the mount.
     pub fn user(&self) -> Option<u32> {
         let user = self.super_options.split(',').find_map(|o| o.strip_prefix("user_id="));
         user.and_then(|id| id.parse().ok())
@@ -77,7 +79,7 @@ fn parse(line: &str) -> Option<MountEntry> {
     Some(MountEntry { id, device, target, fs_type, source, super_options })
 }
 
-/// Undo the table's octal escapes (`\040` for a space).
+/// Decode the table's octal escapes (`\040` for a space).
 fn unescape(field: &str) -> String {
     let mut out = Vec::new();
     let bytes = field.as_bytes();
@@ -136,7 +138,7 @@ mod tests {
         );
         assert!(entry.is_writable());
         assert_eq!(entry.user(), Some(0));
-        // The filesystem counts, not this mount of it.
+        // The filesystem's options count, not those of this mount.
         assert!(parse("38 35 98:0 / /x ro - ext3 /dev/root rw").unwrap().is_writable());
         assert!(!parse("37 35 98:1 / /mnt/ro ro - ext4 /dev/x ro").unwrap().is_writable());
         assert_eq!(parse("nonsense"), None);

@@ -5,8 +5,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::path::Path;
 
-/// Move this thread to a mount namespace of its own: mounts that it and its children make are seen
-/// by nobody else, and end with them. The process should have no other threads.
+/// Move this thread into its own mount namespace: mounts that it and its children make are
+/// invisible to other processes, and end with them. The process should have no other threads.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
-/// A running process, which stays the same one when its number is used again.
+/// A running process, identified by a descriptor, so reuse of its process ID does not matter.
 #[derive(Debug)]
 pub struct OtherProcess(OwnedFd);
 
@@ -17,8 +17,8 @@ impl OtherProcess {
     pub fn of_user(pid: u32, uid: u32) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
         let process = Self(pidfd_open(number, PidfdFlags::empty()).ok()?);
-        // Looked up after the descriptor was opened: if the process still runs then, this is its
-        // entry.
+        // Read after the descriptor was opened: if the process still runs afterwards, this entry
+        // belongs to it.
         let owner = std::fs::metadata(format!("/proc/{pid}")).ok()?.uid();
         (owner == uid && process.lives()).then_some(process)
     }
@@ -27,11 +27,11 @@ impl OtherProcess {
         self.ended_by(Instant::now()).is_ok_and(|ended| !ended)
     }
 
-    /// Wait until the process has ended with all its threads, and so has closed its files, or
-    /// `deadline` has passed. Returns whether it has ended.
+    /// Wait until the process has ended with all its threads, and so has closed its files, or until
+    /// `deadline`. Returns whether it has ended.
     ///
     /// # Errors
-    /// Those of poll(2).
+    /// Errors of poll(2).
     pub fn ended_by(&self, deadline: Instant) -> Result<bool> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         Ok(poll_until(&mut fds, Some(deadline))?.contains(&true))

@@ -6,8 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// A new name, `synthdisk-PURPOSE-…`, in $XDG_RUNTIME_DIR, or in /tmp without one. Its parent has no
-/// symlinks.
+/// A new name, `synthdisk-PURPOSE-…`, in $XDG_RUNTIME_DIR, or in /tmp if that is not set. The
+/// parent directory's path contains no symlinks.
 pub fn private_dir_name(purpose: &str) -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let parent =
@@ -19,7 +19,7 @@ pub fn private_dir_name(purpose: &str) -> PathBuf {
 /// Make the directory `dir` with mode 0700.
 ///
 /// # Errors
-/// EEXIST when the name is taken, and those of mkdir(2).
+/// EEXIST when the name already exists; errors of mkdir(2).
 pub fn make_private_dir(dir: &Path) -> Result<()> {
     DirBuilder::new()
         .mode(0o700)

@@ -11,29 +11,29 @@ pub fn ending_signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
-/// Block the signals that ask a process to end, until somebody waits for them. To be called before
-/// the process starts any thread: one that has them unblocked would be killed by them, and the
-/// process with it.
+/// Block the signals that ask a process to end, until the process waits for them. Must be called
+/// before the process starts any thread: if one thread has them unblocked, they kill the process.
 ///
 /// # Errors
-/// That of the system call.
+/// Errors of the system call.
 pub fn hold_ending_signals() -> Result<()> {
     ending_signals().thread_block().map_err(|e| Error::io("cannot block signals", e.into()))
 }
 
-/// SIGINT, SIGTERM and SIGHUP, as something that any number of threads can wait for.
+/// Lets any number of threads wait for SIGINT, SIGTERM and SIGHUP.
 #[derive(Debug)]
 pub struct Stop {
-    /// Readable for good once a signal has come.
+    /// Stays readable once a signal has arrived.
     pipe: OwnedFd,
     signal: Arc<OnceLock<Signal>>,
 }
 
 impl Stop {
-    /// Takes the signals over for the whole process; to be called before it has other threads.
+    /// Takes over the signals for the whole process; must be called before the process has other
+    /// threads.
     ///
     /// # Errors
-    /// Those of the system calls.
+    /// Errors of the system calls.
     pub fn on_signals() -> Result<Self> {
         hold_ending_signals()?;
         let failed = |e: nix::Error| Error::io("cannot wait for signals", e.into());
@@ -44,7 +44,7 @@ impl Stop {
             if let Ok(signal) = ending_signals().wait() {
                 let _ = told.set(signal);
             }
-            // Later ones stay blocked: the end is under way.
+            // Later signals stay blocked: the process is already ending.
             drop(theirs);
         };
         std::thread::Builder::new()
@@ -54,14 +54,14 @@ impl Stop {
         Ok(Self { pipe, signal })
     }
 
-    /// One that is never raised.
+    /// A `Stop` that is never raised.
     #[cfg(test)]
     pub(crate) fn never() -> Self {
         let null = std::fs::File::open("/dev/null").expect("every system has it");
         Self { pipe: null.into(), signal: Arc::default() }
     }
 
-    /// The signal that has come.
+    /// The signal that has arrived, if any.
     pub fn signal(&self) -> Option<Signal> {
         self.signal.get().copied()
     }
@@ -74,7 +74,7 @@ impl Stop {
 }
 
 impl AsFd for Stop {
-    /// Readable or at its end for good once a signal has come.
+    /// Stays readable or at end-of-file once a signal has arrived.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }

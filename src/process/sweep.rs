@@ -1,8 +1,8 @@
 //! Cleaning up after a process that is killed.
 //!
-//! A process that is killed can remove neither a mount nor a temporary file. The sweeper can: a
+//! A process that is killed cannot remove its mounts and temporary files. The sweeper can: it is a
 //! separate process whose standard input is a pipe that only its parent holds. When the pipe is
-//! closed, by an orderly end or by the kernel, the sweeper removes what it was started for.
+//! closed, by a normal exit or by the kernel, the sweeper removes what it was started for.
 
 use super::child::ourselves;
 use super::mounts::MountEntry;
@@ -18,19 +18,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// This process's end of a sweeper. What it was started for is gone once this has been dropped.
+/// The parent's handle of a sweeper. Dropping it removes what the sweeper was started for.
 #[derive(Debug)]
 pub struct Sweeper {
     child: Child,
     leftover: Leftover,
 }
 
-/// What is removed. It need not exist yet, or ever.
+/// What to remove. It need not exist yet, and may never exist.
 #[derive(Debug)]
 enum Leftover {
     /// A mount and its directory.
     Mount(PathBuf),
-    /// A file or directory, by a path that leads through the open directory.
+    /// A file or directory, by a path through the open directory.
     Temporary(PathBuf, Arc<File>),
 }
 
@@ -38,7 +38,7 @@ impl Sweeper {
     /// For a mount and its directory.
     ///
     /// # Errors
-    /// That of starting a process.
+    /// Errors of starting a process.
     pub fn of_mount(dir: &Path) -> Result<Self> {
         let mut command = ourselves()?;
         command.args(["internal", "sweep", "--mount"]).arg(dir);
@@ -48,11 +48,11 @@ impl Sweeper {
     /// For the file or directory `name` in `dir`.
     ///
     /// # Errors
-    /// That of starting a process.
+    /// Errors of starting a process.
     pub fn of_temporary(dir: &Arc<File>, name: &OsStr) -> Result<Self> {
         let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
         let mut command = ourselves()?;
-        // It works in that directory, whatever happens to the directory's path.
+        // The sweeper works in that directory, even if the directory is renamed.
         command.current_dir(&by_descriptor);
         command.args(["internal", "sweep", "--temporary"]).arg(Path::new(".").join(name));
         Self::start(command, Leftover::Temporary(by_descriptor.join(name), Arc::clone(dir)))
@@ -62,7 +62,7 @@ impl Sweeper {
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // A reader of what the parent prints must not have to wait for this process.
+            // A program that reads the parent's output must not have to wait for this process.
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| Error::io("cannot start the process that cleans up", e))?;
@@ -74,7 +74,7 @@ impl Drop for Sweeper {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
-        // It may have been killed itself.
+        // The sweeper itself may have been killed.
         match &self.leftover {
             Leftover::Mount(dir) => remove_mount(dir),
             Leftover::Temporary(path, _open) => remove_temporary(path),
@@ -82,15 +82,16 @@ impl Drop for Sweeper {
     }
 }
 
-/// The sweeper's own process: wait for the end of standard input, then clean up.
+/// The sweeper process: wait for end-of-file on standard input, then clean up.
 ///
 /// # Errors
-/// That of blocking signals.
+/// Errors of blocking signals.
 pub fn sweep(mount: Option<&Path>, temporary: Option<&Path>) -> Result<()> {
-    // Signals that a terminal sends are not for this process.
+    // Signals from a terminal must not reach this process.
     let _ = nix::unistd::setsid();
     hold_ending_signals()?;
-    // Nothing is ever written to it: this returns at its end, or when it cannot be read at all.
+    // Nothing is ever written to standard input: this returns at end-of-file, or if it cannot be
+    // read.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     mount.into_iter().for_each(remove_mount);
     temporary.into_iter().for_each(remove_temporary);
@@ -105,7 +106,7 @@ fn remove_mount(dir: &Path) {
 }
 
 fn remove_temporary(path: &Path) {
-    // A child of the killed process may still create a file in it while it is being ended.
+    // A child of the killed process may still create files in it until that child ends.
     for _ in 0..20 {
         let removed = match path.symlink_metadata() {
             Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),

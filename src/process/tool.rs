@@ -1,7 +1,4 @@
-//! Programs of the host that synthdisk starts: where they are, and the environment that they get.
-//!
-//! Root may have inherited somebody else's environment (`sudo -E`, a service, a job system), so for root
-//! neither the choice of a program nor its behaviour depends on it.
+//! Finding programs on the host.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -46,8 +43,8 @@ pub fn clean_environment(command: &mut Command) -> &mut Command {
     command
 }
 
-/// The program `name` in the first of `dirs` that has it, else `name` itself, which starting it
-/// looks up in PATH.
+/// The path of the program `name` in the first of `dirs` that has it; otherwise `name` itself,
+/// which is then looked up in PATH.
 pub fn find_tool(name: &str, dirs: &[&str]) -> OsString {
     let found = dirs.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
     found.map_or_else(|| name.into(), PathBuf::into_os_string)

@@ -1,4 +1,4 @@
-//! Ending mounts.
+//! Unmounting.
 
 use super::mounts::MountEntry;
 use crate::{Error, ErrorKind, Result};
@@ -10,23 +10,24 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What to do about files of the mount that are open.
+/// What to do if files of the mount are open.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unmount {
-    /// Fail while any is open.
+    /// Fail.
     WhenUnused,
-    /// Take the mount away at once; it ends when the last of them is closed.
+    /// Detach the mount immediately; it ends when the last file is closed.
     Lazy,
 }
 
-/// Unmount what shows at `entry`'s place, if it still is that very mount.
+/// Unmount what is at `entry`'s target, if it is still the same mount.
 ///
-/// The kernel takes a path. With [`Unmount::Lazy`] that is a descriptor of the mount itself; else it
-/// is the mount point's name in a descriptor of its directory, since a descriptor would keep the
-/// mount busy. A directory with something mounted on it cannot be renamed or replaced.
+/// The kernel takes a path. With [`Unmount::Lazy`], the path is that of a descriptor of the mount
+/// itself; otherwise it is the mount point's name relative to a descriptor of its parent directory,
+/// because a descriptor of the mount would keep it busy. A directory with a mount on it cannot be
+/// renamed or replaced.
 ///
 /// # Errors
-/// [`ErrorKind::Busy`] while files in it are open, else the kernel's or fusermount3's.
+/// [`ErrorKind::Busy`] while files in it are open; errors of the kernel or of fusermount3.
 pub fn unmount(entry: &MountEntry, how: Unmount) -> Result<()> {
     let Some(root) = open_mount(entry) else { return Ok(()) };
     let shown = entry.target.display();
@@ -55,7 +56,7 @@ pub fn unmount(entry: &MountEntry, how: Unmount) -> Result<()> {
 
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// A descriptor of the mount's root; `None` when it is not there any more.
+/// A descriptor of the mount's root; `None` if the mount no longer exists.
 fn open_mount(entry: &MountEntry) -> Option<OwnedFd> {
     let root = open(&entry.target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
     MountEntry::of(&root).filter(|now| now.id == entry.id).map(|_| root)
@@ -75,7 +76,7 @@ fn busy(target: &Path) -> Error {
     )
 }
 
-/// The set-user-id helper unmounts what this user has mounted, and nothing else.
+/// The set-user-id helper only unmounts what this user has mounted.
 fn by_fusermount(target: &Path, how: Unmount) -> Result<()> {
     let mut command = Command::new("fusermount3");
     command.arg("-u");

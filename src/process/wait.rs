@@ -4,14 +4,14 @@ use crate::{Error, Result};
 use nix::poll::{PollFd, PollTimeout, poll};
 use std::time::{Duration, Instant};
 
-/// Wait until one of `fds` is ready or `deadline` has passed, and return which are.
+/// Wait until one of `fds` is ready or `deadline` has passed, and return which ones are ready.
 ///
 /// # Errors
-/// Those of poll(2).
+/// Errors of poll(2).
 pub fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<Vec<bool>> {
     loop {
         let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
-            // Rounded up, so that the deadline has passed when nothing came.
+            // Rounded up, so that the deadline has passed if no descriptor is ready.
             Some(left) => {
                 PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
             }

@@ -1,10 +1,11 @@
 //! Which accelerator QEMU can use on this host.
 //!
-//! That `/dev/kvm` opens proves nothing. On hosts whose KVM has no hardware support (module `kvm_pvm`),
-//! it interprets guests that don't cooperate: a BIOS and GRUB run, but a kernel needs minutes to unpack
-//! itself, and exceptions are missing. So a tiny program that does what a kernel does before its first
-//! line (`probe.s`) is run under KVM. It takes the place of the BIOS, as that starts fastest: in some
-//! 100 ms.
+//! That `/dev/kvm` can be opened proves nothing. On some hosts, KVM runs a BIOS and GRUB but never
+//! reaches the first line of Linux: their KVM has no hardware support (module `kvm_pvm`) and
+//! interprets a guest that is not adapted to it. Real mode is fast enough that way, but a kernel
+//! spends minutes on decompressing itself, and exceptions are missing. So a tiny program is
+//! run under KVM that does what a kernel does before its first line of output (`probe.s`). It runs
+//! as the machine's BIOS, which is the fastest way to start it: about 100 ms.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -21,7 +22,7 @@ use crate::process;
 /// How QEMU runs the guest's instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Accel {
-    /// On the host's processor, by the kernel's KVM.
+    /// On the host's processor, through the kernel's KVM.
     Kvm,
     /// Translated by QEMU: works everywhere, an order of magnitude slower.
     Tcg,
@@ -36,8 +37,8 @@ impl Accel {
         }
     }
 
-    /// The argument of `-cpu`: all that the host has, or all that QEMU can translate. QEMU's own
-    /// default lacks what guests built for x86-64-v2 need.
+    /// The argument of `-cpu`: all features that the host has, or all that QEMU can emulate. QEMU's
+    /// default lacks features that guests built for x86-64-v2 need.
     pub fn cpu(self) -> &'static str {
         match self {
             Accel::Kvm => "host",
@@ -46,16 +47,16 @@ impl Accel {
     }
 }
 
-/// What [`probe`] found.
+/// The result of [`probe`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Probe {
-    /// What to use.
+    /// The accelerator to use.
     pub accel: Accel,
     /// Why KVM is not used, for a line on stderr; `None` if it is.
     pub reason: Option<String>,
 }
 
-/// QEMU's exit status after the probe program succeeded: (0x2a << 1) | 1.
+/// QEMU's exit status when the probe program succeeds: (0x2a << 1) | 1.
 const PASSED: i32 = 85;
 
 /// QEMU's binary for x86-64 guests: `qemu-system-x86_64`, found by [`process::find_program`], or `qemu-kvm` of Red
@@ -66,9 +67,10 @@ pub fn find_qemu() -> Option<PathBuf> {
         .or(Some(red_hat).filter(|file| process::is_program(file)))
 }
 
-/// Asks whether `qemu` runs a 64-bit guest under KVM, with the processor model that
-/// [`Accel::cpu`] names. Returns `Tcg` with the reason if it doesn't or if that takes longer than
-/// `timeout`. A working KVM needs less than 0.2 s.
+/// Tests whether `qemu` runs a 64-bit guest under KVM, with the processor model that [`Accel::cpu`]
+/// names. Returns `Tcg`, with the reason, if it doesn't, or if there was no result within
+/// `timeout`. Returns shortly after `timeout` at the latest; 2 s are ample, a good host needs less
+/// than 0.2 s.
 pub fn probe(qemu: &Path, timeout: Duration) -> Probe {
     // The common failure is found without starting QEMU.
     let found = match File::options().read(true).write(true).open("/dev/kvm") {
@@ -81,13 +83,13 @@ pub fn probe(qemu: &Path, timeout: Duration) -> Probe {
     }
 }
 
-/// Runs the probe program; the error says why it is not known to work.
+/// Runs the probe program; the error gives the reason why it is not known to work.
 fn run(qemu: &Path, accel: &str, cpu: &str, timeout: Duration) -> Result<(), String> {
     let deadline = Instant::now() + timeout;
     let cannot = |e: &dyn std::fmt::Display| format!("KVM could not be tried ({e})");
     let rom = rom_file().map_err(|e| cannot(&e))?;
-    // QEMU aborts if KVM refuses a register of the processor; the shell forbids a core file and then
-    // becomes QEMU.
+    // QEMU aborts if KVM refuses to set a processor register. The shell disables the core file, and
+    // then execs QEMU.
     let mut command = Command::new("/bin/sh");
     let mut child = process::clean_environment(&mut command)
         .args(["-c", "ulimit -c 0; exec \"$@\"", "sh"])
@@ -120,7 +122,7 @@ fn run(qemu: &Path, accel: &str, cpu: &str, timeout: Duration) -> Result<(), Str
     }
 }
 
-/// The probe program's BIOS image in anonymous memory, so that nothing is left behind.
+/// The probe program's BIOS image in anonymous memory, so that no file is left behind.
 fn rom_file() -> std::io::Result<File> {
     let mut file = File::from(memfd_create(c"synthdisk-probe", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&rom())?;
@@ -128,7 +130,7 @@ fn rom_file() -> std::io::Result<File> {
     Ok(file)
 }
 
-/// The child's status, or `None` if it still runs at `deadline`.
+/// The child's exit status, or `None` if it is still running at `deadline`.
 fn wait(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     let mut pause = Duration::from_millis(2);
     loop {
@@ -144,9 +146,9 @@ fn wait(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     }
 }
 
-/// Kills the child and reaps it, without waiting long for one that the kernel holds on to.
+/// Kills the child and reaps it, without waiting long for one that is blocked in the kernel.
 fn stop(mut child: Child) {
-    let _ = child.kill(); // it may just have ended by itself
+    let _ = child.kill(); // it may have just ended by itself
     if wait(&mut child, Instant::now() + Duration::from_millis(500)).is_none() {
         std::thread::spawn(move || child.wait());
     }
@@ -180,19 +182,20 @@ mod tests {
         let probe = probe(&qemu, LIMIT);
         assert!(start.elapsed() < LIMIT + Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(probe.accel == Accel::Tcg, probe.reason.is_some());
-        // The answer depends on the host; it is known only if no processor supports virtualisation.
+        // The result depends on the host: it is only known if no processor supports virtualisation.
         let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         let hardware = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
         if !hardware {
             assert_eq!(probe.accel, Accel::Tcg, "{probe:?}");
-            // A simpler processor model gets into long mode, and no further.
+            // A model that needs less from KVM than the host's own model reaches long mode, but no
+            // further.
             assert!(run(&qemu, "kvm", "qemu64", LIMIT).is_err());
         }
     }
 
     #[test]
     fn a_guest_in_silence_is_ended() {
-        // A "QEMU" that never says anything, as a guest that hangs.
+        // A fake QEMU that never prints anything, like a guest that hangs.
         let dir = tempfile::tempdir().unwrap();
         let silent = dir.path().join("silent");
         std::fs::write(&silent, "#!/bin/sh\nexec sleep 60\n").unwrap();

@@ -1,6 +1,7 @@
 //! QEMU's command line for a [`Machine`].
 //!
-//! Source: qemu(1). Nothing is checked against the host; QEMU itself reports what it can't open.
+//! Source: qemu(1). Nothing is checked against the host; QEMU itself reports files that it can't
+//! open.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,29 +14,29 @@ use super::machine::{
 };
 use super::shell::quote;
 
-/// Where the serial port goes.
+/// Where the serial port is connected.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Serial {
     /// The terminal, shared with QEMU's monitor: Ctrl-A x ends QEMU, Ctrl-C reaches the guest.
     #[default]
     Stdio,
-    /// As [`Serial::Stdio`], and everything that the guest prints is also written to a file.
+    /// Like [`Serial::Stdio`], and the guest's output is also written to a file.
     StdioLogged(PathBuf),
-    /// Standard input and output only: for a program at the other end of two pipes.
+    /// Standard input and output only, for a program that talks to QEMU over two pipes.
     Pipe,
-    /// A Unix socket on which somebody listens already; QEMU connects before the guest starts, so
-    /// no byte is lost.
+    /// A Unix socket on which another process already listens. QEMU connects before the guest
+    /// starts, so no output is lost.
     Connect(PathBuf),
     /// A Unix socket that QEMU creates; the guest doesn't wait for a client.
     Listen(PathBuf),
-    /// A file, which is only written.
+    /// An output-only file.
     File(PathBuf),
 }
 
-/// How QEMU runs a machine: what the guest doesn't see.
+/// How QEMU runs a machine: settings that the guest doesn't see.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Launch {
-    /// The accelerator; `-cpu` follows from it.
+    /// The accelerator, which also determines `-cpu`.
     pub accel: Accel,
     /// The serial port.
     pub serial: Serial,
@@ -49,11 +50,11 @@ impl Default for Launch {
     }
 }
 
-/// A list of options, `a=b,c=d`, in which commas inside of values are doubled.
+/// A list of options, `a=b,c=d`, in which commas inside values are doubled.
 struct Options(Vec<u8>);
 
 impl Options {
-    /// A list that starts with `head`, such as the name of a device.
+    /// A list that starts with `head`, for example the name of a device.
     fn new(head: &str) -> Self {
         Self(head.as_bytes().to_vec())
     }
@@ -81,12 +82,12 @@ impl Options {
     }
 }
 
-/// How a drive's image is given to QEMU.
+/// How a drive's image is passed to QEMU.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Images {
-    /// `-blockdev`, for programs: every choice is written out.
+    /// `-blockdev`, for programs: every setting is explicit.
     Blockdev,
-    /// `-drive`, for people: shorter.
+    /// `-drive`, for users: shorter.
     Drive,
 }
 
@@ -107,7 +108,7 @@ impl Args {
         self.pair(flag, OsString::from_vec(options.0));
     }
 
-    /// The arguments after `program`, as one line for a shell.
+    /// The arguments after `program`, as one shell command line.
     fn shell_line(&self, program: &Path) -> String {
         let words = std::iter::once(program.as_os_str()).chain(self.0.iter().map(OsString::as_ref));
         words.map(quote).collect::<Vec<_>>().join(" ")
@@ -115,19 +116,19 @@ impl Args {
 }
 
 impl Machine {
-    /// QEMU's arguments, without the program's name. QEMU's default devices are left out; the guest
-    /// has the drives and cards given, one serial port, a VGA and a source of random numbers.
+    /// QEMU's arguments, without the program's name. QEMU's default devices are disabled; the guest
+    /// has the given drives and cards, one serial port, a VGA and a random number generator.
     pub fn args(&self, launch: &Launch) -> Vec<OsString> {
         self.full_args(launch).0
     }
 
-    /// The full command as one line for a shell, each word quoted where it must be.
+    /// The full command as one shell command line, with words quoted where necessary.
     pub fn shell_line(&self, qemu: &Path, launch: &Launch) -> String {
         self.full_args(launch).shell_line(qemu)
     }
 
-    /// A short command for a person to paste: the same drives, cards, memory and processors, with KVM
-    /// where it works and the console on the terminal. QEMU's other default devices stay.
+    /// A short command for the user to paste: the same drives, cards, memory and processors, with
+    /// KVM if it works, and the console on the terminal. QEMU's other default devices remain.
     pub fn short_line(&self, qemu: &Path) -> String {
         let mut args = Args::default();
         args.pair("-machine", format!("{},accel=kvm:tcg", self.board.name()));
@@ -171,7 +172,7 @@ impl Machine {
             args.pair("-display", "none");
         }
         serial(&mut args, &launch.serial);
-        // Cards come first: QEMU gives devices without a slot the first free one.
+        // Cards come first, because QEMU puts devices without a slot into the first free one.
         self.cards(&mut args);
         args.pair("-object", "rng-random,id=rng0,filename=/dev/urandom");
         args.pair("-device", "virtio-rng-pci,rng=rng0");
@@ -243,7 +244,7 @@ impl Machine {
     }
 }
 
-/// Counts the ports that are taken.
+/// Tracks the ports that are in use.
 struct Ports {
     board: Board,
     ide: u32,
@@ -321,8 +322,8 @@ fn block_node(node: &str, path: &Path, drive: &Drive) -> Options {
         .with("file.aio", drive.aio.name())
 }
 
-/// The image of a drive as `-drive` takes it. A read-only disk on a bus that has none gets a temporary
-/// overlay of QEMU's own.
+/// The image of a drive as an argument of `-drive`. A read-only disk on a bus without read-only
+/// disks gets a temporary QEMU overlay.
 fn drive_image(id: &str, path: &Path, drive: &Drive) -> Options {
     let cache = match drive.cache {
         Cache::None => "none",
@@ -354,7 +355,7 @@ fn card(args: &mut Args, i: usize, nic: &Nic) {
         .with("netdev", &id)
         .with_some("mac", nic.mac.as_ref())
         .with_some("addr", nic.slot.map(|slot| format!("0x{slot:x}")));
-    // No boot ROM: nothing boots from the network, and iPXE takes a second to find that out.
+    // No boot ROM: nothing boots from the network, and iPXE takes a second to time out.
     args.options("-device", device.with("romfile", ""));
 }
 

@@ -134,7 +134,7 @@ fn a_short_line_to_paste() {
     );
 }
 
-/// QEMU itself takes the line: it starts, stopped, until the socket of its console is there.
+/// QEMU accepts the command line: it starts, stopped, and creates its console socket.
 #[test]
 fn qemu_accepts_it() {
     let Some(qemu) = find_qemu() else {
@@ -147,7 +147,7 @@ fn qemu_accepts_it() {
     let drive = |bus| Drive {
         path: Some(path.clone()),
         bus,
-        cache: Cache::Writeback, // the directory may be in memory, which knows no O_DIRECT
+        cache: Cache::Writeback, // the directory may be in memory, which does not support O_DIRECT
         read_only: true,
         ..Drive::default()
     };
@@ -158,7 +158,7 @@ fn qemu_accepts_it() {
         (Board::Q35, &[Ide]),
     ] {
         let mut drives: Vec<Drive> = buses.iter().map(|&bus| drive(bus)).collect();
-        // These can't be read-only, so QEMU gets a file of their own.
+        // These disks can't be read-only, so QEMU gets separate files for them.
         for disk in drives.iter_mut().filter(|d| matches!(d.bus, Ide | Ahci)) {
             disk.read_only = false;
             disk.path = Some(dir.path().join("second.raw"));
@@ -185,7 +185,7 @@ fn qemu_accepts_it() {
             ..Launch::default()
         };
         let line = spec.shell_line(&qemu, &launch);
-        // The short line has its console on standard input, whose end QEMU survives.
+        // The short line's console is on standard input; QEMU keeps running at end-of-file.
         let pid = quote(dir.path().join("pid").as_os_str());
         let short = format!("{} -S -pidfile {pid}", spec.short_line(&qemu));
         for line in [line, short] {
@@ -203,7 +203,7 @@ fn accepted(line: &str, dir: &Path) {
         .spawn()
         .unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
-    // The pid file is written when all devices are there.
+    // QEMU writes the pid file after it has created all devices.
     while !dir.join("pid").exists() && Instant::now() < deadline {
         if child.try_wait().unwrap().is_some() {
             break;

@@ -1,15 +1,16 @@
-//! The description of a virtual machine: what a guest sees, and the files behind it.
+//! The description of a virtual machine: what a guest sees, and the files that it uses.
 //!
-//! Plain values without I/O. `run`, the command that `mount` suggests and the libvirt definition are all
-//! rendered from the same [`Machine`], so a guest finds the same devices in each of them. Every machine
-//! has, beside what is listed here, one serial port (the console, `ttyS0`).
+//! Plain values without I/O. `run`, the command that `mount` suggests and the libvirt definition
+//! are all rendered from the same [`Machine`], so a guest finds the same devices in each of them.
+//! In addition to the devices listed here, every machine has one serial port (the console,
+//! `ttyS0`).
 
 use std::path::PathBuf;
 
 /// The board.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Board {
-    /// Intel 440FX with PIIX3 IDE, which the oldest guests know as well.
+    /// Intel 440FX with PIIX3 IDE, which even the oldest guests support.
     #[default]
     Pc,
     /// Intel Q35 with PCI Express and AHCI.
@@ -44,13 +45,13 @@ pub enum Clock {
     LocalTime,
 }
 
-/// Whether somebody looks at the guest's screen.
+/// Whether the guest has a visible screen.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Graphics {
-    /// Nobody: the guest is used over its serial port.
+    /// No: the guest is used through its serial port.
     #[default]
     Headless,
-    /// A window (QEMU) or VNC (libvirt).
+    /// Yes: a window (QEMU) or VNC (libvirt).
     Screen,
 }
 
@@ -62,7 +63,7 @@ pub enum Lifecycle {
     Restart,
     /// The machine ends.
     Destroy,
-    /// The machine stays as it is, stopped.
+    /// The machine stops and keeps its state.
     Preserve,
 }
 
@@ -77,7 +78,7 @@ impl Lifecycle {
     }
 }
 
-/// Which controller a drive is plugged into.
+/// The controller that a drive is attached to.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum DiskBus {
     /// virtio-blk: `/dev/vda`.
@@ -94,7 +95,7 @@ pub enum DiskBus {
 }
 
 impl DiskBus {
-    /// Its name, as `--bus` takes it.
+    /// Its name, as a value for `--bus`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Virtio => "virtio",
@@ -111,14 +112,14 @@ impl DiskBus {
         all.into_iter().find(|bus| bus.name() == name)
     }
 
-    /// Whether a disk on it can be read-only. QEMU refuses read-only hard disks on AHCI and IDE, as
-    /// ATA has no way to tell the guest.
+    /// Whether a disk on this bus can be read-only. QEMU refuses read-only hard disks on AHCI and
+    /// IDE, because ATA cannot report that to the guest.
     pub fn has_read_only_disks(self) -> bool {
         !matches!(self, Self::Ahci | Self::Ide)
     }
 }
 
-/// What kind of file a drive's path names.
+/// The type of file that a drive's path names.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum DriveKind {
     /// A regular file, such as `disk.raw` of a mount.
@@ -134,9 +135,9 @@ pub enum Cache {
     /// O_DIRECT: the host's page cache is not used.
     #[default]
     None,
-    /// The host's page cache, flushed when the guest asks for it.
+    /// The host's page cache, flushed when the guest requests it.
     Writeback,
-    /// The host's page cache, the guest's flushes ignored: for disks that are thrown away.
+    /// The host's page cache, ignoring the guest's flushes: for disposable disks.
     Unsafe,
 }
 
@@ -170,23 +171,25 @@ pub struct Drive {
     pub path: Option<PathBuf>,
     /// What the path names.
     pub kind: DriveKind,
-    /// Where it is plugged in; see [`Drive::actual_bus`] for cdroms.
+    /// The controller that it is attached to; see [`Drive::actual_bus`] for cdroms.
     pub bus: DiskBus,
-    /// The guest can't write; not on every bus: [`DiskBus::has_read_only_disks`].
+    /// Whether the guest can't write to it; not supported on every bus, see
+    /// [`DiskBus::has_read_only_disks`].
     pub read_only: bool,
     /// The cache mode.
     pub cache: Cache,
-    /// The kind of I/O.
+    /// The I/O method.
     pub aio: Aio,
     /// A cdrom drive, which is always read-only.
     pub cdrom: bool,
-    /// The serial number by which the guest finds it in `/dev/disk/by-id`; the guest sees at most
-    /// 20 bytes.
+    /// The serial number, by which the guest finds the drive in `/dev/disk/by-id`; the guest sees
+    /// at most 20 bytes.
     pub serial: Option<String>,
 }
 
 impl Drive {
-    /// The bus it really is on: virtio-blk and NVMe have no cdroms, so those are on IDE.
+    /// The bus that the drive is really on: virtio-blk and NVMe have no cdroms, so a cdrom is on
+    /// IDE instead.
     pub fn actual_bus(&self) -> DiskBus {
         match self.bus {
             DiskBus::Virtio | DiskBus::Nvme if self.cdrom => DiskBus::Ide,
@@ -213,7 +216,7 @@ pub enum NicModel {
 }
 
 impl NicModel {
-    /// Its device in QEMU.
+    /// The name of its QEMU device.
     pub fn name(self) -> &'static str {
         match self {
             Self::Virtio => "virtio-net-pci",
@@ -222,7 +225,7 @@ impl NicModel {
         }
     }
 
-    /// The card with this device in QEMU.
+    /// The model with this QEMU device name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Virtio, Self::E1000, Self::Rtl8139].into_iter().find(|model| model.name() == name)
     }
@@ -231,8 +234,8 @@ impl NicModel {
 /// What a card is connected to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum NicBackend {
-    /// NAT without privileges: QEMU's own, in which the guest gets 10.0.2.15, or libvirt's network
-    /// `default`.
+    /// NAT without privileges: QEMU's own NAT, in which the guest gets 10.0.2.15, or libvirt's
+    /// network `default`.
     #[default]
     User,
     /// A bridge of the host; QEMU uses qemu-bridge-helper.
@@ -242,22 +245,23 @@ pub enum NicBackend {
 /// One network card.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Nic {
-    /// The MAC address as `00:16:3e:01:02:03`; the program that runs the guest chooses if `None`.
+    /// The MAC address, as in `00:16:3e:01:02:03`; if `None`, the program that runs the guest
+    /// chooses one.
     pub mac: Option<String>,
     /// The card.
     pub model: NicModel,
     /// What it is connected to.
     pub backend: NicBackend,
-    /// The slot on the first PCI bus, 1 to 31. Guests name their interfaces by it (`ens3`).
+    /// The slot on the first PCI bus, 1 to 31. Guests derive interface names from it (`ens3`).
     pub slot: Option<u8>,
 }
 
 impl Nic {
-    /// The slot of the first card: 0 to 2 belong to the board and the VGA.
+    /// The slot of the first card; the board and the VGA use slots 0 to 2.
     pub const FIRST_SLOT: u8 = 3;
 
-    /// The slot of card number `index`, counted from 0; `None` after the first eight, which leaves
-    /// slots for disks.
+    /// The slot of card number `index`, counted from 0. `None` after the first eight cards, to
+    /// leave slots for disks.
     pub fn slot_of(index: usize) -> Option<u8> {
         u8::try_from(index).ok().filter(|i| *i < 8).map(|i| Self::FIRST_SLOT + i)
     }
@@ -268,7 +272,7 @@ impl Nic {
 pub struct Machine {
     /// The guest's name, for window titles and process lists.
     pub name: String,
-    /// The machine's UUID, if it is to be fixed.
+    /// The machine's UUID, if it should be fixed.
     pub uuid: Option<String>,
     /// The board.
     pub board: Board,
@@ -276,12 +280,13 @@ pub struct Machine {
     pub firmware: Firmware,
     /// RAM at start, in MiB.
     pub memory_mib: u64,
-    /// RAM that ballooning can reach, in MiB; at least `memory_mib`. For libvirt only: the
-    /// commands for QEMU have no balloon.
+    /// Maximum RAM with ballooning, in MiB; at least `memory_mib`. For libvirt only: the QEMU
+    /// commands have no balloon.
     pub max_memory_mib: u64,
     /// Number of virtual processors at start.
     pub vcpus: u32,
-    /// Number of virtual processors that can be plugged in; at least `vcpus`. For libvirt only.
+    /// Maximum number of virtual processors, including hot-plugged ones; at least `vcpus`. For
+    /// libvirt only.
     pub max_vcpus: u32,
     /// The clock.
     pub clock: Clock,

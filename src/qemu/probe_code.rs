@@ -1,6 +1,7 @@
-//! The assembled `probe.s`, which has the comments; a test compares the two where `as` is installed.
+//! The assembled `probe.s`, which contains the comments; a test compares the two if `as` is
+//! installed.
 
-/// The program without the zeros up to 512 bytes.
+/// The program without the zero padding up to 512 bytes.
 #[rustfmt::skip]
 pub(super) const PROBE_CODE: [u8; 386] = [
     0xfa, 0xfc, 0x31, 0xc0, 0x8e, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x7c, 0x8c, 0xc8, 0x8e, 0xd8, 0x31,
@@ -33,7 +34,7 @@ pub(super) const PROBE_CODE: [u8; 386] = [
 /// The size of [`rom`], in bytes.
 pub(super) const ROM_BYTES: usize = 64 << 10;
 
-/// A BIOS image that does nothing but the probe: the program at F000:0000 and, at the reset vector
+/// A BIOS image that contains only the probe: the program at F000:0000 and, at the reset vector
 /// F000:FFF0, a far jump to it.
 pub(super) fn rom() -> Vec<u8> {
     let mut rom = vec![0; ROM_BYTES];

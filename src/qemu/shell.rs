@@ -3,9 +3,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// `word` as a shell takes it for one word again: unchanged if nothing in it is special, else in
-/// single quotes. Source: POSIX.1-2017, Shell Command Language 2.2. Bytes that are not UTF-8 are
-/// shown as U+FFFD.
+/// `word` quoted so that a shell reads it as one word: unchanged if nothing in it is special,
+/// otherwise in single quotes. Source: POSIX.1-2017, Shell Command Language 2.2. Bytes that are not
+/// UTF-8 are shown as U+FFFD.
 pub fn quote(word: &OsStr) -> String {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"@%+=:,./_-".contains(b);
     if !word.is_empty() && word.as_bytes().iter().all(plain) {

@@ -1,17 +1,17 @@
-//! A serial console: from bytes to lines of text, and from lines to findings.
+//! Parses the output of a serial console: bytes into lines of text, and lines into findings.
 
 use crate::text::printable;
 use regex::Regex;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The longest line in bytes; longer ones are broken, as a guest may print without end.
+/// Longer lines are broken at this length, in bytes, because a guest may print without end.
 const MAX_LINE: usize = 16 << 10;
 
 /// Number of lines that are kept for a report.
 const TAIL: usize = 60;
 
-/// Where in an escape sequence the stream is (ECMA-48).
+/// The state of the escape sequence parser (ECMA-48).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum State {
     #[default]
@@ -26,9 +26,9 @@ enum State {
     Text7Escape,
 }
 
-/// Turns a terminal's input into plain lines: escape sequences and control characters are removed,
-/// backspaces are applied, and characters that change the direction of text are escaped. A carriage
-/// return or a jump of the cursor starts a new line, so overwritten text is not lost.
+/// Converts terminal output to plain lines: escape sequences and control characters are removed,
+/// backspaces are applied. A carriage return or a cursor movement starts a new line, so that text
+/// that was on the screen only briefly is not lost.
 #[derive(Debug, Default)]
 pub struct Lines {
     line: Vec<u8>,
@@ -36,7 +36,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes bytes and calls `each` for every line that they complete.
+    /// Processes `bytes` and calls `each` for every line that they complete.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
         for &byte in bytes {
             if self.step(byte) || self.line.len() >= MAX_LINE {
@@ -48,18 +48,18 @@ impl Lines {
         }
     }
 
-    /// The line that is not complete yet, such as a prompt.
+    /// The line that is not yet complete, for example a prompt.
     pub fn partial(&self) -> String {
         // C1 controls are two bytes in UTF-8, so they are found here and not in `step`.
         printable(&String::from_utf8_lossy(&self.line)).into_owned()
     }
 
-    /// Takes one byte; true if it ends the line.
+    /// Processes one byte; returns true if it ends the line.
     fn step(&mut self, byte: u8) -> bool {
         match (self.state, byte) {
             (State::Text7, 0x1b) => self.state = State::Text7Escape,
             (State::Text7, 0x07) => self.state = State::Text,
-            // A string without an end must not swallow all later output.
+            // A string that is never terminated would swallow all following output.
             (State::Text7, b'\n') => {
                 self.state = State::Text;
                 return true;
@@ -77,7 +77,7 @@ impl Lines {
             (State::Escape, 0x30..) => self.state = State::Text,
             (State::Csi, 0x40..=0x7e) => {
                 self.state = State::Text;
-                // The cursor is put elsewhere, or the screen is cleared.
+                // The cursor moves elsewhere, or the screen is cleared.
                 return matches!(byte, b'H' | b'f' | b'J' | b'd' | b'E' | b'F');
             }
             (State::Csi, 0x20..=0x3f) => {}
@@ -94,7 +94,7 @@ impl Lines {
     }
 }
 
-/// What decides a test boot.
+/// What the console printed that decides a test boot.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Finding {
     /// The expected text appeared, in this line.
@@ -120,7 +120,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks for `expect`, line by line.
+    /// Searches for `expect` in each line.
     pub fn new(expect: Regex, echo: Option<Echo>) -> Self {
         Self {
             expect,
@@ -133,7 +133,7 @@ impl Watch {
         }
     }
 
-    /// Takes what the console printed at `at` after the guest's start.
+    /// Processes output that the console printed at `at` after the guest's start.
     pub fn feed(&mut self, bytes: &[u8], at: Duration) -> Option<Finding> {
         self.last_at = Some(at);
         let mut lines = Vec::new();
@@ -156,8 +156,8 @@ impl Watch {
         found
     }
 
-    /// Judges the incomplete line. Call it when the console has been silent for a moment: the line is
-    /// then a prompt.
+    /// Must be called when the console has been silent for a moment: an incomplete line is then a
+    /// prompt and not the beginning of a longer line.
     pub fn quiet(&self) -> Option<Finding> {
         let partial = self.lines.partial();
         if partial.is_empty() { None } else { self.judge(&partial) }
@@ -170,12 +170,13 @@ impl Watch {
         hopeless(line, self.kernel_at.is_some()).map(Finding::Hopeless)
     }
 
-    /// When the kernel's first line appeared, from the guest's start. A `quiet` kernel prints none.
+    /// When the kernel's first line appeared, counted from the guest's start. A kernel that is told
+    /// to be `quiet` prints none.
     pub fn kernel_at(&self) -> Option<Duration> {
         self.kernel_at
     }
 
-    /// Why the text didn't appear in time: the last line, and how long before `now` it came.
+    /// Why the text didn't appear in time: the last line, and how long before `now` it was printed.
     pub fn silence(&self, now: Duration) -> String {
         let partial = self.lines.partial();
         let last = if partial.trim().is_empty() {
@@ -205,8 +206,8 @@ impl Watch {
     }
 }
 
-/// Texts after which no login appears, and what they mean: the initramfs of Debian and of Red Hat,
-/// systemd, GRUB.
+/// Texts after which no login prompt can appear, and their descriptions. They come from the
+/// initramfs of Debian and of Red Hat, from systemd and from GRUB.
 const DEAD_ENDS: [(&str, &str); 7] = [
     ("(initramfs)", "the initramfs gave up and opened a shell"),
     ("dracut:/#", "the initramfs gave up and opened a shell"),
@@ -217,21 +218,21 @@ const DEAD_ENDS: [(&str, &str); 7] = [
     ("No bootable device", "the BIOS found no bootable disk"),
 ];
 
-/// Why a guest that printed `line` won't get further, if so.
+/// Why a guest that printed `line` can't get any further; `None` if it may.
 fn hopeless(line: &str, kernel_runs: bool) -> Option<String> {
     if let Some((_, why)) = line.split_once("Kernel panic - not syncing") {
         let why = why.trim_start_matches([':', ' ']);
         let why = if why.is_empty() { "no reason given" } else { why };
         return Some(format!("kernel panic: {}", clip(why)));
     }
-    // The loader prints progress and errors with the same prefix.
+    // The loader uses the same prefix for progress and for errors.
     if let Some(said) = line.strip_prefix("synthdisk: ") {
         if !kernel_runs && !said.starts_with("loading") {
             return Some(format!("the boot loader stopped: {}", clip(said)));
         }
     }
     let (text, why) = DEAD_ENDS.iter().find(|(text, _)| line.contains(text))?;
-    // GRUB and the BIOS are silent once a kernel runs.
+    // Messages of GRUB and the BIOS mean nothing once a kernel runs.
     let before_kernel = text.starts_with("grub") || text.starts_with("No boot");
     (!(before_kernel && kernel_runs)).then(|| (*why).to_owned())
 }

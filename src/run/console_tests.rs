@@ -29,7 +29,7 @@ fn a_stream_becomes_lines() {
         let whole = lines(&[bytes]);
         assert_eq!(whole.0, complete, "{:?}", String::from_utf8_lossy(bytes));
         assert_eq!(whole.1, partial, "{:?}", String::from_utf8_lossy(bytes));
-        // However it is cut into pieces.
+        // The result is the same for every division into pieces.
         let bytewise: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(lines(&bytewise), whole, "{:?}", String::from_utf8_lossy(bytes));
     }
@@ -62,7 +62,7 @@ fn the_first_finding_counts() {
     let mut w = watch("ready");
     let found = w.feed(b"a\nready now\nKernel panic - not syncing: x\n", SECOND);
     assert_eq!(found, Some(Finding::Matched("ready now".into())));
-    // Who expects a panic gets one.
+    // A panic can be the expected text.
     let found = watch("panic").feed(b"Kernel panic - not syncing: x\n", SECOND);
     assert!(matches!(found, Some(Finding::Matched(_))));
 }

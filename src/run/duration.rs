@@ -1,9 +1,9 @@
-//! Durations as a user writes them, and as a table shows them.
+//! Durations, as a user writes them and as a table shows them.
 
 use crate::{Error, ErrorKind, Result};
 use std::time::Duration;
 
-/// Parse `90`, `120s`, `2m` or `1h`; a bare number counts seconds.
+/// Parse `90`, `120s`, `2m` or `1h`; a bare number means seconds.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] for anything else, for zero and for more than a year.

@@ -1,4 +1,4 @@
-//! One guest from its mount to its end.
+//! Runs one guest, from its mount to its end.
 
 use super::console::{Echo, Finding, Watch};
 use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long QEMU may take to end after SIGTERM.
+/// How long QEMU may take to end normally.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A console that is silent for this long shows a prompt, not the start of a line.
@@ -47,7 +47,7 @@ pub struct Job {
     pub machine: MachineOptions,
     /// Arguments for QEMU, appended verbatim.
     pub extra_args: Vec<OsString>,
-    /// File to which the serial console is written.
+    /// File that records the serial console.
     pub log: Option<PathBuf>,
     /// Print more on standard error: about the disk, and the lines of a watched console.
     pub verbose: bool,
@@ -56,7 +56,7 @@ pub struct Job {
 /// What a test boot waits for.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    /// The expression that a line of the console must match.
+    /// The text to search for in each line of the console.
     pub text: Regex,
     /// How long to wait, from QEMU's start.
     pub timeout: Duration,
@@ -65,17 +65,17 @@ pub struct Expectation {
 /// What to do with the serial console.
 #[derive(Clone, Debug)]
 pub enum Mode {
-    /// Connect it with the terminal, until the guest or the user ends QEMU.
+    /// Connect it to the terminal, until the guest or the user ends.
     Terminal,
     /// Watch it for a text, and end the guest when that appears.
     Watch(Expectation),
 }
 
-/// Run a guest to its end. Mount and QEMU are gone afterwards, whatever the result.
+/// Run a guest to its end. The mount and QEMU are gone afterwards, whatever the result.
 ///
 /// # Errors
-/// When the mount or QEMU could not be started or failed, and when `stop` was raised. A text that does
-/// not appear is a verdict, not an error.
+/// When the mount or QEMU could not be started or failed, and when `stop` was raised. A missing
+/// text is a verdict, not an error.
 pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let (terminal, limit) = match mode {
         Mode::Terminal => (Terminal::of_stdin(), None),
@@ -93,7 +93,7 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     };
     let machine = describe(&job.name, job.domain.as_ref(), guest, &job.machine);
     check_buses(&machine)?;
-    // Before QEMU opens it by its name, so that it has our mode.
+    // Before QEMU opens it by name, so that it is created with our mode.
     let open_log = |path| private_file::open(path, "the console", Existing::Truncate);
     let log = job.log.as_deref().map(open_log).transpose()?;
     let serial = match (mode, &job.log) {
@@ -117,7 +117,7 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     Ok(report)
 }
 
-/// Says what was mounted: all of it to a person, else only what the user should know.
+/// Reports what was mounted: in full for a person, otherwise only what the user should know.
 fn tell(report: &MountReport, job: &Job, person: bool) {
     if person {
         return eprint!("{}", report.text(job.verbose));
@@ -135,7 +135,7 @@ fn tell(report: &MountReport, job: &Job, person: bool) {
 /// A running QEMU, ended when dropped.
 struct Qemu {
     child: Child,
-    /// Kept open: at the end of its input, QEMU loses its console.
+    /// Kept open: QEMU's console ends at end-of-file on its input.
     input: Option<ChildStdin>,
     console: Option<ChildStdout>,
     errors: Option<ChildStderr>,
@@ -166,7 +166,7 @@ impl Qemu {
         })
     }
 
-    /// Reads what is available of standard error; at its end, returns QEMU's exit status.
+    /// Reads the available standard error; at end-of-file, returns QEMU's exit status.
     fn read_errors(&mut self) -> Option<Option<ExitStatus>> {
         let mut buffer = [0; 4096];
         let n = match &mut self.errors {
@@ -181,7 +181,7 @@ impl Qemu {
         Some(self.child.wait().ok())
     }
 
-    /// The error for a QEMU that ended with `status`, if that is one.
+    /// The error for a QEMU that ended with `status`, unless it succeeded.
     fn failure(&self, status: Option<ExitStatus>) -> Option<Error> {
         let status = status?;
         if status.success() {
@@ -198,9 +198,9 @@ impl Qemu {
         Some(Error::new(ErrorKind::Io, what))
     }
 
-    /// Ends it, if it has not ended by itself.
+    /// Ends QEMU if it is still running.
     fn end(&mut self) {
-        // With nobody to read its output, QEMU can't block on it.
+        // Closing the pipes unblocks a QEMU that is writing to them.
         self.console = None;
         self.errors = None;
         if matches!(self.child.try_wait(), Ok(None)) {
@@ -216,8 +216,8 @@ impl Drop for Qemu {
     }
 }
 
-/// QEMU's standard error: its own errors are kept for one sentence at the end, everything else (`-d`,
-/// warnings) is passed on.
+/// QEMU's standard error: its own errors are kept for one sentence at the end; everything else (the
+/// output of `-d`, or a warning) is passed on.
 #[derive(Default)]
 struct Complaints {
     line: Vec<u8>,
@@ -247,20 +247,20 @@ impl Complaints {
             .map(|(_, rest)| rest)
             .filter(|rest| !rest.starts_with("warning:") && !rest.starts_with("info:"));
         match own {
-            // A bound, as QEMU may print without end.
+            // Limited, because a noisy QEMU could otherwise use up all memory.
             Some(rest) if self.kept.len() < 100 => self.kept.push(rest.to_owned()),
             Some(_) => {}
             None => eprintln!("{}", in_a_line(&line)),
         }
     }
 
-    /// The last line of the last error.
+    /// The last error; of an error with several lines, the last line.
     fn last(&self) -> Option<&str> {
         self.kept.last().map(String::as_str)
     }
 }
 
-/// The error for a mount that ended while its guest was running.
+/// The error for a mount that ended while the guest was using it.
 fn mount_is_gone() -> Error {
     Error::new(ErrorKind::Io, "the mount ended below the guest")
 }
@@ -297,7 +297,7 @@ fn attend(
     }
 }
 
-/// Waits until the expected text appears, can't appear any more, or the time is over.
+/// Waits until the expected text appears, until it can't appear any more, or until the timeout.
 fn watch(
     job: &Job,
     expected: &Expectation,
@@ -309,7 +309,7 @@ fn watch(
     let mut watch = Watch::new(expected.text.clone(), job.verbose.then_some(Echo));
     let end = qemu.started + expected.timeout;
     let mut buffer = [0; 16 << 10];
-    // Whether an incomplete line has not been judged yet.
+    // Whether an incomplete line still has to be checked for a prompt.
     let mut fresh = false;
     let finding = loop {
         let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
@@ -356,7 +356,7 @@ fn watch(
         if messages {
             mount.pass_messages();
         }
-        // The console first: the guest's last words come before QEMU's end.
+        // The console first: a guest's last output arrives before QEMU ends.
         if errors && !console {
             if let Some(status) = qemu.read_errors() {
                 if let Some(finding) = watch.quiet() {
@@ -389,7 +389,7 @@ fn watch(
     Ok(report)
 }
 
-/// Writes what the console printed to its log.
+/// Records the console's output.
 fn keep(bytes: &[u8], log: Option<&mut File>) -> Result<()> {
     if let Some(log) = log {
         log.write_all(bytes).map_err(|e| Error::io("cannot write the console's log", e))?;

@@ -1,10 +1,9 @@
-//! The keeper: a process that holds a private mount for a `synthdisk run` and removes it when that
-//! ends.
+//! The keeper: holds a private mount for a `synthdisk run`, and cleans up when that process ends.
 //!
-//! It is separate because a `run` that is killed cannot clean up, and the process that serves the
-//! mount cannot remove the directory that it is mounted on. Its standard input is the lifeline, a
-//! pipe to which `run` writes only at an orderly end; its standard output is the channel between
-//! `run` and the mount, which it passes on.
+//! It is a separate process, because a `run` that is killed can't clean up, and the mount's daemon
+//! can't remove the directory that it is mounted on. Its standard input is the lifeline, a pipe
+//! held by `run`, which writes to it only to announce a normal end. Its standard output is the
+//! channel between `run` and the mount, which the keeper passes on.
 
 use super::terminal::Terminal;
 use crate::process::{
@@ -19,12 +18,12 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
-/// Create `dir`, mount on it by `synthdisk internal mount DIR` as the other end of standard output
-/// asks, and remove both when standard input ends. With `terminal`, also restore a terminal that QEMU
-/// left in raw mode.
+/// Create `dir`, mount on it with `synthdisk internal mount DIR` as requested over standard output,
+/// and remove both at end-of-file on standard input. With `terminal`, also restore the terminal if
+/// `run` did not end normally.
 ///
 /// # Errors
-/// When the mount cannot be made or ends with an error. It has then told `run` why.
+/// When the mount could not be made or failed at its end. `run` has already been told why.
 pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     let terminal = if terminal { Terminal::controlling() } else { None };
     // A signal from a terminal or a service manager is for `run`, whose end closes the lifeline.
@@ -33,7 +32,7 @@ pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
 
     make_private_dir(dir)?;
     let result = serve(dir);
-    // A mount whose process was killed is still there.
+    // If the mount's daemon was killed, the mount still exists, but is dead.
     if let Some(entry) = MountEntry::at(dir) {
         let _ = unmount(&entry, Unmount::Lazy);
     }
@@ -47,7 +46,7 @@ pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     removed.map_err(|e| Error::io(format!("cannot remove {}", dir.display()), e))
 }
 
-/// Serve until the lifeline or the mount ends; true if `run` announced the end.
+/// Serve the mount; returns true if `run` announced its end.
 fn serve(dir: &Path) -> Result<bool> {
     let channel = std::io::stdout()
         .as_fd()
@@ -69,8 +68,8 @@ fn serve(dir: &Path) -> Result<bool> {
     orderly
 }
 
-/// Wait until the lifeline or the mount ends; true if `run` announced the end. `ready` becomes true
-/// once the mount can be used.
+/// Wait until the lifeline or the mount ends; returns true if `run` announced its end. `ready`
+/// becomes true once the mount can be used.
 fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
     let failed = |e| Error::io("cannot wait for the mount", e);
     let mut lifeline = std::io::stdin().lock();
@@ -86,7 +85,7 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
             other => other.map_err(|e| failed(e.into()))?,
         };
         let [from_run, from_mount] = fds.map(|fd| fd.any().unwrap_or(true));
-        // First: the mount reports that it is ready before `run` can end.
+        // First, because the mount reported that it is ready before `run` could end.
         if from_mount {
             match mount.read(&mut buffer).map_err(failed)? {
                 0 => return Ok(announced),
@@ -104,8 +103,8 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
     }
 }
 
-/// How long a mount that is not ready may take to end: an image may be on a server that does not
-/// answer.
+/// How long a mount that is not ready yet may take to give up: an image may be on a server that
+/// does not respond.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// End the mount. One that was ready stores its last writes, however long that takes.

@@ -1,4 +1,4 @@
-//! From a domU config, a mount's disks and options to the description of a machine.
+//! Builds the description of a machine from a domU config, a mount's disks, and options.
 
 use crate::export::StatusDisk;
 use crate::plan::CIDATA_FILE;
@@ -9,7 +9,7 @@ use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use std::path::Path;
 
-/// RAM in MiB when neither the config nor an option gives it.
+/// RAM in MiB if neither the config nor an option specifies it.
 pub const DEFAULT_MEMORY_MIB: u64 = 1024;
 
 /// What network cards are connected to.
@@ -24,18 +24,18 @@ pub enum Net {
     None,
 }
 
-/// What the user chose for the machine; the config and the guest's needs supply the rest.
+/// The user's choices for the machine; the config and the guest's requirements determine the rest.
 #[derive(Clone, Debug, Default)]
 pub struct MachineOptions {
     /// RAM in MiB.
     pub memory_mib: Option<u64>,
     /// Number of processors.
     pub vcpus: Option<u32>,
-    /// Where disks are plugged in; `None` is the bus that the guest has a driver for.
+    /// The bus for disks; `None` means the bus that the guest has a driver for.
     pub bus: Option<DiskBus>,
     /// What cards are connected to.
     pub net: Net,
-    /// The screen; `None` is what the config asks for.
+    /// The screen; `None` means as in the config.
     pub graphics: Option<Graphics>,
     /// How QEMU does I/O.
     pub aio: Aio,
@@ -44,17 +44,17 @@ pub struct MachineOptions {
 /// The disks of a mount, and the devices that the guest's kernel has drivers for.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestDisks<'a> {
-    /// The directory in which the disks are files.
+    /// The directory that contains the disk files.
     pub dir: &'a Path,
     /// The disks; the firmware boots from the first.
     pub disks: &'a [StatusDisk],
-    /// The bus that disks must be plugged into.
+    /// The bus that disks must be attached to.
     pub bus: DiskBus,
     /// The network card.
     pub nic: NicModel,
 }
 
-/// The machine for the guest `name`. Options override the config, and the config overrides defaults.
+/// The machine for the guest `name`. Options override the config, which overrides the defaults.
 pub fn describe(
     name: &str,
     domain: Option<&DomainConfig>,
@@ -64,14 +64,14 @@ pub fn describe(
     let bus = options.bus.unwrap_or(guest.bus);
     let drives = guest.disks.iter().map(|disk| Drive {
         path: Some(guest.dir.join(&disk.file)),
-        // A guest that reads cloud-init's disk is recent enough to know virtio.
+        // A guest that reads cloud-init's disk is recent enough to support virtio.
         bus: match disk.file == CIDATA_FILE && !bus.has_read_only_disks() {
             true => DiskBus::Virtio,
             false => bus,
         },
         read_only: disk.read_only || disk.cdrom,
         cdrom: disk.cdrom,
-        // The guest finds the disk in /dev/disk/by-id by this, whatever the bus.
+        // The guest finds the disk in /dev/disk/by-id by this serial number, on every bus.
         serial: Some(disk.vdev.clone()),
         aio: options.aio,
         ..Drive::default()
@@ -110,7 +110,7 @@ pub fn describe(
     }
 }
 
-/// Check that every disk can be what the description says on its bus.
+/// Check that the bus of every disk supports its settings.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] for a read-only disk on AHCI or IDE.
@@ -128,12 +128,12 @@ pub fn check_buses(machine: &Machine) -> Result<()> {
     ))
 }
 
-/// A UUID in the form that QEMU and libvirt read; other spellings are converted.
+/// A UUID in the format that QEMU and libvirt accept; other formats are converted.
 pub fn plain_uuid(text: &str) -> Option<String> {
     uuid::Uuid::try_parse(text.trim()).ok().map(|uuid| uuid.hyphenated().to_string())
 }
 
-/// One card without a config; with one, those of `vif`.
+/// Without a config, one card; with a config, those of `vif`.
 fn nics(domain: Option<&DomainConfig>, net: Net, model: NicModel) -> Vec<Nic> {
     if net == Net::None {
         return Vec::new();
@@ -164,7 +164,7 @@ mod tests {
         DomainConfig::parse(text, Path::new("/etc/xen")).unwrap()
     }
 
-    /// The disks in the order of the config: what a mount's status would list.
+    /// The disks in the order of the config, as a mount's status would list them.
     fn disks_of(domain: &DomainConfig) -> Vec<StatusDisk> {
         let disk = |(i, disk): (usize, &crate::xen::GuestDisk<'_>)| StatusDisk {
             file: crate::plan::disk_file_name(i, &disk.letters(), disk.is_cdrom()),

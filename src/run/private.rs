@@ -1,4 +1,4 @@
-//! A mount in a private directory, from the side of `run`.
+//! A mount in a private directory, as `run` uses it.
 
 use crate::daemon::{Channel, MountReply, MountReport, MountRequest};
 use crate::process::{MountEntry, Stop, Unmount, ourselves, poll_until, private_dir_name, unmount};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
-/// Mount as `request` says, on a private directory, and unmount at once.
+/// Mount on a private directory as requested, and unmount immediately.
 ///
 /// # Errors
-/// The mount's own; [`ErrorKind::Io`] when the last writes cannot be stored.
+/// Errors of the mount; [`ErrorKind::Io`] when the last writes could not be flushed to storage.
 pub fn once(request: &MountRequest, stop: &Stop) -> Result<MountReport> {
     let mut mount = PrivateMount::start(request, false)?;
     let report = mount.wait_ready(stop, None)?;
@@ -22,7 +22,7 @@ pub fn once(request: &MountRequest, stop: &Stop) -> Result<MountReport> {
     Ok(report)
 }
 
-/// The mount, its keeper, and the directory. Ended when dropped.
+/// The mount, its keeper, and the directory. Dropping it ends the mount.
 #[derive(Debug)]
 pub(super) struct PrivateMount {
     dir: PathBuf,
@@ -33,8 +33,8 @@ pub(super) struct PrivateMount {
 }
 
 impl PrivateMount {
-    /// Starts a mount on a new directory. With `terminal`, QEMU gets the terminal, and the keeper
-    /// restores it.
+    /// Starts a mount on a new directory. `terminal`: QEMU will use the terminal, so the keeper
+    /// must be able to restore it.
     pub(super) fn start(request: &MountRequest, terminal: bool) -> Result<Self> {
         let dir = private_dir_name("run");
         let mut command = ourselves()?;
@@ -52,7 +52,7 @@ impl PrivateMount {
             .map_err(|e| Error::io("cannot start the mount's keeper", e))?;
         let lifeline = keeper.stdin.take();
         let messages = keeper.stderr.take();
-        // Its copy of the channel's other end would hide that the keeper has ended.
+        // `command` holds a copy of the other end, which would hide the end of the keeper.
         drop(command);
         let sent = channel.send(request);
         let mount = Self { dir, keeper, lifeline, channel, messages };
@@ -67,7 +67,7 @@ impl PrivateMount {
     /// Waits until the mount can be used.
     ///
     /// # Errors
-    /// The mount's own if it fails; else when `stop` is raised or `limit` has passed.
+    /// Errors of the mount; an error when `stop` is raised or `limit` has passed.
     pub(super) fn wait_ready(
         &mut self,
         stop: &Stop,
@@ -107,7 +107,7 @@ impl PrivateMount {
         self.channel.as_fd()
     }
 
-    /// Where messages of the mount come from while it serves; `None` after their end.
+    /// The source of the mount's messages while it serves; `None` after end-of-file.
     pub(super) fn messages(&self) -> Option<BorrowedFd<'_>> {
         self.messages.as_ref().map(AsFd::as_fd)
     }
@@ -123,10 +123,10 @@ impl PrivateMount {
         }
     }
 
-    /// Ends the mount, and waits until it and its directory are gone.
+    /// Ends the mount and waits until everything is removed.
     ///
     /// # Errors
-    /// When the last writes cannot be stored.
+    /// When the last writes could not be flushed to storage.
     pub(super) fn end(mut self) -> Result<()> {
         self.take_down()
     }
@@ -139,7 +139,7 @@ impl PrivateMount {
             self.pass_messages();
         }
         let status = self.keeper.wait();
-        // The mount is still there if the keeper was killed.
+        // Only needed if the keeper was killed.
         if let Some(entry) = MountEntry::at(&self.dir) {
             let _ = unmount(&entry, Unmount::Lazy);
         }
@@ -150,11 +150,11 @@ impl PrivateMount {
         }
     }
 
-    /// Why the mount ended, when the keeper has.
+    /// The reason why the mount ended, after the keeper has ended.
     fn failure(&mut self) -> Error {
         loop {
             match self.channel.receive() {
-                // It became ready while this process gave up.
+                // The mount became ready just as this process gave up on it.
                 Ok(Some(MountReply::Ready(_))) => {}
                 Ok(Some(MountReply::Failed { kind, message })) => return Error::new(kind, message),
                 Ok(None) => return no_word(),

@@ -7,17 +7,17 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The result of one guest.
+/// The result for one guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The expected text appeared.
     Passed,
-    /// The guest ran, and the text did not appear.
+    /// The guest ran, but the text did not appear.
     Failed,
     /// The guest could not be run.
     Error,
-    /// The guest was run without an expectation, and has ended.
+    /// The guest was run without an expected text, and has ended.
     Ended,
 }
 
@@ -39,7 +39,7 @@ pub struct GuestReport {
     pub guest: String,
     /// Its config.
     pub config: Option<PathBuf>,
-    /// Its images, without a config.
+    /// Its images, if there is no config.
     pub images: Vec<PathBuf>,
     /// The verdict.
     pub verdict: Verdict,
@@ -51,7 +51,7 @@ pub struct GuestReport {
     pub seconds: f64,
     /// The line with the expected text.
     pub matched: Option<String>,
-    /// Why it did not.
+    /// Why the verdict is not `passed`.
     pub reason: Option<String>,
     /// The file to which the console was written.
     pub log: Option<PathBuf>,
@@ -60,7 +60,7 @@ pub struct GuestReport {
 }
 
 impl GuestReport {
-    /// A report of the verdict alone.
+    /// A report that contains only the verdict.
     pub fn new(guest: &str, verdict: Verdict, ran: Duration) -> Self {
         Self {
             guest: guest.to_owned(),
@@ -84,7 +84,7 @@ impl GuestReport {
         report
     }
 
-    /// One line: the verdict, and its time or reason.
+    /// One line: the result, and the reason for a failure.
     pub fn sentence(&self) -> String {
         match (&self.reason, self.seconds_to_match) {
             (Some(reason), _) => format!("{}: {}", self.verdict.as_str(), one_line(reason)),
@@ -98,13 +98,13 @@ fn seconds(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |s| show(Duration::from_secs_f64(s.max(0.0))))
 }
 
-/// `text` as one line, without what would control a terminal.
+/// Replaces characters that would break a table or affect a terminal.
 fn one_line(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     in_a_line(&text.trim().chars().map(clean).collect::<String>()).into_owned()
 }
 
-/// A table with one row per guest; the reasons are in the last column and not cut.
+/// A table with one row per guest; reasons are in the last column and are not truncated.
 pub fn table(reports: &[GuestReport]) -> String {
     let head = ["GUEST", "VERDICT", "KERNEL", "MATCH", "WHY NOT"].map(String::from);
     let rows = reports.iter().map(|r| {
@@ -138,7 +138,7 @@ pub fn json(reports: &[GuestReport]) -> String {
     format!("{value:#}\n")
 }
 
-/// The reports in the XML that JUnit's Ant task made common: one test case per guest.
+/// The reports in the XML format of JUnit's Ant task: one test case per guest.
 pub fn junit(reports: &[GuestReport]) -> String {
     let count = |verdict| reports.iter().filter(|r| r.verdict == verdict).count();
     let total: f64 = reports.iter().map(|r| r.seconds).sum();
@@ -175,8 +175,8 @@ pub fn junit(reports: &[GuestReport]) -> String {
     out + "  </testsuite>\n</testsuites>\n"
 }
 
-/// `text` as XML content or attribute; characters that XML 1.0 does not allow, and other controls,
-/// become U+FFFD. Source: XML 1.0, 2.2 and 2.4.
+/// `text` escaped for XML content or an attribute; characters that XML 1.0 does not allow become
+/// U+FFFD. Source: XML 1.0, 2.2 and 2.4.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

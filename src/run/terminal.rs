@@ -1,11 +1,11 @@
-//! Giving a terminal back as it was: QEMU makes it raw, and one that is killed leaves it so.
+//! Restoring a terminal: QEMU makes it raw, and a QEMU that is killed leaves it raw.
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// A terminal and how it was when it was looked at.
+/// A terminal and its state when this value was created.
 pub(super) struct Terminal {
     device: OwnedFd,
     state: Termios,
@@ -19,17 +19,17 @@ impl Terminal {
         Some(Self { device, state })
     }
 
-    /// The terminal that the process belongs to.
+    /// The controlling terminal of the process.
     pub(super) fn controlling() -> Option<Self> {
         let device: OwnedFd = File::options().read(true).write(true).open("/dev/tty").ok()?.into();
         let state = tcgetattr(&device).ok()?;
         Some(Self { device, state })
     }
 
-    /// Makes it as it was. From a background process of the terminal's own session this would stop
-    /// the process, so it is for the foreground and for other sessions.
+    /// Restores the state. In a background process of the terminal's own session this would stop
+    /// the process, so it is only for foreground processes and other sessions.
     pub(super) fn restore(&self) {
-        // A terminal that is gone needs nothing.
+        // If the terminal is gone, there is nothing to restore.
         let _ = tcsetattr(&self.device, SetArg::TCSADRAIN, &self.state);
         if let Ok(flags) = fcntl(&self.device, FcntlArg::F_GETFL) {
             let flags = OFlag::from_bits_truncate(flags) & !OFlag::O_NONBLOCK;

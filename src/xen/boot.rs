@@ -1,4 +1,4 @@
-//! What a config says about booting: guest type, kernel, boot loader and its arguments.
+//! The boot settings of a config: guest type, kernel, boot loader and its arguments.
 //!
 //! Source: xl.cfg(5) "Direct Kernel Boot", "Non direct Kernel Boot" and "bootloader"; pygrub's
 //! options.
@@ -17,7 +17,7 @@ pub enum GuestKind {
     Pvh,
 }
 
-/// The dom0 program, or the loader in the guest, that picks a kernel in the guest's filesystem.
+/// The dom0 program, or the loader in the guest, that selects a kernel in the guest's filesystem.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BootloaderKind {
     /// pygrub in the dom0.
@@ -31,9 +31,9 @@ pub enum BootloaderKind {
 /// `bootloader` and `bootloader_args` (`bootargs` in xm).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Bootloader {
-    /// What kind of loader it is.
+    /// The kind of loader.
     pub kind: BootloaderKind,
-    /// The program, or pvgrub's kernel, as written.
+    /// The program, or pvgrub's kernel, as written in the config.
     pub program: String,
     /// `--entry=`: a number from 0 or a title.
     pub entry: Option<String>,
@@ -43,7 +43,7 @@ pub struct Bootloader {
     pub ramdisk: Option<String>,
     /// `--args=`: appended to the kernel's command line.
     pub args: Option<String>,
-    /// Other arguments, which don't change what is booted.
+    /// Other arguments, which don't affect what is booted.
     pub other_args: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ impl Bootloader {
         Self::new(program, kind)
     }
 
-    /// Takes pygrub's options, as `--entry=1` or as `--entry` `1`.
+    /// Parses pygrub's options, as `--entry=1` or as `--entry` `1`.
     pub(super) fn take_args(&mut self, args: impl IntoIterator<Item = String>) {
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
@@ -95,8 +95,8 @@ impl Bootloader {
     }
 }
 
-/// Splits a string of arguments at white space and honours quotes, as a shell does. xl ignores quotes,
-/// but titles with blanks were written for xm, which honoured them.
+/// Splits an argument string at white space, honouring quotes as a shell does. xl ignores quotes,
+/// but configs written for xm, which honoured them, use them for titles with spaces.
 pub(super) fn split_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -129,7 +129,7 @@ pub(super) fn is_pvgrub(kernel: &str) -> bool {
         || (name.starts_with("grub") && name.contains("xen"))
 }
 
-/// Whether `kernel` is Xen's firmware loader, which old HVM configs name as their kernel.
+/// Whether `kernel` is Xen's firmware loader, which old HVM configs specify as their kernel.
 pub(super) fn is_hvmloader(kernel: &str) -> bool {
     file_name(kernel) == "hvmloader"
 }
@@ -146,24 +146,25 @@ pub enum BootMethod<'a> {
         /// The whole command line.
         command_line: String,
     },
-    /// The guest's own boot config, as pygrub and pvgrub read it.
+    /// The guest's own boot config, as read by pygrub and pvgrub.
     GuestConfig {
-        /// The entry, a number from 0 or a title, in place of the config's default.
+        /// The entry, a number from 0 or a title, instead of the config's default.
         entry: Option<String>,
-        /// A kernel inside the guest, in place of the entry's.
+        /// A kernel inside the guest, instead of the entry's.
         kernel: Option<String>,
-        /// A RAM disk inside the guest, in place of the entry's.
+        /// A RAM disk inside the guest, instead of the entry's.
         ramdisk: Option<String>,
         /// What pygrub appends to the entry's command line.
         append: Option<String>,
     },
     /// The boot loader on the guest's first disk, started by firmware (HVM).
     Firmware,
-    /// The config doesn't say.
+    /// Not specified in the config.
     Unspecified,
 }
 
-/// `kernel`, `ramdisk`: of the dom0 if direct, of the guest if a boot loader looks for them there.
+/// `kernel` and `ramdisk`: dom0 paths for direct kernel boot, guest paths if a boot loader looks
+/// them up in the guest.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct KernelFiles {
     pub(super) kernel: Option<String>,

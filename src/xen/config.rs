@@ -1,20 +1,20 @@
 //! The grammar of a domU config: assignments of strings, numbers and nested lists.
 //!
-//! Source: xl.cfg(5) "SYNTAX" and Xen's own grammar (`libxlu_cfg_y.y`). What a setting means is
-//! decided in [`super::domain`].
+//! Source: xl.cfg(5) "SYNTAX" and Xen's own grammar (`libxlu_cfg_y.y`). [`super::domain`]
+//! interprets the settings.
 
 use std::collections::BTreeMap;
 
 use super::lexer::{Lexer, Token, clip, error_at};
 use crate::{Error, ErrorKind, Result};
 
-/// The largest config that is read, in bytes.
+/// Maximum size of a config, in bytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
 
-/// How deeply lists may be nested; vnuma, the deepest of xl.cfg(5), needs two.
+/// Maximum nesting depth of lists; vnuma, the deepest in xl.cfg(5), needs two.
 const MAX_DEPTH: usize = 16;
 
-/// A number together with its spelling, since `name = 007` is a legal string as well.
+/// A number together with its spelling, because `name = 007` is also a valid string.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Number {
     /// The value.
@@ -23,10 +23,10 @@ pub struct Number {
     pub text: String,
 }
 
-/// The right side of an assignment.
+/// The right-hand side of an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value {
-    /// A quoted string, escapes resolved. It contains no NUL.
+    /// A quoted string, with escapes resolved. It contains no NUL.
     String(String),
     /// A bare number.
     Number(Number),
@@ -63,27 +63,27 @@ impl Value {
     }
 }
 
-/// A setting's value after the whole config was read.
+/// A setting's value after the whole config has been read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Assignment {
     /// The line of the effective assignment, from 1: the last `=`, or the first `+=`.
     pub line: u32,
-    /// The value, with everything that `+=` added.
+    /// The value, including everything that `+=` added.
     pub value: Value,
 }
 
-/// All settings of a config, by name. As in xl, the last assignment of a name counts.
+/// All settings of a config, by name. As in xl, the last assignment to a name takes effect.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Config {
     settings: BTreeMap<String, Assignment>,
 }
 
 impl Config {
-    /// Parses a config's bytes. Comments may be in any encoding, the rest must be UTF-8.
+    /// Parses a config's bytes. Comments may be in any encoding; the rest must be UTF-8.
     ///
     /// # Errors
     /// `TooLarge` above [`MAX_CONFIG_BYTES`], `Unsupported` for Python (old xm configs), `Corrupt`
-    /// for other breaches of the grammar. Each names the line.
+    /// for other syntax errors. Each error names the line.
     pub fn parse_bytes(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > MAX_CONFIG_BYTES {
             return Err(Error::new(
@@ -161,7 +161,7 @@ const PYTHON_WORDS: &[&str] = &[
     "del", "pass", "global", "assert", "True", "False", "None",
 ];
 
-/// Characters of Python's expressions.
+/// Characters that occur in Python expressions.
 const PYTHON_OPERATORS: &[char] = &['+', '%', '.', '(', ')', '{', '}', '*', ':'];
 
 fn python(line: u32, word: &str) -> Error {
@@ -231,7 +231,7 @@ impl<'a> Parser<'a> {
         Ok(config)
     }
 
-    /// An assignment whose name has been read, and its end.
+    /// Parses the rest of an assignment whose name has been read.
     fn assignment(&mut self, config: &mut Config, name: String, line: u32) -> Result<()> {
         let add = match self.take()? {
             Some((Token::Assign, _)) => false,
@@ -284,8 +284,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Whether a bare word in place of a value is an expression of Python: by itself, or by the token
-    /// that follows it.
+    /// Whether a bare word in place of a value is a Python expression, judging by the word itself
+    /// or by the token after it.
     fn is_in_python(&self, word: &str) -> bool {
         PYTHON_WORDS.contains(&word)
             || match self.peek() {

@@ -1,7 +1,7 @@
 //! Disk specs: one string of a config's `disk` list.
 //!
-//! Source: xl-disk-configuration(5), and Xen's own scanner (`libxlu_disk_l.l`) for what the manual
-//! leaves open. No file is looked at: a [`DiskSpec`] says what the config says.
+//! Source: xl-disk-configuration(5), and Xen's own scanner (`libxlu_disk_l.l`) for details that the
+//! manual does not define. No file is accessed: a [`DiskSpec`] only contains what the config says.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub enum DiskFormat {
 }
 
 impl DiskFormat {
-    /// The name that a config gives it.
+    /// Its name in a config.
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -40,12 +40,12 @@ impl DiskFormat {
     }
 }
 
-/// What the guest may do, "access" in xl-disk-configuration(5).
+/// The guest's access, "access" in xl-disk-configuration(5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Access {
     /// `r` or `ro`, and every cdrom.
     ReadOnly,
-    /// `w` or `rw`, and xm's `w!` (write even if another guest writes, too).
+    /// `w` or `rw`, and xm's `w!` (write even if another guest also writes).
     ReadWrite,
 }
 
@@ -55,11 +55,11 @@ pub struct DiskSpec {
     /// Where the bytes are; `None` for an empty cdrom drive.
     pub target: Option<PathBuf>,
     /// Where the bytes are if `target` doesn't exist: a relative path is relative to the config's
-    /// directory or to `/dev`, and only the host's files tell which.
+    /// directory or to `/dev`, and which one depends on the host's files.
     pub target_alternative: Option<PathBuf>,
     /// The image's format.
     pub format: DiskFormat,
-    /// The disk, and the partition of it, that the guest sees.
+    /// The disk, or partition of a disk, that the guest sees.
     pub vdev: DeviceName,
     /// Whether the guest may write.
     pub access: Access,
@@ -74,23 +74,23 @@ pub struct DiskSpec {
     pub block_device: bool,
     /// The config's line, from 1.
     pub line: u32,
-    /// Parts of the spec that can't be honoured.
+    /// Notes on parts of the spec that can't be honoured.
     pub notes: Vec<Note>,
 }
 
 impl DiskSpec {
-    /// Parses `spec`, from `line` of its config. The target stays as written; see
+    /// Parses `spec`, from `line` of its config. The target remains as written; see
     /// [`DiskSpec::resolve`].
     ///
     /// # Errors
-    /// `Corrupt` for what xl refuses, `Unsupported` for device numbers of unknown families.
+    /// `Corrupt` for specs that xl refuses, `Unsupported` for device numbers of unknown families.
     pub fn parse(spec: &str, line: u32) -> Result<Self> {
         let at = |e: Error| error_at(e.kind(), line, format!("disk '{}': {e}", clip(spec)));
         Scan::new(line).run(spec).map_err(at)
     }
 
-    /// Makes a relative target absolute: below `/dev` if it is marked as a block device, else below
-    /// `base`, the config's directory. The other of the two becomes the alternative.
+    /// Makes a relative target absolute: below `/dev` if it is marked as a block device, otherwise
+    /// below `base`, the config's directory. The other path becomes the alternative.
     pub fn resolve(&mut self, base: &Path) {
         let Some(target) = &self.target else { return };
         if target.is_absolute() || self.script.is_some() {
@@ -108,12 +108,12 @@ fn corrupt(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, what)
 }
 
-/// The parts of a spec that were read so far.
+/// The parts of a spec that have been read so far.
 struct Scan {
     line: u32,
     target: Option<String>,
     format: Option<DiskFormat>,
-    /// The format's position was given, if only empty.
+    /// Whether the format's position was given, even if empty.
     format_set: bool,
     vdev: Option<String>,
     access: Option<Access>,
@@ -178,7 +178,7 @@ impl Scan {
         Note::add(&mut self.notes, self.line, "disk", message);
     }
 
-    /// A deprecated prefix, without its colon.
+    /// Applies a deprecated prefix, given without its colon.
     fn prefix(&mut self, prefix: &str) -> Result<()> {
         match prefix {
             "raw" | "qcow" | "qcow2" | "vhd" => self.set_format(prefix)?,
@@ -232,7 +232,7 @@ impl Scan {
         }
     }
 
-    /// Applies `word` if it is a flag; false if not.
+    /// Applies `word` if it is a flag; returns false if it is not.
     fn flag(&mut self, word: &str) -> bool {
         match word {
             "cdrom" => self.cdrom = true,
@@ -249,7 +249,7 @@ impl Scan {
         if self.target.is_none() {
             self.target = Some(word.into());
         } else if !self.old_prefix && !self.format_set {
-            // xend's empty cdrom, ",hdc:cdrom,r", has no format.
+            // xend's spec for an empty cdrom, ",hdc:cdrom,r", has no format.
             if self.target.as_deref() == Some("") && word.contains(':') {
                 self.format_set = true;
                 self.set_vdev(word)?;
@@ -374,7 +374,7 @@ impl Scan {
     }
 }
 
-/// Sets a string that can be set once; an empty one counts as unset.
+/// Sets a string that may be set only once; an empty value counts as unset.
 fn set(slot: &mut Option<String>, name: &str, value: &str) -> Result<()> {
     if slot.as_deref().is_some_and(|old| !old.is_empty()) {
         return Err(corrupt(format!("{name} is given twice")));
@@ -383,8 +383,9 @@ fn set(slot: &mut Option<String>, name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// Splits `phy:/dev/x` into `phy` and `/dev/x`. A known prefix counts before any text, an unknown one
-/// (which xl refuses) only if a device type, as in `hdc:cdrom`, can't follow.
+/// Splits `phy:/dev/x` into `phy` and `/dev/x`. A known prefix is accepted before any text; an
+/// unknown one (which xl refuses) only if the text after it can't be a device type, as in
+/// `hdc:cdrom`.
 fn old_prefix(rest: &str) -> Option<(&str, &str)> {
     const KNOWN: &[&str] = &[
         "raw", "qcow", "qcow2", "vhd", "iscsi", "nbd", "enbd", "drbd", "tapdisk", "tap", "tap2",

@@ -1,6 +1,7 @@
-//! The settings of a config that make a guest.
+//! The settings of a config that define a guest.
 //!
-//! Source: xl.cfg(5); `docs/domu-configs.md` lists what is honoured, reported and ignored.
+//! Source: xl.cfg(5); `docs/domu-configs.md` lists which settings are honoured, reported and
+//! ignored.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +16,7 @@ use super::notes::{self, Note};
 use super::vif::Vif;
 use crate::{Error, ErrorKind, Result};
 
-/// The longest disk or network spec that is read, in bytes: a path and its parameters.
+/// Maximum length of a disk or network spec, in bytes: a path and its parameters.
 const MAX_SPEC_BYTES: usize = 8192;
 
 /// A domU as its config describes it.
@@ -29,17 +30,17 @@ pub struct DomainConfig {
     pub memory_mib: Option<u64>,
     /// `maxmem` in MiB.
     pub maxmem_mib: Option<u64>,
-    /// `vcpus`: those that are online at start.
+    /// `vcpus`: the number that is online at start.
     pub vcpus: Option<u32>,
     /// `maxvcpus`.
     pub maxvcpus: Option<u32>,
     /// `type`, or the older `builder`.
     pub kind: GuestKind,
-    /// `disk`, in the order written, targets resolved.
+    /// `disk`, in the order written, with targets resolved.
     pub disks: Vec<DiskSpec>,
     /// `vif`, in the order written.
     pub vifs: Vec<Vif>,
-    /// `kernel`, a dom0 path; `None` if it is a pvgrub or hvmloader or if `bootloader` is set.
+    /// `kernel`, a dom0 path; `None` if it is a pvgrub or hvmloader, or if `bootloader` is set.
     pub kernel: Option<PathBuf>,
     /// `ramdisk`, likewise.
     pub ramdisk: Option<PathBuf>,
@@ -53,11 +54,11 @@ pub struct DomainConfig {
     pub bootloader: Option<Bootloader>,
     /// `firmware` or the older `bios`, as written.
     pub firmware: Option<String>,
-    /// `boot`: letters `c` (disk), `d` (cdrom), `n` (network) in the order to be tried.
+    /// `boot`: letters `c` (disk), `d` (cdrom), `n` (network) in the order to try.
     pub boot_order: Option<String>,
     /// `serial`, as written: `pty` or a QEMU character device.
     pub serial: Vec<String>,
-    /// A display was asked for: `vnc`, `sdl`, `spice` or `vfb`.
+    /// Whether a display was requested: `vnc`, `sdl`, `spice` or `vfb`.
     pub graphic: bool,
     /// `localtime`: the clock shows the host's local time, not UTC.
     pub localtime: bool,
@@ -67,7 +68,7 @@ pub struct DomainConfig {
     pub on_reboot: Option<String>,
     /// `on_crash`.
     pub on_crash: Option<String>,
-    /// Settings that can't be honoured, by line.
+    /// Notes on settings that can't be honoured, by line.
     pub notes: Vec<Note>,
     /// The directory to which paths are relative.
     pub base_dir: PathBuf,
@@ -77,7 +78,8 @@ impl DomainConfig {
     /// Reads a config of at most 1 MiB.
     ///
     /// # Errors
-    /// `Io` if it can't be read, else as [`DomainConfig::parse_bytes`]; all name the file.
+    /// `Io` if it can't be read, otherwise as [`DomainConfig::parse_bytes`]; all errors name the
+    /// file.
     pub fn load(path: &Path) -> Result<Self> {
         let io = |e| Error::io(format!("cannot read the domU config {}", path.display()), e);
         let file = File::open(path).map_err(io)?;
@@ -100,8 +102,8 @@ impl DomainConfig {
     /// Parses a config's bytes; relative paths are relative to `base_dir`.
     ///
     /// # Errors
-    /// `TooLarge` above 1 MiB, `Unsupported` for Python, `Corrupt` for an error in the grammar of
-    /// the config or of a disk or network spec. Each names the line.
+    /// `TooLarge` above 1 MiB, `Unsupported` for Python, `Corrupt` for a syntax error in the config
+    /// or in a disk or network spec. Each error names the line.
     pub fn parse_bytes(bytes: &[u8], base_dir: &Path) -> Result<Self> {
         let config = Config::parse_bytes(bytes)?;
         Reader { config: &config, notes: Vec::new() }.domain(base_dir)
@@ -110,13 +112,13 @@ impl DomainConfig {
     /// The disks that the guest sees, by number. Partitions keep the guest's numbering.
     ///
     /// # Errors
-    /// `Invalid` if a device is named twice, if a disk is given whole as well as in partitions, or
-    /// if two device families name the same disk (`xvda1` and `sda2`); the message says which.
+    /// `Invalid` if a device is named twice, if a disk is given both as a whole and in partitions,
+    /// or if two device families name the same disk (`xvda1` and `sda2`); the message says which.
     pub fn layout(&self) -> Result<Vec<GuestDisk<'_>>> {
         layout::group(&self.disks)
     }
 
-    /// The kernel command line that xl would make: `cmdline`, or `root=ROOT EXTRA`.
+    /// The kernel command line that xl would generate: `cmdline`, or `root=ROOT EXTRA`.
     pub fn command_line(&self) -> Option<String> {
         if self.cmdline.is_some() {
             return self.cmdline.clone();
@@ -128,10 +130,10 @@ impl DomainConfig {
         }
     }
 
-    /// Where the kernel comes from. A boot loader goes before `kernel`, as in libxl.
+    /// Where the kernel comes from. A boot loader takes precedence over `kernel`, as in libxl.
     pub fn boot_method(&self) -> BootMethod<'_> {
         if let Some(loader) = &self.bootloader {
-            // Under pvgrub, `extra` is the path of its menu, not part of a command line.
+            // For pvgrub, `extra` is the path of its menu, not part of a command line.
             let append = match loader.kind {
                 BootloaderKind::Pvgrub => None,
                 _ => loader.args.clone().or_else(|| self.command_line()),
@@ -270,7 +272,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A list of strings with their lines; a single string counts as a list of one.
+    /// A list of strings with their lines; a single string counts as a list with one element.
     fn specs(&self, key: &str) -> Result<Vec<(u32, &'a str)>> {
         let Some(a) = self.config.get(key) else { return Ok(Vec::new()) };
         let mut out = Vec::new();
@@ -358,7 +360,7 @@ impl<'a> Reader<'a> {
             loader = None;
         }
         if let Some(loader) = &mut loader {
-            // libxl passes these to the boot loader, which looks for them inside the guest.
+            // libxl passes these to the boot loader, which looks them up inside the guest.
             loader.kernel = files.kernel.take();
             loader.ramdisk = files.ramdisk.take();
         } else if let Some(grub) = files.kernel.take_if(|kernel| boot::is_pvgrub(kernel)) {

@@ -1,4 +1,4 @@
-//! From disk specs to disks: which specs are partitions of one disk.
+//! Groups disk specs into disks: which specs are partitions of one disk.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +14,16 @@ pub struct GuestDisk<'a> {
     pub disk: u32,
     /// Its device family.
     pub family: Family,
-    /// What it is made of.
+    /// What it consists of.
     pub content: GuestDiskContent<'a>,
 }
 
-/// What a [`GuestDisk`] is made of.
+/// What a [`GuestDisk`] consists of.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum GuestDiskContent<'a> {
     /// One image, `xvda`: a whole disk, a bare filesystem or swap area, or a cdrom.
     Whole(&'a DiskSpec),
-    /// Partition images, `xvda1`, `xvda5`, by their numbers (from 1), ascending.
+    /// Partition images, `xvda1`, `xvda5`, in ascending order of their numbers (from 1).
     Partitions(Vec<(u32, &'a DiskSpec)>),
 }
 
@@ -33,7 +33,7 @@ impl GuestDisk<'_> {
         DeviceName { disk: self.disk, family: self.family, partition: 0 }.disk_name()
     }
 
-    /// The specs that it is made of.
+    /// The specs that it consists of.
     pub fn specs(&self) -> impl Iterator<Item = &DiskSpec> {
         let (whole, parts) = match &self.content {
             GuestDiskContent::Whole(spec) => (Some(*spec), &[][..]),
@@ -42,7 +42,7 @@ impl GuestDisk<'_> {
         whole.into_iter().chain(parts.iter().map(|(_, spec)| *spec))
     }
 
-    /// The disk's letters alone: `a` for `xvda` and `hda`.
+    /// The disk's letters only: `a` for `xvda` and `hda`.
     pub fn letters(&self) -> String {
         disk_letters(self.disk)
     }
@@ -89,7 +89,7 @@ pub(super) fn group(specs: &[DiskSpec]) -> Result<Vec<GuestDisk<'_>>> {
             None => GuestDiskContent::Partitions(parts.into_iter().collect()),
         };
         let new = GuestDisk { disk, family, content };
-        // xvda and a cdrom hda can coexist; two disks with one letter can't.
+        // xvda and a cdrom hda can coexist; two disks with the same letter can't.
         if let Some(last) = out.iter().rfind(|d| d.disk == disk && !d.is_cdrom()) {
             if !new.is_cdrom() {
                 let what = format!(

@@ -1,19 +1,19 @@
 //! Splits a domU config into tokens, each with the line on which it starts.
 //!
-//! Source of the grammar: xl.cfg(5) "SYNTAX" and Xen's own lexer (`libxlu_cfg_l.l`). Beyond it, a
-//! byte order mark, carriage returns and a backslash before a newline count as white space,
-//! since configs that were written for xm or on other systems have them.
+//! Source of the grammar: xl.cfg(5) "SYNTAX" and Xen's own lexer (`libxlu_cfg_l.l`). In addition, a
+//! byte order mark, carriage returns and a backslash before a newline count as white space, because
+//! configs written for xm or on other systems contain them.
 
 use crate::{Error, ErrorKind, Result};
 
-/// One word of the grammar.
+/// A token of the grammar.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Token {
-    /// A bare word: a setting's name, or Python.
+    /// A bare word: the name of a setting, or Python.
     Ident(String),
     /// A bare word that starts with a digit, as written.
     Number(String),
-    /// A quoted string, escapes resolved.
+    /// A quoted string, with escapes resolved.
     Str(String),
     Comma,
     Open,
@@ -22,7 +22,7 @@ pub(super) enum Token {
     Add,
     Semicolon,
     Newline,
-    /// A character that xl.cfg has only in strings; Python has some of them elsewhere.
+    /// A character that xl.cfg allows only in strings; Python also uses some of them elsewhere.
     Other(char),
 }
 
@@ -44,7 +44,7 @@ impl Token {
     }
 }
 
-/// The first 40 characters of `s`, control characters escaped, for an error message.
+/// The first 40 characters of `s`, with control characters escaped, for an error message.
 pub(super) fn clip(s: &str) -> String {
     let mut out: String = s.chars().take(40).flat_map(char::escape_debug).collect();
     if s.chars().nth(40).is_some() {
@@ -62,7 +62,7 @@ pub(super) struct Lexer<'a> {
     text: &'a str,
     pos: usize,
     line: u32,
-    /// Replacement characters stand for bytes that were not UTF-8.
+    /// Whether replacement characters stand for bytes that were not UTF-8.
     lossy: bool,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Lexer<'a> {
         Ok(Some((token, line)))
     }
 
-    /// Skips a backslash and the newline after it; false if there is none.
+    /// Skips a backslash and the newline after it; returns false if there is none.
     fn continuation(&mut self) -> bool {
         let rest = &self.text[self.pos..];
         let len = if rest.starts_with("\\\n") {
@@ -155,7 +155,7 @@ impl<'a> Lexer<'a> {
         &self.text[start..self.pos]
     }
 
-    /// The rest of a string whose opening `quote` has been read.
+    /// Reads the rest of a string whose opening `quote` has been read.
     fn string(&mut self, quote: char) -> Result<String> {
         let open = self.line;
         let unended = |c: char| {
@@ -182,8 +182,8 @@ impl<'a> Lexer<'a> {
         String::from_utf8(bytes).map_err(|_| error_at(ErrorKind::Corrupt, open, NOT_UTF8))
     }
 
-    /// One escape, its backslash read: those of C, with hex of two and octal of up to three digits
-    /// (`xlu__cfgl_dequote`).
+    /// Reads one escape whose backslash has been read: C escapes, with two hexadecimal or up to
+    /// three octal digits (`xlu__cfgl_dequote`).
     fn escape(&mut self, out: &mut Vec<u8>) -> Result<()> {
         let byte = match self.bump() {
             Some(c @ ('\\' | '\'' | '"')) => c as u8,

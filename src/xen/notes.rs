@@ -1,9 +1,9 @@
-//! Settings that would change the guest and can't be honoured.
+//! Notes on settings that would change the guest and can't be honoured.
 
 use super::config::{Assignment, Config, Value};
 use super::lexer::clip;
 
-/// One setting that is reported, for a line on stderr.
+/// A note on one setting, for a line on stderr.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Note {
     /// The config's line, from 1.
@@ -14,7 +14,7 @@ pub struct Note {
     pub message: String,
 }
 
-/// A hostile config could cause a million notes.
+/// A malicious config could otherwise cause a million notes.
 const MAX_NOTES: usize = 200;
 
 impl Note {
@@ -104,7 +104,7 @@ fn is_on(value: &Value) -> bool {
     }
 }
 
-/// The notes on settings that don't depend on other settings, ordered by line.
+/// The notes on settings that don't depend on other settings, sorted by line.
 pub(super) fn collect(config: &Config, notes: &mut Vec<Note>) {
     for (on, table) in [(true, WHEN_ON), (false, WHEN_OFF)] {
         for (key, message) in table {
@@ -121,7 +121,7 @@ pub(super) fn collect(config: &Config, notes: &mut Vec<Note>) {
     notes.sort_by_key(|note| note.line);
 }
 
-/// Settings of which only some values are reported.
+/// Notes on settings of which only some values are reported.
 fn special(key: &str, a: &Assignment) -> Option<String> {
     let text = a.value.as_str().unwrap_or_default();
     match key {

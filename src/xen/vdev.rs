@@ -1,4 +1,4 @@
-//! Virtual device names: which disk and which of its partitions a disk spec stands for.
+//! Virtual device names: the disk and partition that a disk spec defines.
 //!
 //! Source: xen-vbd-interface(7).
 
@@ -7,8 +7,8 @@ use super::lexer::clip;
 use crate::device_name::DeviceName;
 use crate::{Error, ErrorKind, Result};
 
-/// Parses `xvdb2`, `sda1`, `hdc`, `d0p1`, or a device number such as `0xca01` (202 << 8 | 1).
-/// `/dev/` in front, as xm allowed it, is dropped.
+/// Parses `xvdb2`, `sda1`, `hdc`, `d0p1`, or a device number such as `0xca01` (202 << 8 | 1). A
+/// leading `/dev/`, which xm allowed, is dropped.
 ///
 /// # Errors
 /// `Corrupt` if it is not a device name, `Unsupported` for a device number of another family.

@@ -6,10 +6,10 @@ use super::lexer::{clip, error_at};
 use super::notes::Note;
 use crate::{ErrorKind, Result};
 
-/// How the guest would see the interface under Xen.
+/// How the guest would see the interface on Xen.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum VifKind {
-    /// Not given: paravirtual in a PV or PVH guest, both kinds in an HVM guest.
+    /// Not specified: paravirtual in a PV or PVH guest, both kinds in an HVM guest.
     #[default]
     Default,
     /// `type=ioemu`: an emulated card next to the paravirtual one.
@@ -38,7 +38,7 @@ pub struct Vif {
 }
 
 impl Vif {
-    /// Parses `spec`, from `line` of its config; adds what can't be honoured to `notes`.
+    /// Parses `spec`, from `line` of its config; adds parameters that can't be honoured to `notes`.
     ///
     /// # Errors
     /// `Corrupt` for an invalid or multicast MAC address, or a word without `=`.
@@ -87,7 +87,7 @@ impl Vif {
                     ));
                 }
                 "rate" => note("rate= is ignored: the card's rate is not limited".into()),
-                // Names in the dom0, and tuning of Xen's own drivers.
+                // Names in the dom0, and tuning parameters of Xen's own drivers.
                 "backend" | "vifname" | "gatewaydev" | "devid" | "mtu" | "trusted" | "accel"
                 | "netdev" | "policy" | "colo" | "vlan" => {}
                 other => note(format!("'{}=' is unknown and ignored", clip(other))),
@@ -103,7 +103,7 @@ impl Vif {
     }
 }
 
-/// Six hexadecimal bytes; a multicast address (odd first byte) can't be a card's address.
+/// Parses six hexadecimal bytes; a multicast address (odd first byte) can't be a card's address.
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');

@@ -1,4 +1,4 @@
-//! The snapshots of a mount that are open.
+//! The open snapshots of a mount.
 
 use crate::disk::{Disk, Snapshot, temporary_dir};
 use parking_lot::RwLock;
@@ -18,7 +18,7 @@ impl Snapshots {
     /// Take a snapshot of `disk`; returns its handle.
     ///
     /// # Errors
-    /// EBUSY while the disk has another one, else those of taking it.
+    /// EBUSY while the disk has another snapshot; errors of taking it.
     pub(super) fn open(&self, disk: &Arc<Disk>) -> io::Result<u64> {
         let snapshot = Snapshot::take(disk, &temporary_dir())?;
         let handle = self.opened.fetch_add(1, Ordering::Relaxed);
@@ -29,7 +29,8 @@ impl Snapshots {
     /// End the snapshot of a handle.
     pub(super) fn close(&self, handle: u64) {
         let ended = self.open.write().remove(&handle);
-        // Ending it waits for writers, and readers of other snapshots need not wait for that.
+        // Ending it waits for writers; readers of other snapshots must not wait for that, so the
+        // lock is released first.
         drop(ended);
     }
 

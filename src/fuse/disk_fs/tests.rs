@@ -1,4 +1,4 @@
-//! What a mount answers, without one.
+//! The replies of a mount, tested without a mount.
 
 use super::*;
 use crate::disk::{Disk, Region, RegionKind, RegionTable, Scratch, Source};
@@ -123,7 +123,7 @@ fn what_is_written_is_read_by_the_other_file() {
     let bytes = read(&fs, disk, CACHED, PART, 2048).unwrap();
     assert_eq!(bytes, [[0; 512], [7; 512], [7; 512], [0; 512]].concat());
     fs.release(disk, CACHED);
-    // Nobody has it open: its pages are dropped at the next open.
+    // The file is not open, so its pages are dropped at the next open.
     assert!(fs.write(part, WritePath::Direct, 0, &[8; 512]).pages.is_empty());
     let (pages, renewal) = fs.open(disk, libc::O_RDONLY, 0).unwrap().renewal.unwrap();
     assert_eq!((pages.file, pages.offset, pages.len), (0, 0, 0));

@@ -9,26 +9,26 @@ use std::os::unix::fs::FileExt;
 
 /// The first four bytes of a qcow2 file, as a number.
 pub const MAGIC: u32 = 0x5146_49fb;
-/// Length of a version 2 header, and least length of a version 3 header.
+/// Length of a version 2 header, and minimum length of a version 3 header.
 const HEADER_V2: usize = 72;
 const HEADER_V3_MIN: usize = 104;
 /// Header and extensions must end within the first cluster; clusters are at most 2 MiB.
 const FIRST_CLUSTER_MAX: u64 = 2 << 20;
-/// Sizes in bytes up to which QEMU opens an L1 table (`QCOW_MAX_L1_SIZE`) and a refcount table
-/// (`QCOW_MAX_REFTABLE_SIZE`).
+/// Largest L1 table (`QCOW_MAX_L1_SIZE`) and refcount table (`QCOW_MAX_REFTABLE_SIZE`) that QEMU
+/// opens, in bytes.
 const L1_MAX: u64 = 32 << 20;
 const REFCOUNT_TABLE_MAX: u64 = 8 << 20;
-/// Bits of an offset that tables of this format can hold.
+/// Number of bits of the largest offset that tables of this format can hold.
 const OFFSET_BITS: u32 = 56;
 /// The incompatible feature "the image is corrupt".
 const CORRUPT: u64 = 2;
 
-/// A header that is consistent in itself. Offsets and lengths in bytes.
+/// A consistent header. Offsets and lengths in bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Header {
     /// 2 or 3.
     pub version: u32,
-    /// Whether it names a backing file.
+    /// Whether the header names a backing file.
     pub has_backing: bool,
     /// Length of a cluster, as a power of two; 9 to 21.
     pub cluster_bits: u32,
@@ -36,17 +36,17 @@ pub struct Header {
     pub disk_len: u64,
     /// Whether clusters are encrypted.
     pub encrypted: bool,
-    /// Entries of the L1 table; no more than QEMU takes.
+    /// Entries of the L1 table; at most QEMU's limit.
     pub l1_entries: u32,
     /// Where the L1 table is.
     pub l1_offset: u64,
     /// Where the refcount table is.
     pub refcount_offset: u64,
-    /// Length of the refcount table in clusters; no more than QEMU takes.
+    /// Length of the refcount table in clusters; at most QEMU's limit.
     pub refcount_clusters: u32,
     /// Number of internal snapshots.
     pub snapshots: u32,
-    /// Features without which the file must not be opened.
+    /// Incompatible features: a program that does not know them must not open the file.
     pub incompatible: u64,
     /// Bits per refcount, as a power of two; at most 6.
     pub refcount_order: u32,
@@ -64,9 +64,9 @@ impl Header {
     /// Read and check the header of `file`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for a file that is not qcow2 of version 2 or 3;
-    /// [`ErrorKind::Corrupt`] for a header that contradicts itself, exceeds QEMU's limits, or says
-    /// that the file is corrupt.
+    /// [`ErrorKind::Unsupported`] for a file that is not qcow2 version 2 or 3;
+    /// [`ErrorKind::Corrupt`] for a header that is inconsistent, exceeds QEMU's limits, or marks
+    /// the file as corrupt.
     pub fn read(file: &File) -> Result<Self> {
         let len = file.metadata().map_err(|e| Error::io("cannot stat the file", e))?.len();
         let mut head = vec![0; len.min(FIRST_CLUSTER_MAX) as usize];
@@ -89,8 +89,8 @@ impl Header {
         self.extensions.iter().rev().find(|(k, _)| *k == kind).map(|(_, data)| &data[..])
     }
 
-    /// Check and take the header that a file begins with; `head` is its first cluster at least, or
-    /// all of it.
+    /// Parse and check the header at the beginning of a file; `head` contains at least the first
+    /// cluster, or the whole file.
     ///
     /// # Errors
     /// As [`Header::read`].
@@ -223,9 +223,10 @@ pub(in crate::image) mod tests {
             (103, 1, corrupt),
             (103, 108, corrupt),
             (101, 255, corrupt),
-            // A disk of 16 MiB and no L1 table.
+            // A disk of 16 MiB without an L1 table.
             (28, 1, corrupt),
-            // L1 table of 128 MiB, refcount tables of no and of 16 MiB, tables within a cluster.
+            // L1 table of 128 MiB, refcount tables of length 0 and of 16 MiB, tables not aligned to
+            // a cluster.
             (36, 1, corrupt),
             (59, 0, corrupt),
             (58, 1, corrupt),
@@ -238,7 +239,7 @@ pub(in crate::image) mod tests {
         for len in [0, 3, 50, 105] {
             assert!(Header::parse(&valid()[..len]).is_err());
         }
-        // An endless chain of empty extensions stops at the cluster's end.
+        // An endless chain of empty extensions stops at the end of the cluster.
         let mut chain = valid();
         for at in (104..65536).step_by(8) {
             chain[at] = 1;

@@ -1,7 +1,7 @@
 //! Finding and checking the parents of a differencing disk.
 //!
-//! A parent is only looked for beside its child: a path in a file that somebody sent decides
-//! nothing but a name in that directory.
+//! A parent is only searched for in the directory of its child: a path stored in an untrusted file
+//! can only select a name in that directory.
 
 use super::header::{Header, Kind, Parent, located};
 use super::layer::Layer;
@@ -11,15 +11,15 @@ use crate::{Error, ErrorKind, Result};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-/// Most files of a chain. XCP-ng makes chains of up to 30.
+/// Maximum number of files in a chain. XCP-ng creates chains of up to 30.
 const MAX_FILES: usize = 40;
 
 /// The layers of the image in `opening`, the image itself first and the last parent last, and the
 /// length of the disk in bytes.
 ///
 /// # Errors
-/// Those of the files; `NotFound` for a missing parent, `Corrupt` for a parent that is another disk
-/// than the child was made from, and for a chain without end.
+/// Errors of the files; `NotFound` for a missing parent, `Corrupt` for a parent that is not the
+/// disk that the child was made from, and for an endless chain.
 pub(super) fn open(opening: Opening) -> Result<(Vec<Layer>, u64)> {
     let (mut layers, mut seen) = (Vec::new(), Vec::new());
     let mut next = Some((opening, None));
@@ -37,7 +37,7 @@ pub(super) fn open(opening: Opening) -> Result<(Vec<Layer>, u64)> {
         }
         seen.push(file);
         let (layer, found) = match expected {
-            // XenServer's way to say that the parent is no VHD.
+            // XenServer marks a parent that is not a VHD this way.
             Some(id) if uuid::Uuid::is_nil(&id) => (Layer::raw(opening), None),
             _ => {
                 let (layer, metadata) = Layer::open(opening).map_err(named)?;
@@ -82,7 +82,7 @@ fn find(child: &Layer, header: &Header) -> Result<Opening> {
             return Err(Error::new(ErrorKind::Invalid, what));
         }
         let opening = Opening::new(&path)?;
-        // Merging a chain writes to its members.
+        // Merging a chain writes to its files.
         check_unused(&opening.file, &opening.path)?;
         claim(&opening.file, Claim::StableRead)?;
         return Ok(opening);
@@ -95,7 +95,7 @@ fn find(child: &Layer, header: &Header) -> Result<Opening> {
     ))
 }
 
-/// Names, relative to `dir` and beneath it, that the parent may have, best first.
+/// Possible names of the parent, relative to and inside `dir`, most likely first.
 fn names(child: &Layer, parent: &Parent, dir: &Path) -> Vec<PathBuf> {
     let mut names: Vec<PathBuf> = Vec::new();
     let mut add = |path: &str| {
@@ -118,12 +118,12 @@ fn names(child: &Layer, parent: &Parent, dir: &Path) -> Vec<PathBuf> {
     if !parent.name.is_empty() {
         add(&parent.name.replace('\\', "/"));
     }
-    // XenServer calls the files of a storage repository by identifiers.
+    // XenServer names the files of a storage repository by identifier.
     add(&format!("{}.vhd", parent.id.hyphenated()));
     names
 }
 
-/// `path` relative to `dir`, if it lies beneath it.
+/// `path` relative to `dir`, if it lies inside it.
 fn beneath(path: &str, dir: &Path) -> Option<PathBuf> {
     let path = Path::new(path);
     let relative = if path.is_absolute() { path.strip_prefix(dir).ok()? } else { path };

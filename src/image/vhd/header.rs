@@ -1,4 +1,4 @@
-//! The footer and the dynamic disk header of a VHD: bytes in, numbers out.
+//! The footer and the dynamic disk header of a VHD: parses and checks their bytes.
 //!
 //! Source: Microsoft, "Virtual Hard Disk Image Format Specification" 1.0, "Hard Disk Footer Format"
 //! and "Dynamic Disk Header Format". All numbers are big-endian.
@@ -13,13 +13,14 @@ pub(super) const HEADER_LEN: usize = 1024;
 /// Bytes of a sector, the unit of the block allocation table.
 pub(super) const SECTOR: u64 = 512;
 
-/// Longest virtual disk: the specification's 2040 GiB, in bytes.
+/// Maximum length of the virtual disk: the specification's 2040 GiB, in bytes.
 const MAX_SIZE: u64 = 2040 << 30;
-/// Smallest and largest block, in bytes. 2 MiB is usual, and 512 KiB is what Virtual PC can do.
+/// Smallest and largest block, in bytes. 2 MiB is usual, and Virtual PC supports 512 KiB.
 const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 64 << 10..=64 << 20;
-/// Most blocks of a disk: 2040 GiB in blocks of 512 KiB. It limits the table to 16 MiB.
+/// Maximum number of blocks of a disk: 2040 GiB in blocks of 512 KiB. It limits the table to 16
+/// MiB.
 const MAX_BLOCKS: u64 = 4 << 20;
-/// Longest parent locator that is read, in bytes.
+/// Maximum length of a parent locator, in bytes.
 const MAX_LOCATOR: u32 = 4096;
 
 /// What a VHD stores.
@@ -27,9 +28,9 @@ const MAX_LOCATOR: u32 = 4096;
 pub(super) enum Kind {
     /// All bytes, in order.
     Fixed,
-    /// The blocks that were written.
+    /// Only blocks that were written.
     Dynamic,
-    /// The sectors that differ from a parent.
+    /// Only sectors that differ from a parent.
     Differencing,
 }
 
@@ -40,14 +41,14 @@ pub(super) struct Footer {
     /// Length of the virtual disk in bytes.
     pub(super) size: u64,
     pub(super) id: Uuid,
-    /// Where the dynamic disk header lies, in bytes; meaningless for a fixed disk.
+    /// Offset of the dynamic disk header, in bytes; meaningless for a fixed disk.
     pub(super) header_offset: u64,
 }
 
 /// The dynamic disk header.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Header {
-    /// Where the block allocation table lies, in bytes.
+    /// Offset of the block allocation table, in bytes.
     pub(super) table_offset: u64,
     /// Length of a block's data in bytes, a power of two.
     pub(super) block_size: u64,
@@ -55,7 +56,7 @@ pub(super) struct Header {
     pub(super) parent: Parent,
 }
 
-/// What a VHD says of itself.
+/// The metadata of a VHD.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) footer: Footer,
@@ -63,16 +64,16 @@ pub(super) struct Metadata {
     pub(super) header: Option<Header>,
 }
 
-/// What a differencing disk says of its parent. The parent's modification time, which it says too, is
-/// not compared: copying a chain changes it, and so does XenServer, which marks a parent as hidden after
-/// it has made the child.
+/// The parent named by a differencing disk. The parent's modification time, which is also recorded,
+/// is not compared: copying a chain changes it, and so does XenServer, which marks a parent as
+/// hidden after creating the child.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Parent {
     /// Identifier in the parent's footer; nil where the parent is a raw image (XenServer).
     pub(super) id: Uuid,
     /// Its name, as a path or a file name.
     pub(super) name: String,
-    /// Where to look for it.
+    /// Where to search for it.
     pub(super) locators: Vec<Locator>,
 }
 
@@ -86,7 +87,7 @@ pub(super) struct Locator {
     pub(super) len: u32,
 }
 
-/// How a parent's path is written.
+/// How a parent's path is encoded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Encoding {
     /// `W2ru`, `W2ku`: a Windows path in UTF-16.
@@ -99,8 +100,7 @@ impl Footer {
     /// Parse a footer or its copy.
     ///
     /// # Errors
-    /// `Corrupt` for what is none or is damaged, `Unsupported` for a version or type that is
-    /// unknown.
+    /// `Corrupt` for a missing or damaged footer, `Unsupported` for an unknown version or type.
     pub(super) fn parse(bytes: &[u8; FOOTER_LEN]) -> Result<Self> {
         if !bytes.starts_with(b"conectix") {
             return Err(corrupt("it has no VHD footer"));
@@ -179,10 +179,10 @@ fn parent(bytes: &[u8; HEADER_LEN]) -> Parent {
     }
 }
 
-/// The path that a locator's bytes spell, with `/` between its parts; `None` if it is not text.
+/// The path stored in a locator's bytes, with `/` as the separator; `None` if it is not text.
 pub(super) fn located(encoding: Encoding, bytes: &[u8]) -> Option<String> {
     match encoding {
-        // The specification leaves the byte order open; Windows, libvhd and Hyper-V write
+        // The specification does not define the byte order; Windows, libvhd and Hyper-V write
         // little-endian.
         Encoding::Windows => Some(utf16(bytes, u16::from_le_bytes).replace('\\', "/")),
         Encoding::Url => {
@@ -194,7 +194,7 @@ pub(super) fn located(encoding: Encoding, bytes: &[u8]) -> Option<String> {
     .filter(|path| !path.is_empty())
 }
 
-/// UTF-16 up to its end or its first NUL.
+/// UTF-16 up to the end or the first NUL.
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> String {
     let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
     let units: Vec<u16> = units.take_while(|unit| *unit != 0).collect();
@@ -216,7 +216,7 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// The complement of the sum of all bytes but those of the checksum itself, which is at `at`.
+/// The complement of the sum of all bytes except the checksum itself, which is at `at`.
 fn checksum(bytes: &[u8], at: usize) -> u32 {
     let others = bytes[..at].iter().chain(&bytes[at + 4..]);
     !others.fold(0u32, |sum, byte| sum.wrapping_add(u32::from(*byte)))

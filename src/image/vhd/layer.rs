@@ -1,4 +1,4 @@
-//! One file of a VHD chain: which of the disk's sectors it holds, and where.
+//! One file of a VHD chain: which sectors of the disk it stores, and where.
 
 use super::header::{FOOTER_LEN, Footer, HEADER_LEN, Header, Kind, Metadata, SECTOR};
 use crate::image::driver::Opening;
@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// An entry of the block allocation table whose block is not stored.
+/// A block allocation table entry for a block that is not stored.
 const UNUSED: u32 = u32::MAX;
 
 /// A file of a chain.
@@ -23,11 +23,11 @@ pub(super) struct Layer {
     blocks: Blocks,
 }
 
-/// How the disk's bytes lie in the file.
+/// How the disk's bytes are laid out in the file.
 enum Blocks {
-    /// Byte N at offset N, this many.
+    /// Byte N at offset N, for this many bytes.
     Plain(u64),
-    /// In blocks with a bitmap before each: block N begins at sector `table[N]`.
+    /// In blocks, each preceded by a bitmap: block N begins at sector `table[N]`.
     Table { table: Vec<u32>, block_size: u64 },
 }
 
@@ -44,10 +44,10 @@ impl Layer {
         Self::new(opening, Blocks::Plain(len))
     }
 
-    /// The VHD in `opening`, and what it says of itself.
+    /// The VHD in `opening`, and its metadata.
     ///
     /// # Errors
-    /// Those of the file; `Corrupt` and `Unsupported` for what its metadata says.
+    /// Errors of the file; `Corrupt` and `Unsupported` for its metadata.
     pub(super) fn open(opening: Opening) -> Result<(Self, Metadata)> {
         let footer = read_footer(&opening)?;
         if footer.kind == Kind::Fixed {
@@ -73,7 +73,7 @@ impl Layer {
         let stored = bitmap_len(block_size) + block_size;
         let outside =
             |entry: &u32| *entry != UNUSED && u64::from(*entry) * SECTOR + stored > opening.len;
-        // The last block of a disk may be cut short where the file ends.
+        // The last block of a disk may be cut short at the end of the file.
         let end = table.len() - usize::from(footer.size % block_size != 0);
         if let Some(block) = table[..end].iter().position(outside) {
             return Err(corrupt(format!("block {block} lies past the end of the file")));
@@ -113,7 +113,8 @@ impl Layer {
         }
     }
 
-    /// How many of the disk's bytes lie in the file as they are, in order; `None` for blocks.
+    /// How many of the disk's bytes are stored in order at their own offsets; `None` if the file
+    /// has blocks.
     pub(super) fn plain(&self) -> Option<u64> {
         match self.blocks {
             Blocks::Plain(len) => Some(len),
@@ -121,7 +122,7 @@ impl Layer {
         }
     }
 
-    /// Length of a block in bytes, where there are blocks.
+    /// Length of a block in bytes, if the file has blocks.
     pub(super) fn block_size(&self) -> Option<u64> {
         match self.blocks {
             Blocks::Plain(_) => None,
@@ -144,8 +145,8 @@ pub(super) fn bitmap_len(block_size: u64) -> u64 {
     (block_size / SECTOR / 8).next_multiple_of(SECTOR)
 }
 
-/// The footer at the end, or its copy at the beginning where the one at the end is damaged: a
-/// writer that was interrupted had written one of them.
+/// The footer at the end, or, if it is damaged, its copy at the beginning: an interrupted writer
+/// leaves at least one of the two intact.
 fn read_footer(opening: &Opening) -> Result<Footer> {
     let at = |offset| {
         let mut bytes = [0; FOOTER_LEN];
@@ -157,7 +158,7 @@ fn read_footer(opening: &Opening) -> Result<Footer> {
     };
     let last = at(end);
     match (at(0), last) {
-        // A fixed disk has no copy: what it begins with is the guest's.
+        // A fixed disk has no copy: its first bytes belong to the guest.
         (_, Ok(footer)) if footer.kind == Kind::Fixed => Ok(footer),
         (Ok(copy), Ok(footer)) if copy != footer => {
             Err(corrupt("its footer and the copy of it at the beginning contradict each other"))
@@ -171,7 +172,7 @@ fn read_footer(opening: &Opening) -> Result<Footer> {
 fn read(file: &File, buf: &mut [u8], offset: u64, what: &str) -> Result<()> {
     file.read_exact_at(buf, offset).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => corrupt(format!("the file ends before {what}")),
-        // Offsets that no file can have.
+        // An offset that no file can have.
         io::ErrorKind::InvalidInput => corrupt(format!("{what} has an impossible place")),
         _ => Error::io(format!("cannot read {what}"), e),
     })

@@ -1,17 +1,17 @@
-//! VHD files for tests, written by the specification and not by the code that reads them.
+//! VHD files for tests, written from the specification, independently of the code that reads them.
 
 use super::header::{FOOTER_LEN, HEADER_LEN};
 use std::collections::BTreeMap;
 use std::path::Path;
 use uuid::Uuid;
 
-/// A VHD that is to be written.
+/// A VHD to be written.
 pub(super) struct Disk {
     len: u64,
     id: Uuid,
     block: u64,
     parent: Option<(Uuid, String)>,
-    /// Data of each sector that is stored.
+    /// Data of each stored sector.
     sectors: BTreeMap<u64, Vec<u8>>,
     fixed: Option<Vec<u8>>,
 }
@@ -41,7 +41,7 @@ impl Disk {
         let parent = self.parent.as_ref().map(|(id, name)| (*id, name.as_str()));
         let mut out = [&footer[..], &header(blocks as u32, self.block, parent)].concat();
         out.resize(out.len() + (blocks * 4).next_multiple_of(512), 0xff);
-        // The locator's path, where `header` says that it is.
+        // The locator's path, at the offset that `header` gives.
         out.resize(LOCATOR_AT as usize, 0);
         if let Some((_, name)) = parent {
             let dot = if name.starts_with('/') { "" } else { "./" };
@@ -58,7 +58,7 @@ impl Disk {
             let place = (out.len() / 512) as u32;
             out[1536 + block * 4..][..4].copy_from_slice(&place.to_be_bytes());
             let mut bitmap = vec![0; (per_block / 8).next_multiple_of(512)];
-            // What a block holds of sectors that are not marked means nothing.
+            // The content of unmarked sectors in a block is meaningless.
             let mut data = vec![0xa5; self.block as usize];
             for s in stored {
                 bitmap[s / 8] |= 0x80 >> (s % 8);
@@ -72,7 +72,7 @@ impl Disk {
     }
 }
 
-/// Where the first parent locator's path is.
+/// Offset of the first parent locator's path.
 const LOCATOR_AT: u64 = 4096;
 
 pub(super) fn write(path: &Path, disk: &Disk) {
@@ -115,7 +115,7 @@ pub(super) fn header(entries: u32, block: u64, parent: Option<(Uuid, &str)>) -> 
     out
 }
 
-/// Put the checksum to `at`.
+/// Store the checksum at `at`.
 fn sign(bytes: &mut [u8], at: usize) {
     let sum: u32 = bytes.iter().map(|b| u32::from(*b)).sum();
     bytes[at..at + 4].copy_from_slice(&(!sum).to_be_bytes());
