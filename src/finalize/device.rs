@@ -26,7 +26,8 @@ pub struct BlockDevice {
 }
 
 impl BlockDevice {
-    /// Open `path` for `needed` bytes. Unless `replace`, refuse one that holds data.
+    /// Open `path`, which must have at least `needed` bytes. Unless `replace`, refuse a device that
+    /// contains data.
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] when it is mounted or otherwise in use; [`ErrorKind::TooLarge`] when it

@@ -133,7 +133,7 @@ impl PrivateMount {
 
     fn take_down(&mut self) -> Result<()> {
         let Some(mut lifeline) = self.lifeline.take() else { return Ok(()) };
-        let _ = lifeline.write_all(b"q"); // the keeper may have ended
+        let _ = lifeline.write_all(b"q"); // fails only if the keeper has already ended
         drop(lifeline);
         while self.messages.is_some() {
             self.pass_messages();
