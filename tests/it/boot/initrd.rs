@@ -55,46 +55,51 @@ fn dracut_host_only() {
     boots_from_virtio("dracut");
 }
 
-/// Neither a shell nor insmod, and in the compression whose end nobody finds.
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn an_initrd_without_a_shell() {
-    boots_from_virtio("noshell");
-}
+/// Kinds that only `scripts/test --matrix` boots.
+mod matrix {
+    use super::*;
 
-/// Drivers that the guest has nowhere can't be added: another bus and another card do.
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn another_bus_where_there_is_no_driver() {
-    let domu = domu_variant("bookworm", "nomodule");
-    let untouched = Untouched::remember(&domu.disk);
-    let image = domu.disk.to_str().expect("UTF-8");
+    /// Neither a shell nor insmod, and in the compression whose end nobody finds.
+    #[test]
+    #[ignore = "boots QEMU; makes a domU as root"]
+    fn an_initrd_without_a_shell() {
+        boots_from_virtio("noshell");
+    }
 
-    let planned = run_text(SYNTHDISK, &["map", "--json", image]);
-    let planned: serde_json::Value = serde_json::from_str(&planned).unwrap();
-    let hardware = serde_json::json!({ "bus": "ahci", "nic": "e1000" });
-    assert_eq!(planned["boot"]["hardware"], hardware, "{planned}");
-    let warning = planned["boot"]["warnings"][0].as_str().unwrap_or_default();
-    assert!(warning.contains("no virtio_blk") && warning.contains("AHCI"), "{warning}");
-    assert!(!planned["boot"]["cmdline"].as_str().unwrap().contains("rdinit="));
+    /// Drivers that the guest has nowhere can't be added: another bus and another card do.
+    #[test]
+    #[ignore = "boots QEMU; makes a domU as root"]
+    fn another_bus_where_there_is_no_driver() {
+        let domu = domu_variant("bookworm", "nomodule");
+        let untouched = Untouched::remember(&domu.disk);
+        let image = domu.disk.to_str().expect("UTF-8");
 
-    let dry = run_text(SYNTHDISK, &["run", "--dry-run", "--accel", "tcg", image]);
-    assert!(
-        dry.contains("ich9-ahci") && dry.contains("e1000") && !dry.contains("virtio-blk"),
-        "{dry}"
-    );
-    let said = ["run", "--dry-run", "--accel", "tcg", "--bus", "nvme", image];
-    assert!(run_text(SYNTHDISK, &said).contains("-device nvme,"), "what is said goes first");
+        let planned = run_text(SYNTHDISK, &["map", "--json", image]);
+        let planned: serde_json::Value = serde_json::from_str(&planned).unwrap();
+        let hardware = serde_json::json!({ "bus": "ahci", "nic": "e1000" });
+        assert_eq!(planned["boot"]["hardware"], hardware, "{planned}");
+        let warning = planned["boot"]["warnings"][0].as_str().unwrap_or_default();
+        assert!(warning.contains("no virtio_blk") && warning.contains("AHCI"), "{warning}");
+        assert!(!planned["boot"]["cmdline"].as_str().unwrap().contains("rdinit="));
 
-    let dir = tempfile::tempdir().unwrap();
-    let log = dir.path().join("console");
-    let args = ["run", "--accel", "tcg", "--memory", "512", "--vcpus", "2", "--timeout", "5m"];
-    let more = ["--expect", "login:", "--log", log.to_str().unwrap(), image];
-    let result = output(Path::new(SYNTHDISK), &[&args[..], &more].concat());
-    let said = text(&result.stderr);
-    let console = std::fs::read_to_string(&log).unwrap_or_default();
-    assert_eq!(result.status.code(), Some(0), "{said}\n{console}");
-    assert!(said.contains("no virtio_blk"), "{said}");
-    assert!(console.contains("sda: sda1 sda2"), "{console}");
-    untouched.check();
+        let dry = run_text(SYNTHDISK, &["run", "--dry-run", "--accel", "tcg", image]);
+        assert!(
+            dry.contains("ich9-ahci") && dry.contains("e1000") && !dry.contains("virtio-blk"),
+            "{dry}"
+        );
+        let said = ["run", "--dry-run", "--accel", "tcg", "--bus", "nvme", image];
+        assert!(run_text(SYNTHDISK, &said).contains("-device nvme,"), "what is said goes first");
+
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("console");
+        let args = ["run", "--accel", "tcg", "--memory", "512", "--vcpus", "2", "--timeout", "5m"];
+        let more = ["--expect", "login:", "--log", log.to_str().unwrap(), image];
+        let result = output(Path::new(SYNTHDISK), &[&args[..], &more].concat());
+        let said = text(&result.stderr);
+        let console = std::fs::read_to_string(&log).unwrap_or_default();
+        assert_eq!(result.status.code(), Some(0), "{said}\n{console}");
+        assert!(said.contains("no virtio_blk"), "{said}");
+        assert!(console.contains("sda: sda1 sda2"), "{console}");
+        untouched.check();
+    }
 }

@@ -247,19 +247,24 @@ impl Guest {
         limit: Duration,
     ) -> Result<(usize, String), String> {
         let end = Instant::now() + stretch(limit);
+        let longest = wanted.iter().map(|w| w.len()).max().unwrap_or(0);
         let mut state = self.console.lock();
+        // Every byte is searched once, however often the console prints.
+        let mut searched = self.seen;
         loop {
-            let new = &state.bytes[self.seen..];
+            let new = &state.bytes[searched..];
             let first = wanted
                 .iter()
                 .enumerate()
                 .filter_map(|(i, w)| find(new, w.as_bytes()).map(|at| (at + w.len(), i)))
                 .min();
             if let Some((len, which)) = first {
-                let text = String::from_utf8_lossy(&new[..len]).into_owned();
-                self.seen += len;
+                let end = searched + len;
+                let text = String::from_utf8_lossy(&state.bytes[self.seen..end]).into_owned();
+                self.seen = end;
                 return Ok((which, text));
             }
+            searched = searched.max(state.bytes.len().saturating_sub(longest));
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || state.closed {
                 let why = if state.closed { "QEMU ended" } else { "timed out" };
