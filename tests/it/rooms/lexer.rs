@@ -167,6 +167,11 @@ pub fn read(source: &str) -> Source {
                 }));
                 continue;
             }
+            // `pub(in a::b)` says who may use an item, and uses nothing itself.
+            Token::Ident(word) if word == "in" && at > 1 && tokens[at - 2].is("pub") => {
+                at += tokens[at..].iter().position(|t| *t == Token::Punct(')')).unwrap_or(1);
+                continue;
+            }
             Token::Ident(word) => {
                 let before = at.checked_sub(1).map(|i| &tokens[i]);
                 let item = ["fn", "struct", "enum", "trait", "const", "static", "type", "union"];
@@ -306,7 +311,7 @@ fn paths_of_a_file() {
         mod tests { use crate::test_only::X; }
         #[cfg(test)] mod more_tests;
         mod inner { use super::super::up::Y; }
-        fn f<'a>(x: &'a str) -> char { let _ = ("crate::text::T", r#"crate::raw::"T"#, '"', '\''); crate::called::g(); x.y::<crate::turbo::Fish>(); 'c' }
+        pub(in crate::visible) fn f<'a>(x: &'a str) -> char { let _ = ("crate::text::T", r#"crate::raw::"T"#, '"', '\''); crate::called::g(); x.y::<crate::turbo::Fish>(); 'c' }
         "##,
     );
     let got: Vec<String> = source
