@@ -72,3 +72,17 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Opens what this process has just closed. A child that another test is starting has our files open,
+/// locks included, until it runs its program.
+pub fn unlocked<T>(open: impl Fn() -> synthdisk::Result<T>) -> synthdisk::Result<T> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match open() {
+            Err(e) if e.kind() == synthdisk::ErrorKind::Busy && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            done => return done,
+        }
+    }
+}

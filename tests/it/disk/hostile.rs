@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use crate::common::overlay::unlocked;
 use synthdisk::ErrorKind;
 use synthdisk::bytes::ReadAt;
 use synthdisk::disk::{Base, Overlay, Qcow2Overlay};
@@ -51,7 +53,7 @@ fn content(overlay: &Qcow2Overlay) -> io::Result<Vec<u8>> {
 }
 
 fn open(path: &Path) -> synthdisk::Result<(Qcow2Overlay, Vec<u8>)> {
-    Qcow2Overlay::open_frozen(path)
+    unlocked(|| Qcow2Overlay::open_frozen(path))
 }
 
 /// Every bit of the header and its extensions: the overlay is refused, or nothing has changed.

@@ -1,6 +1,7 @@
 //! The read and write paths against a reference model: a disk that is a plain `Vec<u8>`.
 
 use crate::common::model::{LEN, range, table};
+use crate::common::overlay::unlocked;
 use proptest::prelude::*;
 use std::path::Path;
 use synthdisk::bytes::{Extents, ReadAt};
@@ -104,7 +105,7 @@ proptest! {
                 None => Qcow2Overlay::create(&path, LEN, b"meta").unwrap(),
                 Some(old) => {
                     drop(old);
-                    let (overlay, metadata) = Qcow2Overlay::open(&path).unwrap();
+                    let (overlay, metadata) = unlocked(|| Qcow2Overlay::open(&path)).unwrap();
                     assert_eq!(metadata, b"meta");
                     overlay
                 }
@@ -191,7 +192,7 @@ fn overlays_are_locked_and_checked() {
     d.write_at(&[1; 512], 0).unwrap();
     d.flush().unwrap();
     drop(d);
-    Qcow2Overlay::open(&path).unwrap();
+    unlocked(|| Qcow2Overlay::open(&path)).unwrap();
     assert_eq!(kind(Qcow2Overlay::open(&image)), synthdisk::ErrorKind::Unsupported);
     // Every table pointer replaced by nonsense, one after the other.
     let good = std::fs::read(&path).unwrap();
@@ -199,10 +200,14 @@ fn overlays_are_locked_and_checked() {
         let mut bad = good.clone();
         bad[at..at + 8].copy_from_slice(&0x7fff_ffff_ffff_fe00u64.to_be_bytes());
         std::fs::write(&path, &bad).unwrap();
-        assert_eq!(kind(Qcow2Overlay::open(&path)), synthdisk::ErrorKind::Corrupt, "at {at}");
+        assert_eq!(
+            kind(unlocked(|| Qcow2Overlay::open(&path))),
+            synthdisk::ErrorKind::Corrupt,
+            "at {at}"
+        );
     }
     std::fs::write(&path, &good[..(good.len() / 2) & !511]).unwrap();
-    assert!(Qcow2Overlay::open(&path).is_err());
+    assert!(unlocked(|| Qcow2Overlay::open(&path)).is_err());
 }
 
 /// The disk's last cluster is partial. Stored where another cluster was freed, with data after

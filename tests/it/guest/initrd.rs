@@ -166,7 +166,7 @@ fn what_is_broken_is_said_and_what_came_before_is_kept() {
     assert!(bad(&packed[..packed.len() / 2]).contains("ends too early"));
     assert!(bad(&lzo).contains("lzo"));
     assert!(bad(b"07070100").contains("ends too early"));
-    assert!(bad(&[b"070707".as_slice(), &[b'0'; 200]].concat()).contains("old kind"));
+    assert!(bad(&[b"070707".as_slice(), &[b'0'; 200]].concat()).contains("old format"));
     assert!(bad(&filter("gzip", &[], b"the image of a disk")).contains("junk"));
     let mut odd = main.clone();
     odd.extend([0; 5]);
