@@ -43,9 +43,8 @@ impl Drop for Slot {
     }
 }
 
-/// One guest more than processors: a guest that waits for a timer leaves its core to another.
-/// `SYNTHDISK_TEST_GUESTS` says otherwise.
+/// One guest for each processor; `SYNTHDISK_TEST_GUESTS` says otherwise.
 fn slots() -> usize {
     let given = std::env::var("SYNTHDISK_TEST_GUESTS").ok().and_then(|n| n.parse().ok());
-    given.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from) + 1)
+    given.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from))
 }
