@@ -24,7 +24,7 @@ use inodes::{Inode, Inodes, MappedBlock, blocks};
 use labels::Labels;
 use parents::Parents;
 use script::{Script, quoted};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -44,9 +44,14 @@ impl Editor for E2fs {
         }
         let tools = Tools { partition, now: now(&found) };
         let parents = Parents::of(edits);
-        let rewritten = edits.iter().filter(|e| matches!(e.change, Change::Rewrite { .. }));
-        let paths = rewritten.map(|e| e.path.as_str()).chain(parents.existing.iter().copied());
-        let inodes = Inodes::find(&tools, &paths.collect::<BTreeSet<_>>())?;
+        let mut wanted: BTreeMap<_, _> = parents.existing.iter().map(|path| (*path, 0)).collect();
+        for edit in edits {
+            if let Change::Rewrite { old, new } = &edit.change {
+                let blocks = kept_blocks(old, new, found.block_size);
+                wanted.insert(&edit.path, blocks.unwrap_or(0));
+            }
+        }
+        let inodes = Inodes::find(&tools, &wanted)?;
         let store = Store { partition, format: found, tools, inodes };
         store.structure(edits, &parents)?;
         store.rewrites(edits)
@@ -137,7 +142,8 @@ impl Store<'_> {
         for edit in edits {
             if let Change::Rewrite { old, new } = &edit.change {
                 let inode = self.inodes.of(&edit.path)?;
-                wanted.push(Rewrite { path: &edit.path, old, new, inode, blocks: Vec::new() });
+                let blocks = self.inodes.blocks(&edit.path)?.to_vec();
+                wanted.push(Rewrite { path: &edit.path, old, new, inode, blocks });
             }
         }
         if wanted.is_empty() {
@@ -169,7 +175,7 @@ impl Store<'_> {
 
     /// Number of blocks that `bytes` occupy.
     fn blocks_of(&self, bytes: &[u8]) -> u64 {
-        (bytes.len() as u64).div_ceil(self.format.block_size)
+        count_blocks(bytes, self.format.block_size)
     }
 
     /// Give files as many blocks as their new contents need.
@@ -195,16 +201,21 @@ impl Store<'_> {
         self.tools.debugfs(&["-w"], &script).map(drop)
     }
 
-    /// Find out where the files' blocks are.
+    /// Find out where the files' blocks are: those that were resized are looked up again.
     fn map(&self, wanted: &mut [Rewrite]) -> Result<()> {
+        let resized =
+            |r: &&mut Rewrite| kept_blocks(r.old, r.new, self.format.block_size).is_none();
+        let mut moved: Vec<&mut Rewrite> = wanted.iter_mut().filter(resized).collect();
         let counts: Vec<(Inode, u64)> =
-            wanted.iter().map(|r| (r.inode, self.blocks_of(r.new))).collect();
-        let found = blocks(&self.tools, &counts)?;
-        for ((rewrite, blocks), (_, count)) in wanted.iter_mut().zip(found).zip(counts) {
-            if blocks.len() as u64 != count || blocks.iter().any(|b| b.number == 0) {
+            moved.iter().map(|r| (r.inode, self.blocks_of(r.new))).collect();
+        for (rewrite, blocks) in moved.iter_mut().zip(blocks(&self.tools, &counts)?) {
+            rewrite.blocks = blocks;
+        }
+        for rewrite in wanted {
+            let complete = rewrite.blocks.len() as u64 == self.blocks_of(rewrite.new);
+            if !complete || rewrite.blocks.iter().any(|b| b.number == 0) {
                 return Err(stored_inline(rewrite.path));
             }
-            rewrite.blocks = blocks;
         }
         Ok(())
     }
@@ -228,6 +239,17 @@ impl Store<'_> {
         self.format.set_len(&mut inode, rewrite.inode.number, rewrite.new.len() as u64);
         partition.write_all_at(&inode, inode_at).map_err(failed)
     }
+}
+
+/// Number of blocks that `bytes` occupy.
+fn count_blocks(bytes: &[u8], block_size: u64) -> u64 {
+    (bytes.len() as u64).div_ceil(block_size)
+}
+
+/// Number of blocks of a file that keeps its blocks when `new` replaces `old`.
+fn kept_blocks(old: &[u8], new: &[u8], block_size: u64) -> Option<u64> {
+    let count = count_blocks(new, block_size);
+    (count == count_blocks(old, block_size)).then_some(count)
 }
 
 fn stored_inline(path: &str) -> Error {

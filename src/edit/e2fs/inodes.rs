@@ -1,12 +1,12 @@
 //! Locations of files: their inodes and blocks, as reported by debugfs.
 //!
-//! After this lookup, existing files are addressed by inode number, so each path appears in only
-//! one command.
+//! After this lookup, existing files are addressed by inode number: a path appears only here, in
+//! commands that read.
 
 use super::script::{Script, quoted};
 use super::tools::Tools;
 use crate::{Error, ErrorKind, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// An inode, and where it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,37 +27,59 @@ pub(super) struct MappedBlock {
     pub(super) unwritten: bool,
 }
 
-/// Inodes by path.
+/// A file, and as many of its first blocks as were asked for.
+#[derive(Clone, Debug)]
+struct Located {
+    inode: Inode,
+    blocks: Vec<MappedBlock>,
+}
+
+/// Inodes and first blocks of files, by path.
 #[derive(Debug, Default)]
-pub(super) struct Inodes(BTreeMap<String, Inode>);
+pub(super) struct Inodes(BTreeMap<String, Located>);
 
 impl Inodes {
-    /// The inodes of `paths`, which must exist.
+    /// The inodes of files, which must exist, and as many of their first blocks as the map says; fewer
+    /// if debugfs reports fewer. One run of debugfs, because starting it costs some milliseconds.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] with the message of debugfs; [`ErrorKind::Unsupported`] for a path that it
     /// cannot handle.
-    pub(super) fn find(tools: &Tools, paths: &BTreeSet<&str>) -> Result<Self> {
+    pub(super) fn find(tools: &Tools, wanted: &BTreeMap<&str, u64>) -> Result<Self> {
         let mut script = Script::default();
-        for path in paths {
-            script.push(format!("imap {}", quoted(path)?))?;
+        for (path, blocks) in wanted {
+            let path = quoted(path)?;
+            script.push(format!("imap {path}"))?;
+            for i in 0..*blocks {
+                script.push(format!("bmap {path} {i}"))?;
+            }
         }
         let answers = ask(tools, &script, "debugfs: imap ")?;
         let mut lines = answers.iter().map(String::as_str);
         let mut found = BTreeMap::new();
-        for path in paths {
+        for (path, blocks) in wanted {
             let mut place = || imap_answer(lines.next()?, lines.next()?);
             let inode = place().ok_or_else(|| {
                 Error::new(ErrorKind::Io, format!("debugfs does not say where {path} is"))
             })?;
-            found.insert((*path).to_owned(), inode);
+            let blocks = lines.by_ref().take(*blocks as usize).filter_map(bmap_answer).collect();
+            found.insert((*path).to_owned(), Located { inode, blocks });
         }
         Ok(Self(found))
     }
 
     /// The inode of `path`, which must be one of those looked up.
     pub(super) fn of(&self, path: &str) -> Result<Inode> {
-        self.0.get(path).copied().ok_or_else(|| {
+        self.located(path).map(|found| found.inode)
+    }
+
+    /// The blocks of `path` that were looked up.
+    pub(super) fn blocks(&self, path: &str) -> Result<&[MappedBlock]> {
+        self.located(path).map(|found| &*found.blocks)
+    }
+
+    fn located(&self, path: &str) -> Result<&Located> {
+        self.0.get(path).ok_or_else(|| {
             Error::new(ErrorKind::Io, format!("the inode of {path} in the guest is not known"))
         })
     }

@@ -12,7 +12,7 @@ use crate::common::field::{FSTAB, Field, mount};
 use crate::common::foreign::{make_btrfs, make_xfs};
 use crate::common::mount::{LoopDev, Mount};
 use crate::common::process::{
-    SYNTHDISK, command, have, is_root, output, run, run_text, skip, text,
+    SYNTHDISK, command, copy_program, have, is_root, output, run, run_text, skip, text,
 };
 use crate::common::tiny::{fake_kernel, menu, noise};
 use serde_json::json;
@@ -249,7 +249,7 @@ fn without_root_nothing_is_edited() {
     make_xfs(&image, 300 << 20, &[], &tree(&field, FSTAB));
     field.swap("swap.img", 1 << 20, "oldswap");
     let program = field.path("synthdisk");
-    fs::copy(SYNTHDISK, &program).unwrap();
+    copy_program(&program);
     let dir = field.path("mnt");
     fs::create_dir(&dir).unwrap();
     let mut words = Command::new(&program);

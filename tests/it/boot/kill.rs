@@ -10,7 +10,8 @@ use nix::unistd::Pid;
 use crate::common::console::{Disk, Guest, plain};
 use crate::common::guests::mini_guest;
 use crate::common::hash::{Untouched, sha256};
-use crate::common::mount::Mount;
+use crate::common::mount::{Mount, has_ended};
+use crate::common::overlay::wait_until;
 use crate::common::process::{output, run, text};
 
 const BOOT: Duration = Duration::from_secs(120);
@@ -51,6 +52,8 @@ fn killed_while_writing(cache: &'static str) {
         let told = told(&plain(&guest.console()));
         kill(Pid::from_raw(pids[0]), Signal::SIGKILL).expect("our own daemon");
         guest.kill();
+        // Until it is gone, the overlay is locked.
+        wait_until("the killed daemon is gone", || has_ended(pids[0]));
         mount.detach_dead();
         eprintln!("round {round}: {} files of the guest are to be there", told.len());
         assert!(told.len() > 8);

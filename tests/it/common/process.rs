@@ -73,6 +73,25 @@ pub fn run_text(program: impl AsRef<OsStr>, args: &[impl AsRef<OsStr>]) -> Strin
     text(&run(program, args).stdout).trim_end().to_string()
 }
 
+/// Copies the binary under test to where other users can start it.
+pub fn copy_program(to: &Path) {
+    install(Path::new(SYNTHDISK), to);
+}
+
+/// Writes a script that can be started.
+pub fn write_script(path: &Path, script: &str) {
+    let text = path.with_extension("text");
+    std::fs::write(&text, script).expect("write in a directory of our own");
+    install(&text, path);
+    std::fs::remove_file(&text).expect("remove a file of our own");
+}
+
+/// Another process writes the program: a file that this one has open for writing is inherited by the
+/// children that other tests are starting just then, and cannot be started meanwhile (`ETXTBSY`).
+fn install(program: &Path, to: &Path) {
+    run("install", &["-m755".as_ref(), "--".as_ref(), program.as_os_str(), to.as_os_str()]);
+}
+
 /// Runs `synthdisk ARGS`, which must succeed.
 pub fn synthdisk(args: &[impl AsRef<OsStr>]) -> Output {
     run(SYNTHDISK, args)

@@ -11,7 +11,7 @@ use crate::common::field::Field;
 use crate::common::hash::Untouched;
 use crate::common::mount::{Mount, is_mount_point};
 use crate::common::process::{
-    SYNTHDISK, command, expect_failure, is_root, output, synthdisk, text,
+    SYNTHDISK, command, copy_program, expect_failure, is_root, output, synthdisk, text,
 };
 use crate::common::tiny::{Tiny, open_to_all};
 
@@ -142,7 +142,7 @@ fn a_plain_users_guest_is_edited() {
         fs::set_permissions(field.path(name), Permissions::from_mode(0o644)).unwrap();
     }
     let program = field.path("synthdisk");
-    fs::copy(SYNTHDISK, &program).unwrap();
+    copy_program(&program);
     let (mnt, runtime) = (field.path("mnt"), field.path("runtime"));
     for dir in [&mnt, &runtime] {
         fs::create_dir(dir).unwrap();

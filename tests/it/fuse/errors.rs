@@ -10,7 +10,7 @@ use crate::common::file::{bytes_of, writer};
 use crate::common::hash::Untouched;
 use crate::common::mount::{LoopDev, Mount, expect_no_mount, is_mount_point};
 use crate::common::process::{
-    SYNTHDISK, command, expect_failure, is_root, output, run, run_text, skip, text,
+    SYNTHDISK, command, copy_program, expect_failure, is_root, output, run, run_text, skip, text,
 };
 use crate::common::tiny::{Tiny, fake_kernel, make_ext4, noise};
 
@@ -263,7 +263,7 @@ impl Plain {
         }
         let tiny = Tiny::new();
         let program = tiny.file("synthdisk");
-        fs::copy(SYNTHDISK, &program).unwrap();
+        copy_program(&program);
         let mnt = tiny.file("plain-mnt");
         fs::create_dir(&mnt).unwrap();
         std::os::unix::fs::chown(&mnt, Some(NOBODY), Some(NOBODY)).unwrap();

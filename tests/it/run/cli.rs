@@ -2,12 +2,15 @@
 //! the command ends. Verdicts are in `verdicts.rs`, real guests in `boot/run.rs`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::scene::{STAY, Scene, eventually, lives};
-use crate::common::process::{SYNTHDISK, command, expect_failure, text};
+use super::scene::{STAY, Scene};
+use crate::common::mount::has_ended;
+use crate::common::overlay::wait_until;
+use crate::common::process::{
+    SYNTHDISK, command, expect_failure, is_root, skip, text, write_script,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -91,17 +94,15 @@ fn without_qemu() {
 /// Somebody else's PATH and environment must not decide what root starts.
 #[test]
 fn root_takes_no_tools_from_path() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: this is about root");
+    if !is_root() {
+        skip("root is the one who takes no tools from PATH");
         return;
     }
     let scene = Scene::new("echo \"LD_PRELOAD=$LD_PRELOAD PATH=$PATH\" >$home/environment");
     let fake = "#!/bin/sh\ntouch \"${0%/*}/../started-${0##*/}\"\nexit 1\n";
     fs::create_dir(scene.path("evil")).unwrap();
     for name in ["qemu-system-x86_64", "qemu-img"] {
-        let path = scene.path("evil").join(name);
-        fs::write(&path, fake).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&scene.path("evil").join(name), fake);
     }
     let evil = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", scene.path("evil").display());
     let image = scene.path("web1.img");
@@ -185,7 +186,7 @@ fn signals_leave_nothing() {
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(1));
         assert!(scene.is_clean(), "{signal}: all is gone before the command returns");
-        assert!(!lives(qemu));
+        assert!(has_ended(qemu));
     }
 }
 
@@ -196,7 +197,7 @@ fn a_run_that_is_killed_leaves_nothing() {
     child.kill().unwrap();
     child.wait().unwrap();
     scene.assert_clean();
-    eventually("QEMU ends", || !lives(qemu));
+    wait_until("QEMU ends", || has_ended(qemu));
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn a_killed_keeper_or_mount_ends_the_run() {
         assert_eq!(result.status.code(), Some(1), "{victim}: {stderr}");
         assert!(stderr.contains("the mount ended below the guest"), "{victim}: {stderr}");
         scene.assert_clean();
-        assert!(!lives(qemu), "{victim}");
+        assert!(has_ended(qemu), "{victim}");
     }
 }
 
@@ -236,7 +237,7 @@ fn a_qemu_that_ignores_sigterm_is_killed() {
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
     child.wait().unwrap();
     assert!(scene.is_clean());
-    assert!(!lives(qemu));
+    assert!(has_ended(qemu));
 }
 
 /// QEMU makes the terminal raw and, when it is killed with `run`, can't undo it.
@@ -297,7 +298,7 @@ fn no_password_hash_is_in_the_arguments_of_what_run_starts() {
     let option = format!("--root-password-hash={HASH}");
     let child = scene.command(&[&option, &guest.image.to_string_lossy()]).spawn().unwrap();
     let pid = scene.path("pid");
-    eventually("QEMU starts", || fs::read_to_string(&pid).is_ok_and(|s| s.ends_with('\n')));
+    wait_until("QEMU starts", || fs::read_to_string(&pid).is_ok_and(|s| s.ends_with('\n')));
     let processes = scene.processes();
     for begin in ["internal keep", "internal mount"] {
         scene.process(begin);

@@ -1,15 +1,14 @@
 //! A set-up for `synthdisk run` with a QEMU that is a shell script.
 #![allow(dead_code)]
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::common::process::{SYNTHDISK, command, run};
+use crate::common::overlay::wait_until;
+use crate::common::process::{SYNTHDISK, command, run, write_script};
 
 /// An image, a fake QEMU, and a directory in which private mounts are made.
 pub struct Scene {
@@ -35,8 +34,7 @@ impl Scene {
              printf '%s\\n' \"$@\" >$home/args\n{script}\n",
             scene.home.path().display()
         );
-        fs::write(&qemu, script).unwrap();
-        fs::set_permissions(&qemu, Permissions::from_mode(0o755)).unwrap();
+        write_script(&qemu, &script);
         scene
     }
 
@@ -83,7 +81,7 @@ impl Scene {
     pub fn start(&self) -> (Child, i32) {
         let child = self.command(&[&self.path("web1.img").to_string_lossy()]).spawn().unwrap();
         let pid = self.path("pid");
-        eventually("QEMU starts", || fs::read_to_string(&pid).is_ok_and(|s| s.ends_with('\n')));
+        wait_until("QEMU starts", || fs::read_to_string(&pid).is_ok_and(|s| s.ends_with('\n')));
         let pid = fs::read_to_string(&pid).unwrap().trim().parse().expect("a process id");
         (child, pid)
     }
@@ -124,22 +122,8 @@ impl Scene {
     }
 
     pub fn assert_clean(&self) {
-        eventually("everything is cleaned up", || self.is_clean());
+        wait_until("everything is cleaned up", || self.is_clean());
     }
-}
-
-/// Waits for something that happens soon.
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < end, "timed out: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-pub fn lives(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// Holds the disk open and keeps running under its own process id.

@@ -3,7 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::scene::{Scene, eventually};
+use super::scene::Scene;
+use crate::common::overlay::wait_until;
 use crate::common::process::{run_text, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -108,7 +109,7 @@ fn a_signal_ends_a_batch() {
     let mut args = vec!["--expect", "x"];
     configs.iter().for_each(|c| args.extend(["--config", c]));
     let child = scene.command(&args).spawn().unwrap();
-    eventually("a guest runs", || scene.path("pid").exists());
+    wait_until("a guest runs", || scene.path("pid").exists());
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
     let result = child.wait_with_output().unwrap();
     assert_eq!(result.status.code(), Some(1));
