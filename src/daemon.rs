@@ -1,15 +1,28 @@
-//! The process that serves a mount, seen from the commands that start one.
+//! The processes of a mount: one that keeps it, and one that serves its disks.
 //!
-//! `mount`, `run` and `adapt` start `synthdisk internal mount DIR` with a [`Channel`] as its
-//! standard input. They send a [`MountRequest`] and get a [`MountReply`]: a [`MountReport`] once the
-//! disks can be used, or the error. Options and results cross as typed values, so no command parses
-//! what another prints, and secrets such as a password hash are in no command line.
+//! ```text
+//! mount, run, adapt ──▶ keeper ──▶ server      confined; holds descriptors only
+//!                            └───▶ parsers     confined; one for each plan of the boot area
+//! ```
+//!
+//! `mount`, `run` and `adapt` start `synthdisk internal mount DIR`, the keeper, with a [`Channel`]
+//! as its standard input. They send a [`MountRequest`] and get a [`MountReply`]: a [`MountReport`]
+//! once the disks can be used, or the error. Options and results cross as typed values, so no
+//! command parses what another prints, and secrets such as a password hash are in no command line.
+//! The keeper starts `synthdisk internal serve` in the same way.
 
 mod channel;
+mod keeper;
+mod log;
+mod parsers;
 mod report;
 mod request;
+mod server;
 mod text;
+mod wire;
 
 pub use channel::Channel;
+pub use keeper::{Cleanup, keep};
 pub use report::{BootReport, EditReport, MountReport, PartitionReport, ReportedDisk, adapt};
 pub use request::{Background, MountReply, MountRequest};
+pub use server::serve;

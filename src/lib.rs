@@ -29,6 +29,7 @@ pub mod private_file;
 pub mod process;
 pub mod qemu;
 pub mod run;
+pub mod sandbox;
 pub mod text;
 pub mod xen;
 

@@ -8,6 +8,7 @@ use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan};
 use crate::process::Stop;
 use crate::run::once;
+use crate::sandbox::Mode;
 use crate::text::{in_a_line, printable};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
@@ -51,6 +52,7 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
         // clap requires an overlay unless --dry-run is given.
         overlay: OverlayChoice::File(args.overlay.unwrap_or_default()),
         options: MountOptions::default(),
+        sandbox: Mode::Auto,
         must_adapt: true,
         log: None,
         background: Background::Stay,

@@ -2,7 +2,6 @@
 
 mod args;
 mod background;
-mod log;
 mod option_list;
 mod serve;
 mod try_it;
@@ -92,6 +91,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         source,
         overlay,
         options,
+        sandbox: args.sandbox,
         log: args.log,
         background: if args.foreground { Background::Stay } else { Background::Detach },
     };
@@ -106,7 +106,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         let _ = writeln!(std::io::stdout(), "{}", shown.join("disk.raw").display());
     };
     match request.background {
-        Background::Stay => serve::mount(request, &mountpoint, |report| {
+        Background::Stay => serve::mount(&request, &mountpoint, |report| {
             print(report);
             Ok(())
         }),

@@ -10,7 +10,7 @@ use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
-use crate::process::{self, Stop};
+use crate::process::{self, Stop, Swept};
 use crate::qemu::{Accel, Aio, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Verdict, boot};
@@ -52,11 +52,17 @@ pub(super) enum Internal {
     Sweep {
         #[arg(long)]
         mount: Option<PathBuf>,
+        #[arg(long, requires = "device")]
+        mount_id: Option<u64>,
+        #[arg(long)]
+        device: Option<String>,
         #[arg(long)]
         temporary: Option<PathBuf>,
     },
     /// Mount as requested by the process at the other end of standard input
     Mount { mountpoint: PathBuf },
+    /// Serve a mount that the process at the other end of standard input keeps
+    Serve,
     /// Keep a mount while standard input is open
     Keep {
         #[arg(long)]
@@ -73,10 +79,12 @@ pub(super) fn internal(args: Internal) -> Result<()> {
             crate::process::exec(signal, parent, keep_mask, &words)
         }
         Internal::EditMounted => crate::edit::kernel_driver::run_job(),
-        Internal::Sweep { mount, temporary } => {
-            crate::process::sweep(mount.as_deref(), temporary.as_deref())
+        Internal::Sweep { mount, mount_id, device, temporary } => {
+            let attached = mount_id.zip(device);
+            process::sweep(&Swept { mount, attached, temporary })
         }
         Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),
+        Internal::Serve => crate::daemon::serve(),
         Internal::Keep { dir, terminal } => {
             let mut channel = Channel::from_stdout()?;
             crate::run::keep(&dir, terminal).or_else(|e| super::mount::answered(&mut channel, e))
@@ -211,6 +219,7 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin,
             source,
             overlay,
             options,
+            sandbox: args.sandbox,
             log: None,
             background: Background::Stay,
         };

@@ -55,6 +55,19 @@ impl Channel {
         fd.map(|fd| Self(fd.into())).map_err(|e| Error::io("cannot use the standard output", e))
     }
 
+    /// Another descriptor of this end.
+    ///
+    /// # Errors
+    /// That of the system call.
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        self.0.try_clone().map(Self).map_err(|e| Error::io("cannot use a socket", e))
+    }
+
+    /// Close the connection, also for copies of this end.
+    pub(super) fn shut_down(&self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Both); // fails only if it is closed already
+    }
+
     /// Send a message.
     ///
     /// # Errors
@@ -76,11 +89,27 @@ impl Channel {
         self.0.write_all(&bytes).map_err(|e| Error::io("cannot reach the other process", e))
     }
 
+    /// Send a byte that tells what comes next.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the other end is closed.
+    pub(super) fn send_byte(&mut self, byte: u8) -> Result<()> {
+        self.0.write_all(&[byte]).map_err(|e| Error::io("cannot reach the other process", e))
+    }
+
     /// Receive a message; `None` when the other end was closed without one.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] for anything but a message of this version of the program.
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        self.receive_at_most(MAX_LEN)
+    }
+
+    /// As [`Channel::receive`], for messages of up to `max` bytes.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub(super) fn receive_at_most<T: DeserializeOwned>(&mut self, max: u32) -> Result<Option<T>> {
         let failed = |e| Error::io("cannot receive from the other process", e);
         let mut len = [0; 4];
         match self.0.read_exact(&mut len) {
@@ -92,7 +121,7 @@ impl Channel {
         }
         let len = u32::from_le_bytes(len);
         let corrupt = |what: String| Error::new(ErrorKind::Corrupt, what);
-        if len > MAX_LEN {
+        if len > max {
             return Err(corrupt("the other process sent something else than a message".into()));
         }
         // Not allocated before the bytes are there.
@@ -118,6 +147,12 @@ impl Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl From<Channel> for UnixStream {
+    fn from(channel: Channel) -> Self {
+        channel.0
     }
 }
 

@@ -5,6 +5,7 @@ use crate::export::{ExportSet, StatusDisk};
 use crate::fuse::with_private_view;
 use crate::layout::{PartitionKind, TableKind};
 use crate::plan::{Hardware, Plan, PlannedDisk};
+use crate::sandbox::Confined;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ pub struct MountReport {
     pub edits: EditReport,
     /// The buses and cards that the guest has drivers for.
     pub hardware: Hardware,
+    /// How the serving process is confined.
+    pub sandbox: Confined,
 }
 
 /// A disk of a mount.
@@ -109,8 +112,8 @@ impl EditReport {
 }
 
 impl MountReport {
-    /// The report of a mount of `plan` on `mountpoint`, before edits.
-    pub fn of(plan: &Plan, mountpoint: PathBuf) -> Self {
+    /// The report of a mount of `plan`, before it is mounted and edited.
+    pub fn of(plan: &Plan) -> Self {
         let boot = match &plan.boot {
             Some(boot) => BootReport::Kernel {
                 title: boot.title.clone(),
@@ -125,12 +128,13 @@ impl MountReport {
         };
         Self {
             name: plan.name.clone(),
-            mountpoint,
+            mountpoint: PathBuf::new(),
             disks: plan.disks.iter().map(ReportedDisk::of).collect(),
             boot,
             notes: plan.notes.clone(),
             edits: EditReport::default(),
             hardware: plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default(),
+            sandbox: Confined::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::report::MountReport;
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, SourceOptions};
+use crate::sandbox::Mode;
 use crate::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ pub struct MountRequest {
     pub overlay: OverlayChoice,
     /// Options of the mount itself.
     pub options: MountOptions,
+    /// What happens if the serving process cannot be confined completely.
+    pub sandbox: Mode,
     /// Fail when the guest cannot be adapted, in place of a note.
     pub must_adapt: bool,
     /// File to which messages are appended; standard error without.
@@ -34,7 +37,7 @@ pub enum Background {
     Detach,
 }
 
-/// What a serving process answers.
+/// What the processes of a mount answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum MountReply {
     /// The disks can be used.

@@ -23,6 +23,9 @@ impl MountReport {
             BootReport::OwnLoader => line(&mut out, "boots", "by its own boot loader"),
             BootReport::Nothing => line(&mut out, "boots", "nothing (no boot loader)"),
         }
+        if verbose {
+            line(&mut out, "sandbox", &self.sandbox.to_string());
+        }
         self.warnings().iter().for_each(|note| line(&mut out, "note", note));
         out + &self.edits.text()
     }

@@ -97,6 +97,11 @@ impl PreservedBlocks {
         self.side.allocated()
     }
 
+    /// Free all space; the snapshot has ended.
+    pub(super) fn clear(&self) {
+        self.side.clear();
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.broken.load(Ordering::SeqCst) { Err(broken()) } else { Ok(()) }
     }

@@ -112,7 +112,15 @@ impl Scratch {
     /// Errors of creating the file; `FileTooLarge` if `dir` cannot hold a sparse file of the disk's
     /// length.
     pub fn new(dir: &Path, len: u64) -> io::Result<Self> {
-        let file = tempfile::tempfile_in(dir)?;
+        Self::on(tempfile::tempfile_in(dir)?, len)
+    }
+
+    /// A new overlay for a disk of `len` bytes in `file`, whose content is discarded.
+    ///
+    /// # Errors
+    /// `FileTooLarge` if the filesystem cannot hold a sparse file of the disk's length.
+    pub fn on(file: File, len: u64) -> io::Result<Self> {
+        file.set_len(0)?;
         file.set_len(len)?;
         let chunks =
             (0..len.div_ceil(CHUNK)).map(|_| RwLock::new(ChunkState::All(Run::Base))).collect();

@@ -13,8 +13,8 @@ use super::preserved::PreservedBlocks;
 use super::scratch::Scratch;
 use super::serve::{Chunk, Disk};
 use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
+use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Weak};
 
 /// What a snapshot reads from. Regions of its own boot gap hold it weakly: they must not hold the
@@ -49,20 +49,22 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Take a snapshot of `disk` that stores preserved blocks in an unnamed file in `dir`. It
-    /// contains all writes that were acknowledged before this call, and none that begin after it
-    /// returns. A write in between is either contained as a whole or not at all.
+    /// Take a snapshot of `disk` that stores preserved blocks in `side`, a file that is used for
+    /// nothing but snapshots of this disk. It contains all writes that were acknowledged before
+    /// this call, and none that begin after it returns. A write in between is either contained as
+    /// a whole or not at all.
     ///
     /// # Errors
-    /// `EBUSY` while the disk has another snapshot; errors of creating a temporary file and of
-    /// finding what boots.
-    pub fn take(disk: &Arc<Disk>, dir: &Path) -> io::Result<Self> {
-        let side = Scratch::new(dir, disk.len())?;
+    /// `EBUSY` while the disk has another snapshot; errors of extending `side` and of finding what
+    /// boots.
+    pub fn take(disk: &Arc<Disk>, side: &File) -> io::Result<Self> {
         let cow_granularity = disk.overlay().map_or(1, |overlay| overlay.cow_granularity());
         let mut writers = disk.hold_writers();
         if writers.is_some() {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
+        // Nothing uses the file any more, because the last snapshot has ended.
+        let side = Scratch::on(side.try_clone()?, disk.len())?;
         let saved = Arc::new(PreservedBlocks::new(side, cow_granularity, disk.table()));
         let frozen = Arc::new(Frozen { disk: Arc::clone(disk), saved: Arc::clone(&saved) });
         let through: Weak<Frozen> = Arc::downgrade(&frozen);
@@ -124,6 +126,9 @@ impl Extents for Snapshot {
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        *self.frozen.disk.hold_writers() = None;
+        let mut writers = self.frozen.disk.hold_writers();
+        // No write is in flight, and this was the last reader.
+        self.frozen.saved.clear();
+        *writers = None;
     }
 }

@@ -5,6 +5,7 @@ use super::status::{Status, StatusDisk};
 use crate::Result;
 use crate::bytes::ReadAt;
 use crate::plan::{Plan, PlannedDisk};
+use crate::sandbox::Confined;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -13,14 +14,14 @@ use std::sync::Arc;
 /// Serves the files of an [`ExportSet`]. FUSE is one implementation; another protocol would be
 /// another type, in its own folder.
 pub trait Export {
-    /// Serve `set` until a client or an administrator ends it, or until SIGTERM, SIGINT or SIGHUP
-    /// arrives. `ready` is called once clients can use the files; if it fails, the export ends. All
-    /// disks are flushed at the end.
+    /// Serve `set` until a client or an administrator ends it. `ready` is called when requests are
+    /// answered and this process is confined, with what is in force; if it fails, the export ends.
+    /// All disks are flushed at the end.
     ///
     /// # Errors
     /// When the export cannot be set up, when the connection to its clients breaks, when `ready`
     /// fails, and when the last flush fails.
-    fn serve(self, set: ExportSet, ready: impl FnOnce() -> Result<()>) -> Result<()>;
+    fn serve(self, set: ExportSet, ready: impl FnOnce(&Confined) -> Result<()>) -> Result<()>;
 }
 
 /// What is exported together: the disks of one guest and their partitions.
@@ -57,6 +58,7 @@ impl ExportSet {
             disks: status_disks(plan),
             bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
             nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
+            sandbox: Confined::default(),
         };
         Self { files, status: Some(status), images: ImageAccess::of(&plan.images) }
     }

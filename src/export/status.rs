@@ -1,6 +1,7 @@
 //! The status of an export: one type for the process that serves it and for all programs that read
 //! it.
 
+use crate::sandbox::Confined;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ pub const STATUS_FILE: &str = ".synthdisk.json";
 pub struct Status {
     /// Version of the serving program.
     pub version: String,
-    /// The serving process.
+    /// The process that keeps the mount: it lives as long as anything of the mount does.
     pub pid: u32,
     /// The images, as absolute paths.
     pub images: Vec<PathBuf>,
@@ -26,6 +27,9 @@ pub struct Status {
     pub bus: Option<String>,
     /// The network card that the guest has a driver for; QEMU's name.
     pub nic: Option<String>,
+    /// How the serving process is confined.
+    #[serde(default)]
+    pub sandbox: Confined,
 }
 
 /// An exported disk.
@@ -61,6 +65,7 @@ mod tests {
             }],
             bus: Some("virtio".into()),
             nic: None,
+            sandbox: Confined::default(),
         };
         let text = serde_json::to_vec(&status).unwrap();
         assert_eq!(serde_json::from_slice::<Status>(&text).unwrap(), status);

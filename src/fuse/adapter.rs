@@ -6,6 +6,7 @@ use super::disk_fs::{
     Answer, Attr, AttrChange, CACHED, Caching, Changed, DiskFs, FsResult, Kind, Opened, ROOT, Seek,
 };
 use super::invalidator::{Invalidator, InvalidatorHandle};
+use super::threads::ThreadCounter;
 use crate::disk::Chunk;
 use crate::export::WritePath;
 use crate::{Error, Result};
@@ -38,6 +39,8 @@ thread_local! {
 pub(super) struct Serving {
     session: BackgroundSession,
     invalidator: Invalidator,
+    /// Number of threads that it starts.
+    threads: usize,
 }
 
 impl Serving {
@@ -51,12 +54,15 @@ impl Serving {
         let mut config = Config::default();
         // One more thread than processors keeps them all busy while one thread waits for storage.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
-        config.n_threads = Some((processors + 1).clamp(3, 16));
+        let n_threads = (processors + 1).clamp(3, 16);
+        config.n_threads = Some(n_threads);
         config.clone_fd = true;
         let adapter = Adapter { fs, invalidator: invalidator.handle() };
         // The kernel decides who has access, based on the mount options.
         let session = Session::from_fd(adapter, device, SessionACL::All, config)
             .map_err(|e| Error::io("the kernel refused the FUSE session", e))?;
+        // One more thread starts the others.
+        let threads = Invalidator::THREADS + 1 + n_threads;
         let session = session.spawn().map_err(|e| Error::io("cannot serve the FUSE session", e))?;
         let notifier = session.notifier();
         // The library does not treat ENOENT (nothing cached) as an error.
@@ -64,7 +70,22 @@ impl Serving {
             let ino = INodeNo(DiskFs::ino_of(pages.file));
             notifier.inval_inode(ino, pages.offset as i64, pages.len as i64)
         }));
-        Ok(Self { session, invalidator })
+        Ok(Self { session, invalidator, threads })
+    }
+
+    /// Wait until everything is open that serving needs, and all threads have started, before which
+    /// this process had `others`. The library does that in a thread of its own, and does not report
+    /// when it is done.
+    ///
+    /// # Errors
+    /// When that takes unreasonably long.
+    pub(super) fn wait_for_threads(
+        &self,
+        counter: &ThreadCounter,
+        others: usize,
+    ) -> io::Result<()> {
+        // If it failed, `join` returns the error.
+        counter.wait_for(others + self.threads, || self.session.guard.is_finished())
     }
 
     /// Wait until the filesystem is unmounted and all requests have been answered.

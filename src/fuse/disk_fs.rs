@@ -11,14 +11,15 @@ use super::options::MountOptions;
 use crate::bytes::Extents;
 use crate::disk::Chunk;
 use crate::export::{
-    CacheState, ExportSet, ExportedFile, SNAPSHOT_PREFIX, STATUS_FILE, StalePages, WritePath,
-    answers_first, stale_pages,
+    CacheState, ExportSet, ExportedFile, SNAPSHOT_PREFIX, STATUS_FILE, StalePages, Status,
+    WritePath, answers_first, stale_pages,
 };
 use nix::errno::Errno;
 use snapshots::Snapshots;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 /// The result of an operation. An [`Errno`] is a reply like any other.
@@ -152,14 +153,16 @@ pub(super) enum Seek {
 /// The state of a mount.
 pub(super) struct DiskFs {
     files: Vec<(ExportedFile, Arc<CacheState>)>,
-    /// The status file.
-    status: Option<Vec<u8>>,
+    /// The status file, once it is known. Until then, it does not exist.
+    status: Arc<OnceLock<Vec<u8>>>,
     /// Whether writes to all files are refused.
     read_only: bool,
     /// Permission bits of files that can be read and written.
     mode: u16,
     uid: u32,
     gid: u32,
+    /// The user who mounts.
+    mounter: u32,
     made: SystemTime,
     snapshots: Snapshots,
 }
@@ -171,16 +174,33 @@ impl DiskFs {
     /// When the status cannot be written as JSON because a path in it is not UTF-8.
     pub(super) fn new(set: ExportSet, options: &MountOptions) -> serde_json::Result<Self> {
         let gid = options.gid.unwrap_or(nix::unistd::getegid().as_raw());
+        let mounter = nix::unistd::geteuid().as_raw();
+        let status = Arc::new(OnceLock::new());
+        if let Some(known) = &set.status {
+            set_status(&status, known)?;
+        }
         Ok(Self {
-            status: set.status.as_ref().map(serde_json::to_vec_pretty).transpose()?,
+            status,
             files: set.files.into_iter().map(|f| (f, Arc::default())).collect(),
             read_only: options.read_only,
             mode: options.file_mode(set.images.mode_for(gid)),
-            uid: options.uid.unwrap_or(nix::unistd::geteuid().as_raw()),
+            uid: options.uid.unwrap_or(mounter),
             gid,
+            mounter,
             made: SystemTime::now(),
             snapshots: Snapshots::default(),
         })
+    }
+
+    /// Offer snapshots of the disks, stored in unnamed files in `dir`.
+    pub(super) fn with_snapshots(mut self, dir: &Path) -> Self {
+        self.snapshots = Snapshots::of_disks(self.files.iter().map(|(file, _)| file), dir);
+        self
+    }
+
+    /// A handle with which [`set_status`] sets the status of a mount that is already served.
+    pub(super) fn status_handle(&self) -> Arc<OnceLock<Vec<u8>>> {
+        Arc::clone(&self.status)
     }
 
     /// The inode called `name` in the directory `parent`.
@@ -262,7 +282,7 @@ impl DiskFs {
     fn open_snapshot(&self, file: &ExportedFile, who: u32) -> FsResult<Opened> {
         // A snapshot takes space and slows down writers, so only users responsible for the mount
         // may open it.
-        if ![0, self.uid, nix::unistd::geteuid().as_raw()].contains(&who) {
+        if ![0, self.uid, self.mounter].contains(&who) {
             return Err(Errno::EACCES);
         }
         let handle = self.snapshots.open(&file.disk).map_err(|e| match e.raw_os_error() {
@@ -413,7 +433,7 @@ impl DiskFs {
         let at = |first: u64| self.files.get(usize::try_from(ino.checked_sub(first)?).ok()?);
         match ino {
             ROOT => Some(Node::Root),
-            STATUS => self.status.as_ref().map(|_| Node::Status),
+            STATUS => self.status.get().map(|_| Node::Status),
             _ => match at(FIRST_FILE) {
                 Some((file, cache)) => Some(Node::File(file, cache)),
                 None => at(self.first_snapshot()).map(|(file, _)| Node::Snapshot(file)),
@@ -422,12 +442,21 @@ impl DiskFs {
     }
 
     fn status_bytes(&self) -> &[u8] {
-        self.status.as_deref().unwrap_or_default()
+        self.status.get().map(Vec::as_slice).unwrap_or_default()
     }
 
     fn is_read_only(&self, file: &ExportedFile) -> bool {
         self.read_only || file.is_read_only()
     }
+}
+
+/// Set a status that was not known when the mount was made. Only the first call has an effect.
+///
+/// # Errors
+/// When the status cannot be written as JSON because a path in it is not UTF-8.
+pub(super) fn set_status(handle: &OnceLock<Vec<u8>>, status: &Status) -> serde_json::Result<()> {
+    let _ = handle.set(serde_json::to_vec_pretty(status)?);
+    Ok(())
 }
 
 fn to_errno(e: &io::Error) -> Errno {

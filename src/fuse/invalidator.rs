@@ -26,6 +26,9 @@ pub(super) struct Invalidator {
 }
 
 impl Invalidator {
+    /// How many threads it starts.
+    pub(super) const THREADS: usize = 2;
+
     /// Start the threads; they begin to work when [`Invalidator::connect`] is called.
     ///
     /// # Errors

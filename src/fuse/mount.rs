@@ -11,22 +11,20 @@
 
 use super::options::MountOptions;
 use crate::process::MountEntry;
+use crate::sandbox::receive_descriptor;
 use crate::{Error, ErrorKind, Result};
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::mount;
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 use std::fs::File;
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -119,7 +117,7 @@ pub(super) struct Mounted<M> {
 /// A mount that no path leads to; it ends when this value and everything opened through it are
 /// closed.
 #[derive(Debug)]
-pub(super) struct Detached(OwnedFd);
+pub struct Detached(OwnedFd);
 
 impl Detached {
     /// Create the mount. Once it is attached, `mount` lists `source` as its source. `None` when the
@@ -266,29 +264,15 @@ fn by_fusermount(source: &str, target: &MountPoint, options: &MountOptions) -> R
             _ => Error::io("cannot start fusermount3", e),
         })?;
     drop(theirs);
-    let device = receive_fd(&ours);
+    let device = receive_descriptor(&ours).map(|got| got.and_then(|(_, fd)| fd));
     let output =
         child.wait_with_output().map_err(|e| Error::io("cannot wait for fusermount3", e))?;
-    device.map_err(failed)?.filter(|_| output.status.success()).ok_or_else(|| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().trim_start_matches("fusermount3: ");
-        Error::new(ErrorKind::Io, format!("cannot mount on {}: {said}", target.path.display()))
-    })
-}
-
-/// The file descriptor received over `socket`; `None` if the other end is closed first.
-#[expect(unsafe_code, reason = "the kernel gives a descriptor as a number")]
-fn receive_fd(socket: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
-    let mut byte = [0];
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    let mut space = cmsg_space!([std::os::fd::RawFd; 1]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            // SAFETY: the kernel has just created this descriptor for us; no other code uses it.
-            return Ok(fds.first().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
-        }
-    }
-    Ok(None)
+    device
+        .map_err(|e| Error::io("cannot talk to fusermount3", e))?
+        .filter(|_| output.status.success())
+        .ok_or_else(|| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.trim().trim_start_matches("fusermount3: ");
+            Error::new(ErrorKind::Io, format!("cannot mount on {}: {said}", target.path.display()))
+        })
 }

@@ -5,7 +5,7 @@
 //! closed, by a normal exit or by the kernel, the sweeper removes what it was started for.
 
 use super::child::ourselves;
-use super::mounts::MountEntry;
+use super::mounts::{MountEntry, mount_table};
 use super::signals::hold_ending_signals;
 use super::unmount::{Unmount, unmount};
 use crate::{Error, Result};
@@ -30,6 +30,8 @@ pub struct Sweeper {
 enum Leftover {
     /// A mount and its directory.
     Mount(PathBuf),
+    /// A mount on a directory of the user's.
+    Attached(MountEntry),
     /// A file or directory, by a path through the open directory.
     Temporary(PathBuf, Arc<File>),
 }
@@ -43,6 +45,17 @@ impl Sweeper {
         let mut command = ourselves()?;
         command.args(["internal", "sweep", "--mount"]).arg(dir);
         Self::start(command, Leftover::Mount(dir.to_path_buf()))
+    }
+
+    /// For a mount that is not made in a directory of ours: the directory stays.
+    ///
+    /// # Errors
+    /// Errors of starting a process.
+    pub fn of_attached(entry: &MountEntry) -> Result<Self> {
+        let mut command = ourselves()?;
+        command.args(["internal", "sweep", "--mount-id", &entry.id.to_string()]);
+        command.args(["--device", &entry.device]);
+        Self::start(command, Leftover::Attached(entry.clone()))
     }
 
     /// For the file or directory `name` in `dir`.
@@ -77,24 +90,42 @@ impl Drop for Sweeper {
         // The sweeper itself may have been killed.
         match &self.leftover {
             Leftover::Mount(dir) => remove_mount(dir),
+            Leftover::Attached(entry) => drop(unmount(entry, Unmount::Lazy)),
             Leftover::Temporary(path, _open) => remove_temporary(path),
         }
     }
+}
+
+/// What a sweeper process is told to remove.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// A mount and its directory.
+    pub mount: Option<PathBuf>,
+    /// A mount, by its ID and the device of its filesystem (`MAJOR:MINOR`): IDs are used again.
+    pub attached: Option<(u64, String)>,
+    /// A file or directory.
+    pub temporary: Option<PathBuf>,
 }
 
 /// The sweeper process: wait for end-of-file on standard input, then clean up.
 ///
 /// # Errors
 /// Errors of blocking signals.
-pub fn sweep(mount: Option<&Path>, temporary: Option<&Path>) -> Result<()> {
+pub fn sweep(swept: &Swept) -> Result<()> {
     // Signals from a terminal must not reach this process.
     let _ = nix::unistd::setsid();
     hold_ending_signals()?;
     // Nothing is ever written to standard input: this returns at end-of-file, or if it cannot be
     // read.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    mount.into_iter().for_each(remove_mount);
-    temporary.into_iter().for_each(remove_temporary);
+    swept.mount.iter().for_each(|dir| remove_mount(dir));
+    if let Some((id, device)) = &swept.attached {
+        let mut mounts = mount_table().into_iter();
+        if let Some(entry) = mounts.find(|m| m.id == *id && m.device == *device) {
+            let _ = unmount(&entry, Unmount::Lazy); // it may have just ended
+        }
+    }
+    swept.temporary.iter().for_each(|path| remove_temporary(path));
     Ok(())
 }
 

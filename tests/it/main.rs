@@ -16,5 +16,6 @@ mod inspect;
 mod loader;
 mod rooms;
 mod run;
+mod sandbox;
 mod semantics;
 mod xen;

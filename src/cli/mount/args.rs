@@ -2,6 +2,7 @@
 
 use crate::cli::args::SourceArgs;
 use crate::cli::identity::IdentityArgs;
+use crate::sandbox::Mode;
 use clap::Args;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -37,6 +38,10 @@ pub(in crate::cli) struct MountArgs {
     /// long options as name=value
     #[arg(short, long, value_name = "OPTIONS", help_heading = "Mount")]
     pub(in crate::cli) options: Vec<OsString>,
+
+    /// How the process that serves the disks is confined
+    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "Mount")]
+    pub(in crate::cli) sandbox: Mode,
 
     /// Stay in the foreground
     #[arg(short, long, help_heading = "Mount")]

@@ -6,6 +6,7 @@ use crate::plan::SourceOptions;
 use crate::qemu::{Aio, DiskBus, Graphics};
 use crate::run::duration::parse_duration;
 use crate::run::machine::{MachineOptions, Net};
+use crate::sandbox::Mode;
 use clap::{Args, ValueEnum};
 use regex::Regex;
 use std::ffi::OsString;
@@ -42,6 +43,10 @@ pub(in crate::cli) struct RunArgs {
     /// Refuse all writes
     #[arg(long, help_heading = "Overlay")]
     pub(super) read_only: bool,
+
+    /// How the process that serves the disks is confined
+    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "Machine")]
+    pub(super) sandbox: Mode,
 
     #[command(flatten)]
     pub(super) machine: MachineArgs,

@@ -37,6 +37,7 @@ fn fs_of(disk: &Arc<Disk>, options: &str) -> DiskFs {
         disks: Vec::new(),
         bus: None,
         nic: None,
+        sandbox: Default::default(),
     };
     let set = ExportSet {
         files: vec![file("disk.raw", 0, DISK), file("part1.raw", PART, DISK - PART)],

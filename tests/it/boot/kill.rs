@@ -46,11 +46,10 @@ fn killed_while_writing(cache: &'static str) {
         for _ in 0..10 + 13 * round {
             guest.expect("<stored ", BOOT);
         }
-        let pids = mount.daemon_pids();
-        assert_eq!(pids.len(), 1, "daemons of {}: {pids:?}", mount.dir().display());
+        let server = mount.server_pid();
         // Only what was told by now counts: `sync` doesn't say when it failed.
         let told = told(&plain(&guest.console()));
-        kill(Pid::from_raw(pids[0]), Signal::SIGKILL).expect("our own daemon");
+        kill(Pid::from_raw(server), Signal::SIGKILL).expect("our own server");
         guest.kill();
         // Until it is gone, the overlay is locked.
         wait_until("the killed daemon is gone", || has_ended(pids[0]));

@@ -86,7 +86,17 @@ impl Mount {
         run("e2fsck", &["-fn".as_ref(), self.part(1).as_os_str()]);
     }
 
-    /// The process ids of the daemons that serve this mount point, found by their arguments.
+    /// The process that serves the disks: a child of the one that keeps the mount.
+    pub fn server_pid(&self) -> i32 {
+        let mut found = Vec::new();
+        for keeper in self.daemon_pids() {
+            found.extend(children(keeper).into_iter().filter(|pid| is_started_as(*pid, "serve")));
+        }
+        assert_eq!(found.len(), 1, "servers of {}: {found:?}", self.dir.display());
+        found[0]
+    }
+
+    /// The process ids of the daemons that keep this mount point, found by their arguments.
     pub fn daemon_pids(&self) -> Vec<i32> {
         let wanted = self.dir.as_os_str().as_encoded_bytes();
         let mut pids = Vec::new();
@@ -172,6 +182,21 @@ pub fn expect_no_mount(args: &[&str]) -> String {
     assert!(!is_mount_point(&dir), "a mount stayed after: {sentence}");
     assert!(guard.daemon_pids().is_empty(), "a process stayed after: {sentence}");
     sentence
+}
+
+/// The children of a process.
+pub fn children(pid: i32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.map(|task| std::fs::read_to_string(task.path().join("children")));
+    let words = lists
+        .flat_map(|list| list.unwrap_or_default().split(' ').map(str::parse).collect::<Vec<_>>());
+    words.flatten().collect()
+}
+
+/// True if the process runs `synthdisk internal WORD`.
+pub fn is_started_as(pid: i32, word: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|b| *b == 0).nth(2) == Some(word.as_bytes())
 }
 
 /// True if the process has ended with all of its threads, so that its files are closed.

@@ -57,7 +57,7 @@ impl Case {
     }
 }
 
-/// The daemon that serves a mount.
+/// The daemon that keeps a mount.
 pub fn daemon(mount: &Mount) -> Pid {
     let pids = mount.daemon_pids();
     assert_eq!(pids.len(), 1, "daemons of {}: {pids:?}", mount.dir().display());

@@ -4,6 +4,7 @@ use crate::common::lanes::{block, last_write};
 use crate::common::model::{IMAGE_START, LEN, range, region, table};
 use crate::common::process::{run, skip};
 use proptest::prelude::*;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -16,6 +17,12 @@ use synthdisk::disk::{
 };
 
 const TMP: &str = "/var/tmp";
+
+/// An unnamed file in `dir`.
+fn unnamed(dir: impl AsRef<Path>) -> File {
+    tempfile::tempfile_in(dir).unwrap()
+}
+
 /// The gap shows bytes from here on the disk: four bytes with an offset, then a "file".
 const POINTER: u64 = IMAGE_START + 3 * 512;
 
@@ -129,7 +136,7 @@ fn run_ops(ops: Vec<Op>, dir: &Path, overlay: impl Overlay + 'static) {
             Op::Zero(at, n) => disk.zero(at, n).unwrap(),
             Op::Point(to) => disk.write_at(&to.to_le_bytes(), POINTER).unwrap(),
             Op::Take => {
-                let again = Snapshot::take(&disk, Path::new(TMP));
+                let again = Snapshot::take(&disk, &unnamed(TMP));
                 match (&taken, again) {
                     (None, Ok(snapshot)) => {
                         taken = Some((snapshot, all_of(|buf| disk.read_at(buf, 0))));
@@ -201,7 +208,7 @@ fn is_one_moment(overlay: impl Overlay + 'static) {
         };
         while Instant::now() < deadline {
             let before: Vec<u64> = acknowledged.iter().map(|n| n.load(Ordering::SeqCst)).collect();
-            let snapshot = Snapshot::take(&disk, Path::new(TMP)).unwrap();
+            let snapshot = Snapshot::take(&disk, &unnamed(TMP)).unwrap();
             let after: Vec<u64> = acknowledged.iter().map(|n| n.load(Ordering::SeqCst)).collect();
             let first = all_of(|buf| {
                 buf.chunks_mut(5000).zip(0..).try_for_each(|(part, i)| {
@@ -257,13 +264,13 @@ fn first_writes_take_no_space() {
     let dir = tempfile::tempdir().unwrap();
     let disk = disk(dir.path(), Scratch::new(Path::new(TMP), LEN).unwrap());
     let old = all_of(|buf| disk.read_at(buf, 0));
-    let snapshot = Snapshot::take(&disk, Path::new(TMP)).unwrap();
+    let snapshot = Snapshot::take(&disk, &unnamed(TMP)).unwrap();
     disk.write_at(&vec![1; LEN as usize], 0).unwrap();
     assert_eq!(snapshot.allocated(), 0);
     check(&snapshot, &old, (0, LEN));
     drop(snapshot);
     // Now the overlay holds it all.
-    let snapshot = Snapshot::take(&disk, Path::new(TMP)).unwrap();
+    let snapshot = Snapshot::take(&disk, &unnamed(TMP)).unwrap();
     disk.write_at(&vec![2; LEN as usize], 0).unwrap();
     assert!(snapshot.allocated() >= LEN);
     check(&snapshot, &vec![1; LEN as usize], (0, LEN));
@@ -284,7 +291,7 @@ fn a_full_filesystem_costs_the_snapshot_and_no_write() {
         let disk = disk(dir.path(), Scratch::new(&small, LEN).unwrap());
         let part = vec![1; 2 << 20];
         disk.write_at(&part, 0).unwrap();
-        let snapshot = Snapshot::take(&disk, &small).unwrap();
+        let snapshot = Snapshot::take(&disk, &unnamed(&small)).unwrap();
         // Two of four MiB are used; preserving these would need more than four.
         disk.write_at(&vec![2; 1 << 20], 0).unwrap();
         check(&snapshot, &part, (0, 2 << 20));
@@ -316,7 +323,7 @@ fn a_read_only_disk() {
     let dir = tempfile::tempdir().unwrap();
     let (table, bytes) = table(dir.path());
     let disk = Arc::new(Disk::new(table, None));
-    let snapshot = Snapshot::take(&disk, Path::new(TMP)).unwrap();
+    let snapshot = Snapshot::take(&disk, &unnamed(TMP)).unwrap();
     check(&snapshot, &bytes, (0, LEN));
     // The image file on the way is only read.
     let image = std::fs::File::open(dir.path().join("image")).unwrap();

@@ -1,0 +1,115 @@
+//! The process that serves a mount's disks.
+//!
+//! It plans the disks and edits the guest with the rights of the user who mounts. Then it gives up
+//! all rights, and serves the disks with what it has open.
+
+use super::channel::Channel;
+use super::log::start_log;
+use super::report::{EditReport, MountReport, adapt};
+use super::request::{Background, MountReply, MountRequest};
+use super::wire::{DEVICE, FINISH, PARSERS, send_reply};
+use crate::export::{Export, ExportSet};
+use crate::fuse::FuseExport;
+use crate::plan::Plan;
+use crate::process::{close_inherited_files, hold_ending_signals};
+use crate::sandbox::{ask_keeper_for_parsers, receive_descriptor};
+use crate::{Error, ErrorKind, Result};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdout, getppid, setsid};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+/// Serve a mount as requested by the keeper, which is at the other end of standard input.
+///
+/// # Errors
+/// When the keeper has ended. Other errors are reported to it, and end this process.
+pub fn serve() -> Result<()> {
+    close_inherited_files();
+    // The keeper decides when this process ends.
+    hold_ending_signals()?;
+    let mut keeper = Channel::from_stdin()?;
+    let request: MountRequest = keeper.receive()?.ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "this command is started by synthdisk itself")
+    })?;
+    let Err(e) = serve_as(request, &mut keeper) else { return Ok(()) };
+    match send_reply(&mut keeper, &MountReply::failed(&e)) {
+        Ok(()) => std::process::exit(1),
+        Err(_) => Err(e),
+    }
+}
+
+fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
+    start_log(request.log.as_deref())?;
+    ask_keeper_for_parsers(file_from(keeper, PARSERS)?.into());
+    let mut plan = Plan::build(&request.source, &request.overlay)?;
+    let mut report = MountReport::of(&plan);
+    let mut set = ExportSet::of_plan(&plan);
+    if let Some(status) = &mut set.status {
+        status.read_only = request.options.read_only;
+        status.pid = getppid().as_raw().unsigned_abs();
+    }
+    // Serving needs only the disks.
+    plan.boot = None;
+    // The guest is adapted before anything can access the disks.
+    report.edits = match adapt(&plan, &set) {
+        Err(e) if request.must_adapt => return Err(e),
+        edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
+    };
+    // The keeper makes the mount.
+    keeper.send_byte(DEVICE)?;
+    let device = file_from(keeper, DEVICE)?;
+    let output = match request.background {
+        Background::Stay => None,
+        Background::Detach => Some(leave_terminal()?),
+    };
+    let disks = set.clone();
+    let export = FuseExport { device, options: request.options, sandbox: request.sandbox };
+    export.serve(set, |confined| {
+        plan.keep();
+        drop(plan);
+        report.sandbox = confined.clone();
+        finish_when_told(keeper.try_clone()?, disks)?;
+        if let Some(null) = output {
+            let failed = |e: nix::Error| Error::io("cannot go to the background", e.into());
+            dup2_stdout(&null).map_err(failed)?;
+            dup2_stderr(&null).map_err(failed)?;
+        }
+        send_reply(keeper, &MountReply::Ready(Box::new(report)))
+    })
+}
+
+/// The open file that the keeper sends for `purpose`.
+fn file_from(keeper: &Channel, purpose: u8) -> Result<OwnedFd> {
+    match receive_descriptor(keeper).map_err(|e| Error::io("cannot receive an open file", e))? {
+        Some((found, Some(file))) if found == purpose => Ok(file),
+        _ => Err(Error::new(ErrorKind::Io, "the process that keeps the mount has ended")),
+    }
+}
+
+/// Leave the session of the terminal, and the working directory; returns what replaces the output.
+fn leave_terminal() -> Result<File> {
+    let failed = |e: nix::Error| Error::io("cannot go to the background", e.into());
+    setsid().map_err(failed)?;
+    chdir("/").map_err(failed)?;
+    let null = File::options().read(true).write(true).open("/dev/null");
+    null.map_err(|e| Error::io("cannot open /dev/null", e))
+}
+
+/// End this process when the keeper asks for it, or when the keeper was killed. Programs may still
+/// have files of the mount open.
+fn finish_when_told(keeper: Channel, disks: ExportSet) -> Result<()> {
+    let wait = move || {
+        while let Ok(Some((byte, _))) = receive_descriptor(&keeper) {
+            if byte == FINISH {
+                break;
+            }
+        }
+        let Err(e) = disks.flush() else { std::process::exit(0) };
+        let e = Error::io("the last writes could not be stored", e);
+        tracing::error!("{e}");
+        let mut keeper = keeper;
+        let _ = send_reply(&mut keeper, &MountReply::failed(&e)); // it may have been killed
+        std::process::exit(1);
+    };
+    let thread = std::thread::Builder::new().name("keeper".into()).spawn(wait);
+    thread.map(drop).map_err(|e| Error::io("cannot start a thread", e))
+}

@@ -1,0 +1,127 @@
+//! seccomp filters, made from the lists in `calls`.
+//!
+//! Source: seccomp(2).
+
+use super::calls::{BASE, BASE_OF_ARCHITECTURE, Call, DEADLY, NOT_FOR_TOOLS, STORE};
+use super::profile::Profile;
+use seccompiler::SeccompCmpArgLen::{Dword, Qword};
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, apply_filter_all_threads,
+};
+use std::collections::BTreeMap;
+
+/// Option of prctl(2) with which newer C libraries name their memory; `libc` lacks it.
+const PR_SET_VMA: i32 = 0x5356_4d41;
+
+type Rules = BTreeMap<Call, Vec<SeccompRule>>;
+
+/// Compiled filters, to be applied in this order. The strictest verdict counts.
+#[derive(Debug)]
+pub(super) struct Filters(Vec<BpfProgram>);
+
+impl Filters {
+    /// The filters of `profile`, for this process.
+    ///
+    /// # Errors
+    /// Why there are none, such as an unknown processor.
+    pub(super) fn of(profile: &Profile) -> Result<Self, String> {
+        compile(profile).map(Self).map_err(|e| e.to_string())
+    }
+
+    /// Apply them to all threads. This sets no_new_privs.
+    ///
+    /// # Errors
+    /// Why they could not be applied.
+    pub(super) fn apply(&self) -> Result<(), String> {
+        self.0
+            .iter()
+            .try_for_each(|program| apply_filter_all_threads(program).map_err(|e| e.to_string()))
+    }
+}
+
+fn compile(profile: &Profile) -> Result<Vec<BpfProgram>, BackendError> {
+    let arch = std::env::consts::ARCH.try_into()?;
+    let program = |rules: Rules, unlisted: SeccompAction, listed: SeccompAction| {
+        SeccompFilter::new(rules, unlisted, listed, arch)?.try_into()
+    };
+    let fails = |errno: i32| SeccompAction::Errno(errno as u32);
+    let unconditional = |calls: &[Call]| calls.iter().map(|call| (*call, Vec::new())).collect();
+    // The last filter to be applied is the one that would have to permit applying another.
+    match profile {
+        Profile::Tool(_) => {
+            let allow = SeccompAction::Allow;
+            let mut forbidden: Rules = unconditional(NOT_FOR_TOOLS);
+            let deadly = DEADLY.iter().filter(|call| !EXECUTING.contains(*call));
+            forbidden.extend(deadly.map(|call| (*call, Vec::new())));
+            Ok(vec![program(forbidden, allow, fails(libc::EPERM))?])
+        }
+        Profile::Serve | Profile::Parse(_) => {
+            let deadly =
+                program(unconditional(DEADLY), SeccompAction::Allow, SeccompAction::KillProcess)?;
+            let mut allowed: Rules = unconditional(BASE);
+            allowed.extend(unconditional(BASE_OF_ARCHITECTURE));
+            if *profile == Profile::Serve {
+                allowed.extend(unconditional(STORE));
+            }
+            allowed.extend(conditional()?);
+            let allowed = program(allowed, fails(libc::ENOSYS), SeccompAction::Allow)?;
+            // A call that the second filter refuses is still killed by the first.
+            Ok(vec![deadly, allowed])
+        }
+    }
+}
+
+/// What starts programs.
+const EXECUTING: [Call; 2] = [libc::SYS_execve, libc::SYS_execveat];
+
+/// Calls that are allowed with some arguments only.
+fn conditional() -> Result<Rules, BackendError> {
+    let one_of = |index: u8, values: &[i32]| -> Result<Vec<_>, BackendError> {
+        // As the kernel sees it: 32 bits without a sign.
+        let rules =
+            values.iter().map(|value| rule(&[(index, Dword, Eq, u64::from(*value as u32))]));
+        rules.collect()
+    };
+    let with = |conditions| Ok::<_, BackendError>(vec![rule(conditions)?]);
+    let executable = MaskedEq(libc::PROT_EXEC as u64);
+    let thread = libc::CLONE_THREAD as u64;
+    // A path may accompany this flag, but then the lookup starts at the empty root, or is subject
+    // to Landlock; neither returns more than attributes.
+    let empty_path = libc::AT_EMPTY_PATH as u64;
+    let fcntls = [
+        libc::F_GETFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_DUPFD_CLOEXEC,
+        libc::F_OFD_SETLK,
+        libc::F_OFD_GETLK,
+    ];
+    let timeouts = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO];
+    Ok(Rules::from([
+        // Threads, but no processes. The C library tries clone3 first, whose flags a filter
+        // cannot see; it falls back to clone.
+        (libc::SYS_clone, with(&[(0, Qword, MaskedEq(thread), thread)])?),
+        (libc::SYS_mmap, with(&[(2, Dword, executable.clone(), 0)])?),
+        (libc::SYS_mprotect, with(&[(2, Dword, executable, 0)])?),
+        (libc::SYS_newfstatat, with(&[(3, Dword, MaskedEq(empty_path), empty_path)])?),
+        (libc::SYS_statx, with(&[(2, Dword, MaskedEq(empty_path), empty_path)])?),
+        (libc::SYS_fcntl, one_of(1, &fcntls)?),
+        (libc::SYS_prctl, one_of(0, &[libc::PR_SET_NAME, PR_SET_VMA])?),
+        (libc::SYS_setsockopt, one_of(2, &timeouts)?),
+        (libc::SYS_socketpair, with(&[(0, Dword, Eq, libc::AF_UNIX as u64)])?),
+        // abort(3).
+        (libc::SYS_tgkill, with(&[(0, Dword, Eq, u64::from(std::process::id()))])?),
+    ]))
+}
+
+/// A rule that holds if all `conditions` do: argument, its length, comparison, value.
+fn rule(
+    conditions: &[(u8, SeccompCmpArgLen, SeccompCmpOp, u64)],
+) -> Result<SeccompRule, BackendError> {
+    let conditions = conditions.iter().map(|(index, len, op, value)| {
+        SeccompCondition::new(*index, len.clone(), op.clone(), *value)
+    });
+    SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+}

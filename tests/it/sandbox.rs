@@ -1,0 +1,2 @@
+mod attempts;
+mod mount;
