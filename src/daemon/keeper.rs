@@ -138,11 +138,11 @@ impl Keeper<'_> {
                 Some((REPLY, None)) => match self.channel.receive_at_most(REPLY_MAX)? {
                     Some(MountReply::Ready(mut report)) if ready.is_some() => {
                         self.announce()?;
+                        self.start_sweeper()?;
                         report.mountpoint = self.target.path().to_path_buf();
                         if let Some(ready) = ready.take() {
                             ready(&report)?;
                         }
-                        self.start_sweeper();
                     }
                     Some(MountReply::Failed { kind, message }) => {
                         failure = Some(Error::new(kind, message));
@@ -192,14 +192,10 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Once the mount is in use: that takes a millisecond for which nobody should wait.
-    fn start_sweeper(&mut self) {
+    fn start_sweeper(&mut self) -> Result<()> {
         let entry = self.entry.as_ref().filter(|_| self.cleanup == Cleanup::Sweeper);
-        match entry.map(Sweeper::of_attached) {
-            None => {}
-            Some(Ok(sweeper)) => self.sweeper = Some(sweeper),
-            Some(Err(e)) => tracing::warn!("{e}"),
-        }
+        self.sweeper = entry.map(Sweeper::of_attached).transpose()?;
+        Ok(())
     }
 
     /// A signal arrived: end the mount.

@@ -21,7 +21,8 @@ use std::os::fd::OwnedFd;
 /// Serve a mount as requested by the keeper, which is at the other end of standard input.
 ///
 /// # Errors
-/// When the keeper has ended. Other errors are reported to it, and end this process.
+/// When it was not started by a keeper. Other errors are reported to the keeper, and end this
+/// process.
 pub fn serve() -> Result<()> {
     close_inherited_files();
     // The keeper decides when this process ends.
@@ -31,10 +32,9 @@ pub fn serve() -> Result<()> {
         Error::new(ErrorKind::Usage, "this command is started by synthdisk itself")
     })?;
     let Err(e) = serve_as(request, &mut keeper) else { return Ok(()) };
-    match send_reply(&mut keeper, &MountReply::failed(&e)) {
-        Ok(()) => std::process::exit(1),
-        Err(_) => Err(e),
-    }
+    // If the keeper has ended, it knows why, or nobody does.
+    let _ = send_reply(&mut keeper, &MountReply::failed(&e));
+    std::process::exit(1)
 }
 
 fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {

@@ -65,8 +65,8 @@ fn the_server_has_no_rights() {
         assert!(of_threads(server, "Groups").iter().all(String::is_empty));
         // Threads of the planner are older than the confinement; without capabilities and with
         // no_new_privs, this set gives them nothing.
-        let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
-        assert!(status.contains("CapBnd:\t0000000000000000\n"), "{status}");
+        let shown = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+        assert!(shown.contains("CapBnd:\t0000000000000000\n"), "{shown}");
         assert_eq!(fs::read_dir(format!("/proc/{server}/root")).unwrap().count(), 0);
         assert!(active(&status).contains(&"empty-root"), "{status}");
         // Other processes of that user cannot look into it: its files in /proc are root's.
@@ -109,7 +109,7 @@ fn the_server_holds_its_disks_and_nothing_else() {
     mount.unmount();
 }
 
-/// Kill a process of a mount; returns the processes that must end.
+/// The processes of a mount.
 fn processes(mount: &Mount) -> Vec<i32> {
     let keeper = daemon(mount).as_raw();
     let mut all = children(keeper);
@@ -129,11 +129,8 @@ fn nothing_is_left_when_a_process_is_killed() {
         let file = writer(mount.part(2));
         write_at(&file, &written, MIB);
         file.sync_all().unwrap();
-        // The sweeper is started when the mount is in use already.
-        wait_until("all processes are there", || {
-            processes(&mount).iter().any(|pid| is_started_as(*pid, "sweep"))
-        });
         let all = processes(&mount);
+        assert!(all.iter().any(|pid| is_started_as(*pid, "sweep")));
         let pid = if victim == "server" { mount.server_pid() } else { daemon(&mount).as_raw() };
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         wait_until(victim, || {
@@ -170,10 +167,6 @@ fn a_killed_keeper_loses_no_write() {
 fn a_mount_whose_processes_were_all_killed() {
     let case = Case::new();
     let mount = case.mount();
-    let keeper = daemon(&mount).as_raw();
-    wait_until("all processes are there", || {
-        children(keeper).iter().any(|pid| is_started_as(*pid, "sweep"))
-    });
     let all = processes(&mount);
     let stop = |pid: &i32| kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap();
     all.iter().for_each(stop);
