@@ -52,7 +52,7 @@ fn killed_while_writing(cache: &'static str) {
         kill(Pid::from_raw(server), Signal::SIGKILL).expect("our own server");
         guest.kill();
         // Until it is gone, the overlay is locked.
-        wait_until("the killed daemon is gone", || has_ended(pids[0]));
+        wait_until("the killed daemon is gone", || has_ended(server));
         mount.detach_dead();
         eprintln!("round {round}: {} files of the guest are to be there", told.len());
         assert!(told.len() > 8);
