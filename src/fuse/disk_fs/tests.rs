@@ -48,7 +48,7 @@ fn fs_of(disk: &Arc<Disk>, options: &str) -> DiskFs {
     for option in options.split(',').filter(|o| !o.is_empty()) {
         assert!(mount.take(option).unwrap(), "{option}");
     }
-    DiskFs::new(set, &mount).unwrap()
+    DiskFs::new(set, &mount).unwrap().with_snapshots(&std::env::temp_dir())
 }
 
 fn ino(fs: &DiskFs, name: &str) -> u64 {
