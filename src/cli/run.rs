@@ -52,10 +52,10 @@ pub(super) enum Internal {
     Sweep {
         #[arg(long)]
         mount: Option<PathBuf>,
-        #[arg(long, requires = "device")]
+        #[arg(long, requires = "target")]
         mount_id: Option<u64>,
         #[arg(long)]
-        device: Option<String>,
+        target: Option<PathBuf>,
         #[arg(long)]
         temporary: Option<PathBuf>,
     },
@@ -79,8 +79,8 @@ pub(super) fn internal(args: Internal) -> Result<()> {
             crate::process::exec(signal, parent, keep_mask, &words)
         }
         Internal::EditMounted => crate::edit::kernel_driver::run_job(),
-        Internal::Sweep { mount, mount_id, device, temporary } => {
-            let attached = mount_id.zip(device);
+        Internal::Sweep { mount, mount_id, target, temporary } => {
+            let attached = mount_id.zip(target);
             process::sweep(&Swept { mount, attached, temporary })
         }
         Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),

@@ -5,18 +5,21 @@
 //! closed, by a normal exit or by the kernel, the sweeper removes what it was started for.
 
 use super::child::ourselves;
-use super::mounts::{MountEntry, mount_table};
+use super::mounts::MountEntry;
 use super::signals::hold_ending_signals;
 use super::unmount::{Unmount, unmount};
 use crate::{Error, Result};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a parent writes that has cleaned up itself.
+const DONE: &[u8] = b"done";
 
 /// The parent's handle of a sweeper. Dropping it removes what the sweeper was started for.
 #[derive(Debug)]
@@ -53,8 +56,8 @@ impl Sweeper {
     /// Errors of starting a process.
     pub fn of_attached(entry: &MountEntry) -> Result<Self> {
         let mut command = ourselves()?;
-        command.args(["internal", "sweep", "--mount-id", &entry.id.to_string()]);
-        command.args(["--device", &entry.device]);
+        command.args(["internal", "sweep", "--mount-id", &entry.id.to_string(), "--target"]);
+        command.arg(&entry.target);
         Self::start(command, Leftover::Attached(entry.clone()))
     }
 
@@ -85,12 +88,17 @@ impl Sweeper {
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
+        let pipe = self.child.stdin.take();
+        if let Leftover::Attached(entry) = &self.leftover {
+            // The process must not do it later: by then, another mount may have the same ID.
+            let _ = unmount(entry, Unmount::Lazy);
+            let _ = pipe.map(|mut pipe| pipe.write_all(DONE)); // it may have been killed
+        }
         let _ = self.child.wait();
         // The sweeper itself may have been killed.
         match &self.leftover {
             Leftover::Mount(dir) => remove_mount(dir),
-            Leftover::Attached(entry) => drop(unmount(entry, Unmount::Lazy)),
+            Leftover::Attached(_) => {}
             Leftover::Temporary(path, _open) => remove_temporary(path),
         }
     }
@@ -101,8 +109,8 @@ impl Drop for Sweeper {
 pub struct Swept {
     /// A mount and its directory.
     pub mount: Option<PathBuf>,
-    /// A mount, by its ID and the device of its filesystem (`MAJOR:MINOR`): IDs are used again.
-    pub attached: Option<(u64, String)>,
+    /// A mount, by its ID and its directory.
+    pub attached: Option<(u64, PathBuf)>,
     /// A file or directory.
     pub temporary: Option<PathBuf>,
 }
@@ -115,13 +123,15 @@ pub fn sweep(swept: &Swept) -> Result<()> {
     // Signals from a terminal must not reach this process.
     let _ = nix::unistd::setsid();
     hold_ending_signals()?;
-    // Nothing is ever written to standard input: this returns at end-of-file, or if it cannot be
-    // read.
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    // Returns at end-of-file, or if it cannot be read.
+    let mut said = Vec::new();
+    let _ = std::io::stdin().read_to_end(&mut said);
+    if said == DONE {
+        return Ok(());
+    }
     swept.mount.iter().for_each(|dir| remove_mount(dir));
-    if let Some((id, device)) = &swept.attached {
-        let mut mounts = mount_table().into_iter();
-        if let Some(entry) = mounts.find(|m| m.id == *id && m.device == *device) {
+    if let Some((id, target)) = &swept.attached {
+        if let Some(entry) = MountEntry::at(target).filter(|entry| entry.id == *id) {
             let _ = unmount(&entry, Unmount::Lazy); // it may have just ended
         }
     }

@@ -107,7 +107,8 @@ impl Mount {
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let mut words = line.split(|b| *b == 0);
             let program = words.next().unwrap_or_default();
-            if program.ends_with(b"synthdisk") && words.any(|w| w == wanted) {
+            let is_sweeper = words.clone().nth(1) == Some(b"sweep");
+            if program.ends_with(b"synthdisk") && !is_sweeper && words.any(|w| w == wanted) {
                 pids.push(pid);
             }
         }
