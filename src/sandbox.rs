@@ -6,6 +6,8 @@
 //! and `filter` (system calls), `limits` (memory, CPU, core files). docs/sandbox.md describes them
 //! for users.
 //!
+//! `tool` confines programs of the host, which get their files through a `tool_dir`.
+//!
 //! A confined process cannot start programs. `keeper_link` lets it ask the process that keeps it,
 //! and `parser` is what it may ask for.
 
@@ -20,6 +22,8 @@ mod landlock;
 mod limits;
 mod parser;
 mod profile;
+mod tool;
+mod tool_dir;
 
 pub use account::{Account, unprivileged};
 pub use apply::{Confinement, confine};
@@ -27,3 +31,5 @@ pub use confined::{Confined, Layer, Missing};
 pub use keeper_link::{receive_descriptor, send_descriptor};
 pub use parser::{START_PARSER, ask_keeper_for_parsers, parser_command, start_parser};
 pub use profile::{Limits, Mode, Profile};
+pub use tool::{RunAs, ToolSandbox, ToolThread};
+pub use tool_dir::ToolDir;

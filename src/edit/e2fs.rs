@@ -19,6 +19,7 @@ mod whole;
 use super::editor::Editor;
 use super::{Change, Edit, FileAccess, FileContent};
 use crate::fs::ext4::inode::InodeFormat;
+use crate::sandbox::{RunAs, ToolDir};
 use crate::{Error, ErrorKind, Result};
 use inodes::{Inode, Inodes, MappedBlock, blocks};
 use labels::Labels;
@@ -29,7 +30,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use superblock::{format, now};
-use tools::Tools;
+use tools::{HostFiles, Tools};
 
 /// The editor for ext2, ext3 and ext4.
 pub(super) struct E2fs;
@@ -85,13 +86,18 @@ struct Store<'a> {
 impl Store<'_> {
     /// Creates and removes files, in one run of debugfs.
     fn structure(&self, edits: &[Edit], parents: &Parents) -> Result<()> {
+        if edits.iter().all(|edit| matches!(edit.change, Change::Rewrite { .. })) {
+            return Ok(());
+        }
         let mut script = Script::default();
-        let mut contents = Vec::new();
-        let labels = Labels::of_parents(edits, parents, &self.inodes, &self.tools)?;
+        let dir = ToolDir::new()?;
+        let labels = Labels::of_parents(edits, parents, &self.inodes, &self.tools, &dir)?;
+        let mut copied = Vec::new();
         let mut current = None;
-        for edit in edits.iter().filter(|e| !matches!(e.change, Change::Rewrite { .. })) {
-            let (dir, name) = edit.path.rsplit_once('/').unwrap_or(("", &edit.path));
-            if current.replace(dir) != Some(dir) {
+        let wanted = edits.iter().filter(|e| !matches!(e.change, Change::Rewrite { .. }));
+        for (number, edit) in wanted.enumerate() {
+            let (parent, name) = edit.path.rsplit_once('/').unwrap_or(("", &edit.path));
+            if current.replace(parent) != Some(parent) {
                 self.enter(&mut script, parents, &edit.path)?;
             }
             // A bare name could look like an option or an inode number.
@@ -107,9 +113,17 @@ impl Store<'_> {
                     owned(&mut script, &name, 0o040_000, access)?;
                 }
                 Change::Create { content, access } => {
-                    let file = HostCopy::new(content)?;
-                    script.push(format!("write {} {name}", quoted(file.path()?)?))?;
-                    contents.push(file);
+                    let from = match content {
+                        FileContent::HostFile(path) => path.clone(),
+                        FileContent::Bytes(bytes) => {
+                            let failed = |e| Error::io("cannot write a temporary file", e);
+                            dir.add(&format!("file-{number}"), bytes).map_err(failed)?
+                        }
+                    };
+                    script.push(format!("write {} {name}", quoted(shown(&from)?)?))?;
+                    if let FileContent::HostFile(path) = content {
+                        copied.push(path.as_path());
+                    }
                     owned(&mut script, &name, 0o100_000, access)?;
                 }
             }
@@ -117,10 +131,12 @@ impl Store<'_> {
                 script.push(format!("ea_set -f {label} {name} {}", labels::NAME))?;
             }
         }
-        if script.is_empty() {
-            return Ok(());
-        }
-        self.tools.debugfs(&["-w"], &script).map(drop)
+        // Only the user who asked for them can read files of this host.
+        let run_as = if copied.is_empty() { dir.run_as() } else { RunAs::Caller };
+        let temporary = dir.path();
+        copied.push(&temporary);
+        let files = HostFiles { run_as, paths: copied };
+        self.tools.debugfs(&["-w"], &script, &files).map(drop)
     }
 
     /// Change to the directory of `path`: by number to the nearest one that existed before, from
@@ -168,7 +184,7 @@ impl Store<'_> {
         file.sync_data().map_err(failed)?;
         if !mark.is_empty() {
             drop(file);
-            self.tools.debugfs(&["-w"], &mark)?;
+            self.tools.debugfs(&["-w"], &mark, &HostFiles::none())?;
         }
         Ok(())
     }
@@ -198,7 +214,7 @@ impl Store<'_> {
         if script.is_empty() {
             return Ok(());
         }
-        self.tools.debugfs(&["-w"], &script).map(drop)
+        self.tools.debugfs(&["-w"], &script, &HostFiles::none()).map(drop)
     }
 
     /// Find out where the files' blocks are: those that were resized are looked up again.
@@ -264,36 +280,11 @@ fn owned(script: &mut Script, path: &str, kind: u32, access: &FileAccess) -> Res
     script.push(format!("sif {path} gid {}", access.gid))
 }
 
-/// A file of this host that holds what debugfs is to copy.
-enum HostCopy<'a> {
-    Named(&'a Path),
-    Temporary(tempfile::NamedTempFile),
-}
-
-impl<'a> HostCopy<'a> {
-    fn new(content: &'a FileContent) -> Result<Self> {
-        let failed = |e| Error::io("cannot write a temporary file", e);
-        match content {
-            FileContent::HostFile(path) => Ok(Self::Named(path)),
-            FileContent::Bytes(bytes) => {
-                let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
-                std::io::Write::write_all(&mut file, bytes).map_err(failed)?;
-                Ok(Self::Temporary(file))
-            }
-        }
-    }
-
-    fn path(&self) -> Result<&str> {
-        let path = match self {
-            Self::Named(path) => path,
-            Self::Temporary(file) => file.path(),
-        };
-        path.to_str().ok_or_else(|| {
-            let what = format!(
-                "the name of {} is not UTF-8, so debugfs cannot be told of it",
-                path.display()
-            );
-            Error::new(ErrorKind::Unsupported, what)
-        })
-    }
+/// The name of a file of this host, for debugfs.
+fn shown(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        let what =
+            format!("the name of {} is not UTF-8, so debugfs cannot be told of it", path.display());
+        Error::new(ErrorKind::Unsupported, what)
+    })
 }

@@ -7,7 +7,7 @@ use super::destination::OutputPath;
 use super::formats::{Conversion, OutputFormat};
 use super::hidden::HiddenDir;
 use super::progress::Progress;
-use super::qemu_img::qemu_img;
+use super::qemu_img::QemuImg;
 use super::verify::forget;
 use super::writeback;
 use crate::process::{Inherited, Stop};
@@ -113,7 +113,16 @@ pub fn convert(
             writeback::begin_all(&file);
         }
     };
-    qemu_img(&words, &progress, len, options.name, options.stop, told)?;
+    let (from, to) = (disk.path(), dir.path());
+    let run = QemuImg {
+        words: &words,
+        files: &[&from, &to],
+        progress: &progress,
+        len,
+        name: options.name,
+        stop: options.stop,
+    };
+    run.run(told)?;
     let file = hidden.open_file(name, OFlag::O_RDONLY).map_err(|e| output.failed(e))?;
     output.access().restrict(&file).map_err(|e| output.failed(e))?;
     Ok(Converted { output, file, hidden })
@@ -138,7 +147,16 @@ pub fn compare(
     let path = dir.path().join(converted.output.name());
     words.extend(["--".into(), disk.path().into(), path.into()]);
     let progress = Progress::new(format!("verifying {}", options.name), len, options.quiet);
-    qemu_img(&words, &progress, len, options.name, options.stop, || ())
+    let (from, to) = (disk.path(), dir.path());
+    let run = QemuImg {
+        words: &words,
+        files: &[&from, &to],
+        progress: &progress,
+        len,
+        name: options.name,
+        stop: options.stop,
+    };
+    run.run(|| ())
 }
 
 /// Whether files in `dir` can be written with direct I/O.

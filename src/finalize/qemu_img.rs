@@ -3,64 +3,89 @@
 use super::errors::check_stop;
 use super::progress::Progress;
 use crate::process::{Stop, bound_to_us, clean_environment, find_program};
+use crate::sandbox::{Limits, RunAs, ToolSandbox, ToolThread};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-/// Run qemu-img until it ends or `stop` is raised. It reports progress on `len` bytes in percent;
-/// `told` is called after each report. `name` is the result's name in messages.
-///
-/// # Errors
-/// [`ErrorKind::NotFound`] without qemu-img, [`ErrorKind::Corrupt`] when it finds a difference;
-/// errors reported by qemu-img; the error of `stop`.
-pub(super) fn qemu_img(
-    words: &[OsString],
-    progress: &Progress,
-    len: u64,
-    name: &str,
-    stop: &Stop,
-    told: impl Fn(),
-) -> Result<()> {
-    let failed = |e| Error::io("cannot run qemu-img", e);
-    let program = find_qemu_img()?;
-    let mut command = bound_to_us(program.as_os_str(), Signal::SIGKILL)?;
-    let mut child = clean_environment(&mut command)
-        .args(words)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let watched = watch(&mut child, stop, |percent| {
-        progress.set((percent / 100.0 * len as f64) as u64);
-        told();
-    });
-    if watched.is_err() {
-        let _ = child.kill();
+/// A run of qemu-img.
+pub(super) struct QemuImg<'a> {
+    /// Its arguments.
+    pub(super) words: &'a [OsString],
+    /// The files and directories that it may use.
+    pub(super) files: &'a [&'a Path],
+    /// Shows its progress.
+    pub(super) progress: &'a Progress,
+    /// The length of the disk in bytes, of which it reports percentages.
+    pub(super) len: u64,
+    /// The result's name in messages.
+    pub(super) name: &'a str,
+    /// Stops it when raised.
+    pub(super) stop: &'a Stop,
+}
+
+impl QemuImg<'_> {
+    /// Run it until it ends or is stopped; `told` is called after each report of progress.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without qemu-img, [`ErrorKind::Corrupt`] when it finds a difference;
+    /// errors reported by qemu-img; the error of `stop`.
+    pub(super) fn run(&self, told: impl Fn() + Send) -> Result<()> {
+        let program = find_qemu_img()?;
+        // It is started through this program, which sets the signal that it gets.
+        let ourselves = std::env::current_exe()
+            .map_err(|e| Error::io("cannot find this program's own file", e))?;
+        let sandbox = ToolSandbox {
+            // The result belongs to the user, and not to an account that others may use.
+            run_as: RunAs::Caller,
+            limits: Limits::default(),
+            programs: &[&program, &ourselves],
+            files: self.files,
+        };
+        sandbox.run(|thread| self.supervise(thread, &program, told))
     }
-    let status = child.wait().map_err(failed)?;
-    let (said, complaint) = watched?;
-    // Ctrl-C also reaches qemu-img, which may end first.
-    check_stop(stop)?;
-    if status.success() {
-        return Ok(());
+
+    fn supervise(&self, thread: &ToolThread, program: &Path, told: impl Fn()) -> Result<()> {
+        let failed = |e| Error::io("cannot run qemu-img", e);
+        let mut command = bound_to_us(program.as_os_str(), Signal::SIGKILL)?;
+        clean_environment(&mut command)
+            .args(self.words)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = thread.spawn(&mut command).map_err(failed)?;
+        let watched = watch(&mut child, self.stop, |percent| {
+            self.progress.set((percent / 100.0 * self.len as f64) as u64);
+            told();
+        });
+        if watched.is_err() {
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(failed)?;
+        let (said, complaint) = watched?;
+        // Ctrl-C also reaches qemu-img, which may end first.
+        check_stop(self.stop)?;
+        if status.success() {
+            return Ok(());
+        }
+        let name = self.name;
+        if status.code() == Some(1) && self.words.first().is_some_and(|w| w == "compare") {
+            let said = last_line(&said).unwrap_or("they are not identical");
+            let what = format!("{name} differs from the disk: {said}");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        let complaint = last_line(&complaint).unwrap_or("it says nothing");
+        let complaint = complaint.strip_prefix("qemu-img: ").unwrap_or(complaint);
+        let kind =
+            if complaint.contains("No space left") { ErrorKind::TooLarge } else { ErrorKind::Io };
+        Err(Error::new(kind, format!("qemu-img cannot write {name}: {complaint}")))
     }
-    if status.code() == Some(1) && words.first().is_some_and(|w| w == "compare") {
-        let said = last_line(&said).unwrap_or("they are not identical");
-        let what = format!("{} differs from the disk: {said}", name);
-        return Err(Error::new(ErrorKind::Corrupt, what));
-    }
-    let complaint = last_line(&complaint).unwrap_or("it says nothing");
-    let complaint = complaint.strip_prefix("qemu-img: ").unwrap_or(complaint);
-    let kind =
-        if complaint.contains("No space left") { ErrorKind::TooLarge } else { ErrorKind::Io };
-    Err(Error::new(kind, format!("qemu-img cannot write {}: {complaint}", name)))
 }
 
 fn last_line(text: &str) -> Option<&str> {

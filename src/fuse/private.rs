@@ -53,7 +53,7 @@ pub fn with_private_view<T>(
     set: ExportSet,
     work: impl FnOnce(&PrivateView) -> Result<T>,
 ) -> Result<T> {
-    let options = MountOptions::default();
+    let options = options();
     let disks = set.clone();
     let fs =
         DiskFs::new(set, &options).map_err(|e| Error::io("cannot describe the disks", e.into()))?;
@@ -72,6 +72,16 @@ pub fn with_private_view<T>(
     served.map_err(|e| Error::io("the connection to the kernel broke", e))?;
     flushed.map_err(|e| Error::io("the last writes could not be stored", e))?;
     Ok(done)
+}
+
+/// Nothing but a descriptor leads to the mount, and whoever gets one may use it: tools that root
+/// starts have another user ID. Only root can let others in everywhere.
+fn options() -> MountOptions {
+    let root = nix::unistd::geteuid().is_root();
+    let mut options = MountOptions::default();
+    options.allow_other = root;
+    options.umask = root.then_some(0);
+    options
 }
 
 /// Mount on a directory that only this user can enter, and detach the mount from it immediately: it

@@ -57,10 +57,10 @@ pub(super) fn is_mapped(account: Account) -> bool {
     maps("/proc/self/uid_map", account.uid) && maps("/proc/self/gid_map", account.gid)
 }
 
-/// Remove all capabilities from this thread's bounding set, as far as the kernel allows. Those that
-/// it holds stay.
-pub(super) fn clear_bounding_set() {
-    for capability in CapabilitySet::all() {
+/// Remove all capabilities but `kept` from this thread's bounding set, as far as the kernel allows.
+/// Those that it holds stay, but programs that it starts get no others.
+pub(super) fn limit_bounding_set(kept: CapabilitySet) {
+    for capability in CapabilitySet::all() - kept {
         // EINVAL: the kernel does not know this capability. EPERM: without CAP_SETPCAP.
         if capability_is_in_bounding_set(capability).unwrap_or(false) {
             let _ = remove_capability_from_bounding_set(capability);

@@ -5,12 +5,12 @@
 //! it needs and has started its threads.
 
 use super::account::{
-    self, Account, clear_bounding_set, drop_capabilities, is_mapped, unprivileged,
+    self, Account, drop_capabilities, is_mapped, limit_bounding_set, unprivileged,
 };
 use super::confined::{Confined, Layer, Missing};
 use super::empty_root::EmptyRoot;
 use super::filter::Filters;
-use super::landlock;
+use super::landlock::{Allowed, restrict};
 use super::limits::{forbid_core_files, forbid_inspection, lower};
 use super::profile::{Mode, Profile};
 use crate::{Error, ErrorKind, Result};
@@ -69,28 +69,22 @@ impl Confinement {
         self.prepare_root()?;
         let done = set_no_new_privs(true).map_err(|e| e.to_string());
         self.note(Layer::NoNewPrivileges, done)?;
-        match self.profile {
-            // Its libraries and the files that it opens by descriptor lie anywhere.
-            Profile::Tool(_) => Ok(()),
-            Profile::Serve => {
-                let done = landlock::restrict(&[Path::new("/dev/fuse")]);
-                self.note(Layer::Landlock, done)
-            }
-            Profile::Parse(_) => self.note(Layer::Landlock, landlock::restrict(&[])),
-        }
+        let allowed: &[_] = match self.profile {
+            Profile::Serve => &[(Path::new("/dev/fuse"), Allowed::Use)],
+            Profile::Parse(_) => &[],
+        };
+        self.note(Layer::Landlock, restrict(allowed))
     }
 
     fn limit_resources(&self) -> Result<()> {
-        let (Profile::Parse(limits) | Profile::Tool(limits)) = self.profile else {
-            return Ok(());
-        };
+        let Profile::Parse(limits) = self.profile else { return Ok(()) };
         lower(limits).map_err(|e| Error::io("cannot lower the limits of this process", e))
     }
 
     /// Root changes its user ID in the second step, because devices are opened before. Everyone
     /// else keeps it, and must not keep capabilities.
     fn prepare_account(&mut self) -> Result<()> {
-        clear_bounding_set();
+        limit_bounding_set(CapabilitySet::empty());
         if account::has(CapabilitySet::SETUID | CapabilitySet::SETGID) {
             let account = unprivileged();
             if is_mapped(account) {
@@ -110,8 +104,8 @@ impl Confinement {
     }
 
     fn prepare_root(&mut self) -> Result<()> {
-        // A tool needs its libraries. A user without privileges cannot change the root.
-        if matches!(self.profile, Profile::Tool(_)) || !nix::unistd::geteuid().is_root() {
+        // A user without privileges cannot change the root.
+        if !nix::unistd::geteuid().is_root() {
             return Ok(());
         }
         let root = match account::has(CapabilitySet::SYS_CHROOT) {
@@ -137,11 +131,9 @@ impl Confinement {
                 .map_err(|e| Error::io(format!("cannot switch to user {}", account.uid), e))?;
             self.note(Layer::Account, Ok(()))?;
         }
-        // After the user ID, because changing that resets it. Executing a program does, too.
-        if !matches!(self.profile, Profile::Tool(_)) {
-            let done = forbid_inspection().map_err(|e| e.to_string());
-            self.note(Layer::NotDumpable, done)?;
-        }
+        // After the user ID, because changing that resets it.
+        let done = forbid_inspection().map_err(|e| e.to_string());
+        self.note(Layer::NotDumpable, done)?;
         let done = filters.and_then(|filters| filters.apply());
         self.note(Layer::SystemCalls, done)
     }

@@ -8,7 +8,7 @@ use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, apply_filter_all_threads,
+    SeccompFilter, SeccompRule, apply_filter, apply_filter_all_threads,
 };
 use std::collections::BTreeMap;
 
@@ -30,6 +30,25 @@ impl Filters {
         compile(profile).map(Self).map_err(|e| e.to_string())
     }
 
+    /// The filters of tools.
+    ///
+    /// # Errors
+    /// As [`Filters::of`].
+    pub(super) fn for_tools() -> Result<Self, String> {
+        let deadly = DEADLY.iter().filter(|call| !EXECUTING.contains(*call));
+        let forbidden = NOT_FOR_TOOLS.iter().chain(deadly).map(|call| (*call, Vec::new()));
+        let program = program(forbidden.collect(), SeccompAction::Allow, fails(libc::EPERM));
+        program.map(|program| Self(vec![program])).map_err(|e| e.to_string())
+    }
+
+    /// Apply them to this thread. This sets no_new_privs.
+    ///
+    /// # Errors
+    /// Why they could not be applied.
+    pub(super) fn apply_to_thread(&self) -> Result<(), String> {
+        self.0.iter().try_for_each(|program| apply_filter(program).map_err(|e| e.to_string()))
+    }
+
     /// Apply them to all threads. This sets no_new_privs.
     ///
     /// # Errors
@@ -42,35 +61,29 @@ impl Filters {
 }
 
 fn compile(profile: &Profile) -> Result<Vec<BpfProgram>, BackendError> {
-    let arch = std::env::consts::ARCH.try_into()?;
-    let program = |rules: Rules, unlisted: SeccompAction, listed: SeccompAction| {
-        SeccompFilter::new(rules, unlisted, listed, arch)?.try_into()
-    };
-    let fails = |errno: i32| SeccompAction::Errno(errno as u32);
     let unconditional = |calls: &[Call]| calls.iter().map(|call| (*call, Vec::new())).collect();
-    // The last filter to be applied is the one that would have to permit applying another.
-    match profile {
-        Profile::Tool(_) => {
-            let allow = SeccompAction::Allow;
-            let mut forbidden: Rules = unconditional(NOT_FOR_TOOLS);
-            let deadly = DEADLY.iter().filter(|call| !EXECUTING.contains(*call));
-            forbidden.extend(deadly.map(|call| (*call, Vec::new())));
-            Ok(vec![program(forbidden, allow, fails(libc::EPERM))?])
-        }
-        Profile::Serve | Profile::Parse(_) => {
-            let deadly =
-                program(unconditional(DEADLY), SeccompAction::Allow, SeccompAction::KillProcess)?;
-            let mut allowed: Rules = unconditional(BASE);
-            allowed.extend(unconditional(BASE_OF_ARCHITECTURE));
-            if *profile == Profile::Serve {
-                allowed.extend(unconditional(STORE));
-            }
-            allowed.extend(conditional()?);
-            let allowed = program(allowed, fails(libc::ENOSYS), SeccompAction::Allow)?;
-            // A call that the second filter refuses is still killed by the first.
-            Ok(vec![deadly, allowed])
-        }
+    let deadly = program(unconditional(DEADLY), SeccompAction::Allow, SeccompAction::KillProcess)?;
+    let mut allowed: Rules = unconditional(BASE);
+    allowed.extend(unconditional(BASE_OF_ARCHITECTURE));
+    if *profile == Profile::Serve {
+        allowed.extend(unconditional(STORE));
     }
+    allowed.extend(conditional()?);
+    let allowed = program(allowed, fails(libc::ENOSYS), SeccompAction::Allow)?;
+    // The first filter has to permit applying the second.
+    Ok(vec![deadly, allowed])
+}
+
+fn program(
+    rules: Rules,
+    unlisted: SeccompAction,
+    listed: SeccompAction,
+) -> Result<BpfProgram, BackendError> {
+    SeccompFilter::new(rules, unlisted, listed, std::env::consts::ARCH.try_into()?)?.try_into()
+}
+
+fn fails(errno: i32) -> SeccompAction {
+    SeccompAction::Errno(errno as u32) // errors are positive
 }
 
 /// What starts programs.

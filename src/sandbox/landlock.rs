@@ -12,31 +12,43 @@ use std::path::Path;
 /// The newest version whose rights are denied here. On older kernels, those that they know are.
 const NEWEST: ABI = ABI::V6;
 
-/// Deny this thread and its descendants everything that Landlock covers, except the use of the
-/// `devices`; those that do not exist are skipped. The thread must have no_new_privs set, or
-/// CAP_SYS_ADMIN.
+/// What may be done with a file, or with everything beneath a directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Allowed {
+    /// Everything.
+    Use,
+    /// Reading, and executing programs.
+    Execute,
+}
+
+/// Deny this thread and its descendants everything that Landlock covers, except what is `allowed`;
+/// paths that do not exist are skipped. The thread must have no_new_privs set, or CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// Why it could not be applied, for the user.
-pub(super) fn restrict(devices: &[&Path]) -> Result<(), String> {
-    let status = try_restrict(devices).map_err(|e| e.to_string())?;
-    match status {
+pub(super) fn restrict(allowed: &[(&Path, Allowed)]) -> Result<(), String> {
+    match try_restrict(allowed).map_err(|e| e.to_string())? {
         RulesetStatus::NotEnforced => Err("not enabled in this kernel".into()),
         _ => Ok(()),
     }
 }
 
-fn try_restrict(devices: &[&Path]) -> Result<RulesetStatus, RulesetError> {
+fn try_restrict(allowed: &[(&Path, Allowed)]) -> Result<RulesetStatus, RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?;
-    for device in devices {
-        if let Ok(device) = PathFd::new(device) {
-            rules = rules.add_rule(PathBeneath::new(device, AccessFs::from_file(NEWEST)))?;
-        }
+    for (path, allowed) in allowed {
+        let Ok(fd) = PathFd::new(path) else { continue };
+        let access = match allowed {
+            Allowed::Use => AccessFs::from_all(NEWEST),
+            Allowed::Execute => AccessFs::from_read(NEWEST),
+        };
+        // The kernel refuses rights of directories for anything else.
+        let possible = if path.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
+        rules = rules.add_rule(PathBeneath::new(fd, possible))?;
     }
     Ok(rules.restrict_self()?.ruleset)
 }

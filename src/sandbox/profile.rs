@@ -22,8 +22,6 @@ pub enum Profile {
     Serve,
     /// Parses the bytes of a guest: reads the files that it has open, within limits.
     Parse(Limits),
-    /// Is about to execute a program of the host that works on a guest.
-    Tool(Limits),
 }
 
 /// Limits of a process; `None` leaves the inherited limit. See setrlimit(2).

@@ -1,2 +1,3 @@
 mod attempts;
 mod mount;
+mod tools;

@@ -4,7 +4,7 @@
 //! commands that read.
 
 use super::script::{Script, quoted};
-use super::tools::Tools;
+use super::tools::{HostFiles, Tools};
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 
@@ -107,7 +107,7 @@ fn ask(tools: &Tools, script: &Script, first: &str) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     // -c skips reading the bitmaps, which is most of the work on a large filesystem.
-    let said = tools.debugfs(&["-c"], script)?;
+    let said = tools.debugfs(&["-c"], script, &HostFiles::none())?;
     // debugfs echoes commands, and also prints a response when the time is set.
     let ours = said.lines().skip_while(|line| !line.starts_with(first));
     Ok(ours.filter(|line| !line.starts_with("debugfs: ")).map(str::to_owned).collect())

@@ -4,35 +4,36 @@
 use super::inodes::Inodes;
 use super::parents::Parents;
 use super::script::{Script, quoted};
-use super::tools::Tools;
+use super::tools::{HostFiles, Tools};
 use crate::edit::{Change, Edit};
+use crate::sandbox::ToolDir;
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 /// The extended attribute with the label.
 pub(super) const NAME: &str = "security.selinux";
 
 /// Labels of directories, in files of this host.
 #[derive(Default)]
-pub(super) struct Labels {
+pub(super) struct Labels<'a> {
     /// Directory that contains the files; `None` when nothing is new.
-    dir: Option<TempDir>,
+    dir: Option<&'a ToolDir>,
     /// Directories that existed before; the index is the name of the file with the label.
     parents: Vec<String>,
 }
 
-impl Labels {
-    /// The labels of the directories in which something new is created.
+impl<'a> Labels<'a> {
+    /// The labels of the directories in which something new is created, stored in `dir`.
     ///
     /// # Errors
-    /// Fails if the temporary directory cannot be created. A directory without a label gives none,
+    /// Fails for a directory of the guest that is not known. A directory without a label gives none,
     /// and neither does a debugfs that lacks the command (before e2fsprogs 1.43).
     pub(super) fn of_parents(
         edits: &[Edit],
         parents: &Parents,
         inodes: &Inodes,
         tools: &Tools,
+        dir: &'a ToolDir,
     ) -> Result<Self> {
         let mut labels = Self::default();
         for edit in edits.iter().filter(|edit| is_new(edit)) {
@@ -44,15 +45,16 @@ impl Labels {
         if labels.parents.is_empty() {
             return Ok(labels);
         }
-        let failed = |e| Error::io("cannot make a temporary directory", e);
-        labels.dir = Some(TempDir::with_prefix("synthdisk-labels-").map_err(failed)?);
+        labels.dir = Some(dir);
         let mut script = Script::default();
         for (i, parent) in labels.parents.iter().enumerate() {
             let file = shown(&labels.file(i).unwrap_or_default())?;
             script.push(format!("ea_get -f {file} <{}> {NAME}", inodes.of(parent)?.number))?;
         }
         // debugfs complains about each directory without a label; the files show which have one.
-        let _ = tools.debugfs(&["-c"], &script);
+        let path = dir.path();
+        let files = HostFiles { run_as: dir.run_as(), paths: vec![&path] };
+        let _ = tools.debugfs(&["-c"], &script, &files);
         Ok(labels)
     }
 
@@ -66,7 +68,7 @@ impl Labels {
     }
 
     fn file(&self, number: usize) -> Option<PathBuf> {
-        Some(self.dir.as_ref()?.path().join(number.to_string()))
+        Some(self.dir?.path().join(format!("label-{number}")))
     }
 }
 

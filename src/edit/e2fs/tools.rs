@@ -1,12 +1,16 @@
 //! Running e2fsprogs.
 
 use super::script::Script;
-use crate::process::find_tool;
+use crate::process::find_program;
+use crate::sandbox::{Limits, RunAs, ToolSandbox};
 use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+/// Far more than the tools need for the largest filesystems.
+const LIMITS: Limits = Limits { memory: Some(4 << 30), cpu: Some(1800), file_len: None };
 
 /// The tools, on one partition.
 pub(super) struct Tools<'a> {
@@ -16,11 +20,16 @@ pub(super) struct Tools<'a> {
 }
 
 impl Tools<'_> {
-    /// Run `script` in debugfs, and return its output.
-    pub(super) fn debugfs(&self, args: &[&str], script: &Script) -> Result<String> {
-        let args = [args, &["-f", "/dev/stdin"]].concat();
+    /// Run `script` in debugfs, and return its output. The script may name `files` of this host.
+    pub(super) fn debugfs(
+        &self,
+        args: &[&str],
+        script: &Script,
+        files: &HostFiles<'_>,
+    ) -> Result<String> {
+        let args = [args, &["-f", "-"]].concat();
         let commands = format!("set_current_time @{}\n{}", self.now, script.as_str());
-        let output = self.run("debugfs", &args, commands)?;
+        let output = self.run("debugfs", &args, commands, files)?;
         // The exit code is 0 even when a command has failed.
         match complaint(&output) {
             None if output.status.success() => {
@@ -32,7 +41,7 @@ impl Tools<'_> {
 
     /// Run e2fsck.
     pub(super) fn e2fsck(&self, args: &[&str]) -> Result<()> {
-        let output = self.run("e2fsck", args, String::new())?;
+        let output = self.run("e2fsck", args, String::new(), &HostFiles::none())?;
         // 1 means that it has repaired something, as requested.
         match output.status.code() {
             Some(0 | 1) => Ok(()),
@@ -42,7 +51,7 @@ impl Tools<'_> {
 
     /// Run tune2fs.
     pub(super) fn tune2fs(&self, args: &[&str]) -> Result<()> {
-        let output = self.run("tune2fs", args, String::new())?;
+        let output = self.run("tune2fs", args, String::new(), &HostFiles::none())?;
         if output.status.success() {
             return Ok(());
         }
@@ -50,11 +59,20 @@ impl Tools<'_> {
     }
 
     /// Run a tool on the partition, with `input` on its standard input.
-    fn run(&self, name: &str, args: &[&str], input: String) -> Result<Output> {
+    fn run(
+        &self,
+        name: &str,
+        args: &[&str],
+        input: String,
+        files: &HostFiles<'_>,
+    ) -> Result<Output> {
         let failed = |e| Error::io(format!("cannot run {name}"), e);
-        // A regular user's PATH often leaves out the directories of these tools.
-        let found = find_tool(name, &["/usr/sbin", "/sbin", "/usr/local/sbin"]);
-        let mut child = Command::new(found)
+        let program = find_program(name).ok_or_else(|| {
+            let what = format!("editing the guest needs {name}; install the package e2fsprogs");
+            Error::new(ErrorKind::NotFound, what)
+        })?;
+        let mut command = Command::new(&program);
+        command
             .args(args)
             .arg(self.partition)
             .env("LC_ALL", "C")
@@ -62,25 +80,42 @@ impl Tools<'_> {
             .env("E2FSPROGS_FAKE_TIME", self.now.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => Error::new(
-                    ErrorKind::NotFound,
-                    format!("editing the guest needs {name}; install the package e2fsprogs"),
-                ),
-                _ => failed(e),
-            })?;
-        let stdin = child.stdin.take();
-        // The input is written by a separate thread, because the tool produces output while it
-        // still reads.
-        std::thread::scope(|scope| {
-            // A write error is ignored: the tool may have exited without reading everything, and
-            // its output says why.
-            scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
-            child.wait_with_output()
+            .stderr(Stdio::piped());
+        let sandbox = ToolSandbox {
+            run_as: files.run_as,
+            limits: LIMITS,
+            programs: &[&program],
+            files: &[&[self.partition], files.paths.as_slice()].concat(),
+        };
+        sandbox.run(|thread| {
+            let mut child = thread.spawn(&mut command).map_err(failed)?;
+            let stdin = child.stdin.take();
+            // The input is written by a separate thread, because the tool produces output while it
+            // still reads.
+            std::thread::scope(|scope| {
+                // A write error is ignored: the tool may have exited without reading everything,
+                // and its output says why.
+                scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
+                child.wait_with_output()
+            })
+            .map_err(failed)
         })
-        .map_err(failed)
+    }
+}
+
+/// The files of this host that a tool may use.
+#[derive(Debug)]
+pub(super) struct HostFiles<'a> {
+    /// Who can read them.
+    pub(super) run_as: RunAs,
+    /// Files and directories.
+    pub(super) paths: Vec<&'a Path>,
+}
+
+impl HostFiles<'_> {
+    /// No files.
+    pub(super) fn none() -> Self {
+        Self { run_as: RunAs::Unprivileged, paths: Vec::new() }
     }
 }
 
