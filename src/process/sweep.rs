@@ -88,12 +88,13 @@ impl Sweeper {
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        let pipe = self.child.stdin.take();
+        let mut pipe = self.child.stdin.take();
         if let Leftover::Attached(entry) = &self.leftover {
             // The process must not do it later: by then, another mount may have the same ID.
             let _ = unmount(entry, Unmount::Lazy);
-            let _ = pipe.map(|mut pipe| pipe.write_all(DONE)); // it may have been killed
+            let _ = pipe.as_mut().map(|pipe| pipe.write_all(DONE)); // it may have been killed
         }
+        drop(pipe);
         let _ = self.child.wait();
         // The sweeper itself may have been killed.
         match &self.leftover {
