@@ -6,6 +6,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
     clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 use std::io;
 use std::sync::OnceLock;
@@ -94,6 +95,19 @@ pub(super) fn switch_to(account: Account) -> io::Result<()> {
     setgroups(&[])?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
+    Ok(())
+}
+
+/// Switch this thread alone to `account`, for good. It loses its capabilities.
+///
+/// # Errors
+/// Errors of the system calls.
+pub(super) fn switch_thread_to(account: Account) -> io::Result<()> {
+    use rustix::process::{Gid, Uid};
+    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! What such a program may do is set for a thread, and inherited by the programs that the thread
 //! starts. So nothing has to run between fork and exec, and no further program is started.
 
-use super::account::{Account, limit_bounding_set, unprivileged};
+use super::account::{self, limit_bounding_set, unprivileged};
 use super::filter::Filters;
 use super::landlock::{Allowed, restrict};
 use super::profile::Limits;
@@ -11,7 +11,6 @@ use crate::{Error, Result};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
@@ -59,7 +58,6 @@ pub struct ToolSandbox<'a> {
 /// A thread whose programs are confined.
 #[derive(Debug)]
 pub struct ToolThread {
-    account: Option<Account>,
     limits: Limits,
 }
 
@@ -81,7 +79,6 @@ impl ToolSandbox<'_> {
     /// Confine the current thread, as far as the kernel allows.
     fn enter(&self) -> Result<ToolThread> {
         let root = nix::unistd::geteuid().is_root();
-        let account = (root && self.run_as == RunAs::Unprivileged).then(unprivileged);
         limit_bounding_set(match self.run_as {
             RunAs::Caller => CapabilitySet::DAC_READ_SEARCH,
             RunAs::Unprivileged => CapabilitySet::empty(),
@@ -93,7 +90,12 @@ impl ToolSandbox<'_> {
         if let Err(reason) = Filters::for_tools().and_then(|filters| filters.apply_to_thread()) {
             tracing::debug!("system calls of tools are not filtered: {reason}");
         }
-        Ok(ToolThread { account, limits: self.limits })
+        if root && self.run_as == RunAs::Unprivileged {
+            // Now and not between fork and exec: limits can be set for processes of the same user.
+            account::switch_thread_to(unprivileged())
+                .map_err(|e| Error::io("cannot change the user ID of a tool", e))?;
+        }
+        Ok(ToolThread { limits: self.limits })
     }
 
     fn allowed(&self) -> Vec<(&Path, Allowed)> {
@@ -111,10 +113,6 @@ impl ToolThread {
     /// # Errors
     /// Errors of starting it.
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        if let Some(Account { uid, gid }) = self.account {
-            // This also drops all supplementary groups.
-            command.gid(gid).uid(uid);
-        }
         let child = command.spawn()?;
         let limits = [
             (Resource::Core, Some(0)),

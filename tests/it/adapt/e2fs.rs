@@ -1,10 +1,13 @@
 //! Storing edits in ext2, ext3 and ext4, checked by e2fsck and debugfs.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::process::{run, run_text};
-use synthdisk::edit::{Change, Edit, FileAccess, FileContent, apply};
+use synthdisk::Result;
+use synthdisk::edit::{Change, Edit, FileAccess, FileContent};
+use synthdisk::process::Inherited;
 
 /// A filesystem of `kind` with blocks of `block` bytes, and `/etc/long` of `len` bytes in it.
 fn image(dir: &Path, kind: &str, block: u32, len: usize) -> PathBuf {
@@ -16,6 +19,14 @@ fn image(dir: &Path, kind: &str, block: u32, len: usize) -> PathBuf {
     let target = path.to_string_lossy().into_owned();
     run("mke2fs", &["-q", "-t", kind, "-b", &block, "-d", &tree, &target, "32M"]);
     path
+}
+
+/// Stores `edits` as they are stored in a mount: the tools get a descriptor, and may use the file
+/// although they are not root.
+fn apply(edits: &[Edit], image: &Path) -> Result<()> {
+    fs::set_permissions(image, Permissions::from_mode(0o666)).unwrap();
+    let file = Inherited::new(&File::open(image).unwrap()).unwrap();
+    synthdisk::edit::apply(edits, &file.path())
 }
 
 fn text(len: usize) -> Vec<u8> {
