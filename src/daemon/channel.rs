@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind as Io, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// Longest message in bytes. Scripts and keys are read before they are sent, each at most 4 MiB.
 const MAX_LEN: u32 = 256 << 20;
@@ -61,6 +62,15 @@ impl Channel {
     /// That of the system call.
     pub(super) fn try_clone(&self) -> Result<Self> {
         self.0.try_clone().map(Self).map_err(|e| Error::io("cannot use a socket", e))
+    }
+
+    /// Fail when the other end takes longer than `limit` to send what is expected.
+    ///
+    /// # Errors
+    /// That of the system call.
+    pub(super) fn limit_waiting(&self, limit: Duration) -> Result<()> {
+        let set = self.0.set_read_timeout(Some(limit));
+        set.map_err(|e| Error::io("cannot use a socket", e))
     }
 
     /// Close the connection, also for copies of this end.

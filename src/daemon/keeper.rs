@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// How long programs may continue to use open files after a signal.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long the rest of a reply may take after its first byte. A server that was taken over must not
+/// keep the keeper waiting.
+const REPLY_TIME: Duration = Duration::from_secs(60);
 /// How long a server that is not ready yet may take to clean up after a signal.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -73,6 +76,7 @@ pub fn keep(
 /// Start `synthdisk internal serve`, and send it `request` and the socket `requests`.
 fn start_server(request: &MountRequest, requests: &UnixStream) -> Result<(Child, Channel)> {
     let (mut channel, theirs) = Channel::pair()?;
+    channel.limit_waiting(REPLY_TIME)?;
     let mut server = ourselves()?
         .args(["internal", "serve"])
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -212,6 +216,8 @@ impl Keeper<'_> {
 
     /// How the server ended, once it has closed its end.
     fn verdict(&mut self, failure: Option<Error>) -> Result<()> {
+        // It is ending. One that was taken over might close its end and stay.
+        let _ = self.server.kill();
         let ended = self.server.wait();
         let status = ended.map_err(|e| Error::io("cannot wait for the serving process", e))?;
         match failure {

@@ -6,9 +6,9 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 /// Parsers that may run at the same time. A server that was taken over must not exhaust the host.
-const MOST: usize = 4;
-/// How long a parser may run. Those who wait for one give up earlier.
-const LIFETIME: Duration = Duration::from_secs(60);
+const MOST: usize = 16;
+/// How long a parser may run: it ends by itself when its socket is closed, and has a limit of CPU time.
+const LIFETIME: Duration = Duration::from_secs(900);
 /// How often ended parsers are looked for while there are any.
 const INTERVAL: Duration = Duration::from_millis(500);
 
