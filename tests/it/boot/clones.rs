@@ -25,7 +25,7 @@ struct Said {
 }
 
 fn start(mount: &Mount) -> Guest {
-    let guest = Guest::builder().memory(512).cpus(1);
+    let guest = Guest::builder().memory(512);
     let guest = guest.disk(Disk::new(mount.disk()));
     // The seed is read-only, and QEMU wants to be able to write.
     guest

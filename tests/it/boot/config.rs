@@ -16,7 +16,7 @@ const BOOT: Duration = Duration::from_secs(300);
 
 /// Boots all disks of the mount and logs in.
 fn boot(mount: &Mount) -> Guest {
-    let mut guest = Guest::builder().memory(512).cpus(2);
+    let mut guest = Guest::builder().memory(512);
     let mut disks = vec![mount.disk()];
     let others = fs::read_dir(mount.dir()).expect("our own mount").flatten().map(|e| e.path());
     let is_disk = |path: &PathBuf| {

@@ -50,7 +50,6 @@ impl Case {
         let mut guest = Guest::builder()
             .disk(Disk::new(mount.disk()))
             .memory(512)
-            .cpus(2)
             .args(&["-nic", "user,model=virtio-net-pci"])
             .start();
         guest.login("root", "root", BOOT);

@@ -19,7 +19,6 @@ fn boots_from_virtio(kind: &str) {
     let mut guest = Guest::builder()
         .disk(Disk::new(mount.disk()))
         .memory(512)
-        .cpus(2)
         .args(&["-nic", "user,model=virtio-net-pci"])
         .start();
     guest.login("root", "root", BOOT);
