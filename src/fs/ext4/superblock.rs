@@ -78,7 +78,11 @@ impl Superblock {
             return Err(corrupt("the filesystem's superblock has an impossible block size"));
         }
         let block_size = 1024u32 << log;
-        let high = if is_64bit { u32_at(0x150) } else { 0 };
+        // Without the feature the field is unused; ext4-view reads it all the same.
+        let high = u32_at(0x150);
+        if high != 0 && !is_64bit {
+            return Err(corrupt("the filesystem's superblock has an impossible number of blocks"));
+        }
         let blocks_count = u64::from(u32_at(0x04)) | u64::from(high) << 32;
         let size = blocks_count.checked_mul(u64::from(block_size)).filter(|s| *s <= image_size);
         if size.is_none() {
@@ -154,6 +158,7 @@ mod tests {
             ("no inodes", &[(0x28, 0)][..], size),
             ("inode size", &[(0x4c, 1), (0x58, 127)][..], size),
             ("64-bit count", &[(0x60, 0x80), (0x150, u32::MAX)][..], size),
+            ("64-bit count without the feature", &[(0x150, 45)][..], size),
         ] {
             let e = Superblock::parse(&raw(fields), size).err().map(|e| e.kind());
             assert_eq!(e, Some(ErrorKind::Corrupt), "{case}");

@@ -22,6 +22,9 @@ const REFCOUNT_TABLE_MAX: u64 = 8 << 20;
 const OFFSET_BITS: u32 = 56;
 /// The incompatible feature "the image is corrupt".
 const CORRUPT: u64 = 2;
+/// The header extension that names feature bits, and the length of one of its entries.
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const FEATURE_NAME_LEN: usize = 48;
 
 /// A consistent header. Offsets and lengths in bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -177,6 +180,7 @@ impl Header {
             }
             let data = cluster
                 .get(at + 8..(at + 8).saturating_add(len))
+                .filter(|data| kind != FEATURE_NAMES || data.len() % FEATURE_NAME_LEN == 0)
                 .ok_or_else(|| corrupt("a header extension is cut short"))?;
             self.extensions.push((kind, data.to_vec()));
             at += 8 + len.next_multiple_of(8);
@@ -239,6 +243,13 @@ pub(in crate::image) mod tests {
         for len in [0, 3, 50, 105] {
             assert!(Header::parse(&valid()[..len]).is_err());
         }
+        // A table of feature names whose last entry is one byte long.
+        let mut names = valid();
+        names[104..108].copy_from_slice(&FEATURE_NAMES.to_be_bytes());
+        names[111] = 49;
+        assert_eq!(Header::parse(&names).unwrap_err().kind(), ErrorKind::Corrupt);
+        names[111] = 48;
+        assert_eq!(Header::parse(&names).unwrap().extensions.len(), 1);
         // An endless chain of empty extensions stops at the end of the cluster.
         let mut chain = valid();
         for at in (104..65536).step_by(8) {
