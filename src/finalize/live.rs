@@ -3,8 +3,10 @@
 use crate::fuse::LiveMount;
 use crate::image::{RawImage, check_unused};
 use crate::{Error, ErrorKind, Result};
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// The program that has `file` of `mount`, or a partition of that disk, open for writing, as far as
 /// this can be determined: QEMU and loop devices are detected, and for root every process with an
@@ -53,8 +55,7 @@ fn writing_process(ids: &[(u64, u64)]) -> Option<String> {
         };
         // The descriptors of other users' processes cannot be read.
         for fd in fs::read_dir(path.join("fd")).into_iter().flatten().flatten() {
-            let Ok(meta) = fs::metadata(fd.path()) else { continue };
-            if !ids.contains(&(meta.dev(), meta.ino())) {
+            if !identity_of(&fd.path()).is_some_and(|id| ids.contains(&id)) {
                 continue;
             }
             let info = fs::read_to_string(path.join("fdinfo").join(fd.file_name()));
@@ -65,6 +66,13 @@ fn writing_process(ids: &[(u64, u64)]) -> Option<String> {
         }
     }
     None
+}
+
+/// Device and inode of what `path` leads to, from memory: the file may be on a network or FUSE mount of
+/// another user, whose server need not answer.
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    let stat = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+    Some((makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
 }
 
 /// Whether `/proc/PID/fdinfo/FD` shows a descriptor open for writing: the access mode is in the
