@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::common::file::{bytes_of, write_at, writer};
 use crate::common::lanes::{block, last_write};
 use crate::common::mount::Mount;
-use crate::common::overlay::Case;
+use crate::common::overlay::{Case, daemon};
 use crate::common::process::{
     SYNTHDISK, command, expect_failure, is_root, output, run, skip, text,
 };
+use nix::sys::signal::{Signal, kill};
 
 const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;
@@ -45,6 +46,25 @@ fn beside_a_writer<T>(mount: &Mount, blocks: u64, work: impl FnOnce(&AtomicU64) 
         done.store(true, Ordering::Relaxed);
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Another mount whose server does not answer, with a file open in it, as any user can have.
+#[test]
+fn a_silent_server_of_another_mount() {
+    let (silent, case) = (Case::new(), Case::new());
+    let other = silent.mount();
+    let open = fs::File::open(other.disk()).unwrap();
+    let server = daemon(&other);
+    let mount = case.mount();
+    kill(server, Signal::SIGSTOP).unwrap();
+    let out = case.tiny.file("out.raw");
+    let args = ["60", SYNTHDISK, "finalize", arg(mount.dir()), "-o", arg(&out)];
+    let done = output("timeout", &args);
+    kill(server, Signal::SIGCONT).unwrap();
+    drop(open);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    other.unmount();
+    mount.unmount();
 }
 
 #[test]
