@@ -1,10 +1,13 @@
 //! The interface between a loader and the rest of the program.
 
 use super::payload::{Limits, Payload};
+use crate::Result;
+use crate::bytes::ReadAt;
 use crate::disk::Region;
 use crate::layout::{PartitionKind, Placed, TableKind};
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A program that the firmware starts from the disk.
 ///
@@ -17,8 +20,27 @@ pub trait Loader: fmt::Debug + Send + Sync {
     /// A description for `--help`.
     fn about(&self) -> &'static str;
 
-    /// What it can load; `None` for a loader that does not start a kernel chosen by the planner.
+    /// What it can load; `None` for a loader that starts nothing.
     fn limits(&self) -> Option<Limits>;
+
+    /// Who chooses the kernel when the disk boots.
+    fn chooses(&self) -> Chooses {
+        Chooses::Planner
+    }
+
+    /// Makes sure that this host has the files that the loader is made from.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) with the package to install.
+    fn check_host(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether `code`, the first bytes of `disk`, is its boot code, perhaps of another version.
+    fn recognizes(&self, code: &[u8], disk: &dyn ReadAt) -> bool {
+        let _ = (code, disk);
+        false
+    }
 
     /// Partitions that it needs for itself on a disk with a `table` of this type.
     fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
@@ -30,13 +52,33 @@ pub trait Loader: fmt::Debug + Send + Sync {
     /// `payload`.
     fn reserve(&self, payload: Option<&Payload>) -> u64;
 
-    /// Machine code for the first bytes of sector 0, at most
-    /// [`BOOTSTRAP_LEN`](crate::layout::BOOTSTRAP_LEN) bytes. It depends on `space` alone, so it
-    /// stays the same when another kernel is planned.
-    fn boot_code(&self, space: &Space) -> Vec<u8>;
+    /// The loader for one disk, on which it may use `space`. Reads files of the host if it is made
+    /// from any; nothing else in a loader does I/O.
+    ///
+    /// # Errors
+    /// Errors from reading these files; [`TooLarge`](crate::ErrorKind::TooLarge) if the space is
+    /// not sufficient.
+    fn install(&self, space: &Space) -> Result<Arc<dyn InstalledLoader>>;
+}
 
-    /// The regions that it puts into `space`, in disk order; zeros may be left out.
-    fn regions(&self, order: BootOrder<'_>, space: &Space) -> Vec<Region>;
+/// A loader for one disk.
+pub trait InstalledLoader: fmt::Debug + Send + Sync {
+    /// Machine code for the first bytes of sector 0, at most
+    /// [`BOOTSTRAP_LEN`](crate::layout::BOOTSTRAP_LEN) bytes. It stays the same when another kernel
+    /// is planned.
+    fn boot_code(&self) -> &[u8];
+
+    /// The regions that it puts into its space, in disk order; zeros may be left out.
+    fn regions(&self, order: BootOrder<'_>) -> Vec<Region>;
+}
+
+/// Who chooses the kernel when the disk boots.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Chooses {
+    /// The planner: the loader starts exactly the payload.
+    Planner,
+    /// The guest's own boot menu, which the loader reads.
+    GuestMenu,
 }
 
 /// A partition that a loader needs for itself.

@@ -14,13 +14,19 @@ pub use code::{
 };
 pub use params::{MESSAGE_MAX, Params};
 
-use super::api::{BootOrder, Loader, Space};
+use super::api::{BootOrder, InstalledLoader, Loader, Space, WantedPartition};
 use super::payload::{Limits, Payload};
+use crate::Result;
+use crate::bytes::ReadAt;
 use crate::disk::{Region, RegionKind, Source};
+use crate::layout::{PartitionKind, TableKind};
+use std::sync::Arc;
 
 /// Minimum length of the gap, in bytes. Space for kernels that a guest may install later costs
 /// nothing: it is zeros.
 const MIN_GAP: u64 = 64 << 20;
+/// Length of the BIOS boot partition in a GPT, in bytes.
+const BIOS_BOOT_LEN: u64 = 1 << 20;
 /// The first initrd starts at a multiple of this many bytes.
 const FILE_ALIGN: u64 = 4096;
 /// Initrds after the first start at multiples of this (kernel
@@ -44,22 +50,57 @@ impl Loader for Direct {
         Some(Limits { kernel: KERNEL_MAX, initrds: INITRD_MAX, cmdline: CMDLINE_MAX })
     }
 
-    /// Twice what the payload needs, so that a larger kernel that the guest installs later, in an
-    /// overlay, still fits.
+    fn recognizes(&self, code: &[u8], _: &dyn ReadAt) -> bool {
+        code.starts_with(STAGE1)
+    }
+
+    fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
+        bios_boot_partition(table)
+    }
+
     fn reserve(&self, payload: Option<&Payload>) -> u64 {
-        payload.map_or(0, |p| Placement::of(p).end.saturating_mul(2)).max(MIN_GAP)
+        gap_for(payload)
     }
 
-    fn boot_code(&self, _: &Space) -> Vec<u8> {
-        STAGE1.to_vec()
+    fn install(&self, space: &Space) -> Result<Arc<dyn InstalledLoader>> {
+        Ok(Arc::new(InstalledDirect { gap_end: space.gap.end }))
+    }
+}
+
+/// Length in bytes of the gap for `payload`: twice what it needs, so that a larger kernel that the
+/// guest installs later, in an overlay, still fits.
+///
+/// All loaders that boot the guest use this length and [`bios_boot_partition`], so that one can
+/// replace another without moving the guest's partitions.
+pub(super) fn gap_for(payload: Option<&Payload>) -> u64 {
+    payload.map_or(0, |p| Placement::of(p).end.saturating_mul(2)).max(MIN_GAP)
+}
+
+/// The partition in which GRUB, ours or one that the guest installs, embeds itself on a GPT disk.
+/// The direct loader does not use it.
+pub(super) fn bios_boot_partition(table: TableKind) -> Vec<WantedPartition> {
+    let wanted = WantedPartition { kind: PartitionKind::BiosBoot, len: BIOS_BOOT_LEN };
+    if table == TableKind::Gpt { vec![wanted] } else { Vec::new() }
+}
+
+/// The direct loader on one disk.
+#[derive(Debug)]
+struct InstalledDirect {
+    /// First byte after the gap.
+    gap_end: u64,
+}
+
+impl InstalledLoader for InstalledDirect {
+    fn boot_code(&self) -> &[u8] {
+        STAGE1
     }
 
-    fn regions(&self, order: BootOrder<'_>, space: &Space) -> Vec<Region> {
+    fn regions(&self, order: BootOrder<'_>) -> Vec<Region> {
         let stage2 = bytes(STAGE2_LBA, RegionKind::Loader, "loader, stage 2", STAGE2);
         match order {
             BootOrder::Undecided => Vec::new(),
             BootOrder::Print(message) => vec![stage2, refusal(message)],
-            BootOrder::Start(payload) if Placement::of(payload).end > space.gap.end => {
+            BootOrder::Start(payload) if Placement::of(payload).end > self.gap_end => {
                 let message = "the guest's kernel and initrd have outgrown this disk's boot gap; \
                                start with a new overlay";
                 vec![stage2, refusal(message)]
@@ -143,7 +184,7 @@ fn bytes(lba: u64, kind: RegionKind, origin: &str, bytes: &[u8]) -> Region {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::PayloadFile;
+    use crate::loader::{MenuRules, PayloadFile};
 
     fn payload(kernel: u64, initrds: &[u64]) -> Payload {
         let file = |len: &u64| PayloadFile {
@@ -153,11 +194,16 @@ mod tests {
             identity: Vec::new(),
         };
         let initrds = initrds.iter().map(file).collect();
-        Payload { kernel: file(&kernel), initrds, cmdline: "ro quiet".into() }
+        Payload {
+            kernel: file(&kernel),
+            initrds,
+            cmdline: "ro quiet".into(),
+            menu: MenuRules::default(),
+        }
     }
 
-    fn space(gap: u64) -> Space {
-        Space { gap: SECTOR..gap, partitions: Vec::new() }
+    fn installed(gap: u64) -> Arc<dyn InstalledLoader> {
+        Direct.install(&Space { gap: SECTOR..gap, partitions: Vec::new() }).unwrap()
     }
 
     fn params_of(regions: &[Region]) -> Params {
@@ -178,7 +224,7 @@ mod tests {
     #[test]
     fn initrds_are_one_run_and_the_parameters_say_where() {
         let payload = payload(1000, &[5, 6]);
-        let regions = Direct.regions(BootOrder::Start(&payload), &space(MIN_GAP));
+        let regions = installed(MIN_GAP).regions(BootOrder::Start(&payload));
         let starts: Vec<_> = regions.iter().map(|r| (r.start, r.kind)).collect();
         let kernel = KERNEL_LBA * SECTOR;
         assert_eq!(
@@ -203,12 +249,11 @@ mod tests {
     fn what_outgrows_the_gap_is_not_started() {
         let payload = payload(1 << 20, &[]);
         let fits = KERNEL_LBA * SECTOR + (1 << 20);
-        let message =
-            |gap| params_of(&Direct.regions(BootOrder::Start(&payload), &space(gap))).message;
+        let message = |gap| params_of(&installed(gap).regions(BootOrder::Start(&payload))).message;
         assert_eq!(message(fits), None);
         assert!(message(fits - 1).unwrap().contains("outgrown"));
-        let said = params_of(&Direct.regions(BootOrder::Print("no kernel"), &space(fits)));
+        let said = params_of(&installed(fits).regions(BootOrder::Print("no kernel")));
         assert_eq!(said.message.as_deref(), Some("no kernel"));
-        assert!(Direct.regions(BootOrder::Undecided, &space(fits)).is_empty());
+        assert!(installed(fits).regions(BootOrder::Undecided).is_empty());
     }
 }

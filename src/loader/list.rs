@@ -1,14 +1,16 @@
 //! All loaders.
 
 use super::api::Loader;
-use super::{direct, none};
+use super::{direct, grub, none};
+use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Deref;
 
 /// All loaders, in the order in which `--help` lists them; the first is the default.
-static LOADERS: [LoaderKind; 2] = [LoaderKind(&direct::Direct), LoaderKind(&none::NoLoader)];
+static LOADERS: [LoaderKind; 3] =
+    [LoaderKind(&direct::Direct), LoaderKind(&grub::Grub), LoaderKind(&none::NoLoader)];
 
 /// One of the loaders in this program.
 #[derive(Clone, Copy, Debug)]
@@ -20,10 +22,26 @@ impl LoaderKind {
         Self(&none::NoLoader)
     }
 
+    /// The loader that starts what the guest's own boot menu says.
+    pub fn grub() -> Self {
+        Self(&grub::Grub)
+    }
+
     /// A loader that exists only in a test.
     #[cfg(test)]
     pub(crate) fn of_test(loader: &'static dyn Loader) -> Self {
         Self(loader)
+    }
+
+    /// Whether it fits into the layout of a disk that was made for `other`: all loaders that boot
+    /// the guest need the same space.
+    pub fn can_replace(self, other: Self) -> bool {
+        self.limits().is_some() == other.limits().is_some()
+    }
+
+    /// Whether `code`, the first bytes of `disk`, is the boot code of one of our loaders.
+    pub fn any_recognizes(code: &[u8], disk: &dyn ReadAt) -> bool {
+        LOADERS.iter().any(|loader| loader.recognizes(code, disk))
     }
 
     /// The loader called `name`.
@@ -104,7 +122,10 @@ mod tests {
             assert_eq!(serde_json::from_str::<LoaderKind>(&text).unwrap(), *loader);
         }
         let error = LoaderKind::by_name("lilo").unwrap_err();
-        assert_eq!(error.to_string(), "there is no boot loader 'lilo'; there are: direct, none");
+        assert_eq!(
+            error.to_string(),
+            "there is no boot loader 'lilo'; there are: direct, grub, none"
+        );
         assert_eq!(LoaderKind::default().name(), "direct");
     }
 }

@@ -1,9 +1,11 @@
 //! No loader: the boot area holds the partition table only.
 
-use super::api::{BootOrder, Loader, Space};
+use super::api::{BootOrder, InstalledLoader, Loader, Space};
 use super::payload::{Limits, Payload};
+use crate::Result;
 use crate::disk::Region;
 use crate::layout::SECTOR;
+use std::sync::Arc;
 
 /// For a disk that is booted by something else.
 #[derive(Debug)]
@@ -26,11 +28,17 @@ impl Loader for NoLoader {
         SECTOR
     }
 
-    fn boot_code(&self, _: &Space) -> Vec<u8> {
-        Vec::new()
+    fn install(&self, _: &Space) -> Result<Arc<dyn InstalledLoader>> {
+        Ok(Arc::new(Self))
+    }
+}
+
+impl InstalledLoader for NoLoader {
+    fn boot_code(&self) -> &[u8] {
+        &[]
     }
 
-    fn regions(&self, _: BootOrder<'_>, _: &Space) -> Vec<Region> {
+    fn regions(&self, _: BootOrder<'_>) -> Vec<Region> {
         Vec::new()
     }
 }

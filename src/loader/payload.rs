@@ -26,6 +26,39 @@ pub struct Payload {
     pub initrds: Vec<PayloadFile>,
     /// The kernel's command line.
     pub cmdline: String,
+    /// How to start other entries of the guest's boot menu.
+    pub menu: MenuRules,
+}
+
+/// What a loader that reads the guest's own boot menu needs to know to start its entries on KVM. It
+/// applies to every entry, including those that the guest writes later.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MenuRules {
+    /// Number of the partition that holds the menu; 0 if there is none.
+    pub partition: u32,
+    /// The entry to boot by default: its number from 0, or its title; `None` for the guest's own
+    /// default.
+    pub entry: Option<String>,
+    /// A kernel in the guest to start instead of any entry's, and its initrds: paths.
+    pub kernel: Option<(String, Vec<String>)>,
+    /// Value of `root=` for entries without one, or with one that has no meaning on KVM.
+    pub root: String,
+    /// Values of `root=` under Xen, and their replacements: `a2` (the letters and the number of
+    /// `xvda2`, `sda2`, …), `UUID=…`, `PARTUUID=…`.
+    pub devices: Vec<(String, String)>,
+    /// Value of `resume=` for entries that name a device of the Xen machine; `None` without swap.
+    pub swap: Option<String>,
+    /// Parameters to add to entries that do not have a value for their key.
+    pub defaults: Vec<String>,
+    /// Parameters of all entries that the domU config names; they are adapted like an entry's own.
+    pub extra: String,
+    /// Parameters to add to all entries as they are.
+    pub append: String,
+    /// The command line for all entries, used verbatim.
+    pub replace: Option<String>,
+    /// Names of the kernel file that needs the first of the payload's initrds, which the guest does
+    /// not have; empty if there is no such initrd.
+    pub drivers_for: Vec<String>,
 }
 
 /// Maximum sizes that a loader can load, in bytes.
@@ -93,7 +126,12 @@ mod tests {
         let limits = Limits { kernel: 100 << 20, initrds: 1 << 30, cmdline: 255 };
         let check = |kernel, initrds: &[u64]| {
             let initrds = initrds.iter().map(|len| file("/i", *len)).collect();
-            let payload = Payload { kernel: file("/k", kernel), initrds, cmdline: String::new() };
+            let payload = Payload {
+                kernel: file("/k", kernel),
+                initrds,
+                cmdline: String::new(),
+                menu: MenuRules::default(),
+            };
             payload.check(&limits, "x").map_err(|e| (e.kind(), e.to_string()))
         };
         assert_eq!(check(100 << 20, &[1 << 29, 1 << 29]), Ok(()));
@@ -115,6 +153,7 @@ mod tests {
             kernel: file("/k", 1),
             initrds: vec![file("/i", 2)],
             cmdline: "ro".into(),
+            menu: MenuRules::default(),
         };
         let changed = |f: fn(&mut Payload)| {
             let mut other = payload();

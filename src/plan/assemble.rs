@@ -15,7 +15,7 @@ use super::root_resolver::RootResolver;
 use super::survey::Survey;
 use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
 use crate::identity::UuidChange;
-use crate::loader::BootOrder;
+use crate::loader::{BootOrder, LoaderKind};
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -34,6 +34,8 @@ pub struct Plan {
     pub disks: Vec<PlannedDisk>,
     /// What boots; `None` without one of our boot loaders.
     pub boot: Option<BootSummary>,
+    /// The loader on the first disk.
+    pub loader: LoaderKind,
     /// Location of the root filesystem: index of its disk, and number of its partition.
     pub root: Option<(usize, u32)>,
     /// Edits that the guest needs, to be made once its partitions are writable. The error says why
@@ -102,6 +104,7 @@ pub(super) fn assemble(
         macs: guest.macs,
         root: root_place(&disks, &resolver, summary.as_ref()),
         disks,
+        loader: builders[0].shape.bootloader,
         boot: summary,
         adaptation,
         images: image_paths(&builders),

@@ -5,12 +5,14 @@ use super::regions::RegionList;
 use crate::Result;
 use crate::disk::{Region, RegionKind};
 use crate::layout::{GPT_LEN, Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
-use crate::loader::{BootOrder, LoaderKind, Space};
+use crate::loader::{BootOrder, InstalledLoader, LoaderKind, Space};
+use std::sync::Arc;
 
 /// The boot area of one disk, whose contents can be planned repeatedly.
 #[derive(Clone, Debug)]
 pub(super) struct BootArea {
     loader: LoaderKind,
+    installed: Arc<dyn InstalledLoader>,
     space: Space,
     /// Sector 0: boot code and MBR.
     mbr: [u8; SECTOR as usize],
@@ -26,7 +28,7 @@ impl BootArea {
     /// The boot area for a disk with `layout` that boots with `loader`.
     ///
     /// # Errors
-    /// Those of encoding the partition table.
+    /// Those of encoding the partition table and of [`install`](crate::loader::Loader::install).
     pub(super) fn new(layout: &Layout, ids: &Ids, loader: LoaderKind) -> Result<Self> {
         let table_end = match layout.table {
             TableKind::Mbr => SECTOR,
@@ -34,16 +36,17 @@ impl BootArea {
         };
         let own = layout.partitions.iter().filter(|p| p.kind.is_loaders());
         let space = Space { gap: table_end..layout.gap(), partitions: own.copied().collect() };
-        let code = loader.boot_code(&space);
+        let installed = loader.install(&space)?;
+        let code = installed.boot_code();
         let (mbr, primary, backup) = match layout.table {
-            TableKind::Mbr => (mbr_sector(layout, ids.disk_id, &code)?, Vec::new(), Vec::new()),
+            TableKind::Mbr => (mbr_sector(layout, ids.disk_id, code)?, Vec::new(), Vec::new()),
             TableKind::Gpt => {
-                let Gpt { mbr, primary, backup } = Gpt::encode(layout, ids, &code)?;
+                let Gpt { mbr, primary, backup } = Gpt::encode(layout, ids, code)?;
                 (mbr, primary, backup)
             }
         };
         let (has_code, end) = (!code.is_empty(), layout.boot_area());
-        Ok(Self { loader, space, mbr, has_code, primary, backup, end })
+        Ok(Self { loader, installed, space, mbr, has_code, primary, backup, end })
     }
 
     /// First byte after the boot area.
@@ -54,6 +57,11 @@ impl BootArea {
     /// The loader that uses this boot area.
     pub(super) fn loader(&self) -> LoaderKind {
         self.loader
+    }
+
+    /// The loader's boot code.
+    pub(super) fn boot_code(&self) -> &[u8] {
+        self.installed.boot_code()
     }
 
     /// The backup copy of a GPT, for the end of the disk; empty for an MBR.
@@ -68,7 +76,7 @@ impl BootArea {
         out.bytes(0, RegionKind::Mbr, &format!("{code}partition table"), &self.mbr);
         out.bytes(SECTOR, RegionKind::Table, "GPT", &self.primary);
         let mut end = self.space.gap.start;
-        for region in self.loader.regions(order, &self.space) {
+        for region in self.installed.regions(order) {
             self.zeros(end, region.start, &mut out);
             end = region.end();
             out.append(vec![region]);
@@ -133,13 +141,26 @@ mod tests {
             1 << 20
         }
 
-        fn boot_code(&self, space: &Space) -> Vec<u8> {
-            (space.gap.start / SECTOR).to_le_bytes().to_vec()
+        fn install(&self, space: &Space) -> Result<Arc<dyn InstalledLoader>> {
+            let code = (space.gap.start / SECTOR).to_le_bytes();
+            Ok(Arc::new(InstalledEverywhere { code, space: space.clone() }))
+        }
+    }
+
+    #[derive(Debug)]
+    struct InstalledEverywhere {
+        code: [u8; 8],
+        space: Space,
+    }
+
+    impl InstalledLoader for InstalledEverywhere {
+        fn boot_code(&self) -> &[u8] {
+            &self.code
         }
 
-        fn regions(&self, _: BootOrder<'_>, space: &Space) -> Vec<Region> {
-            let gap = region(space.gap.start, 1000, "gap");
-            let own = space.partitions.iter();
+        fn regions(&self, _: BootOrder<'_>) -> Vec<Region> {
+            let gap = region(self.space.gap.start, 1000, "gap");
+            let own = self.space.partitions.iter();
             std::iter::once(gap).chain(own.map(|p| region(p.start + 4096, 512, "own"))).collect()
         }
     }

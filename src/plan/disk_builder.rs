@@ -6,6 +6,7 @@ use super::disk_source::{images_of, is_read_only, new_ids, new_shape};
 use super::options::SourceOptions;
 use super::overlay_metadata::{ImageMark, OverlayMetadata};
 use super::regions::RegionList;
+use super::replaced_loader::replace_loader;
 use super::source::SourceImage;
 use super::types::{
     DiskContent, DiskRole, DiskShape, DiskSource, OverlayChoice, PartitionNames, PartitionSource,
@@ -21,6 +22,7 @@ use crate::layout::{
 };
 use crate::loader::{BootOrder, LoaderKind, Payload, WantedPartition};
 use crate::{Error, ErrorKind, Result};
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -39,17 +41,20 @@ pub(super) struct DiskBuilder {
     pub(super) role: DiskRole,
     /// Current UUIDs of filesystems, by partition, where they differ from the images'.
     changed_uuids: Vec<(u32, String)>,
+    /// The boot area, once it was made: a loader may need tools of the host for it.
+    area: OnceCell<BootArea>,
 }
 
 impl DiskBuilder {
-    /// Determines the identifiers and the shape of `source`.
+    /// Determines the identifiers and the shape of `source`. `loader` is for the first disk; `None`
+    /// means the default, or that of its overlay.
     ///
     /// # Errors
     /// Errors from an existing overlay: damaged, in use, or made for something else.
     pub(super) fn new(
         source: DiskSource,
         options: &SourceOptions,
-        loader: LoaderKind,
+        loader: Option<LoaderKind>,
         role: DiskRole,
         overlay_path: Option<PathBuf>,
         choice: &OverlayChoice,
@@ -65,24 +70,26 @@ impl DiskBuilder {
             Some((overlay, metadata)) => Self {
                 changed_uuids: changed_uuids(&overlay, metadata.layout.as_ref(), &source)?,
                 ids: metadata.ids(),
-                shape: metadata.shape,
+                shape: shape_with(loader.filter(|_| role == DiskRole::First), metadata.shape),
                 layout: metadata.layout,
                 overlay_path,
                 existing: Some(overlay),
                 had_overlay: true,
                 role,
                 source,
+                area: OnceCell::new(),
             },
             None => Self {
                 changed_uuids: Vec::new(),
                 ids: new_ids(&source, options, role),
-                shape: new_shape(&source, options, loader, role),
+                shape: new_shape(&source, options, loader.unwrap_or_default(), role),
                 layout: None,
                 overlay_path,
                 existing: None,
                 had_overlay: false,
                 role,
                 source,
+                area: OnceCell::new(),
             },
         })
     }
@@ -244,10 +251,14 @@ impl DiskBuilder {
     /// Everything before the guest's partitions; `None` for a disk that is a single image.
     ///
     /// # Errors
-    /// Those of encoding the partition table.
+    /// Those of [`BootArea::new`].
     pub(super) fn boot_area(&self) -> Result<Option<BootArea>> {
-        let area = |layout| BootArea::new(layout, &self.ids, self.shape.bootloader);
-        self.layout.as_ref().map(area).transpose()
+        let Some(layout) = &self.layout else { return Ok(None) };
+        if let Some(area) = self.area.get() {
+            return Ok(Some(area.clone()));
+        }
+        let area = BootArea::new(layout, &self.ids, self.shape.bootloader)?;
+        Ok(Some(self.area.get_or_init(|| area).clone()))
     }
 
     /// Builds the disk, with a loader that executes `order`, and with writes going where `choice`
@@ -261,10 +272,11 @@ impl DiskBuilder {
         choice: &OverlayChoice,
         created: &mut Vec<CreatedFile>,
     ) -> Result<Disk> {
-        let regions = match (&self.layout, &self.source.content, self.boot_area()?) {
+        let area = self.boot_area()?;
+        let regions = match (&self.layout, &self.source.content, &area) {
             (Some(layout), _, Some(area)) => {
                 let mut regions = area.regions(order);
-                regions.extend(self.partition_regions(layout, &area));
+                regions.extend(self.partition_regions(layout, area));
                 regions
             }
             (_, DiskContent::Whole { image, .. } | DiskContent::Cdrom(image), _) => {
@@ -280,7 +292,12 @@ impl DiskBuilder {
                 self.partitions().iter().any(|p| p.number == placed.number && p.read_only)
             })
             .map(|placed| placed.start..placed.end());
-        Ok(Disk::new(table, overlay).with_read_only(read_only.collect()))
+        let disk = Disk::new(table, overlay).with_read_only(read_only.collect());
+        if let Some(area) = area.filter(|_| self.had_overlay) {
+            replace_loader(&disk, &area)
+                .map_err(|e| Error::io("cannot replace the boot loader in the overlay", e))?;
+        }
+        Ok(disk)
     }
 
     fn overlay(
@@ -399,6 +416,12 @@ impl Drop for CreatedFile {
 
 fn kind_of(p: &PartitionSource) -> PartitionKind {
     if p.image.is_swap() { PartitionKind::Swap } else { PartitionKind::Linux }
+}
+
+/// The shape of a disk with an overlay, with another loader if that fits into its layout.
+fn shape_with(loader: Option<LoaderKind>, shape: DiskShape) -> DiskShape {
+    let loader = loader.filter(|loader| loader.can_replace(shape.bootloader));
+    DiskShape { bootloader: loader.unwrap_or(shape.bootloader), ..shape }
 }
 
 /// Opens an existing overlay and checks that it belongs to this disk.

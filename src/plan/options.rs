@@ -66,9 +66,15 @@ pub struct SourceOptions {
     #[arg(long)]
     pub force: bool,
 
-    /// Boot loader [default: direct]
+    /// Boot loader [default: direct; for `finalize` grub, if the host has it and the guest boots its
+    /// own kernel]
     #[arg(long, value_enum, help_heading = "Boot")]
     pub bootloader: Option<LoaderKind>,
+
+    /// The boot loader if none is requested and the guest boots its own kernel; `None` for the one
+    /// of the overlay, or the default.
+    #[arg(skip)]
+    pub preferred_loader: Option<LoaderKind>,
 
     /// Boot this kernel file of the host instead of the guest's kernel
     #[arg(long, value_name = "FILE", help_heading = "Boot")]

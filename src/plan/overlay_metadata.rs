@@ -144,7 +144,7 @@ impl OverlayMetadata {
             ("table", options.table.is_some_and(|v| v != layout.table), lower(&layout.table)),
             (
                 "bootloader",
-                options.bootloader.is_some_and(|v| v != shape.bootloader),
+                options.bootloader.is_some_and(|v| !v.can_replace(shape.bootloader)),
                 shape.bootloader.to_string(),
             ),
             (

@@ -2,6 +2,7 @@
 
 use super::extra_initrd::{self, DriverSurvey, remedy, survey_root};
 use super::guest_files;
+use super::menu_rules::{kernel_names, menu_rules};
 use super::root_resolver::RootResolver;
 use super::types::{BootSummary, Candidate, GuestBootRequest, PlannedBoot};
 use crate::adapt::DRIVERS;
@@ -9,7 +10,7 @@ use crate::bytes::ReadAt;
 use crate::disk::Source;
 use crate::image::{Image, RawImage};
 use crate::loader::linux::HEAD_BYTES;
-use crate::loader::{KernelKind, LoaderKind, Payload, PayloadFile, SetupHeader};
+use crate::loader::{KernelKind, LoaderKind, MenuRules, Payload, PayloadFile, SetupHeader};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,14 +60,19 @@ pub(super) fn from_host(
     let initrds = initrds.into_iter().map(file).collect();
     let drivers =
         root.clone().and_then(|r| survey_root(r, summary.kernel_version.as_deref(), None));
-    let files = (file(kernel), initrds);
-    finish(files, &header, summary, resolver, loader, drivers.zip(root))
+    let payload = Payload {
+        kernel: file(kernel),
+        initrds,
+        cmdline: String::new(),
+        menu: MenuRules::default(),
+    };
+    finish(payload, &header, summary, resolver, loader, drivers.zip(root))
 }
 
-/// The payload, including drivers that the guest lacks. `drivers` is their survey and a reader for
-/// the root filesystem.
+/// `payload` with the command line of `summary` and with drivers that the guest lacks. `drivers` is
+/// their survey and a reader for the root filesystem.
 fn finish(
-    (kernel, mut initrds): (PayloadFile, Vec<PayloadFile>),
+    mut payload: Payload,
     header: &SetupHeader,
     mut summary: BootSummary,
     resolver: &RootResolver,
@@ -76,18 +82,21 @@ fn finish(
     if let Some((survey, root)) = drivers.filter(|_| resolver.selection.has(DRIVERS)) {
         let room = cmdline_max(header, loader).saturating_sub(summary.cmdline.len());
         let extra = resolver.replace.is_none() && room >= extra_initrd::PARAMETER_MAX;
-        let remedy = remedy(&survey, root, &initrds, &summary.cmdline, extra);
+        let remedy = remedy(&survey, root, &payload.initrds, &summary.cmdline, extra);
         summary.hardware = remedy.hardware;
         summary.warnings.extend(remedy.warning);
         if let Some(initrd) = remedy.initrd {
             summary.cmdline = remedy.cmdline;
             summary.extra_initrd = true;
             summary.initrds.insert(0, initrd.origin.clone());
-            initrds.insert(0, initrd);
+            payload.initrds.insert(0, initrd);
         }
     }
     check_cmdline(&summary.cmdline, cmdline_max(header, loader))?;
-    let payload = Payload { kernel, initrds, cmdline: summary.cmdline.clone() };
+    if !summary.extra_initrd {
+        payload.menu.drivers_for.clear();
+    }
+    payload.cmdline = summary.cmdline.clone();
     if let Some(limits) = loader.limits() {
         payload.check(&limits, loader.name())?;
     }
@@ -154,6 +163,8 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
     let (cmdline, whys) =
         resolver.with_legacy_settings(cmdline, &settings, !boot.initrds.is_empty());
     changes.extend(whys);
+    let menu = menu_rules(&boot, &cmdline, index, request, resolver, &settings);
+    let menu = MenuRules { drivers_for: kernel_names(&boot), ..menu };
     let mut files = opened.files.into_iter();
     let kernel = files
         .next()
@@ -167,7 +178,8 @@ fn from_partition<R: ReadAt + Clone + Send + 'static>(
         notes: boot.notes.into_iter().chain(changes).collect(),
         ..BootSummary::default()
     };
-    finish((kernel, files.collect()), &header, summary, resolver, loader, drivers)
+    let payload = Payload { kernel, initrds: files.collect(), cmdline: String::new(), menu };
+    finish(payload, &header, summary, resolver, loader, drivers)
 }
 
 fn check_kernel(head: &[u8], name: &str) -> Result<SetupHeader> {

@@ -76,30 +76,8 @@ impl RootResolver {
         settings: &LegacySettings,
         has_initrd: bool,
     ) -> (String, Vec<String>) {
-        let said = |key: &str| cmdline.split_ascii_whitespace().any(|w| w.starts_with(key));
-        let mut added = Vec::new();
-        let mut whys = Vec::new();
-        if self.replace.is_some() {
-            return (cmdline, whys);
-        }
-        if settings.old_interface_names && self.selection.has(NETWORK) && !said("net.ifnames=") {
-            added.push("net.ifnames=0".to_owned());
-            whys.push(
-                "net.ifnames=0 added: the guest's network configuration names eth0 or enX0".into(),
-            );
-        }
-        let resumes = said("resume=") || said("noresume");
-        if let Some(device) = settings.resume_device.as_ref().filter(|_| has_initrd && !resumes) {
-            if self.selection.has(RESUME) {
-                let mut swaps = self.partitions.iter().filter(|p| p.kind.is_swap());
-                let word = match swaps.find_map(|p| p.uuid.as_ref()) {
-                    Some(uuid) => format!("resume=UUID={uuid}"),
-                    None => "noresume".to_owned(),
-                };
-                whys.push(format!("{word} added: the guest's initrd may wait for {device}"));
-                added.push(word);
-            }
-        }
+        let (added, whys): (Vec<_>, Vec<_>) =
+            self.legacy_parameters(&cmdline, settings, has_initrd).into_iter().unzip();
         if added.is_empty() {
             return (cmdline, whys);
         }
@@ -110,6 +88,38 @@ impl RootResolver {
             None => format!("{cmdline} {added}"),
         };
         (cmdline, whys)
+    }
+
+    /// The parameters that the guest's legacy settings require, unless `cmdline` has them, with the
+    /// reasons.
+    pub(super) fn legacy_parameters(
+        &self,
+        cmdline: &str,
+        settings: &LegacySettings,
+        has_initrd: bool,
+    ) -> Vec<(String, String)> {
+        let said = |key: &str| cmdline.split_ascii_whitespace().any(|w| w.starts_with(key));
+        let mut added = Vec::new();
+        if self.replace.is_some() {
+            return added;
+        }
+        if settings.old_interface_names && self.selection.has(NETWORK) && !said("net.ifnames=") {
+            let why = "the guest's network configuration names eth0 or enX0";
+            added.push(("net.ifnames=0".to_owned(), format!("net.ifnames=0 added: {why}")));
+        }
+        let resumes = said("resume=") || said("noresume");
+        if let Some(device) = settings.resume_device.as_ref().filter(|_| has_initrd && !resumes) {
+            if self.selection.has(RESUME) {
+                let mut swaps = self.partitions.iter().filter(|p| p.kind.is_swap());
+                let word = match swaps.find_map(|p| p.uuid.as_ref()) {
+                    Some(uuid) => format!("resume=UUID={uuid}"),
+                    None => "noresume".to_owned(),
+                };
+                let why = format!("{word} added: the guest's initrd may wait for {device}");
+                added.push((word, why));
+            }
+        }
+        added
     }
 
     /// The partition that `name` refers to: a device under Xen or KVM, `UUID=` or `LABEL=`.
@@ -143,7 +153,7 @@ pub(super) fn root_disk(words: &str) -> Option<String> {
 }
 
 /// The value of the last `key=` among `words`.
-fn last_value(words: &str, key: &str) -> Option<String> {
+pub(super) fn last_value(words: &str, key: &str) -> Option<String> {
     words
         .split_ascii_whitespace()
         .filter_map(|w| w.strip_prefix(key)?.strip_prefix('='))

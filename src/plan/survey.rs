@@ -6,7 +6,7 @@ use super::disk_source::is_read_only;
 use super::options::SourceOptions;
 use super::root_resolver::RootResolver;
 use super::types::{BootRequest, DiskContent, DiskRole, DiskSource, GuestSpec, OverlayChoice};
-use crate::loader::LoaderKind;
+use crate::loader::{Chooses, LoaderKind};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ impl Survey {
         let mut guest = GuestSpec::read(options)?;
         let first = guest.first_disk();
         settle_boot(&mut guest, first);
-        let loader = loader_for(&guest.boot, options.bootloader);
+        let loader = loader_for(&guest.boot, options)?;
         let paths = overlay_paths(&guest, choice)?;
         let mut disks = Vec::new();
         let sources = std::mem::take(&mut guest.disks);
@@ -64,14 +64,25 @@ impl Survey {
     }
 }
 
-/// The loader of the first disk.
-fn loader_for(boot: &BootRequest, wanted: Option<LoaderKind>) -> LoaderKind {
-    match boot {
+/// The loader of the first disk; `None` for the default, or for that of its overlay.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a loader that cannot boot what is requested.
+fn loader_for(boot: &BootRequest, options: &SourceOptions) -> Result<Option<LoaderKind>> {
+    let wanted = options.bootloader;
+    Ok(match boot {
         BootRequest::Nothing => {
-            wanted.filter(|l| l.limits().is_none()).unwrap_or_else(LoaderKind::none)
+            Some(wanted.filter(|l| l.limits().is_none()).unwrap_or_else(LoaderKind::none))
         }
-        BootRequest::Guest(_) | BootRequest::Host { .. } => wanted.unwrap_or_default(),
-    }
+        BootRequest::Guest(_) => wanted.or(options.preferred_loader),
+        BootRequest::Host { .. } if wanted.is_some_and(|l| l.chooses() == Chooses::GuestMenu) => {
+            let what = "--bootloader grub boots the guest's own kernels, not a kernel of this host; \
+                        use --bootloader direct, or --guest-kernel";
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        // An overlay's loader may be one that boots only the guest's kernels.
+        BootRequest::Host { .. } => wanted.or(Some(LoaderKind::default())),
+    })
 }
 
 /// A first disk with its own partition table boots with its own boot loader.

@@ -1,2 +1,3 @@
+mod grub;
 mod qemu;
 mod source;

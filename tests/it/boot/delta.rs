@@ -32,7 +32,7 @@ fn deltas_boot_without_synthdisk() {
     let dir = tempfile::tempdir_in("/var/tmp").expect("a temporary directory");
     let path = |name: &str| dir.path().join(name);
     let golden = path("golden.raw");
-    run(SYNTHDISK, &["finalize", "-q", arg(&image), "-o", arg(&golden)]);
+    run(SYNTHDISK, &["finalize", "--bootloader", "direct", "-q", arg(&image), "-o", arg(&golden)]);
     let golden_untouched = Untouched::remember(&golden);
     for name in ["vm1", "vm2"] {
         let (overlay, delta) = (path(&format!("{name}.ov")), path(&format!("{name}.qcow2")));
@@ -42,7 +42,16 @@ fn deltas_boot_without_synthdisk() {
         guest.poweroff_and_wait(BOOT);
         let sum = sha256(mount.disk());
         mount.unmount();
-        let args = ["finalize", "-q", "--delta", arg(&overlay), "--backing", arg(&golden)];
+        let args = [
+            "finalize",
+            "--bootloader",
+            "direct",
+            "-q",
+            "--delta",
+            arg(&overlay),
+            "--backing",
+            arg(&golden),
+        ];
         run(SYNTHDISK, &[&args[..], &[arg(&image), "-o", arg(&delta)]].concat());
         std::fs::remove_file(&overlay).expect("our own file");
         let back = path("back.raw");

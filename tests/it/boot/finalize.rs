@@ -30,7 +30,17 @@ fn boots(name: &str, format: &'static str, options: &[&str]) {
     guest.poweroff_and_wait(BOOT);
     let shown = sha256(mount.disk());
     mount.unmount();
-    let args = ["finalize", "-q", "--overlay", arg(&overlay), "--format", format, "--verify"];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "-q",
+        "--overlay",
+        arg(&overlay),
+        "--format",
+        format,
+        "--verify",
+    ];
     run(SYNTHDISK, &[&args, options, &[arg(&image), "-o", arg(&out)]].concat());
     // Nothing is left that it could lean on.
     std::fs::remove_file(&overlay).expect("our own file");

@@ -34,7 +34,7 @@ fn assert_cmdline(guest: &mut Guest, word: &str, there: bool) {
 
 /// Installs copies of kernel and initrd under new names, as a package's update does, removes the
 /// old ones, and lets other data have their blocks. The new initrd holds `note`.
-fn install(guest: &mut Guest, name: &str, note: &str) {
+pub(super) fn install(guest: &mut Guest, name: &str, note: &str) {
     guest.run_ok("cp /boot/vmlinuz-* /tmp/vmlinuz && cp /boot/initrd.img-* /tmp/initrd");
     guest.run_ok(&format!("echo '{note}' >/tmp/note"));
     guest.run_ok("cd /tmp && echo note | cpio -o -H newc | gzip >>/tmp/initrd; cd /");

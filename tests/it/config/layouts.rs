@@ -10,6 +10,8 @@ use crate::common::tiny::noise;
 
 const MIB: u64 = 1 << 20;
 const LINUX: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
+/// For a GRUB that the guest installs.
+const BIOS_BOOT: &str = "21686148-6449-6E6F-744E-656564454649";
 const LINUX_SWAP: &str = "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F";
 
 /// Number, kind and length of each partition.
@@ -194,7 +196,8 @@ fn five_partitions_make_a_gpt() {
     let (label, parts) = table(&mount.disk());
     assert_eq!(label, "gpt");
     let found: Vec<_> = parts.iter().map(|p| (p.number, &*p.kind)).collect();
-    assert_eq!(found, [(1, LINUX), (2, LINUX_SWAP), (5, LINUX), (6, LINUX), (9, LINUX)]);
+    let own = (10, BIOS_BOOT);
+    assert_eq!(found, [(1, LINUX), (2, LINUX_SWAP), (5, LINUX), (6, LINUX), (9, LINUX), own]);
     same(&root, &mount.part(1));
     same_swap(&swap, &mount.part(2));
     for (n, image) in &extra {
@@ -226,7 +229,9 @@ fn gaps_in_the_numbering_are_kept() {
         let mount = field.mount(&disks(n), &[]);
         let (label, parts) = table(&mount.disk());
         assert_eq!(label, kind);
-        assert_eq!(parts.iter().map(|p| p.number).collect::<Vec<_>>(), [1, 2, n]);
+        let own = (kind == "gpt").then_some(n + 1);
+        let numbers: Vec<u32> = [1, 2, n].into_iter().chain(own).collect();
+        assert_eq!(parts.iter().map(|p| p.number).collect::<Vec<_>>(), numbers);
         assert_eq!(blkid(&mount.part(n), "UUID"), HOME);
         mount.unmount();
     }

@@ -1,0 +1,175 @@
+//! The host's GRUB, embedded without `grub-install`: no root, no loop device, nothing written.
+//!
+//! What boots is what the guest's own boot menu says at that moment. GRUB's core image holds the
+//! modules that menus use; a script in the gap (`menu.cfg`) reads the menu and adjusts the kernel
+//! command lines of its entries. Both are followed by `linux.mod`, which the script loads late, and
+//! by the initrd with drivers that the guest lacks, if there is one. `docs/grub.md` explains why.
+
+mod embed;
+mod host;
+mod settings;
+
+use super::api::{BootOrder, Chooses, InstalledLoader, Loader, Space, WantedPartition};
+use super::direct;
+use super::payload::{Limits, Payload};
+use crate::bytes::ReadAt;
+use crate::disk::{Region, RegionKind, Source};
+use crate::layout::{BOOTSTRAP_LEN, PartitionKind, SECTOR, TableKind};
+use crate::{Error, ErrorKind, Result};
+use embed::CORE_MAX;
+pub use embed::{boot_code, core_at};
+use host::Host;
+use std::sync::Arc;
+
+/// First sector of the core image, unless it is in a BIOS boot partition. A guest that writes its
+/// partition table keeps the first sectors of the disk in its overlay, and these must not be parts
+/// of an older core image.
+const CORE_LBA: u64 = 2048;
+/// First sector of the script.
+const SCRIPT_LBA: u64 = 4096;
+/// Length of the script in sectors.
+const SCRIPT_SECTORS: u64 = 64;
+/// First sector of `linux.mod`.
+const MODULE_LBA: u64 = SCRIPT_LBA + SCRIPT_SECTORS;
+/// First sector of the initrd with drivers.
+const DRIVERS_LBA: u64 = 8192;
+
+/// GRUB.
+#[derive(Debug)]
+pub(super) struct Grub;
+
+impl Loader for Grub {
+    fn name(&self) -> &'static str {
+        "grub"
+    }
+
+    fn about(&self) -> &'static str {
+        "The host's GRUB, which shows the guest's own boot menu, as it is when the disk boots"
+    }
+
+    /// GRUB loads whatever fits into memory; the kernel limits the command line.
+    fn limits(&self) -> Option<Limits> {
+        Some(Limits { kernel: 1 << 30, initrds: 1 << 31, cmdline: usize::MAX })
+    }
+
+    fn chooses(&self) -> Chooses {
+        Chooses::GuestMenu
+    }
+
+    fn check_host(&self) -> Result<()> {
+        Host::find().map(|_| ())
+    }
+
+    /// A GRUB that the guest installs is in the first sectors after the MBR, or in a BIOS boot
+    /// partition, which is empty if it was ours.
+    fn recognizes(&self, code: &[u8], disk: &dyn ReadAt) -> bool {
+        let Some(lba) = embed::core_sector(code) else { return false };
+        let mut sector = [1; SECTOR as usize];
+        let read = lba.checked_mul(SECTOR).map(|start| disk.read_at(&mut sector, start));
+        lba == CORE_LBA || (matches!(read, Some(Ok(()))) && sector == [0; SECTOR as usize])
+    }
+
+    fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
+        direct::bios_boot_partition(table)
+    }
+
+    fn reserve(&self, payload: Option<&Payload>) -> u64 {
+        direct::gap_for(payload)
+    }
+
+    fn install(&self, space: &Space) -> Result<Arc<dyn InstalledLoader>> {
+        let host = Host::find()?;
+        let script = format!("($root){SCRIPT_LBA}+{SCRIPT_SECTORS}");
+        let core = host.core_image(&script)?;
+        let own = space.partitions.iter().find(|p| p.kind == PartitionKind::BiosBoot);
+        let (lba, room) = match own {
+            Some(p) => (p.start / SECTOR, p.len),
+            None => (CORE_LBA, CORE_MAX),
+        };
+        let module = host.linux_module()?;
+        let first_free = MODULE_LBA + sectors(module.len());
+        if core.len() as u64 > room || first_free > DRIVERS_LBA {
+            let what = format!(
+                "the host's GRUB is too large ({} bytes, and {} for its linux module)",
+                core.len(),
+                module.len()
+            );
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        if space.gap.start > CORE_LBA * SECTOR || space.gap.end < DRIVERS_LBA * SECTOR {
+            let what = format!(
+                "GRUB needs a boot gap of {} bytes, and this disk has {}",
+                DRIVERS_LBA * SECTOR,
+                space.gap.end
+            );
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        Ok(Arc::new(InstalledGrub {
+            boot_code: boot_code(&host.boot_image()?, lba)?,
+            core: core_at(core, lba)?,
+            core_lba: lba,
+            module,
+            gap_end: space.gap.end,
+        }))
+    }
+}
+
+/// GRUB on one disk.
+#[derive(Debug)]
+struct InstalledGrub {
+    boot_code: [u8; BOOTSTRAP_LEN],
+    core: Vec<u8>,
+    core_lba: u64,
+    module: Vec<u8>,
+    /// First byte after the gap.
+    gap_end: u64,
+}
+
+impl InstalledLoader for InstalledGrub {
+    fn boot_code(&self) -> &[u8] {
+        &self.boot_code
+    }
+
+    fn regions(&self, order: BootOrder<'_>) -> Vec<Region> {
+        let (payload, message) = match order {
+            BootOrder::Start(payload) => (Some(payload), None),
+            BootOrder::Print(message) => (None, Some(message)),
+            BootOrder::Undecided => (None, None),
+        };
+        let drivers = payload.filter(|p| !p.menu.drivers_for.is_empty());
+        let drivers = drivers.and_then(|p| p.initrds.first());
+        let fits = |len: u64| (DRIVERS_LBA * SECTOR).saturating_add(len) <= self.gap_end;
+        let drivers = drivers.filter(|file| fits(file.len));
+        let text = settings::script(&settings::Script {
+            rules: payload.map(|p| &p.menu),
+            message,
+            module: (MODULE_LBA, sectors(self.module.len())),
+            drivers: drivers.map(|file| (DRIVERS_LBA, file.len.div_ceil(SECTOR))),
+            len: (SCRIPT_SECTORS * SECTOR) as usize,
+        });
+        let mut regions = vec![
+            bytes(SCRIPT_LBA, RegionKind::Parameters, "script for GRUB", text.as_bytes()),
+            bytes(MODULE_LBA, RegionKind::Loader, "GRUB's linux module", &self.module),
+        ];
+        regions.extend(drivers.map(|file| Region {
+            start: DRIVERS_LBA * SECTOR,
+            len: file.len,
+            kind: RegionKind::Initrd,
+            origin: file.origin.clone(),
+            source: file.source.clone(),
+        }));
+        regions.push(bytes(self.core_lba, RegionKind::Loader, "GRUB's core image", &self.core));
+        regions.sort_by_key(|region| region.start);
+        regions
+    }
+}
+
+/// The number of sectors that `len` bytes take.
+fn sectors(len: usize) -> u64 {
+    (len as u64).div_ceil(SECTOR)
+}
+
+fn bytes(lba: u64, kind: RegionKind, origin: &str, bytes: &[u8]) -> Region {
+    let (start, len) = (lba * SECTOR, bytes.len() as u64);
+    Region { start, len, kind, origin: origin.into(), source: Source::Bytes(bytes.into()) }
+}
