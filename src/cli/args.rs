@@ -1,5 +1,6 @@
 //! Arguments that several subcommands share.
 
+use crate::loader::LoaderKind;
 use crate::plan::SourceOptions;
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
@@ -20,6 +21,11 @@ impl SourceArgs {
     /// Whether `--force` was given.
     pub(super) fn force(&self) -> bool {
         self.options.force
+    }
+
+    /// The boot loader that `--bootloader` names.
+    pub(super) fn bootloader(&self) -> Option<LoaderKind> {
+        self.options.bootloader
     }
 
     /// The options for a guest that consists of `images` or is described by the config.

@@ -64,6 +64,11 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
                         `synthdisk mount`, or name the images";
             return Err(Error::new(ErrorKind::Usage, what));
         }
+        Some(_) if args.source.bootloader().is_some() => {
+            let what = "a mount has its boot loader already; give --bootloader to \
+                        `synthdisk mount`, or name the images and the overlay";
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
         Some(live) => write_live(&live, &result, &request)?,
         None => {
             let mut options = args.source.into_options(args.paths)?;

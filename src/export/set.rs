@@ -56,6 +56,7 @@ impl ExportSet {
             overlays: plan.disks.iter().filter_map(|d| d.overlay.clone()).collect(),
             read_only: false,
             disks: status_disks(plan),
+            bootloader: Some(plan.loader.name().into()),
             bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
             nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
             sandbox: Confined::default(),

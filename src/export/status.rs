@@ -23,6 +23,8 @@ pub struct Status {
     pub read_only: bool,
     /// The disks, starting with the one that the firmware boots from.
     pub disks: Vec<StatusDisk>,
+    /// The boot loader on the first disk, by its name in options.
+    pub bootloader: Option<String>,
     /// The disk bus that the guest can boot from, as a value for `run --bus`.
     pub bus: Option<String>,
     /// The network card that the guest has a driver for; QEMU's name.
@@ -63,6 +65,7 @@ mod tests {
                 cdrom: false,
                 read_only: true,
             }],
+            bootloader: Some("direct".into()),
             bus: Some("virtio".into()),
             nic: None,
             sandbox: Confined::default(),

@@ -1,6 +1,7 @@
 mod delta;
 mod formats;
 mod live;
+mod loader;
 mod raw;
 mod reflink;
 mod snapshot;

@@ -2,6 +2,7 @@
 
 use super::args::ResultArgs;
 use super::outputs::{OutputDisk, choose};
+use super::planned::frozen_kernel;
 use crate::finalize::{
     Contents, Destination, Input, LiveSnapshot, OpenFile, OutputFormat, Pending, Reflink, Request,
     SourceAccess, check_room, open_live_disk, write_converted, write_raw, writer_of,
@@ -80,7 +81,13 @@ pub(super) fn write_live(
         let all = all.iter().map(|file| file as &dyn Contents);
         check_room(all.zip(sources.iter().map(|(_, target)| target)))?;
     }
-    sources.into_iter().map(|(source, target)| source.write(target, request)).collect()
+    let write = |(source, target): (LiveSource, Destination)| source.write(target, request);
+    let written = sources.into_iter().map(write).collect::<Result<_>>()?;
+    let frozen = status.bootloader.as_deref().and_then(frozen_kernel);
+    if let Some(what) = frozen.filter(|_| !request.quiet && result.partition.is_none()) {
+        eprintln!("warning: {what}");
+    }
+    Ok(written)
 }
 
 /// A file of a mount, and the way to read it.

@@ -10,6 +10,7 @@ use crate::finalize::{
     check_room, shares_blocks, write_converted, write_delta, write_raw,
 };
 use crate::fuse::with_private_view;
+use crate::loader::{Chooses, LoaderKind};
 use crate::plan::{OverlayChoice, Plan, PlannedDisk, SourceOptions};
 use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 /// # Errors
 /// Errors from planning, adapting and writing.
 pub(super) fn write_planned(
-    options: SourceOptions,
+    mut options: SourceOptions,
     overlay: Option<OverlayChoice>,
     backing: Option<&Path>,
     result: &ResultArgs,
@@ -33,6 +34,7 @@ pub(super) fn write_planned(
         Some(below) => OverlayChoice::Over { below: Box::new(below), scratch },
         None => OverlayChoice::Temporary(scratch),
     };
+    let no_grub = prefer_grub(&mut options);
     let mut plan = Plan::build(&options, &choice)?;
     let backing = backing.map(Backing::open).transpose()?;
     // With a golden image there is one overlay, and therefore one disk that the delta can be for.
@@ -88,9 +90,17 @@ pub(super) fn write_planned(
     if !request.quiet {
         eprint!("{}", edits.text());
     }
+    let frozen = frozen_kernel(plan.loader.name()).filter(|_| result.partition.is_none());
+    let warn = |written: Result<Vec<Pending>>| {
+        if let Some(what) = frozen.filter(|_| written.is_ok() && !request.quiet) {
+            let why = no_grub.as_ref().map_or_else(String::new, |e| format!(" ({e})"));
+            eprintln!("warning: {what}{why}");
+        }
+        written
+    };
     if result.format() != OutputFormat::Raw && backing.is_none() {
         let names: Vec<_> = set.files.iter().map(|file| file.name.clone()).collect();
-        return with_private_view(ExportSet::private(set.files), |view| {
+        return warn(with_private_view(ExportSet::private(set.files), |view| {
             let one = |output: Output| {
                 let exists = |name: &str| names.iter().any(|n| n == name);
                 let file = match result.partition {
@@ -100,13 +110,38 @@ pub(super) fn write_planned(
                 write_converted(&view.open(&file)?, output.target, true, request)
             };
             outputs.into_iter().map(one).collect()
-        });
+        }));
     }
     let one = |(range, output): (DiskRange, Output)| match &backing {
         Some(backing) => write_delta(&range, backing, output.target, request),
         None => write_raw(&Input::Disk(range), output.target, request),
     };
-    ranges.into_iter().zip(outputs).map(one).collect()
+    warn(ranges.into_iter().zip(outputs).map(one).collect())
+}
+
+/// Makes GRUB the boot loader of a guest that boots its own kernel, unless another is requested;
+/// returns the reason if this host has no GRUB.
+fn prefer_grub(options: &mut SourceOptions) -> Option<Error> {
+    if options.bootloader.is_some() {
+        return None;
+    }
+    let grub = LoaderKind::grub();
+    match grub.check_host() {
+        Ok(()) => {
+            options.preferred_loader = Some(grub);
+            None
+        }
+        Err(e) => Some(e),
+    }
+}
+
+/// A warning if the loader called `name` starts the same kernel for ever.
+pub(super) fn frozen_kernel(name: &str) -> Option<&'static str> {
+    let loader = LoaderKind::by_name(name).ok()?;
+    (loader.limits().is_some() && loader.chooses() == Chooses::Planner).then_some(
+        "this disk always boots the kernel in its boot gap; kernels that the guest installs later do \
+         not boot without synthdisk, and removing the present one breaks the guest",
+    )
 }
 
 fn disk_of(planned: &PlannedDisk) -> OutputDisk {

@@ -35,6 +35,7 @@ fn fs_of(disk: &Arc<Disk>, options: &str) -> DiskFs {
         overlays: Vec::new(),
         read_only: false,
         disks: Vec::new(),
+        bootloader: None,
         bus: None,
         nic: None,
         sandbox: Default::default(),

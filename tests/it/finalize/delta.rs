@@ -63,14 +63,35 @@ impl Golden {
     /// Finalize the image to `name`.
     fn golden(&self, name: &str, options: &[&str]) -> PathBuf {
         let out = self.file(name);
-        let args = ["finalize", "-q", "--swap", "8M", arg(&self.case.tiny.image), "-o", arg(&out)];
+        let args = [
+            "finalize",
+            "--bootloader",
+            "direct",
+            "-q",
+            "--swap",
+            "8M",
+            arg(&self.case.tiny.image),
+            "-o",
+            arg(&out),
+        ];
         run(SYNTHDISK, &[&args[..], options].concat());
         out
     }
 
     fn args<'a>(&'a self, overlay: &'a str, backing: &'a Path, out: &'a Path) -> Vec<&'a str> {
         let (image, backing, out) = (arg(&self.case.tiny.image), arg(backing), arg(out));
-        vec!["finalize", "--delta", overlay, "--backing", backing, image, "-o", out]
+        vec![
+            "finalize",
+            "--bootloader",
+            "direct",
+            "--delta",
+            overlay,
+            "--backing",
+            backing,
+            image,
+            "-o",
+            out,
+        ]
     }
 
     fn delta(&self, backing: &Path, out: &Path) -> Value {
@@ -166,8 +187,12 @@ fn adapted_guests() {
     let sum = sha256(mounted.disk());
     mounted.unmount();
     let (golden, delta) = (field.path("golden.raw"), field.path("delta.qcow2"));
-    run(SYNTHDISK, &["finalize", "-q", "--config", &config, "-o", arg(&golden)]);
-    let args = ["finalize", "-q", "--config", &config, "--delta", arg(&overlay)];
+    run(
+        SYNTHDISK,
+        &["finalize", "--bootloader", "direct", "-q", "--config", &config, "-o", arg(&golden)],
+    );
+    let args =
+        ["finalize", "--bootloader", "direct", "-q", "--config", &config, "--delta", arg(&overlay)];
     run(SYNTHDISK, &[&args[..], &["--backing", arg(&golden), "-o", arg(&delta)]].concat());
     let back = field.path("back.raw");
     run("qemu-img", &["convert", "-O", "raw", arg(&delta), arg(&back)]);
@@ -190,7 +215,10 @@ fn what_does_not_belong_together_is_refused() {
     };
     let larger = used.file("larger.raw");
     let image = arg(&used.case.tiny.image);
-    run(SYNTHDISK, &["finalize", "-q", "--swap", "9M", image, "-o", arg(&larger)]);
+    run(
+        SYNTHDISK,
+        &["finalize", "--bootloader", "direct", "-q", "--swap", "9M", image, "-o", arg(&larger)],
+    );
     refused(&overlay, &larger, "is a disk of");
     let renamed = used.golden("renamed.raw", &["--disk-id", "12345678"]);
     refused(&overlay, &renamed, "disk identifier");
@@ -227,7 +255,7 @@ fn what_does_not_belong_together_is_refused() {
         &["--delta", &overlay, "--backing", arg(&golden), "--format", "raw"],
         &["--delta", &overlay, "--backing", arg(&golden), "--compress"],
     ] {
-        let args = [&["finalize", "x.img", "-o", "y"], words].concat();
+        let args = [&["finalize", "--bootloader", "direct", "x.img", "-o", "y"], words].concat();
         assert_eq!(output(SYNTHDISK, &args).status.code(), Some(2), "{words:?}");
     }
 }

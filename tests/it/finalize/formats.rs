@@ -42,7 +42,17 @@ fn every_format_holds_what_disk_raw_shows() {
     ] {
         let out = dir.join(name);
         let args = [
-            &["finalize", "--json", "-q", "--verify", "--checksum", "--format", format],
+            &[
+                "finalize",
+                "--bootloader",
+                "direct",
+                "--json",
+                "-q",
+                "--verify",
+                "--checksum",
+                "--format",
+                format,
+            ],
             options,
             &source,
             &["-o", arg(&out)],
@@ -77,7 +87,10 @@ fn a_name_says_what_it_is() {
         [("a.qcow2", "qcow2"), ("a.VHD", "vpc"), ("a.vmdk", "vmdk"), ("a.img", "raw")]
     {
         let out = tiny.file(name);
-        run(SYNTHDISK, &["finalize", "-q", arg(&tiny.image), "-o", arg(&out)]);
+        run(
+            SYNTHDISK,
+            &["finalize", "--bootloader", "direct", "-q", arg(&tiny.image), "-o", arg(&out)],
+        );
         let told = run_text("qemu-img", &["info", "--output=json", "-f", format, arg(&out)]);
         assert!(told.contains(&format!("\"format\": \"{format}\"")), "{name}: {told}");
     }
@@ -88,11 +101,31 @@ fn a_partition_can_be_converted() {
     let tiny = Tiny::new();
     let mounted = Mount::new(&[], &tiny.image);
     let out = tiny.file("root.qcow2");
-    let args = ["finalize", "--format", "qcow2", "--partition", "1", arg(&tiny.image), "-o"];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "--format",
+        "qcow2",
+        "--partition",
+        "1",
+        arg(&tiny.image),
+        "-o",
+    ];
     run(SYNTHDISK, &[&args[..], &[arg(&out)]].concat());
     run("qemu-img", &["compare", arg(&mounted.part(1)), arg(&out)]);
     let other = tiny.file("other.qcow2");
-    let args = ["finalize", "--format", "qcow2", "--partition", "9", arg(&tiny.image), "-o"];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "--format",
+        "qcow2",
+        "--partition",
+        "9",
+        arg(&tiny.image),
+        "-o",
+    ];
     let said = expect_failure(&[&args[..], &[arg(&other)]].concat(), 1);
     assert!(said.contains("no partition 9"), "{said}");
     assert!(!other.exists());
@@ -109,7 +142,8 @@ fn wrong_options_are_told_before_any_work() {
         &["--format", "qcow2", "--reflink", "always"],
         &["--format", "qcow9"],
     ] {
-        let all = [&["finalize", "/missing", "-o", "/tmp/x"], args].concat();
+        let all =
+            [&["finalize", "--bootloader", "direct", "/missing", "-o", "/tmp/x"], args].concat();
         let done = output(SYNTHDISK, &all);
         assert_eq!(done.status.code(), Some(2), "{args:?}: {}", text(&done.stderr));
     }
@@ -121,7 +155,17 @@ fn qemu_img_tells_what_is_wrong_and_leaves_nothing() {
     let dir = tiny.file("out");
     fs::create_dir(&dir).unwrap();
     let out = dir.join("a.qcow2");
-    let args = ["finalize", "-q", "--format", "qcow2", "-O", "cluster_size=7", arg(&tiny.image)];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "-q",
+        "--format",
+        "qcow2",
+        "-O",
+        "cluster_size=7",
+        arg(&tiny.image),
+    ];
     let said = expect_failure(&[&args[..], &["-o", arg(&out)]].concat(), 1);
     assert!(said.contains("qemu-img") && said.contains("luster size"), "{said}");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
@@ -129,7 +173,17 @@ fn qemu_img_tells_what_is_wrong_and_leaves_nothing() {
     let hide = "mount --bind /dev/null /usr/bin/qemu-img && exec \"$@\"";
     let done = command("unshare")
         .args(["-m", "sh", "-c", hide, "sh", SYNTHDISK])
-        .args(["finalize", "-q", "--format", "qcow2", arg(&tiny.image), "-o", arg(&out)])
+        .args([
+            "finalize",
+            "--bootloader",
+            "direct",
+            "-q",
+            "--format",
+            "qcow2",
+            arg(&tiny.image),
+            "-o",
+            arg(&out),
+        ])
         .output()
         .unwrap();
     let said = text(&done.stderr);
@@ -144,7 +198,19 @@ fn a_result_is_no_more_open_than_the_image() {
     fs::set_permissions(&tiny.image, fs::Permissions::from_mode(0o600)).unwrap();
     for (format, name) in [("raw", "a.raw"), ("qcow2", "a.qcow2")] {
         let out = tiny.file(name);
-        run(SYNTHDISK, &["finalize", "--format", format, arg(&tiny.image), "-o", arg(&out)]);
+        run(
+            SYNTHDISK,
+            &[
+                "finalize",
+                "--bootloader",
+                "direct",
+                "--format",
+                format,
+                arg(&tiny.image),
+                "-o",
+                arg(&out),
+            ],
+        );
         let mode = fs::metadata(&out).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{format}: {mode:o}");
     }
@@ -176,7 +242,17 @@ fn a_result_is_no_more_open_than_its_least_open_source() {
             let out = tiny.file("open");
             fs::write(&out, b"").unwrap();
             fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
-            let args = ["finalize", "-q", "--force", "--format", format, arg(&tiny.image), "-o"];
+            let args = [
+                "finalize",
+                "--bootloader",
+                "direct",
+                "-q",
+                "--force",
+                "--format",
+                format,
+                arg(&tiny.image),
+                "-o",
+            ];
             run(SYNTHDISK, &[&args[..], &[arg(&out)], options].concat());
             let mode = fs::metadata(&out).unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, expected, "{format}, {options:?}: {mode:o}, not {expected:o}");
@@ -207,7 +283,10 @@ fn verifying_reads_from_storage() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let golden = dir.path().join("golden.raw");
     let overlay = dir.path().join("overlay");
-    run(SYNTHDISK, &["finalize", "-q", arg(&tiny.image), "-o", arg(&golden)]);
+    run(
+        SYNTHDISK,
+        &["finalize", "--bootloader", "direct", "-q", arg(&tiny.image), "-o", arg(&golden)],
+    );
     let mounted = Mount::new(&["--overlay", arg(&overlay)], &tiny.image);
     let disk = fs::File::options().write(true).open(mounted.disk()).unwrap();
     disk.write_all_at(&noise(4 << 20, 2), 4 << 20).unwrap();
@@ -220,7 +299,8 @@ fn verifying_reads_from_storage() {
         let out = dir.path().join(name);
         // Reads of a shell's descendants count as its own once they have ended.
         let script = "\"$@\" >&2 && cat /proc/$$/io";
-        let args = ["-c", script, "sh", SYNTHDISK, "finalize", "-q", "--verify"];
+        let args =
+            ["-c", script, "sh", SYNTHDISK, "finalize", "--bootloader", "direct", "-q", "--verify"];
         let source = [arg(&tiny.image), "-o", arg(&out)];
         let told = run_text("sh", &[&args, options, &source].concat());
         let read = told.lines().find_map(|l| l.strip_prefix("read_bytes: ")).unwrap();

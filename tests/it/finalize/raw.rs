@@ -35,7 +35,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// Runs finalize with `--json`; returns the one result in its output.
 fn finalize(args: &[&str]) -> Value {
-    let all = [&["finalize", "--json"], args].concat();
+    let all = [&["finalize", "--bootloader", "direct", "--json"], args].concat();
     let printed: Value = serde_json::from_str(&run_text(SYNTHDISK, &all)).expect("it says JSON");
     printed["files"][0].clone()
 }
@@ -49,7 +49,10 @@ fn the_same_bytes_as_a_mount_adapted_edits_included() {
     mounted.unmount();
     let out = field.path("out/web1.raw");
     fs::create_dir(field.path("out")).unwrap();
-    let done = output(SYNTHDISK, &["finalize", "--config", &config, "-o", arg(&out)]);
+    let done = output(
+        SYNTHDISK,
+        &["finalize", "--bootloader", "direct", "--config", &config, "-o", arg(&out)],
+    );
     let said = text(&done.stderr);
     assert!(done.status.success(), "{said}");
     assert_eq!(text(&done.stdout).trim_end(), arg(&out));
@@ -58,7 +61,18 @@ fn the_same_bytes_as_a_mount_adapted_edits_included() {
     assert_eq!(names(&field.path("out")), ["web1.raw"]);
     // Not with --adapt none; and --quiet prints nothing.
     let plain = field.path("out/plain.raw");
-    let args = ["finalize", "-q", "--config", &config, "--adapt", "none", "-o", arg(&plain)];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "-q",
+        "--config",
+        &config,
+        "--adapt",
+        "none",
+        "-o",
+        arg(&plain),
+    ];
     assert_eq!(text(&synthdisk(&args).stderr), "");
     let mounted = mount(&config, &["--adapt", "none"]);
     assert_eq!(sha256(mounted.disk()), sha256(&plain));
@@ -103,7 +117,7 @@ fn an_overlay_is_looked_through_and_not_written() {
     let sum = sha256(mounted.disk());
     let out = case.tiny.file("out.raw");
     let args = ["--overlay", &case.overlay(), arg(&case.tiny.image), "-o", arg(&out)];
-    let refused = expect_failure(&[&["finalize"], &args[..]].concat(), 1);
+    let refused = expect_failure(&[&["finalize", "--bootloader", "direct"], &args[..]].concat(), 1);
     assert!(refused.contains("in use"), "{refused}");
     mounted.unmount();
     let before = Untouched::remember(&case.overlay);
@@ -114,7 +128,16 @@ fn an_overlay_is_looked_through_and_not_written() {
     before.check();
     case.untouched.check();
     // It must be there.
-    let args = ["finalize", "--overlay", "/missing", arg(&case.tiny.image), "-o", "/tmp/x"];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "--overlay",
+        "/missing",
+        arg(&case.tiny.image),
+        "-o",
+        "/tmp/x",
+    ];
     assert!(expect_failure(&args, 1).contains("/missing"));
 }
 
@@ -148,7 +171,16 @@ fn a_partition_is_an_image_again() {
     assert_eq!(sha256(&out), sum);
     run("e2fsck", &["-fn", arg(&out)]);
     let missing = tiny_arg(&case, "missing.img");
-    let args = ["finalize", "--partition", "7", arg(&case.tiny.image), "-o", &missing];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "--partition",
+        "7",
+        arg(&case.tiny.image),
+        "-o",
+        &missing,
+    ];
     assert!(expect_failure(&args, 1).contains("no partition 7"));
 }
 
@@ -167,18 +199,52 @@ fn further_disks_go_beside_or_into_a_directory() {
     let dir = field.path("out");
     fs::create_dir(&dir).unwrap();
     let first = dir.join("two.raw");
-    let printed = run_text(SYNTHDISK, &["finalize", "--config", &config, "-o", arg(&first)]);
+    let printed = run_text(
+        SYNTHDISK,
+        &["finalize", "--bootloader", "direct", "--config", &config, "-o", arg(&first)],
+    );
     assert_eq!(printed.lines().collect::<Vec<_>>(), [arg(&first), arg(&dir.join("two-b.raw"))]);
-    run(SYNTHDISK, &["finalize", "--config", &config, "-o", &format!("{}/", arg(&dir))]);
+    run(
+        SYNTHDISK,
+        &[
+            "finalize",
+            "--bootloader",
+            "direct",
+            "--config",
+            &config,
+            "-o",
+            &format!("{}/", arg(&dir)),
+        ],
+    );
     assert_eq!(names(&dir), ["disk-b.raw", "disk.raw", "two-b.raw", "two.raw"]);
     for (name, sum) in [("two", &sums[0]), ("two-b", &sums[1]), ("disk", &sums[0])] {
         assert_eq!(&sha256(dir.join(name).with_extension("raw")), sum, "{name}");
     }
     let only = dir.join("only.raw");
-    let args = ["finalize", "--config", &config, "--disk", "xvdb", "-o", arg(&only)];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "--config",
+        &config,
+        "--disk",
+        "xvdb",
+        "-o",
+        arg(&only),
+    ];
     assert_eq!(run_text(SYNTHDISK, &args), arg(&only));
     assert_eq!(sha256(&only), sums[1]);
-    let args = ["finalize", "--config", &config, "--disk", "xvdc", "-o", arg(&only)];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "--config",
+        &config,
+        "--disk",
+        "xvdc",
+        "-o",
+        arg(&only),
+    ];
     assert!(expect_failure(&args, 1).contains("xvda, xvdb"));
 }
 

@@ -19,7 +19,7 @@ fn arg(path: &Path) -> &str {
 }
 
 fn finalize(args: &[&str]) -> Value {
-    let all = [&["finalize", "--json", "-q"], args].concat();
+    let all = [&["finalize", "--bootloader", "direct", "--json", "-q"], args].concat();
     let printed: Value = serde_json::from_str(&run_text(SYNTHDISK, &all)).expect("it says JSON");
     printed["files"][0].clone()
 }
@@ -111,7 +111,10 @@ fn what_cannot_be_shared_is_said_or_copied() {
     // Partitions at odd sectors.
     let out = fs.path("out.raw");
     let odd = ["--align", "63s", arg(&image), "-o", arg(&out)];
-    let said = expect_failure(&[&["finalize", "-q", "--reflink", "always"], &odd[..]].concat(), 1);
+    let said = expect_failure(
+        &[&["finalize", "--bootloader", "direct", "-q", "--reflink", "always"], &odd[..]].concat(),
+        1,
+    );
     assert!(said.contains("a block of 4096 bytes") && said.contains("--align"), "{said}");
     assert!(!out.exists());
     // Except for edits of the guest, which are in a file where byte N is byte N of the disk.
@@ -122,10 +125,20 @@ fn what_cannot_be_shared_is_said_or_copied() {
     // Another filesystem.
     let tiny = Tiny::new();
     let out = fs.path("other.raw");
-    let args = ["finalize", "-q", "--reflink", "always", arg(&tiny.image), "-o", arg(&out)];
+    let args = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "-q",
+        "--reflink",
+        "always",
+        arg(&tiny.image),
+        "-o",
+        arg(&out),
+    ];
     let said = expect_failure(&args, 1);
     assert!(said.contains("cannot share blocks"), "{said}");
-    run(SYNTHDISK, &[&["finalize"], &args[4..]].concat());
+    run(SYNTHDISK, &[&args[..3], &args[6..]].concat());
     let left: Vec<_> =
         fs::read_dir(fs.path("")).unwrap().flatten().map(|e| e.file_name()).collect();
     assert_eq!(left.len(), 3, "{left:?}");

@@ -30,12 +30,17 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// Finalizing `image` to `out` must fail; returns the message.
 fn refused(image: &Path, out: &Path, options: &[&str]) -> String {
-    let args = [&["finalize", "-q", arg(image), "-o", arg(out)], options].concat();
+    let args = [&["finalize", "--bootloader", "direct", "-q", arg(image), "-o", arg(out)], options]
+        .concat();
     expect_failure(&args, 1)
 }
 
 fn finalize(image: &Path, out: &Path, options: &[&str]) {
-    run(SYNTHDISK, &[&["finalize", "-q", arg(image), "-o", arg(out)], options].concat());
+    run(
+        SYNTHDISK,
+        &[&["finalize", "--bootloader", "direct", "-q", arg(image), "-o", arg(out)], options]
+            .concat(),
+    );
 }
 
 #[test]
@@ -180,7 +185,18 @@ fn too_little_room_is_said_before_the_first_byte() {
     let disks = [disk(&small.image, "xvda1"), disk(&other, "xvdb1")].join(", ");
     fs::write(&config, format!("disk = [ {disks} ]\n")).unwrap();
     let dir = format!("{}/", arg(&fs.path("")));
-    let source = ["finalize", "-q", "--adapt", "none", "--config", arg(&config), "-o", &dir];
+    let source = [
+        "finalize",
+        "--bootloader",
+        "direct",
+        "-q",
+        "--adapt",
+        "none",
+        "--config",
+        arg(&config),
+        "-o",
+        &dir,
+    ];
     let said = expect_failure(&source, 1);
     assert!(said.contains("disk.raw and ") && said.contains("needs up to"), "{said}");
     assert_eq!(names(&fs.path("")), [""; 0]);
@@ -207,7 +223,7 @@ impl Running {
         let dir = tiny.file("out");
         fs::create_dir(&dir).unwrap();
         let child = command(SYNTHDISK)
-            .args(["finalize", "-q"])
+            .args(["finalize", "--bootloader", "direct", "-q"])
             .args(options)
             .args([&tiny.image, Path::new("-o"), &dir.join(name)])
             .env("XDG_RUNTIME_DIR", tiny.path())
@@ -322,7 +338,17 @@ fn nothing_stays_of_a_file_that_was_about_to_replace_another() {
     fs::write(&out, b"old").unwrap();
     let args = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename,renameat,renameat2"];
     let inject = ["-e", "inject=rename,renameat,renameat2:signal=SIGKILL"];
-    let ours = [SYNTHDISK, "finalize", "-q", "--force", "--adapt", "none", arg(&tiny.image)];
+    let ours = [
+        SYNTHDISK,
+        "finalize",
+        "--bootloader",
+        "direct",
+        "-q",
+        "--force",
+        "--adapt",
+        "none",
+        arg(&tiny.image),
+    ];
     let killed = output("strace", &[&args[..], &inject, &ours, &["-o", arg(&out)]].concat());
     assert!(!killed.status.success());
     // The signal arrives after the call, or instead of it.
