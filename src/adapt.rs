@@ -81,6 +81,7 @@ mod tests {
             .file("/etc/systemd/system/old.mount", "[Mount]\nWhat=/dev/xvda2\nWhere=/old\n")
             .file("/etc/crypttab", "vault /dev/xvdc1 none luks\n")
             .file("/etc/initramfs-tools/conf.d/resume", "RESUME=/dev/xvda1\n")
+            .file("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"console=hvc0\"\n")
             .file("/etc/initramfs-tools/initramfs.conf", "MODULES=most\nBUSYBOX=auto\n")
             .file("/etc/inittab", "id:2:initdefault:\n1:2345:respawn:/sbin/getty 38400 hvc0\n")
             .file("/etc/init/hvc0.conf", "respawn\nexec /sbin/getty -8 38400 hvc0\n")

@@ -5,6 +5,7 @@ mod console;
 mod crypttab;
 mod fields;
 mod fstab;
+mod grub_defaults;
 pub(super) mod initrd;
 mod inittab;
 mod lines;
@@ -28,6 +29,7 @@ pub const STEPS: &[Step] = &[
     crypttab::STEP,
     mount_units::STEP,
     resume::STEP,
+    grub_defaults::STEP,
     inittab::STEP,
     upstart::STEP,
     systemd_console::STEP,

@@ -2,8 +2,7 @@
 //! initrds and for those that hibernate: initramfs.conf(5), uswsusp.conf(5).
 //!
 //! These settings take effect when the guest next builds an initrd; the command line is adapted
-//! separately. Boot menus and the files that they are generated from (`/etc/default/grub`) are left
-//! alone.
+//! separately.
 
 use super::lines::{assigned, edit_lines};
 use crate::Result;

@@ -165,6 +165,54 @@ mod matrix {
         boots_alone(&config, &[]);
     }
 
+    /// `update-grub` and `grub-install` in a guest, below the direct loader: the guest's own GRUB boots
+    /// when it reboots, at the next mount, and in a file.
+    #[test]
+    #[ignore = "boots QEMU; makes a domU as root"]
+    fn the_guest_takes_over() {
+        let domu = domu_with("domu-bookworm-grub", &["--dist", "bookworm", "--role", "grub"]);
+        let untouched = Untouched::remember(&domu.disk);
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a temporary directory");
+        let overlay = dir.path().join("overlay.qcow2");
+        let options = ["--config", arg(&domu.config), "--overlay", arg(&overlay)];
+        let own_grub = |guest: &mut Guest| {
+            // The direct loader prints nothing that looks like this, and ours has other settings.
+            guest.expect("GNU GRUB", BOOT);
+            guest.expect("own menu", BOOT);
+            guest.login("root", "root", LONG);
+            fits_kvm(guest);
+        };
+
+        let mount = Mount::of(&options, &[]);
+        assert!(mount.printed().contains("/etc/default/grub: console=hvc0"), "{}", mount.printed());
+        let disk = Disk::new(mount.disk());
+        let mut guest = Guest::builder().disk(disk).memory(512).cpus(2).start();
+        guest.login("root", "root", LONG);
+        guest.run_ok("echo GRUB_TERMINAL=serial >>/etc/default/grub");
+        guest.run_ok("echo 'GRUB_DISTRIBUTOR=\"own menu\"' >>/etc/default/grub");
+        for command in ["update-grub", "grub-install /dev/vda"] {
+            let (code, said) = guest.try_run(command, LONG).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(code, 0, "{command}: {said}");
+        }
+        guest.run_ok("sync");
+        guest.reboot(LONG);
+        own_grub(&mut guest);
+        guest.poweroff_and_wait(LONG);
+        mount.fsck();
+        mount.unmount();
+
+        let out = dir.path().join("out.raw");
+        run(SYNTHDISK, &[&["finalize", "-q", "-o", arg(&out)], &options[..]].concat());
+        let mount = Mount::of(&options, &[]);
+        let code = |disk: &Path| crate::common::file::bytes_of(disk, 0, 440);
+        assert_eq!(code(&out), code(&mount.disk()), "the guest's GRUB, whatever loader we have");
+        mount.unmount();
+        let mut guest = Guest::builder().disk(Disk::new(&out)).memory(512).cpus(2).start();
+        own_grub(&mut guest);
+        guest.poweroff_and_wait(LONG);
+        untouched.check();
+    }
+
     /// Menus of all kinds, one after the other, each written by the guest and tried by a reboot.
     #[test]
     #[ignore = "boots QEMU"]
