@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use synthdisk::bootmenu::{extlinux, grub_legacy, grub2};
 use synthdisk::fs::ext4::Ext4Fs;
-use synthdisk::fs::{GuestFs, MemFs};
+use synthdisk::fs::{Budget, GuestFs, MemFs};
 use synthdisk::initrd::{Initrd, Whole};
 use synthdisk::plan::{OverlayChoice, Plan, SourceOptions};
 use tempfile::TempDir;
@@ -130,7 +130,8 @@ fn initrds(c: &mut Criterion) {
     for (name, bytes) in [("plain", plain), ("gzip", packed)] {
         group.bench_function(name, |b| {
             b.iter(|| {
-                let found = Initrd::read(&mut Whole(bytes.clone())).expect("memory");
+                let found =
+                    Initrd::read(&mut Whole(bytes.clone()), &Budget::new()).expect("memory");
                 assert!(found.complete && found.has_driver("6.1.0", "card299"));
                 black_box(found)
             });

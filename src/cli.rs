@@ -11,10 +11,13 @@ mod inspect;
 mod libvirt_xml;
 mod map;
 mod mount;
+mod parse;
 mod run;
 mod umount;
 
 use crate::Result;
+use crate::plan::examine::examine_with;
+use crate::sandbox::start_parser;
 use crate::text::printable;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    examine_with(start_parser);
     let cli = Cli::parse_from(args);
     let result: Result<()> = match cli.command {
         Command::Mount(args) => mount::run(args),

@@ -11,8 +11,9 @@ mod editor;
 pub mod kernel_driver;
 
 pub use apply::{apply, check_room, set_uuid};
-pub use draft::Draft;
+pub use draft::{Draft, can_be_stored};
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Size in bytes of the largest file that is treated as configuration.
@@ -32,7 +33,7 @@ pub struct Edit {
 }
 
 /// What happens to a path.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Change {
     /// New contents for an existing regular file. Owner, mode, times and extended attributes stay.
     Rewrite {
@@ -60,7 +61,7 @@ pub enum Change {
 }
 
 /// Contents of a new file.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum FileContent {
     /// These bytes.
     Bytes(Vec<u8>),
@@ -69,7 +70,7 @@ pub enum FileContent {
 }
 
 /// Permissions and owner of a new file or directory.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct FileAccess {
     /// Permission bits, as in chmod(2).
     pub mode: u32,

@@ -17,7 +17,6 @@ pub use report::{
 };
 
 use crate::fs::GuestFs;
-use crate::fs::open::open_fs;
 use crate::guest::about;
 use crate::guest::select::{BootSource, EntrySelector, choose};
 use crate::loader::LoaderKind;
@@ -52,10 +51,10 @@ pub fn inspect(options: &SourceOptions, choice: &OverlayChoice) -> Result<Report
 
 fn report(plan: &Plan, failure: Option<Error>, entry: Option<&EntrySelector>) -> Report {
     let disks = partitions::disks(plan);
-    let root = plan.root.and_then(|(disk, number)| {
+    let root = plan.root.map(|(disk, number)| {
         let disk = &plan.disks[disk];
-        let fs = open_fs(disk.partition(number)?);
-        Some((disk.partition_file(number), fs))
+        let fs = plan.filesystem(disk, number);
+        (disk.partition_file(number), fs)
     });
     let mut notes = plan.notes.clone();
     let root = root.and_then(|(file, fs)| match fs {
@@ -120,7 +119,7 @@ fn report(plan: &Plan, failure: Option<Error>, entry: Option<&EntrySelector>) ->
 fn boot_filesystem(plan: &Plan, entry: Option<&EntrySelector>) -> Option<Box<dyn GuestFs>> {
     let first = plan.disks.first()?;
     let numbers = first.layout.iter().flat_map(|l| &l.partitions).map(|p| p.number);
-    let mut readable = numbers.filter_map(|n| open_fs(first.partition(n)?).ok());
+    let mut readable = numbers.filter_map(|n| plan.filesystem(first, n).ok());
     readable.find(|fs| choose(&**fs, entry).is_ok())
 }
 

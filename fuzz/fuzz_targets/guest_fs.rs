@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use synthdisk::fs::GuestFs;
+use synthdisk::fs::{Budget, GuestFs};
 use synthdisk::fs::open::open_fs;
 use synthdisk::guest::select::choose;
 
@@ -23,7 +23,7 @@ fn walk(fs: &dyn GuestFs, dir: &str, depth: usize) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(fs) = open_fs(data.to_vec()) else { return };
+    let Ok(fs) = open_fs(data.to_vec(), &Budget::new()) else { return };
     let _ = choose(&*fs, None);
     walk(&*fs, "/", 3);
 });

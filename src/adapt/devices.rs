@@ -1,12 +1,13 @@
 //! What the guest's old device names mean on the new disk.
 
 use crate::device_name::DeviceName;
+use serde::{Deserialize, Serialize};
 
 /// First three bytes of the MAC addresses that QEMU and libvirt generate.
 const QEMU_MAC: &str = "52:54:00:";
 
 /// A partition of the new disk.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Device {
     /// Drive letters of its disk under Xen: `a` for `xvda`.
     pub disk: String,
@@ -23,7 +24,7 @@ pub struct Device {
 }
 
 /// All partitions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Devices {
     /// The root filesystem comes first.
     list: Vec<Device>,

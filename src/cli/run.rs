@@ -63,6 +63,8 @@ pub(super) enum Internal {
     Mount { mountpoint: PathBuf },
     /// Serve a mount that the process at the other end of standard input keeps
     Serve,
+    /// Examine a guest for the process at the other end of standard input
+    Parse,
     /// Keep a mount while standard input is open
     Keep {
         #[arg(long)]
@@ -85,6 +87,7 @@ pub(super) fn internal(args: Internal) -> Result<()> {
         }
         Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),
         Internal::Serve => crate::daemon::serve(),
+        Internal::Parse => super::parse::internal(),
         Internal::Keep { dir, terminal } => {
             let mut channel = Channel::from_stdout()?;
             crate::run::keep(&dir, terminal).or_else(|e| super::mount::answered(&mut channel, e))

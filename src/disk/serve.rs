@@ -4,31 +4,18 @@
 use super::extents::{joined_extents, one_extent};
 use super::overlay::{Overlay, Run};
 use super::preserved::{PreservedBlocks, preserving};
+use super::read_set::ReadSet;
 use super::region::{Region, RegionTable, Source};
+use super::replanning::{BootPlanner, Replanning};
 use crate::Result;
 use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
 use crate::image::{Image, MappedSlice};
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use parking_lot::{RwLock, RwLockWriteGuard};
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-
-/// Plans the content of the boot gap.
-///
-/// The guest may install a kernel and reboot while the disk is mounted, so the gap is planned again
-/// when it is read after the partitions were written.
-pub trait BootPlanner: Send {
-    /// Regions from byte 0 to the first partition, in order, for the current state of the disk. If
-    /// nothing bootable is found, the regions make the loader report that.
-    fn plan(&mut self) -> Vec<Region>;
-
-    /// The same for the disk's bytes at an earlier moment, which are in `frozen`. The regions must
-    /// hold `frozen` weakly, and the call must change nothing else.
-    fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region>;
-}
 
 /// Bytes of the disk, in the form that an export can forward most cheaply.
 #[derive(Debug)]
@@ -50,18 +37,6 @@ pub enum Stored<'a> {
     Image(Arc<dyn Image>, u64),
     /// In memory, or in pieces that can only be found by reading.
     Generated,
-}
-
-/// State for planning the gap again.
-struct Replanning {
-    planner: Mutex<Box<dyn BootPlanner>>,
-    /// First byte after the gap.
-    gap_end: u64,
-    /// Set by writes after the gap, cleared before the gap is planned again.
-    stale: AtomicBool,
-    /// Set while the gap is being planned: `stale` may already be cleared while the table is still
-    /// the old one.
-    planning: AtomicBool,
 }
 
 /// A whole disk. Offsets and lengths in bytes. It may be shared between threads.
@@ -103,22 +78,23 @@ impl Disk {
         self
     }
 
-    /// Make `planner` plan the bytes before `gap_end` again whenever they are read after a write to
-    /// anything after them. Only the first call has an effect.
-    pub fn set_planner(&self, planner: Box<dyn BootPlanner>, gap_end: u64) {
-        let _ = self.replanning.set(Replanning {
-            planner: Mutex::new(planner),
-            gap_end,
-            stale: AtomicBool::new(false),
-            planning: AtomicBool::new(false),
-        });
+    /// Make `planner` plan the boot gap again whenever it is read after a write to something that
+    /// it was planned from: `reads`, for what the disk shows now. The gap ends where `planned`
+    /// does; the bytes before `planned` are the same in every plan. Only the first call has an
+    /// effect.
+    pub fn set_planner(
+        &self,
+        planner: Box<dyn BootPlanner>,
+        planned: Range<u64>,
+        reads: Arc<ReadSet>,
+    ) {
+        let _ = self.replanning.set(Replanning::new(planner, planned, reads, self.len));
     }
 
     /// Plan the gap now, whether or not anything was written.
     pub fn plan_gap(&self) {
         if let Some(r) = self.replanning.get() {
-            r.stale.store(true, Ordering::SeqCst);
-            self.refresh_gap(0);
+            r.plan_now(|gap| self.show_gap(gap, r.gap_end()));
         }
     }
 
@@ -134,7 +110,7 @@ impl Disk {
 
     /// The regions as a reader would see them now: the gap is planned again first if it is stale.
     pub fn current_table(&self) -> Arc<RegionTable> {
-        self.refresh_gap(0);
+        self.refresh_gap(0, self.len);
         self.table()
     }
 
@@ -162,7 +138,7 @@ impl Disk {
         scratch: &'a mut Vec<u8>,
     ) -> io::Result<Chunk<'a>> {
         let len = self.clip(offset, len);
-        self.refresh_gap(offset);
+        self.refresh_gap(offset, len as u64);
         let table = self.table();
         let untouched = match &self.overlay {
             None => true,
@@ -194,7 +170,7 @@ impl Disk {
         let overlay = self.writable(offset, buf.len() as u64)?;
         let saved = self.saved.read();
         // Partially written blocks take the rest of their bytes from the current gap.
-        self.refresh_gap(offset);
+        self.refresh_gap(offset, self.len);
         let table = self.table();
         let write = || overlay.write_at(&*table, buf, offset);
         let result = preserving(saved.as_deref(), overlay, (offset, buf.len() as u64), write);
@@ -209,7 +185,7 @@ impl Disk {
     pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let overlay = self.writable(offset, len)?;
         let saved = self.saved.read();
-        self.refresh_gap(offset);
+        self.refresh_gap(offset, self.len);
         let table = self.table();
         let zero = || if len > 0 { overlay.zero(&*table, offset, len) } else { Ok(()) };
         let result = preserving(saved.as_deref(), overlay, (offset, len), zero);
@@ -231,7 +207,7 @@ impl Disk {
     /// # Errors
     /// Errors of the overlay.
     pub fn stored_at(&self, offset: u64) -> io::Result<(Stored<'_>, u64)> {
-        self.refresh_gap(offset);
+        self.refresh_gap(offset, self.len);
         let left = self.len.saturating_sub(offset);
         let (run, n) = match &self.overlay {
             Some(overlay) => overlay.run_at(offset, left)?,
@@ -274,8 +250,7 @@ impl Disk {
     /// depend on the disk's bytes.
     pub(super) fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Option<Result<RegionTable>> {
         let r = self.replanning.get()?;
-        let gap = r.planner.lock().plan_frozen(frozen);
-        Some(self.with_gap(gap, r.gap_end))
+        Some(self.with_gap(r.plan_frozen(frozen), r.gap_end()))
     }
 
     pub(super) fn clip(&self, offset: u64, len: usize) -> usize {
@@ -297,49 +272,35 @@ impl Disk {
     /// Record that the data that the gap was planned from may have changed.
     fn written(&self, offset: u64, len: u64) {
         if let Some(r) = self.replanning.get() {
-            // Pairs with the swap in `refresh_gap`: the thread that clears the flag sees the write.
-            // This store is also in one total order with the export's subsequent check whether it
-            // holds copies.
-            if offset.saturating_add(len) > r.gap_end {
-                r.stale.store(true, Ordering::SeqCst);
-            }
+            r.written(offset, len);
         }
     }
 
     /// First byte after the data derived from the guest's files, if there is any: every write that
-    /// reaches past it makes copies of the bytes before it stale.
+    /// reaches past it may make copies of the bytes before it stale.
     pub fn gap_end(&self) -> Option<u64> {
-        self.replanning.get().map(|r| r.gap_end)
+        self.replanning.get().map(Replanning::gap_end)
     }
 
-    /// Plan the gap again if `offset` lies in it and something was written since it was last
-    /// planned.
-    fn refresh_gap(&self, offset: u64) {
-        let Some(r) = self.replanning.get() else { return };
-        if offset >= r.gap_end {
-            return;
-        }
-        // In this order: a thread that sees `stale` cleared sees `planning` set until the table is
-        // new.
-        if !r.stale.load(Ordering::SeqCst) && !r.planning.load(Ordering::SeqCst) {
-            return;
-        }
-        // The planner itself reads only after the gap, so it never gets here.
-        let mut planner = r.planner.lock();
-        r.planning.store(true, Ordering::SeqCst);
-        // Cleared first: a write during planning makes the gap stale again.
-        if r.stale.swap(false, Ordering::SeqCst) {
-            if let Err(e) = self.replace_gap(planner.plan(), r.gap_end) {
-                tracing::error!("the boot gap cannot be planned again: {e}");
-            }
-        }
-        r.planning.store(false, Ordering::SeqCst);
+    /// Whether the gap shows only for some seconds what it shows now, even if nothing is written.
+    pub fn is_gap_provisional(&self) -> bool {
+        self.replanning.get().is_some_and(Replanning::is_provisional)
     }
 
-    fn replace_gap(&self, gap: Vec<Region>, gap_end: u64) -> Result<()> {
-        let table = self.with_gap(gap, gap_end)?;
-        *self.table.write() = Arc::new(table);
-        Ok(())
+    /// Plan the gap again if some of `len` bytes at `offset` depend on it, and something that it
+    /// was planned from was written.
+    fn refresh_gap(&self, offset: u64, len: u64) {
+        if let Some(r) = self.replanning.get() {
+            let range = offset..offset.saturating_add(len);
+            r.refresh(&range, |gap| self.show_gap(gap, r.gap_end()));
+        }
+    }
+
+    fn show_gap(&self, gap: Vec<Region>, gap_end: u64) {
+        match self.with_gap(gap, gap_end) {
+            Ok(table) => *self.table.write() = Arc::new(table),
+            Err(e) => tracing::error!("the boot gap cannot be planned again: {e}"),
+        }
     }
 
     fn with_gap(&self, gap: Vec<Region>, gap_end: u64) -> Result<RegionTable> {
@@ -356,7 +317,7 @@ impl ReadAt for Disk {
         if self.clip(offset, buf.len()) < buf.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.refresh_gap(offset);
+        self.refresh_gap(offset, buf.len() as u64);
         let table = self.table();
         match &self.overlay {
             Some(overlay) => overlay.read_at(&*table, buf, offset),
@@ -372,7 +333,7 @@ impl ReadAt for Disk {
 /// Adjacent runs of the same kind are merged.
 impl Extents for Disk {
     fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        self.refresh_gap(offset);
+        self.refresh_gap(offset, self.len);
         let table = self.table();
         let overlay = self.overlay();
         joined_extents(self.len, offset, |at| one_extent(overlay, &table, at, self.len))

@@ -223,7 +223,7 @@ impl<'a> Draft<'a> {
 const MAX_PATH: usize = 900;
 
 /// Whether the tools that store edits can handle `path`. A symlink may lead to any name.
-fn can_be_stored(path: &str) -> bool {
+pub fn can_be_stored(path: &str) -> bool {
     path.len() <= MAX_PATH && !path.contains(|c: char| matches!(c, '"' | '\\') || c.is_control())
 }
 

@@ -89,6 +89,11 @@ impl CacheState {
         self.stale.store(false, Ordering::SeqCst);
     }
 
+    /// Cached pages will be stale before anything is written: drop them with the next open.
+    pub fn outdate(&self) {
+        self.stale.store(true, Ordering::SeqCst);
+    }
+
     /// Count a close.
     pub fn release(&self) {
         self.users.fetch_sub(1, Ordering::SeqCst);

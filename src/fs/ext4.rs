@@ -60,7 +60,8 @@ impl Ext4Fs {
     pub fn open_within(reader: impl ReadAt + 'static, budget: Budget) -> Result<Self> {
         let mut sb = Superblock::read(&reader)?;
         let needs_recovery = sb.needs_recovery;
-        let replay = if needs_recovery { journal::load(&reader, &sb)? } else { Replay::new() };
+        let replay =
+            if needs_recovery { journal::load(&reader, &sb, &budget)? } else { Replay::new() };
         let adapter = Adapter {
             reader: Box::new(reader),
             replay,

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::budget::{Budget, Cost};
 use crate::{Error, ErrorKind, Result};
 
@@ -14,7 +16,7 @@ const MAX_COMPONENTS: usize = 1000;
 pub const MAX_PATH: usize = 4096;
 
 /// File type of what a path names.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum FileKind {
     /// A regular file.
     File,
@@ -27,7 +29,7 @@ pub enum FileKind {
 }
 
 /// What is known about a file without reading it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Stat {
     /// Kind of the file.
     pub kind: FileKind,
@@ -89,6 +91,7 @@ pub trait GuestFs {
                 format!("{path} in the guest is {} bytes, more than {limit}", file.len()),
             ));
         }
+        self.budget().charge_for(path, Cost::FileBytes, file.len())?;
         // The file's claimed length is below the limit, so this allocation is bounded by it.
         let mut data = vec![0; file.len() as usize];
         let mut done = 0;
@@ -174,7 +177,7 @@ pub trait GuestFs {
 }
 
 /// What is at one canonical path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Node {
     /// Its type, length and time.
     pub stat: Stat,

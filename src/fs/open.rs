@@ -9,8 +9,8 @@ use super::xfs::XfsFs;
 use crate::bytes::ReadAt;
 use crate::{Error, Result};
 
-/// Opens the filesystem that starts at byte 0 of `reader`: ext2/3/4, XFS or Btrfs, with a
-/// [`Budget`] of its own.
+/// Opens the filesystem that starts at byte 0 of `reader`: ext2/3/4, XFS or Btrfs. Everything that
+/// is read from it is charged to `budget`, which all looks of one plan share.
 ///
 /// The result is not `Send`: open it in the thread that uses it. The underlying bytes must not
 /// change during its lifetime.
@@ -18,15 +18,7 @@ use crate::{Error, Result};
 /// # Errors
 /// `Unsupported` names features that can't be read; `Corrupt` if it is none of these filesystems,
 /// is damaged, or is longer than the image; `Io` from `reader`.
-pub fn open_fs(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
-    open_fs_within(reader, &Budget::new())
-}
-
-/// Like [`open_fs`], with a `budget` shared with other readers of the same guest.
-///
-/// # Errors
-/// As [`open_fs`].
-pub fn open_fs_within(reader: impl ReadAt + 'static, budget: &Budget) -> Result<Box<dyn GuestFs>> {
+pub fn open_fs(reader: impl ReadAt + 'static, budget: &Budget) -> Result<Box<dyn GuestFs>> {
     let budget = budget.clone();
     let size = reader.len();
     // HEAD_LEN fits.

@@ -315,7 +315,11 @@ impl DiskFs {
                 if file.disk.gap_end().is_some_and(|gap_end| file.start + offset < gap_end) {
                     cache.reads_gap();
                 }
-                file.read(offset, len, buffer)
+                let read = file.read(offset, len, buffer);
+                if file.disk.is_gap_provisional() {
+                    cache.outdate();
+                }
+                read
             }
             Node::Snapshot(file) => {
                 let snapshot = self.snapshots.get(handle).ok_or(Errno::EBADF)?;

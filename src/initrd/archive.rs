@@ -117,7 +117,7 @@ pub(super) enum End {
 ///
 /// # Errors
 /// What is wrong with the archive, or an exceeded limit.
-pub(super) fn members(stream: &mut impl Stream, out: &mut Listing) -> io::Result<End> {
+pub(super) fn members(stream: &mut impl Stream, out: &mut Listing<'_>) -> io::Result<End> {
     let mut offset = 0_u64;
     loop {
         let there = stream.fill_buf()?;
@@ -145,7 +145,7 @@ pub(super) fn members(stream: &mut impl Stream, out: &mut Listing) -> io::Result
 ///
 /// # Errors
 /// What is wrong with the archive, or an exceeded limit.
-pub(super) fn archive(stream: &mut impl Stream, out: &mut Listing) -> io::Result<(End, u64)> {
+pub(super) fn archive(stream: &mut impl Stream, out: &mut Listing<'_>) -> io::Result<(End, u64)> {
     let mut offset = 0;
     loop {
         if stream.fill_buf()?.is_empty() {
@@ -193,7 +193,7 @@ fn entry(
     stream: &mut impl Stream,
     header: &Header,
     name: &[u8],
-    out: &mut Listing,
+    out: &mut Listing<'_>,
 ) -> io::Result<(InitrdEntry, u64)> {
     let mut body = || {
         let mut bytes = vec![0; header.len as usize];

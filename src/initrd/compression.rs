@@ -148,8 +148,12 @@ impl Read for Decoder<'_, '_> {
 pub(super) struct Lz4Legacy<R> {
     input: R,
     packed: Vec<u8>,
+    /// As long as the largest block. It is not cleared for each block: there may be millions of
+    /// blocks of a few bytes.
     unpacked: Vec<u8>,
     at: usize,
+    /// First byte of `unpacked` after the current block.
+    end: usize,
     started: bool,
     ended: bool,
 }
@@ -157,7 +161,7 @@ pub(super) struct Lz4Legacy<R> {
 impl<R: BufRead> Lz4Legacy<R> {
     pub(super) fn new(input: R) -> Self {
         let (packed, unpacked) = (Vec::new(), Vec::new());
-        Self { input, packed, unpacked, at: 0, started: false, ended: false }
+        Self { input, packed, unpacked, at: 0, end: 0, started: false, ended: false }
     }
 
     /// The next four bytes; `None` at the end of the input.
@@ -200,18 +204,17 @@ impl<R: BufRead> Lz4Legacy<R> {
         self.unpacked.resize(LZ4_BLOCK, 0);
         let n = lz4_flex::block::decompress_into(&self.packed, &mut self.unpacked)
             .map_err(io::Error::other)?;
-        self.unpacked.truncate(n);
-        self.at = 0;
+        (self.at, self.end) = (0, n);
         Ok(true)
     }
 }
 
 impl<R: BufRead> Read for Lz4Legacy<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.unpacked.len() && !self.ended {
+        while self.at == self.end && !self.ended {
             self.ended = !self.next_block()?;
         }
-        let n = buf.len().min(self.unpacked.len() - self.at);
+        let n = buf.len().min(self.end - self.at);
         buf[..n].copy_from_slice(&self.unpacked[self.at..self.at + n]);
         self.at += n;
         Ok(n)

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read};
 
 use crate::Error;
-use crate::fs::GuestFile;
+use crate::fs::{Budget, Cost, GuestFile};
 
 /// Bytes per read from the guest.
 const CHUNK: usize = 256 << 10;
@@ -19,12 +19,13 @@ pub(super) struct Input<'a> {
     at: usize,
     /// The error from reading the guest, which a decoder would hide in its own error.
     failed: Option<Error>,
+    budget: &'a Budget,
 }
 
 impl<'a> Input<'a> {
-    pub(super) fn new(file: &'a mut dyn GuestFile) -> Self {
+    pub(super) fn new(file: &'a mut dyn GuestFile, budget: &'a Budget) -> Self {
         let len = file.len();
-        Self { file, len, buffer: Vec::new(), start: 0, at: 0, failed: None }
+        Self { file, len, buffer: Vec::new(), start: 0, at: 0, failed: None, budget }
     }
 
     /// Offset in bytes of the next byte to read.
@@ -71,6 +72,12 @@ impl BufRead for Input<'_> {
         if self.at == self.buffer.len() && self.left() > 0 {
             self.start = self.position();
             self.at = 0;
+            // Zeros between archives, and blocks that unpack to nothing, cost only these bytes.
+            let chunk = self.left().min(CHUNK as u64);
+            if let Err(e) = self.budget.charge(Cost::UnpackedBytes, chunk) {
+                self.buffer.clear();
+                return Err(io::Error::other(e));
+            }
             self.buffer.resize(CHUNK.min(usize::try_from(self.left()).unwrap_or(CHUNK)), 0);
             let mut done = 0;
             while done < self.buffer.len() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::limits;
+use crate::fs::{Budget, Cost};
 
 /// An entry of the archive.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,8 +27,7 @@ pub(super) struct Wanted {
 }
 
 /// Collects the contents of the archives. Later entries replace earlier ones, as in the kernel.
-#[derive(Default)]
-pub(super) struct Listing {
+pub(super) struct Listing<'b> {
     /// By path, without a leading slash.
     pub(super) entries: BTreeMap<String, InitrdEntry>,
     pub(super) kept: BTreeMap<String, Vec<u8>>,
@@ -39,11 +39,22 @@ pub(super) struct Listing {
     wanted: Option<Wanted>,
     kept_bytes: u64,
     name_bytes: usize,
+    budget: &'b Budget,
 }
 
-impl Listing {
-    pub(super) fn new(wanted: Option<Wanted>) -> Self {
-        Self { wanted, ..Self::default() }
+impl<'b> Listing<'b> {
+    pub(super) fn new(wanted: Option<Wanted>, budget: &'b Budget) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            drivers: BTreeMap::new(),
+            files: 0,
+            early_files: 0,
+            wanted,
+            kept_bytes: 0,
+            name_bytes: 0,
+            budget,
+        }
     }
 
     /// Whether to keep the contents of this file.
@@ -72,6 +83,7 @@ impl Listing {
         if name.is_empty() {
             return Ok(false);
         }
+        self.budget.charge(Cost::Entries, 1).map_err(io::Error::other)?;
         let target = if let InitrdEntry::Symlink(target) = &entry { target.len() } else { 0 };
         self.name_bytes += name.len() + target;
         if self.entries.len() >= limits::ENTRIES || self.name_bytes > limits::NAMES {

@@ -14,11 +14,11 @@ use super::limits;
 use super::listing::{InitrdEntry, Listing, Wanted};
 use crate::bytes::ReadAt;
 use crate::fs::guard::quietly;
-use crate::fs::{Budget, GuestFile};
+use crate::fs::{Budget, Cost, GuestFile};
 use crate::{Error, Result};
 
 /// Maximum time for reading an initrd; a real one takes less than a second.
-const TIME: Duration = Duration::from_secs(30);
+const TIME: Duration = Duration::from_secs(15);
 
 /// The purpose of a part of an initrd.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -72,18 +72,18 @@ pub struct Initrd {
 }
 
 impl Initrd {
-    /// Reads all of an initrd.
+    /// Reads all of an initrd. Its bytes, stored and unpacked, and its entries are charged to
+    /// `budget`.
     ///
     /// # Errors
-    /// Errors from reading the file. A damaged initrd is not an error: see
-    /// [`problem`](Self::problem).
-    pub fn read(file: &mut dyn GuestFile) -> Result<Self> {
-        look(file, None, &Budget::new())
+    /// Errors from reading the file. A damaged initrd is not an error, nor is one for which the
+    /// budget is too small: see [`problem`](Self::problem).
+    pub fn read(file: &mut dyn GuestFile, budget: &Budget) -> Result<Self> {
+        look(file, None, budget)
     }
 
     /// Reads until all `drivers` of kernel `version` are found; [`complete`](Self::complete) is
-    /// then false, without a [`problem`](Self::problem). Unpacked bytes are charged to `budget`,
-    /// which the initrds of one plan share.
+    /// then false, without a [`problem`](Self::problem).
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -123,8 +123,8 @@ impl Initrd {
 }
 
 fn look(file: &mut dyn GuestFile, wanted: Option<Wanted>, budget: &Budget) -> Result<Initrd> {
-    let mut input = Input::new(file);
-    let mut listing = Listing::new(wanted);
+    let mut input = Input::new(file, budget);
+    let mut listing = Listing::new(wanted, budget);
     let mut segments = Vec::new();
     // The decompressors are other crates; a panic in one becomes an error here.
     let outcome = quietly(|| segments_of(&mut input, &mut listing, &mut segments, budget));
@@ -153,7 +153,7 @@ fn look(file: &mut dyn GuestFile, wanted: Option<Wanted>, budget: &Budget) -> Re
 
 fn segments_of(
     input: &mut Input<'_>,
-    listing: &mut Listing,
+    listing: &mut Listing<'_>,
     segments: &mut Vec<Segment>,
     budget: &Budget,
 ) -> io::Result<End> {
@@ -215,14 +215,14 @@ fn sentence(e: &io::Error, at: u64) -> String {
 /// Unpacks a module of at most `limit` bytes: plain `.ko`, `.ko.gz`, `.ko.xz` or `.ko.zst`.
 ///
 /// # Errors
-/// `Corrupt` if it can't be unpacked, `TooLarge` beyond `limit`.
-pub(crate) fn unpack_file(bytes: Vec<u8>, limit: usize) -> Result<Vec<u8>> {
+/// `Corrupt` if it can't be unpacked, `TooLarge` beyond `limit` or what `budget` allows.
+pub(crate) fn unpack_file(bytes: Vec<u8>, limit: usize, budget: &Budget) -> Result<Vec<u8>> {
     use crate::ErrorKind;
     let Some(compression) = Compression::detect(&bytes) else { return Ok(bytes) };
     let corrupt = |e| Error::with_source(ErrorKind::Corrupt, "it cannot be unpacked", e);
     let mut out = Vec::new();
     let mut file = Whole(bytes);
-    let mut input = Input::new(&mut file);
+    let mut input = Input::new(&mut file, budget);
     quietly(|| {
         Decoder::new(compression, &mut input)
             .and_then(|decoder| decoder.take(limit as u64 + 1).read_to_end(&mut out))
@@ -232,6 +232,7 @@ pub(crate) fn unpack_file(bytes: Vec<u8>, limit: usize) -> Result<Vec<u8>> {
     if out.len() > limit {
         return Err(Error::new(ErrorKind::TooLarge, format!("it has more than {limit} bytes")));
     }
+    budget.charge(Cost::UnpackedBytes, out.len() as u64)?;
     Ok(out)
 }
 

@@ -119,7 +119,7 @@ fn join<'a>(initrds: impl Iterator<Item = &'a Initrd>) -> Option<Initrd> {
 fn initrd(fs: &dyn GuestFs, path: &str) -> InitrdReport {
     let read = || -> Result<(u64, Initrd)> {
         let mut file = fs.open(path)?;
-        Ok((file.len(), Initrd::read(&mut *file)?))
+        Ok((file.len(), Initrd::read(&mut *file, fs.budget())?))
     };
     match read() {
         Ok((size, contents)) => InitrdReport { path: path.into(), size, contents: Some(contents) },

@@ -3,6 +3,7 @@
 use crate::disk::Source;
 use crate::layout::{Ids, format_size};
 use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 
 /// A file for a loader to load.
 #[derive(Clone, Debug)]
@@ -32,7 +33,7 @@ pub struct Payload {
 
 /// What a loader that reads the guest's own boot menu needs to know to start its entries on KVM. It
 /// applies to every entry, including those that the guest writes later.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct MenuRules {
     /// Number of the partition that holds the menu; 0 if there is none.
     pub partition: u32,

@@ -1,16 +1,71 @@
 //! Planning the edits that adapt a guest to its new disk.
 
+use super::candidates::Places;
+use super::disk_builder::DiskBuilder;
+use super::examine::{Examiner, RemoteFs, SourceId};
 use super::planned_disk::PlannedDisk;
 use super::root_resolver::RootResolver;
 use super::types::PartitionNames;
-use crate::adapt::{Device, Devices, propose};
+use crate::adapt::{Device, Devices};
 use crate::bytes::ReadAt;
 use crate::edit::{Edit, apply, check_room, set_uuid};
-use crate::fs::open::open_fs;
+use crate::fs::KernelMount;
 use crate::fs::probe::{HEAD_LEN, probe};
 use crate::process::Inherited;
 use crate::{Error, Result};
 use std::fs::File;
+use std::sync::Arc;
+
+/// A guest whose disks exist.
+pub(super) struct LiveGuest<'a> {
+    pub(super) disks: &'a [PlannedDisk],
+    pub(super) builders: &'a [DiskBuilder],
+    pub(super) examiner: &'a Examiner,
+    pub(super) places: &'a Places,
+}
+
+impl LiveGuest<'_> {
+    /// The disk of partition `index` of `resolver`, and that partition as a source of the examiner,
+    /// read through the overlay. `None` if it is on none of the disks.
+    ///
+    /// # Errors
+    /// When the examiner has too many sources.
+    fn source(
+        &self,
+        resolver: &RootResolver,
+        index: usize,
+    ) -> Result<Option<(&PlannedDisk, SourceId)>> {
+        let Some(p) = resolver.partitions.get(index) else { return Ok(None) };
+        let disk = self.disks.iter().find(|d| !d.cdrom && d.letters == p.disk);
+        let Some((disk, reader)) = disk.and_then(|d| Some((d, d.partition(p.number)?))) else {
+            return Ok(None);
+        };
+        // Without an overlay the disk has the same content as the images, which are open already.
+        let written = self.builders.iter().any(|b| b.source.letters == p.disk && b.has_overlay());
+        let source = match self.places.source(index).filter(|_| !written) {
+            Some(source) => source,
+            None => {
+                let name = format!("partition {} of {}", p.number, disk.vdev);
+                self.examiner.add(&name, Arc::new(reader))?
+            }
+        };
+        Ok(Some((disk, source)))
+    }
+
+    /// The filesystem in partition `index` of `resolver`, and its disk; `None` if it is on none of
+    /// the disks.
+    ///
+    /// # Errors
+    /// Those of opening the filesystem.
+    pub(super) fn filesystem(
+        &self,
+        resolver: &RootResolver,
+        index: usize,
+    ) -> Result<Option<(&PlannedDisk, RemoteFs)>> {
+        let Some((disk, source)) = self.source(resolver, index)? else { return Ok(None) };
+        Ok(Some((disk, RemoteFs::open(self.examiner, source)?)))
+    }
+}
 
 /// Edits of the guest's root filesystem.
 #[derive(Clone, Debug)]
@@ -21,6 +76,8 @@ pub struct Adaptation {
     pub edits: Vec<Edit>,
     /// The new UUID for the filesystem.
     pub uuid: Option<String>,
+    /// How the kernel mounts the filesystem, if only its driver writes to it.
+    pub kernel_mount: Option<KernelMount>,
 }
 
 impl Adaptation {
@@ -34,11 +91,12 @@ impl Adaptation {
         let inherited = Inherited::new(partition)
             .map_err(|e| Error::io("cannot hand the guest's partition to the tools", e))?;
         let partition = inherited.path();
-        check_room(&self.edits, &partition)?;
+        let mount = self.kernel_mount.as_ref();
+        check_room(&self.edits, &partition, mount)?;
         if let Some(uuid) = &self.uuid {
-            set_uuid(&partition, uuid)?;
+            set_uuid(&partition, uuid, mount)?;
         }
-        apply(&self.edits, &partition)
+        apply(&self.edits, &partition, mount)
     }
 }
 
@@ -48,7 +106,7 @@ impl Adaptation {
 /// # Errors
 /// Errors from reading the root filesystem.
 pub(super) fn adaptation(
-    disks: &[PlannedDisk],
+    guests: &LiveGuest<'_>,
     resolver: &RootResolver,
     cmdline: &str,
     notes: &mut Vec<String>,
@@ -56,7 +114,7 @@ pub(super) fn adaptation(
     if resolver.selection.is_none() {
         return Ok(None);
     }
-    let Some(root) = resolver.root_of(cmdline) else {
+    let Some(index) = resolver.root_index(cmdline) else {
         if let Some(root) = cmdline.split_ascii_whitespace().rfind(|w| w.starts_with("root=")) {
             notes.push(format!(
                 "{root} is none of the partitions that can be read here, so the guest's files are \
@@ -65,12 +123,10 @@ pub(super) fn adaptation(
         }
         return Ok(None);
     };
-    let disk = disks.iter().find(|d| !d.cdrom && d.letters == root.disk);
-    let Some((disk, reader)) = disk.and_then(|d| Some((d, d.partition(root.number)?))) else {
-        return Ok(None);
-    };
-    let fs = open_fs(reader)?;
-    let edits = propose(&*fs, &devices(resolver, root, disks), &resolver.selection)?;
+    let Some((disk, source)) = guests.source(resolver, index)? else { return Ok(None) };
+    let root = &resolver.partitions[index];
+    let (devices, selection) = (devices(resolver, root, guests.disks), resolver.selection.clone());
+    let (edits, kernel_mount) = guests.examiner.edits(source, devices, selection)?;
     if edits.is_empty() {
         return Ok(None);
     }
@@ -82,7 +138,8 @@ pub(super) fn adaptation(
         ));
         return Ok(None);
     }
-    Ok(Some(Adaptation { file: disk.partition_file(root.number), edits, uuid: None }))
+    let file = disk.partition_file(root.number);
+    Ok(Some(Adaptation { file, edits, uuid: None, kernel_mount }))
 }
 
 /// The partitions of the guest whose root filesystem is `root`, with their old and new names.

@@ -1,12 +1,13 @@
 //! Stage 4: build the disks, make the boot area follow the guest, and plan the edits.
 
-use super::adapting::{Adaptation, adaptation};
+use super::adapting::{Adaptation, LiveGuest, adaptation};
 use super::boot_choice::BootChoice;
-use super::candidates::readers;
+use super::candidates::LivePartition;
 use super::clone::{clone_edits, rename_root, root_of};
 use super::cloud_init::seed_disk;
 use super::disk_builder::{CreatedFile, DiskBuilder};
 use super::disk_source::images_of;
+use super::examine::{BootQuestion, Examiner, RemoteFs};
 use super::guest_planner::{GuestPlanner, not_planned};
 use super::options::SourceOptions;
 use super::payload::from_guest;
@@ -14,6 +15,9 @@ use super::planned_disk::{PlannedDisk, disk_file_name};
 use super::root_resolver::RootResolver;
 use super::survey::Survey;
 use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
+use crate::bytes::ReadAt;
+use crate::disk::ReadSet;
+use crate::fs::GuestFs;
 use crate::identity::UuidChange;
 use crate::loader::{BootOrder, LoaderKind};
 use crate::{Error, ErrorKind, Result};
@@ -47,9 +51,24 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// New overlays, which are removed again unless [`Plan::keep`] is called.
     created: Vec<CreatedFile>,
+    /// Examines the guest's filesystems, within the budget of this plan.
+    examiner: Examiner,
 }
 
 impl Plan {
+    /// The filesystem in a partition of one of the disks, as it is now. It is read by the process
+    /// that examines the guest for this plan, within the plan's budget.
+    ///
+    /// # Errors
+    /// `NotFound` if the disk has no such partition; those of opening it.
+    pub fn filesystem(&self, disk: &PlannedDisk, number: u32) -> Result<Box<dyn GuestFs>> {
+        let none = || Error::new(ErrorKind::NotFound, "the disk has no such partition");
+        let reader = disk.partition(number).ok_or_else(none)?;
+        let name = format!("partition {number} of {}", disk.vdev);
+        let source = self.examiner.add(&name, Arc::new(reader))?;
+        Ok(Box::new(RemoteFs::open(&self.examiner, source)?))
+    }
+
     /// Keeps new overlays; called once the mount has succeeded.
     pub fn keep(&mut self) {
         self.created.drain(..).for_each(CreatedFile::keep);
@@ -69,18 +88,20 @@ pub(super) fn assemble(
     let mut created = Vec::new();
     let disks = build_disks(&mut survey.disks, choice.boot.as_ref(), overlays, &mut created)?;
     let BootChoice { boot, mut resolver, mut uuid } = choice;
-    let Survey { guest, disks: builders } = survey;
+    let Survey { guest, disks: builders, examiner, places } = survey;
+    let guests =
+        LiveGuest { disks: &disks, builders: &builders, examiner: &examiner, places: &places };
     let mut notes = guest.notes;
     let mut summary = boot.map(|boot| boot.summary);
     if uuid.is_none() {
-        let built = (&disks[..], &builders[..]);
-        uuid = change_uuid(built, &guest.boot, summary.as_ref(), &mut resolver, options)?;
+        uuid = change_uuid(&guests, &guest.boot, summary.as_ref(), &mut resolver, options)?;
         // The root in the guest's command line has changed.
         summary =
             summary.filter(|_| uuid.is_none() || !matches!(guest.boot, BootRequest::Guest(_)));
     }
     if let BootRequest::Guest(request) = &guest.boot {
-        let latest = follow_guest(&disks, &builders, request, resolver.clone())?;
+        let first = summary.is_none().then(|| examiner.clone());
+        let latest = follow_guest(&guests, request, resolver.clone(), first)?;
         match summary.is_none().then(|| plan_boot_area(&disks[0], &latest)) {
             None => {}
             Some(Ok(boots)) => summary = Some(boots),
@@ -93,10 +114,10 @@ pub(super) fn assemble(
     }
     let words = summary.as_ref().map(|s| s.cmdline.as_str());
     let adaptation = if !options.identity.is_empty() {
-        Ok(clone_edits((&disks, &builders), &resolver, words, uuid.as_ref(), options)?)
+        Ok(clone_edits(&guests, &resolver, words, uuid.as_ref(), options)?)
     } else {
         let words = words.filter(|_| *overlays != OverlayChoice::ReadOnly);
-        words.map_or(Ok(None), |words| adaptation(&disks, &resolver, words, &mut notes))
+        words.map_or(Ok(None), |words| adaptation(&guests, &resolver, words, &mut notes))
     };
     let mut plan = Plan {
         name: guest.name,
@@ -110,6 +131,7 @@ pub(super) fn assemble(
         images: image_paths(&builders),
         notes,
         created,
+        examiner,
     };
     if let Some(files) = &options.cloud_init {
         let hostname = options.identity.hostname.as_ref();
@@ -147,7 +169,7 @@ fn build_disks(
 
 /// Gives the root filesystem the UUID that `options` request, if any.
 fn change_uuid(
-    (disks, builders): (&[PlannedDisk], &[DiskBuilder]),
+    guests: &LiveGuest<'_>,
     boot: &BootRequest,
     summary: Option<&BootSummary>,
     resolver: &mut RootResolver,
@@ -155,9 +177,9 @@ fn change_uuid(
 ) -> Result<Option<UuidChange>> {
     let Some(wish) = options.identity.root_uuid else { return Ok(None) };
     let words = summary.map(|s| s.cmdline.clone());
-    let words = words.or_else(|| cmdline_now(disks, builders, boot, resolver));
-    let root = root_of(resolver, words.as_deref(), disks)?;
-    rename_root(resolver, root, wish, builders)
+    let words = words.or_else(|| cmdline_now(guests, boot, resolver));
+    let root = root_of(resolver, words.as_deref(), guests)?;
+    rename_root(resolver, root, wish, guests.builders)
 }
 
 /// Absolute paths of all images.
@@ -183,31 +205,38 @@ fn root_place(
 
 /// The command line in the guest's current boot configuration.
 fn cmdline_now(
-    planned: &[PlannedDisk],
-    builders: &[DiskBuilder],
+    guests: &LiveGuest<'_>,
     boot: &BootRequest,
     resolver: &RootResolver,
 ) -> Option<String> {
     let BootRequest::Guest(request) = boot else { return None };
-    let [candidates, others] = readers(planned, builders);
-    let loader = builders[0].shape.bootloader;
-    let boot = from_guest(&candidates, &others, request, resolver, loader).ok()?;
-    Some(boot.summary.cmdline)
+    let place = |p: &LivePartition| p.place(guests.examiner, None).ok();
+    let [candidates, others] = guests.places.readers(guests.disks);
+    let question = BootQuestion {
+        candidates: candidates.iter().filter_map(place).collect(),
+        others: others.iter().filter_map(place).collect(),
+        request: request.clone(),
+        resolver: resolver.clone(),
+        loader: guests.builders[0].shape.bootloader,
+    };
+    Some(from_guest(guests.examiner, question).ok()?.summary.cmdline)
 }
 
 /// Makes the boot area follow what is installed in the guest; returns a handle to the latest
-/// outcome.
+/// outcome. `examiner` is for a plan that is made at once.
 fn follow_guest(
-    planned: &[PlannedDisk],
-    builders: &[DiskBuilder],
+    guests: &LiveGuest<'_>,
     request: &GuestBootRequest,
     resolver: RootResolver,
+    examiner: Option<Examiner>,
 ) -> Result<Arc<Mutex<Result<BootSummary>>>> {
     let incomplete = || Error::new(ErrorKind::Corrupt, "the overlay's layout has no partitions");
-    let first = &planned[0];
-    let area = builders[0].boot_area()?.ok_or_else(incomplete)?;
-    let area_end = area.end();
-    let [candidates, others] = readers(planned, builders);
+    let first = &guests.disks[0];
+    let area = guests.builders[0].boot_area()?.ok_or_else(incomplete)?;
+    let planned = area.planned();
+    let reads = Arc::new(ReadSet::new(first.disk.len()));
+    guests.places.attach(guests.disks, &reads);
+    let [candidates, others] = guests.places.readers(guests.disks);
     let latest = not_planned();
     let planner = GuestPlanner {
         candidates,
@@ -216,8 +245,9 @@ fn follow_guest(
         request: request.clone(),
         resolver,
         latest: Arc::clone(&latest),
+        first: examiner,
     };
-    first.disk.set_planner(Box::new(planner), area_end);
+    first.disk.set_planner(Box::new(planner), planned, reads);
     Ok(latest)
 }
 

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::disk::{Region, RegionKind};
 use crate::layout::{GPT_LEN, Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
 use crate::loader::{BootOrder, InstalledLoader, LoaderKind, Space};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The boot area of one disk, whose contents can be planned repeatedly.
@@ -47,6 +48,11 @@ impl BootArea {
         };
         let (has_code, end) = (!code.is_empty(), layout.boot_area());
         Ok(Self { loader, installed, space, mbr, has_code, primary, backup, end })
+    }
+
+    /// The bytes that depend on what boots; those before are the partition table and boot code.
+    pub(super) fn planned(&self) -> Range<u64> {
+        self.space.gap.start..self.end
     }
 
     /// First byte after the boot area.

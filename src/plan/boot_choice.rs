@@ -1,9 +1,9 @@
 //! Stage 3: choose what boots, as far as the images determine it.
 
-use super::candidates::image_readers;
+use super::candidates::Places;
 use super::clone::rename_root;
 use super::disk_builder::DiskBuilder;
-use super::guest_files::has_modules;
+use super::examine::Examiner;
 use super::lay_out::Preview;
 use super::options::SourceOptions;
 use super::payload::from_host;
@@ -12,7 +12,6 @@ use super::survey::Survey;
 use super::types::{BootRequest, PlannedBoot};
 use crate::identity::UuidChange;
 use crate::{Error, Result};
-use std::sync::Arc;
 
 /// What boots, and the names of the guest's partitions.
 pub(super) struct BootChoice {
@@ -34,7 +33,7 @@ pub(super) fn choose_boot(
     options: &SourceOptions,
 ) -> Result<BootChoice> {
     let mut resolver = survey.resolver(options);
-    let Survey { guest, disks } = survey;
+    let Survey { guest, disks, examiner, places } = survey;
     let disks = disks.as_slice();
     let mut uuid = None;
     if let (Some(wish), BootRequest::Host { initrds, cmdline, .. }) =
@@ -54,12 +53,13 @@ pub(super) fn choose_boot(
             let boot = match previewed {
                 Some(boot) => boot,
                 None => {
-                    let (loader, readers) = (disks[0].shape.bootloader, image_readers(&disks[0]));
-                    from_host(kernel, initrds, cmdline, &resolver, loader, readers)
+                    let (loader, candidates) = (disks[0].shape.bootloader, &places.candidates);
+                    let files = (kernel.as_path(), initrds.as_slice());
+                    from_host(examiner, files, cmdline, &resolver, loader, candidates)
                         .map_err(|e| suggest_guest_kernel(e, options))?
                 }
             };
-            guest.notes.extend(missing_modules(&boot, disks, options));
+            guest.notes.extend(missing_modules(&boot, examiner, places, options));
             Some(boot)
         }
         // Before the first write, the disk has the same content as the images.
@@ -82,13 +82,14 @@ fn suggest_guest_kernel(e: Error, options: &SourceOptions) -> Error {
 /// A note if the guest has no modules for a kernel that is not its own.
 fn missing_modules(
     boot: &PlannedBoot,
-    disks: &[DiskBuilder],
+    examiner: &Examiner,
+    places: &Places,
     options: &SourceOptions,
 ) -> Option<String> {
     let version = boot.summary.kernel_version.as_deref()?;
-    let roots = disks[0].partitions().iter().filter(|p| !p.image.is_swap());
+    let roots = places.candidates.iter();
     let found: Vec<bool> =
-        roots.filter_map(|p| has_modules(Arc::clone(&p.image.image), version)).collect();
+        roots.filter_map(|(_, root)| examiner.has_modules(*root, version)).collect();
     if found.is_empty() || found.contains(&true) {
         return None;
     }

@@ -1,62 +1,135 @@
-//! Partitions that may contain what boots, and readers for them.
+//! Partitions that may contain what boots, and how they are read.
 
 use super::disk_builder::DiskBuilder;
+use super::examine::{Examiner, Place, SourceId};
 use super::planned_disk::{PartitionReader, PlannedDisk};
-use super::types::Candidate;
-use crate::image::Image;
-use std::sync::Arc;
+use super::planned_from::PlannedFrom;
+use crate::Result;
+use crate::bytes::SharedBytes;
+use crate::disk::ReadSet;
+use std::sync::{Arc, Weak};
 
-/// Partitions that may hold the boot configuration, in the order in which they were listed: their
-/// index among the resolver's partitions (where the first disk's come first), and their number.
-fn candidates(disk: &DiskBuilder) -> Vec<(usize, u32)> {
+/// A partition: its index among the resolver's partitions, the index of its disk, and its number.
+#[derive(Clone, Copy, Debug)]
+struct Partition {
+    index: usize,
+    disk: usize,
+    number: u32,
+}
+
+/// Partitions that may hold the boot configuration, in the order in which they were listed; the
+/// first disk's come first among the resolver's partitions.
+fn first_disk(disk: &DiskBuilder) -> Vec<Partition> {
     let mut all: Vec<_> = disk.partitions().iter().enumerate().collect();
     all.retain(|(_, p)| !p.image.is_swap());
     all.sort_by_key(|(_, p)| p.listed);
-    all.into_iter().map(|(i, p)| (i, p.number)).collect()
+    all.into_iter().map(|(index, p)| Partition { index, disk: 0, number: p.number }).collect()
 }
 
-/// Partitions of further disks that may hold the root filesystem: the disk's index, the partition's
-/// index among the resolver's partitions, and its number.
-fn elsewhere(disks: &[DiskBuilder]) -> Vec<(usize, usize, u32)> {
+/// Partitions of further disks that may hold the root filesystem.
+fn elsewhere(disks: &[DiskBuilder]) -> Vec<Partition> {
     let mut out = Vec::new();
-    let mut index = 0;
+    let mut start = 0;
     for (k, disk) in disks.iter().enumerate() {
         let partitions = disk.partitions().iter().enumerate().filter(|_| k > 0);
         let linux = partitions.filter(|(_, p)| !p.image.is_swap());
-        out.extend(linux.map(|(i, p)| (k, index + i, p.number)));
-        index += disk.names().len();
+        out.extend(linux.map(|(i, p)| Partition { index: start + i, disk: k, number: p.number }));
+        start += disk.names().len();
     }
     out
 }
 
-/// The first disk's candidates, read directly from the images.
-pub(super) fn image_readers(disk: &DiskBuilder) -> Vec<(usize, Arc<dyn Image>)> {
-    let reader = |(i, number)| {
-        let source = disk.partitions().iter().find(|p| p.number == number)?;
-        Some((i, Arc::clone(&source.image.image)))
-    };
-    candidates(disk).into_iter().filter_map(reader).collect()
+/// Name of a partition in messages.
+fn name(vdev: &str, number: u32) -> String {
+    format!("partition {number} of {vdev}")
 }
 
-/// Partitions of further disks, read directly from the images.
-pub(super) fn other_image_readers(disks: &[DiskBuilder]) -> Vec<(usize, Arc<dyn Image>)> {
-    let reader = |(k, i, number): (usize, usize, u32)| {
-        let source = disks[k].partitions().iter().find(|p| p.number == number)?;
-        Some((i, Arc::clone(&source.image.image)))
-    };
-    elsewhere(disks).into_iter().filter_map(reader).collect()
+/// The guest's partitions, as read for planning.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// The first disk's, in the order in which they are tried.
+    pub(super) candidates: Vec<Place>,
+    /// Those of further disks.
+    pub(super) others: Vec<Place>,
+    sources: Vec<(Partition, Arc<PlannedFrom>)>,
 }
 
-/// The first disk's partitions that may hold the boot configuration, and the further disks'
-/// partitions that may hold the root filesystem, read through their overlays.
-pub(super) fn readers(
-    planned: &[PlannedDisk],
-    builders: &[DiskBuilder],
-) -> [Vec<Candidate<PartitionReader>>; 2] {
-    let reader = |(k, i, number): (usize, usize, u32)| {
-        planned[k].partition(number).map(|reader| (i, reader))
-    };
-    let first = candidates(&builders[0]).into_iter().map(|(i, number)| (0, i, number));
-    let others = elsewhere(builders).into_iter();
-    [first.filter_map(reader).collect(), others.filter_map(reader).collect()]
+impl Places {
+    /// The partitions of `disks`, read from their images until [`Places::attach`].
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(super) fn new(disks: &[DiskBuilder], examiner: &Examiner) -> Result<Self> {
+        let mut out = Self { candidates: Vec::new(), others: Vec::new(), sources: Vec::new() };
+        let Some(first) = disks.first() else { return Ok(out) };
+        for partition in first_disk(first).into_iter().chain(elsewhere(disks)) {
+            let builder = &disks[partition.disk];
+            let number = partition.number;
+            let source = builder.partitions().iter().find(|p| p.number == number);
+            let Some(source) = source else { continue };
+            let from = Arc::new(PlannedFrom::new(&source.image.image));
+            let id = examiner.add(&name(&builder.source.vdev, number), Arc::clone(&from) as _)?;
+            out.sources.push((partition, from));
+            let list = if partition.disk == 0 { &mut out.candidates } else { &mut out.others };
+            list.push((partition.index, id));
+        }
+        Ok(out)
+    }
+
+    /// The source of partition `index` of the resolver.
+    pub(super) fn source(&self, index: usize) -> Option<SourceId> {
+        let all = self.candidates.iter().chain(&self.others);
+        all.into_iter().find(|(i, _)| *i == index).map(|(_, source)| *source)
+    }
+
+    /// From now on, the partitions are read from the `disks`. `reads` is told what is read of the
+    /// first one, and what was read of its images so far.
+    pub(super) fn attach(&self, disks: &[PlannedDisk], reads: &Arc<ReadSet>) {
+        for (partition, from) in &self.sources {
+            let reader = disks.get(partition.disk).and_then(|d| d.partition(partition.number));
+            if let Some(reader) = reader {
+                let noted = (partition.disk == 0).then(|| Arc::clone(reads));
+                from.attach(reader.noted(noted));
+            }
+        }
+    }
+
+    /// Readers for the partitions through the `disks` and their overlays: those of the first disk,
+    /// and those of further disks.
+    pub(super) fn readers(&self, disks: &[PlannedDisk]) -> [Vec<LivePartition>; 2] {
+        let live = |partition: &Partition| {
+            let disk = &disks[partition.disk];
+            let reader = disk.partition(partition.number)?;
+            let name = name(&disk.vdev, partition.number);
+            Some(LivePartition { index: partition.index, name, reader })
+        };
+        let all = || self.sources.iter().map(|(partition, _)| partition);
+        let of = |first: bool| all().filter(move |p| (p.disk == 0) == first);
+        [of(true).filter_map(live).collect(), of(false).filter_map(live).collect()]
+    }
+}
+
+/// A partition that is read through its disk.
+#[derive(Clone, Debug)]
+pub(super) struct LivePartition {
+    /// Its index among the resolver's partitions.
+    index: usize,
+    name: String,
+    reader: PartitionReader,
+}
+
+impl LivePartition {
+    /// The same partition of another disk, which is as long.
+    pub(super) fn on(&self, disk: &Weak<SharedBytes>) -> Self {
+        Self { reader: self.reader.clone().on(disk), ..self.clone() }
+    }
+
+    /// Lets `examiner` read it; `reads` is told what is read.
+    ///
+    /// # Errors
+    /// When it has too many sources.
+    pub(super) fn place(&self, examiner: &Examiner, reads: Option<&Arc<ReadSet>>) -> Result<Place> {
+        let reader = self.reader.clone().noted(reads.map(Arc::clone));
+        Ok((self.index, examiner.add(&self.name, Arc::new(reader))?))
+    }
 }

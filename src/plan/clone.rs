@@ -1,28 +1,25 @@
 //! Planning a clone: which partition is its root, its new UUID, and which files are edited.
 
-use super::adapting::{Adaptation, devices};
+use super::adapting::{Adaptation, LiveGuest, devices};
 use super::disk_builder::DiskBuilder;
+use super::examine::RemoteFs;
 use super::options::SourceOptions;
-use super::planned_disk::{PartitionReader, PlannedDisk};
 use super::root_resolver::RootResolver;
 use super::source::SourceImage;
 use super::types::PartitionNames;
-use crate::bytes::ReadAt;
 use crate::fs::GuestFs;
-use crate::fs::open::open_fs;
 use crate::fs::probe::ImageContent;
 use crate::identity::{Clone as CloneOf, RootUuid, UuidChange, propose_with_identity};
+use crate::image::Image;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Opens a root filesystem that will be edited.
-fn open(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
-    open_fs(reader).map_err(|e| {
-        let what =
-            format!("cannot edit the guest's root filesystem, as --hostname and the like do: {e}");
-        Error::new(e.kind(), what)
-    })
+/// The error when a root filesystem that will be edited cannot be opened.
+fn unreadable(e: Error) -> Error {
+    let what =
+        format!("cannot edit the guest's root filesystem, as --hostname and the like do: {e}");
+    Error::new(e.kind(), what)
 }
 
 /// The root filesystem, as an index into the partitions of `resolver`: the one named by `cmdline`,
@@ -30,17 +27,17 @@ fn open(reader: impl ReadAt + 'static) -> Result<Box<dyn GuestFs>> {
 pub(super) fn root_of(
     resolver: &RootResolver,
     cmdline: Option<&str>,
-    disks: &[PlannedDisk],
+    guests: &LiveGuest<'_>,
 ) -> Result<usize> {
     let named = cmdline.and_then(|words| resolver.root_index(words));
     let named = named.or_else(|| resolver.root_index(resolver.root_hint.as_deref()?));
-    let looks_like_one = |p: &PartitionNames| {
-        let fs = reader_of(disks, p).and_then(|(_, reader)| open_fs(reader).ok());
-        fs.is_some_and(|fs| fs.stat("/etc").is_ok() && fs.stat("/boot/etc").is_err())
+    let looks_like_one = |index: usize| {
+        let fs = guests.filesystem(resolver, index).ok().flatten();
+        fs.is_some_and(|(_, fs)| fs.stat("/etc").is_ok() && fs.stat("/boot/etc").is_err())
     };
     let mut linux = resolver.partitions.iter().enumerate();
     let mut found =
-        || linux.find(|(_, p)| p.kind.may_hold_root() && looks_like_one(p)).map(|(i, _)| i);
+        || linux.find(|(i, p)| p.kind.may_hold_root() && looks_like_one(*i)).map(|(i, _)| i);
     named.or_else(&mut found).ok_or_else(|| {
         Error::new(
             ErrorKind::Unsupported,
@@ -48,14 +45,6 @@ pub(super) fn root_of(
              can be read as one (ext2, ext3, ext4, XFS or Btrfs, not a whole disk)",
         )
     })
-}
-
-fn reader_of<'a>(
-    disks: &'a [PlannedDisk],
-    p: &PartitionNames,
-) -> Option<(&'a PlannedDisk, PartitionReader)> {
-    let disk = disks.iter().find(|d| !d.cdrom && d.letters == p.disk)?;
-    Some((disk, disk.partition(p.number)?))
 }
 
 /// Gives partition `root` of `resolver` the requested UUID; from now on `resolver` uses the new
@@ -104,30 +93,41 @@ fn source_of<'a>(builders: &'a [DiskBuilder], p: &PartitionNames) -> Option<&'a 
 /// # Errors
 /// Anything that prevents an edit: a clone must be exactly what was requested.
 pub(super) fn clone_edits(
-    (disks, builders): (&[PlannedDisk], &[DiskBuilder]),
+    guests: &LiveGuest<'_>,
     resolver: &RootResolver,
     cmdline: Option<&str>,
     uuid: Option<&UuidChange>,
     options: &SourceOptions,
 ) -> Result<Option<Adaptation>> {
-    let root = &resolver.partitions[root_of(resolver, cmdline, disks)?];
+    let index = root_of(resolver, cmdline, guests)?;
+    let root = &resolver.partitions[index];
     if root.read_only {
         return Err(Error::new(
             ErrorKind::Invalid,
             "--hostname and the like edit the root filesystem, which the config makes read-only",
         ));
     }
-    let Some((disk, reader)) = reader_of(disks, root) else {
+    let opened = guests.filesystem(resolver, index).map_err(unreadable)?;
+    let Some((disk, fs)) = opened else {
         return Err(Error::new(ErrorKind::NotFound, "the root filesystem is on none of the disks"));
     };
-    let fs = open(reader)?;
+    let builders = guests.builders;
     let written_to = builders.iter().any(|d| d.source.letters == root.disk && d.has_overlay());
     let image = source_of(builders, root).filter(|_| written_to);
-    let pristine = image.map(|s| open(Arc::clone(&s.image))).transpose()?;
-    let clone = CloneOf { identity: &options.identity, pristine: pristine.as_deref(), uuid };
-    let devices = devices(resolver, root, disks);
-    let edits = propose_with_identity(&*fs, &devices, &options.adapt, clone)?;
+    let open_image = |s: &SourceImage| {
+        let image: Arc<dyn Image> = Arc::clone(&s.image);
+        let source = guests.examiner.add(&image.path().display().to_string(), Arc::new(image))?;
+        RemoteFs::open(guests.examiner, source).map_err(unreadable)
+    };
+    let pristine = image.map(open_image).transpose()?;
+    let pristine = pristine.as_ref().map(|fs| fs as &dyn GuestFs);
+    let clone = CloneOf { identity: &options.identity, pristine, uuid };
+    let devices = devices(resolver, root, guests.disks);
+    let edits = propose_with_identity(&fs, &devices, &options.adapt, clone)?;
+    guests.examiner.check_budget()?;
     let uuid = uuid.filter(|change| change.pending).map(|change| change.new.clone());
     let file = disk.partition_file(root.number);
-    Ok((uuid.is_some() || !edits.is_empty()).then_some(Adaptation { file, edits, uuid }))
+    let kernel_mount = fs.kernel_mount();
+    let needed = uuid.is_some() || !edits.is_empty();
+    Ok(needed.then_some(Adaptation { file, edits, uuid, kernel_mount }))
 }

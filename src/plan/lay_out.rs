@@ -1,7 +1,7 @@
 //! Stage 2: decide the layout of the disks.
 
-use super::candidates::{image_readers, other_image_readers};
 use super::disk_builder::DiskBuilder;
+use super::examine::BootQuestion;
 use super::options::SourceOptions;
 use super::payload::{from_guest, from_host};
 use super::root_resolver::RootResolver;
@@ -25,7 +25,7 @@ pub(super) struct Preview {
 /// Those of reading the guest and of [`DiskBuilder::lay_out`].
 pub(super) fn lay_out(survey: &mut Survey, options: &SourceOptions) -> Result<Preview> {
     let resolver = survey.resolver(options);
-    let boot = preview(&survey.guest.boot, &resolver, &survey.disks)?;
+    let boot = preview(survey, &resolver)?;
     let payload = boot.as_ref().map(|boot| &boot.payload);
     let grown = grown_partition(&survey.disks[0], &survey.guest);
     for (i, disk) in survey.disks.iter_mut().enumerate() {
@@ -36,25 +36,29 @@ pub(super) fn lay_out(survey: &mut Survey, options: &SourceOptions) -> Result<Pr
 
 /// What boots, read directly from the images; `None` without a loader, or if an overlay already has
 /// the layout.
-fn preview(
-    boot: &BootRequest,
-    resolver: &RootResolver,
-    disks: &[DiskBuilder],
-) -> Result<Option<PlannedBoot>> {
+fn preview(survey: &Survey, resolver: &RootResolver) -> Result<Option<PlannedBoot>> {
+    let Survey { guest, disks, examiner, places } = survey;
     let disk = &disks[0];
     let loader = disk.shape.bootloader;
     if disk.layout.is_some() {
         return Ok(None);
     }
-    let (readers, others) = (image_readers(disk), other_image_readers(disks));
-    match boot {
+    match &guest.boot {
         BootRequest::Nothing => Ok(None),
         BootRequest::Host { kernel, initrds, cmdline } => {
             // The next stage opens these files again and reports any errors.
-            Ok(from_host(kernel, initrds, cmdline, resolver, loader, readers).ok())
+            let files = (kernel.as_path(), initrds.as_slice());
+            Ok(from_host(examiner, files, cmdline, resolver, loader, &places.candidates).ok())
         }
         BootRequest::Guest(request) => {
-            from_guest(&readers, &others, request, resolver, loader).map(Some)
+            let question = BootQuestion {
+                candidates: places.candidates.clone(),
+                others: places.others.clone(),
+                request: request.clone(),
+                resolver: resolver.clone(),
+                loader,
+            };
+            from_guest(examiner, question).map(Some)
         }
     }
 }

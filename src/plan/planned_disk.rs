@@ -1,7 +1,7 @@
 //! A disk that is ready to be served, and readers for its partitions.
 
 use crate::bytes::{ReadAt, SharedBytes};
-use crate::disk::Disk;
+use crate::disk::{Disk, ReadSet};
 use crate::layout::{Ids, Layout};
 use std::io;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ impl PlannedDisk {
         let placed = self.layout.as_ref()?.partitions.iter().find(|p| p.number == number)?;
         let (start, len) = (placed.start, placed.len);
         let disk: Weak<Disk> = Arc::downgrade(&self.disk);
-        Some(PartitionReader { disk, start, len })
+        Some(PartitionReader { disk, start, len, reads: None })
     }
 }
 
@@ -48,9 +48,33 @@ impl PlannedDisk {
 /// regions hold this reader.
 #[derive(Clone, Debug)]
 pub struct PartitionReader {
-    pub(super) disk: Weak<SharedBytes>,
-    pub(super) start: u64,
-    pub(super) len: u64,
+    disk: Weak<SharedBytes>,
+    start: u64,
+    len: u64,
+    /// Is told what is read of the disk.
+    reads: Option<Arc<ReadSet>>,
+}
+
+impl PartitionReader {
+    /// The same partition of another disk, which is as long.
+    #[must_use]
+    pub(super) fn on(self, disk: &Weak<SharedBytes>) -> Self {
+        Self { disk: Weak::clone(disk), ..self }
+    }
+
+    /// The same partition; `reads` is told what is read of the disk.
+    #[must_use]
+    pub(super) fn noted(self, reads: Option<Arc<ReadSet>>) -> Self {
+        Self { reads, ..self }
+    }
+
+    /// Notes that `len` bytes at `offset` of the partition are about to be read, or were read
+    /// before anything was written.
+    pub(super) fn note(&self, offset: u64, len: u64) {
+        if let Some(reads) = &self.reads {
+            reads.note(self.start.saturating_add(offset), len);
+        }
+    }
 }
 
 impl ReadAt for PartitionReader {
@@ -59,6 +83,7 @@ impl ReadAt for PartitionReader {
         if end.is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.note(offset, buf.len() as u64);
         let gone = || io::Error::other("the disk is being closed");
         self.disk.upgrade().ok_or_else(gone)?.read_at(buf, self.start + offset)
     }

@@ -6,7 +6,7 @@ use crate::device_name::DeviceName;
 use crate::guest::cmdline::{CmdlineContext, adapt};
 
 /// Determines which partition a name refers to, and adapts command lines accordingly.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct RootResolver {
     pub(super) partitions: Vec<PartitionNames>,
     pub(super) append: Option<String>,

@@ -1,8 +1,10 @@
 //! Stage 1: read the config, open the images and the overlays, and determine how the guest will
 //! boot.
 
+use super::candidates::Places;
 use super::disk_builder::DiskBuilder;
 use super::disk_source::is_read_only;
+use super::examine::Examiner;
 use super::options::SourceOptions;
 use super::root_resolver::RootResolver;
 use super::types::{BootRequest, DiskContent, DiskRole, DiskSource, GuestSpec, OverlayChoice};
@@ -16,6 +18,10 @@ pub(super) struct Survey {
     pub(super) guest: GuestSpec,
     /// The disk that the firmware boots from comes first, CDs come last.
     pub(super) disks: Vec<DiskBuilder>,
+    /// Examines the guest for this plan.
+    pub(super) examiner: Examiner,
+    /// The partitions that it examines.
+    pub(super) places: Places,
 }
 
 impl Survey {
@@ -44,7 +50,9 @@ impl Survey {
         if disks[0].shape.bootloader.limits().is_none() {
             guest.boot = BootRequest::Nothing;
         }
-        Ok(Self { guest, disks })
+        let examiner = Examiner::new();
+        let places = Places::new(&disks, &examiner)?;
+        Ok(Self { guest, disks, examiner, places })
     }
 
     /// The resolver for all partitions, with the names known so far.

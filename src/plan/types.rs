@@ -106,7 +106,7 @@ pub(super) enum BootRequest {
 }
 
 /// Requests about the guest's own boot configuration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct GuestBootRequest {
     pub(super) entry: Option<EntrySelector>,
     /// A kernel inside the guest, instead of the entry's.
@@ -131,7 +131,7 @@ pub(super) struct DiskShape {
 }
 
 /// The names that the kernel's command line may use for a partition.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(super) struct PartitionNames {
     /// Letters of its disk under Xen: `a`.
     pub(super) disk: String,
@@ -148,10 +148,6 @@ pub(super) struct PartitionNames {
     pub(super) read_only: bool,
 }
 
-/// A partition that may hold the boot configuration: its index among the names of all partitions,
-/// and a reader for it.
-pub(super) type Candidate<R> = (usize, R);
-
 /// What boots: the loader's payload and its summary.
 #[derive(Clone, Debug)]
 pub(super) struct PlannedBoot {
@@ -160,7 +156,7 @@ pub(super) struct PlannedBoot {
 }
 
 /// What will boot, for display.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct BootSummary {
     /// Title of the boot entry, or the origin of the kernel.
     pub title: String,

@@ -4,17 +4,27 @@ use crate::{Error, ErrorKind, Result};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// A command that starts this program again.
+/// A command that starts this program again: the same file, even if it was replaced by another
+/// version since this process started.
 ///
 /// # Errors
-/// When /proc does not provide the path of the program's file.
+/// When /proc does not provide the program's file.
 pub fn ourselves() -> Result<Command> {
-    let program =
-        std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
+    const RUNNING: &str = "/proc/self/exe";
+    let failed = |e| Error::io("cannot find this program's own file", e);
+    let named = std::env::current_exe().map_err(failed)?;
+    let running = std::fs::metadata(RUNNING).map_err(failed)?;
+    let is_running = |m: &std::fs::Metadata| (m.dev(), m.ino()) == (running.dev(), running.ino());
+    // Processes are listed by the name under which they were started, so the file's own is better.
+    let program = match std::fs::metadata(&named) {
+        Ok(found) if is_running(&found) => named,
+        _ => RUNNING.into(),
+    };
     let mut command = Command::new(program);
     command.arg0("synthdisk");
     Ok(command)

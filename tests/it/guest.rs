@@ -1,3 +1,4 @@
+mod examine;
 mod initrd;
 mod plan_initrd;
 mod probe;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::crc::crc32c;
 use super::superblock::Superblock;
 use crate::bytes::ReadAt;
+use crate::fs::budget::{Budget, Cost};
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: u32 = 0xc03b_3998;
@@ -45,9 +46,9 @@ pub(super) const ESCAPED: [u8; 4] = MAGIC.to_be_bytes();
 ///
 /// # Errors
 /// `Unsupported` for a journal with unknown features, `Corrupt` if the journal's own inode or
-/// superblock is damaged. A damaged or incomplete transaction just ends the log.
-pub(super) fn load(reader: &dyn ReadAt, sb: &Superblock) -> Result<Replay> {
-    let fs = Blocks { reader, size: sb.block_size as usize, count: sb.blocks_count };
+/// superblock is damaged, `TooLarge` if it is longer than `budget` allows to read. A damaged or incomplete transaction just ends the log.
+pub(super) fn load(reader: &dyn ReadAt, sb: &Superblock, budget: &Budget) -> Result<Replay> {
+    let fs = Blocks { reader, size: sb.block_size as usize, count: sb.blocks_count, budget };
     let inode = fs.journal_inode(sb)?;
     let map = fs.block_map(&inode)?;
     let read = |index: u32| {
@@ -72,6 +73,7 @@ struct Blocks<'a> {
     reader: &'a dyn ReadAt,
     size: usize,
     count: u64,
+    budget: &'a Budget,
 }
 
 impl Blocks<'_> {
@@ -79,6 +81,11 @@ impl Blocks<'_> {
         if block == 0 || block >= self.count {
             return Err(broken("it names a block outside of the filesystem"));
         }
+        self.budget.charge_for(
+            "the filesystem's journal",
+            Cost::SearchedBytes,
+            self.size as u64,
+        )?;
         let mut data = vec![0; self.size];
         self.reader
             .read_at(&mut data, block * self.size as u64)

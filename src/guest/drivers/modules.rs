@@ -152,7 +152,8 @@ impl<'a> Modules<'a> {
     pub fn load(&self, path: &str) -> Result<Vec<u8>> {
         let named = |e: Error| Error::with_source(e.kind(), format!("{path} in the guest"), e);
         let packed = self.fs.read(path, MAX_MODULE)?;
-        let module = crate::initrd::unpack_file(packed, MAX_MODULE).map_err(named)?;
+        let module =
+            crate::initrd::unpack_file(packed, MAX_MODULE, self.fs.budget()).map_err(named)?;
         if !module.starts_with(b"\x7fELF") {
             let what = format!("{path} in the guest is no kernel module");
             return Err(Error::new(ErrorKind::Corrupt, what));

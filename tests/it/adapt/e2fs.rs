@@ -26,7 +26,7 @@ fn image(dir: &Path, kind: &str, block: u32, len: usize) -> PathBuf {
 fn apply(edits: &[Edit], image: &Path) -> Result<()> {
     fs::set_permissions(image, Permissions::from_mode(0o666)).unwrap();
     let file = Inherited::new(&File::open(image).unwrap()).unwrap();
-    synthdisk::edit::apply(edits, &file.path())
+    synthdisk::edit::apply(edits, &file.path(), None)
 }
 
 fn text(len: usize) -> Vec<u8> {

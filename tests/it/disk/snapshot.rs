@@ -13,7 +13,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use synthdisk::bytes::{Extents, ReadAt, SharedBytes};
 use synthdisk::disk::{
-    BootPlanner, Chunk, Disk, Overlay, Qcow2Overlay, Region, Scratch, Snapshot, Source,
+    BootPlanner, Chunk, Disk, GapPlan, Overlay, Qcow2Overlay, ReadSet, Region, Scratch, Snapshot,
+    Source, Validity,
 };
 
 const TMP: &str = "/var/tmp";
@@ -55,8 +56,10 @@ fn follow(disk: &Weak<SharedBytes>) -> Vec<Region> {
 }
 
 impl BootPlanner for Follower {
-    fn plan(&mut self) -> Vec<Region> {
-        follow(&self.0)
+    fn plan(&mut self, reads: &Arc<ReadSet>) -> GapPlan {
+        // What it shows may be anywhere on the disk.
+        reads.note(0, LEN);
+        GapPlan { regions: follow(&self.0), validity: Validity::UntilWritten }
     }
 
     fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region> {
@@ -67,7 +70,8 @@ impl BootPlanner for Follower {
 fn disk(dir: &Path, overlay: impl Overlay + 'static) -> Arc<Disk> {
     let disk = Arc::new(Disk::new(table(dir).0, Some(Box::new(overlay))));
     let weak: Weak<Disk> = Arc::downgrade(&disk);
-    disk.set_planner(Box::new(Follower(weak)), IMAGE_START);
+    let planner = Box::new(Follower(weak));
+    disk.set_planner(planner, 0..IMAGE_START, Arc::new(ReadSet::new(LEN)));
     disk.plan_gap();
     disk
 }

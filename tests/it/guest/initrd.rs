@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::common::guests::{domu, domu_variant};
 use crate::common::process::{command, have, run, run_text};
 use proptest::prelude::*;
-use synthdisk::fs::Budget;
+use synthdisk::fs::{Budget, Cost};
 use synthdisk::initrd::{Compression, Generator, Initrd, InitrdEntry, SegmentKind, Whole};
 
 /// The output of `program` for `input`.
@@ -52,7 +52,7 @@ fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 fn read(bytes: Vec<u8>) -> Initrd {
-    Initrd::read(&mut Whole(bytes)).unwrap()
+    Initrd::read(&mut Whole(bytes), &Budget::new()).unwrap()
 }
 
 const BLK: &str = "usr/lib/modules/6.1/kernel/drivers/block/virtio_blk.ko.xz";
@@ -153,6 +153,55 @@ fn a_search_ends_where_it_has_found_all() {
     assert!(!found.entries.contains_key("usr/lib/modules/6.1/modules.dep"));
     let found = wanted("virtio_pci");
     assert!(!found.has_driver("6.1", "virtio_pci") && found.complete);
+}
+
+/// The output counts, not the file: 24 MiB of zeros, where 16 MiB are left.
+#[test]
+fn a_bomb_in_every_compression_is_charged() {
+    let zeros = vec![0; 24 << 20];
+    let archive = archive(&[("zeros", &zeros), ("init", b"#!/bin/sh\n")]);
+    for (program, args) in [
+        ("gzip", &["-1"][..]),
+        ("bzip2", &["-1"]),
+        ("xz", &["--check=crc32", "-1"]),
+        ("lzma", &["-1"]),
+        ("lz4", &["-l"]),
+        ("zstd", &["-q", "-1"]),
+    ] {
+        if !have(program) {
+            continue;
+        }
+        let bomb = filter(program, args, &archive);
+        let budget = Budget::new();
+        budget.charge(Cost::UnpackedBytes, (1 << 30) - (16 << 20)).unwrap();
+        let found = Initrd::read(&mut Whole(bomb), &budget).unwrap();
+        let problem = found.problem.expect("it is not read to its end");
+        assert!(problem.contains("more than 1073741824 bytes"), "{program}: {problem}");
+        assert!(!found.complete && !found.has_init, "{program}");
+        assert_eq!(budget.refused(), None, "{program}");
+    }
+}
+
+#[test]
+fn entries_are_charged() {
+    let one = archive(&[("init", b"#!/bin/sh\n")]);
+    let budget = Budget::new();
+    budget.charge(Cost::Entries, 400_000).unwrap();
+    let found = Initrd::read(&mut Whole(one), &budget).unwrap();
+    assert!(found.problem.expect("no entry is left").contains("more than 400000 entries"));
+}
+
+/// Blocks of lz4 that unpack to nothing cost only their own bytes.
+#[test]
+fn empty_blocks_end_with_the_budget() {
+    let mut bytes = 0x184c_2102_u32.to_le_bytes().to_vec();
+    for _ in 0..1_000_000 {
+        bytes.extend([1, 0, 0, 0, 0]);
+    }
+    let budget = Budget::new();
+    budget.charge(Cost::UnpackedBytes, (1 << 30) - (4 << 20)).unwrap();
+    let found = Initrd::read(&mut Whole(bytes), &budget).unwrap();
+    assert!(found.problem.expect("too many blocks").contains("more than 1073741824 bytes"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::common::mount::Mount;
 use crate::common::process::{SYNTHDISK, run, run_text};
 use crate::common::tiny::{Tiny, noise};
 use serde_json::Value;
+use synthdisk::fs::Budget;
 use synthdisk::initrd::{Initrd, InitrdEntry, Whole};
 
 const VERSION: &str = "6.1.0-tiny";
@@ -127,7 +128,7 @@ fn drivers_are_put_in_front() {
 
     let mount = Mount::new(&[], &guest.image);
     let bytes = loaded(&mapped, &mount.disk());
-    let found = Initrd::read(&mut Whole(bytes.clone())).unwrap();
+    let found = Initrd::read(&mut Whole(bytes.clone()), &Budget::new()).unwrap();
     assert_eq!(found.problem, None);
     assert_eq!(found.segments.len(), 2);
     assert!(found.has_driver(VERSION, "xen_blkfront"), "the guest's own initrd is there");

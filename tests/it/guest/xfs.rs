@@ -15,6 +15,7 @@ use crate::common::process::{have, is_root, run, skip};
 use crate::common::tiny::{fake_kernel, menu, noise};
 use synthdisk::ErrorKind;
 use synthdisk::bytes::ReadAt;
+use synthdisk::fs::Budget;
 use synthdisk::fs::open::open_fs;
 use synthdisk::fs::xfs::log_is_dirty;
 use synthdisk::fs::{FileKind, GuestFs};
@@ -36,7 +37,7 @@ impl ReadAt for FileReader {
 fn open(image: &Path) -> Box<dyn GuestFs> {
     let file = File::open(image).unwrap();
     let len = file.metadata().unwrap().len();
-    open_fs(FileReader(file, len)).unwrap()
+    open_fs(FileReader(file, len), &Budget::new()).unwrap()
 }
 
 /// A directory for trees and images.
@@ -168,7 +169,9 @@ fn refused_in_a_sentence() {
     let tree = home.tree(30);
     let image = home.path("xfs.img");
     make_xfs(&image, 300 << 20, &["-m", "crc=0", "-n", "version=ci"], &tree);
-    let refused = |image: Vec<u8>| open_fs(image).err().map(|e| (e.kind(), e.to_string())).unwrap();
+    let refused = |image: Vec<u8>| {
+        open_fs(image, &Budget::new()).err().map(|e| (e.kind(), e.to_string())).unwrap()
+    };
     let bytes = fs::read(&image).unwrap();
     let (kind, text) = refused(bytes.clone());
     assert_eq!(kind, ErrorKind::Unsupported, "{text}");
@@ -193,7 +196,7 @@ fn btrfs_of_a_tree() {
     let image = home.path("other.img");
     make_btrfs(&image, 256 << 20, &["--csum", "sha256"], &tree);
     let bytes = fs::read(&image).unwrap();
-    let e = open_fs(bytes).err().unwrap();
+    let e = open_fs(bytes, &Budget::new()).err().unwrap();
     assert!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("CRC32C"), "{e}");
 }
 
@@ -424,7 +427,7 @@ fn a_journal_of_version_4_is_left_out() {
     assert_eq!(log_is_dirty(&image), Some(false));
     image[flags] = 1;
     assert_eq!(log_is_dirty(&image), Some(true));
-    let guest = open_fs(image).unwrap();
+    let guest = open_fs(image, &Budget::new()).unwrap();
     assert!(guest.caveat().unwrap().contains("journal"));
     compare(&*guest, &tree, "");
     assert_eq!(choose(&*guest, None).unwrap().kernel, "/boot/vmlinuz-1");
@@ -432,7 +435,7 @@ fn a_journal_of_version_4_is_left_out() {
 
 /// Reads everything in a broken image; errors are fine, panics and hangs are not.
 fn exercise(image: Vec<u8>) -> bool {
-    let Ok(guest) = open_fs(image) else { return false };
+    let Ok(guest) = open_fs(image, &Budget::new()) else { return false };
     let ok = choose(&*guest, None).is_ok();
     for path in ["/", "/boot", "/dirs/2", "/dirs/30", "/dirs/400", "/long"] {
         let _ = guest.read_dir(path);

@@ -18,8 +18,8 @@ fn the_binaries_are_assembled_from_their_sources() {
     );
     for (folder, name) in [
         ("src/loader/direct", "loader.bin"),
-        ("src/plan/extra_initrd", "insmod64.bin"),
-        ("src/plan/extra_initrd", "insmod32.bin"),
+        ("src/plan/examine/extra_initrd", "insmod64.bin"),
+        ("src/plan/examine/extra_initrd", "insmod32.bin"),
     ] {
         let fresh = std::fs::read(dir.path().join(name)).unwrap();
         let committed = std::fs::read(root.join(folder).join(name)).unwrap();

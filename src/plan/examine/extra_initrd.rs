@@ -13,16 +13,15 @@
 mod cpio;
 mod insmod;
 
-use super::hardware::{Hardware, card, other_bus};
+use super::guests::Guests;
+use super::question::{FileOrigin, FoundFile, SourceId};
 use crate::bytes::ReadAt;
-use crate::disk::Source;
-use crate::fs::open::{open_fs, open_fs_within};
 use crate::fs::probe::{HEAD_LEN, ImageContent, probe};
-use crate::fs::{Budget, GuestFile, GuestFs};
+use crate::fs::{GuestFile, GuestFs};
 use crate::guest::drivers::{KernelDrivers, Modules};
-use crate::initrd::{Compression, Initrd, made_for_any_machine};
+use crate::initrd::{Compression, Initrd, Whole, made_for_any_machine};
 use crate::layout::Ids;
-use crate::loader::PayloadFile;
+use crate::plan::hardware::{Hardware, card, other_bus};
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
@@ -64,20 +63,11 @@ pub(super) fn survey(
     Some(DriverSurvey { version: version.to_owned(), nic: card(&modules), doubtful })
 }
 
-/// Like [`survey`], for the root filesystem in `reader`.
-pub(super) fn survey_root(
-    reader: impl ReadAt + Send + 'static,
-    version: Option<&str>,
-    made: Option<i64>,
-) -> Option<DriverSurvey> {
-    survey(&*open_fs(reader).ok()?, version, made)
-}
-
 /// What to do about the guest's drivers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Remedy {
     /// The initrd to put before the guest's.
-    pub(super) initrd: Option<PayloadFile>,
+    pub(super) initrd: Option<ExtraInitrd>,
     /// The command line to use with it.
     pub(super) cmdline: String,
     /// Hardware that the guest can boot on.
@@ -86,12 +76,23 @@ pub(super) struct Remedy {
     pub(super) warning: Option<String>,
 }
 
+/// An initrd with drivers.
+#[derive(Clone, Debug)]
+pub(super) struct ExtraInitrd {
+    /// What it contains, for display.
+    pub(super) origin: String,
+    pub(super) bytes: Vec<u8>,
+    /// Changes whenever the bytes do.
+    pub(super) identity: [u8; 16],
+}
+
 /// Makes sure that the kernel detects its disk. `root` is the root filesystem, `initrds` are those
 /// that boot with `cmdline`; `extra` says whether an initrd may be added to them.
 pub(super) fn remedy(
     survey: &DriverSurvey,
-    root: impl ReadAt + Send + 'static,
-    initrds: &[PayloadFile],
+    guests: &Guests<'_>,
+    root: SourceId,
+    initrds: &[FoundFile],
     cmdline: &str,
     extra: bool,
 ) -> Remedy {
@@ -100,7 +101,7 @@ pub(super) fn remedy(
     if survey.doubtful.is_empty() {
         return out;
     }
-    if let Err(e) = fix(survey, root, initrds, extra, &mut out) {
+    if let Err(e) = fix(survey, guests, root, initrds, extra, &mut out) {
         let what = "cannot tell whether the guest's initrd has a driver for its disk";
         out.warning = Some(format!("{what}: {e}"));
     }
@@ -109,15 +110,17 @@ pub(super) fn remedy(
 
 fn fix(
     survey: &DriverSurvey,
-    root: impl ReadAt + Send + 'static,
-    initrds: &[PayloadFile],
+    guests: &Guests<'_>,
+    root: SourceId,
+    initrds: &[FoundFile],
     extra: bool,
     out: &mut Remedy,
 ) -> Result<()> {
     let mut found: Option<Initrd> = None;
-    let budget = Budget::new();
     for file in initrds {
-        let next = Initrd::find(&mut InitrdFile(file), &survey.version, &survey.doubtful, &budget)?;
+        let mut file = open(guests, file)?;
+        let (version, doubtful) = (&survey.version, &survey.doubtful);
+        let next = Initrd::find(&mut *file, version, doubtful, guests.budget())?;
         match &mut found {
             Some(found) => found.join(next),
             None => found = Some(next),
@@ -128,11 +131,11 @@ fn fix(
     if lacking.is_empty() {
         return Ok(());
     }
-    let for_root = drivers_of(&root);
-    let fs = open_fs_within(root, &budget)?;
+    let for_root = drivers_of(guests.bytes(root)?);
+    let fs = guests.fs(root)?;
     let no_modules =
         || Error::new(ErrorKind::NotFound, "the guest's kernel modules have been removed");
-    let modules = Modules::open(&*fs, &survey.version).ok_or_else(no_modules)?;
+    let modules = Modules::open(fs, &survey.version).ok_or_else(no_modules)?;
     let drivers = KernelDrivers::of(Some(&modules), &survey.version, found.as_ref());
     let (init, cmdline) = with_rdinit(&out.cmdline);
     let able = found.as_ref().is_some_and(|initrd| extra && can_be_joined(initrd, &init));
@@ -219,7 +222,7 @@ fn build(
     drivers: &KernelDrivers,
     (lacking, for_root): (&[&str], &[&str]),
     init: &str,
-) -> Result<Option<PayloadFile>> {
+) -> Result<Option<ExtraInitrd>> {
     let mut paths: Vec<String> = Vec::new();
     for driver in lacking {
         let Some(chain) = modules.chain(driver) else { return Ok(None) };
@@ -255,43 +258,21 @@ fn build(
     let Some(bits) = bits else { return Ok(None) };
     archive.file(&format!("{DIR}/init"), 0o755, &program(bits, init, &loaded)?)?;
     let bytes = archive.finish()?;
-    Ok(Some(PayloadFile {
+    Ok(Some(ExtraInitrd {
         origin: format!("{} from {} in the guest", names.join(", "), modules.dir()),
-        len: bytes.len() as u64,
-        identity: Ids::fingerprint(&[&bytes]).as_bytes().to_vec(),
-        source: Source::Bytes(bytes.into()),
+        identity: *Ids::fingerprint(&[&bytes]).as_bytes(),
+        bytes,
     }))
 }
 
-/// An initrd of the payload, as a guest file.
-struct InitrdFile<'a>(&'a PayloadFile);
-
-impl GuestFile for InitrdFile<'_> {
-    fn len(&self) -> u64 {
-        self.0.len
-    }
-
-    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let left = self.0.len.saturating_sub(offset);
-        let n = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-        let buf = &mut buf[..n];
-        match &self.0.source {
-            Source::Bytes(bytes) => {
-                // The bytes are as long as the file.
-                let there = usize::try_from(offset).ok().and_then(|at| bytes.get(at..at + n));
-                there
-                    .map(|there| buf.copy_from_slice(there))
-                    .ok_or(ErrorKind::Io)
-                    .map_err(|_| std::io::ErrorKind::UnexpectedEof.into())
-            }
-            Source::Zeros => {
-                buf.fill(0);
-                Ok(())
-            }
-            Source::Image { image, offset: start } => image.read_at(buf, start + offset),
-            Source::File(file) => file.read_at(buf, offset),
-        }
-        .map_err(|e| Error::io(format!("cannot read {}", self.0.origin), e))?;
-        Ok(n)
+/// Opens an initrd of a boot entry.
+fn open<'a>(guests: &Guests<'a>, file: &FoundFile) -> Result<Box<dyn GuestFile + 'a>> {
+    match &file.from {
+        FileOrigin::Guest { source, path } => guests.fs(*source)?.open(path),
+        FileOrigin::Host(source) => Ok(Box::new(Whole(guests.bytes(*source)?))),
+        FileOrigin::Made(_) => Err(Error::new(
+            ErrorKind::Invalid,
+            "an initrd with drivers is not searched for drivers",
+        )),
     }
 }

@@ -58,6 +58,7 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::Budget;
     use crate::initrd::{Compression, Initrd, InitrdEntry, Whole};
 
     #[test]
@@ -68,7 +69,7 @@ mod tests {
         archive.file("d/none", 0o644, b"").unwrap();
         let bytes = archive.finish().unwrap();
         assert_eq!(bytes.len() % 4, 0);
-        let found = Initrd::read(&mut Whole(bytes)).unwrap();
+        let found = Initrd::read(&mut Whole(bytes), &Budget::new()).unwrap();
         assert_eq!(found.problem, None);
         assert!(found.complete);
         let entries: Vec<_> = found.entries.into_iter().collect();

@@ -1,0 +1,145 @@
+//! The examining side: answers a planner's questions until it hangs up.
+
+use super::boot::{boot, host_boot};
+use super::files::OpenFiles;
+use super::guests::{Guests, PATIENCE, slots};
+use super::question::{FoundEdit, FoundEdits, FsFacts, FsQuestion, Question, SourceId};
+use super::wire::{FromParser, ToParser, WireError, decode, encode};
+use crate::adapt::{Devices, Selection, propose};
+use crate::edit::Edit;
+use crate::fs::GuestFs;
+use crate::{Error, ErrorKind, Result};
+use serde::Serialize;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The process ends when it was asked nothing for so long. What it had open is opened again by
+/// another one when it is needed.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Answers the planner at the other end of `stream`, until it hangs up or asks nothing for some
+/// seconds.
+///
+/// # Errors
+/// Errors of the socket.
+pub fn answer_questions(stream: UnixStream) -> io::Result<()> {
+    let stream = Rc::new(stream);
+    let slots = slots();
+    let guests = Guests::new(Rc::clone(&stream), &slots);
+    let mut files = OpenFiles::new();
+    loop {
+        let question = match ToParser::receive(&stream, Instant::now() + IDLE) {
+            Ok(Some(ToParser::Question(json))) => decode::<Question>(&json),
+            Ok(None) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(()),
+            Ok(Some(_)) => return Err(io::ErrorKind::InvalidData.into()),
+            Err(e) => return Err(e),
+        };
+        let answer = match question {
+            Ok(question) => answer(&guests, &mut files, question),
+            Err(e) => in_json::<()>(&guests, Err(e)),
+        };
+        answer.map_err(io::Error::other)?.send(&stream, Instant::now() + PATIENCE)?;
+    }
+}
+
+fn answer<'a>(
+    guests: &Guests<'a>,
+    files: &mut OpenFiles<'a>,
+    question: Question,
+) -> Result<FromParser> {
+    match question {
+        Question::Boot(question) => in_json(guests, boot(guests, files, &question)),
+        Question::HostBoot(question) => in_json(guests, host_boot(guests, files, &question)),
+        Question::HasModules { root, version } => {
+            in_json(guests, Ok(has_modules(guests, root, &version)))
+        }
+        Question::Edits { root, devices, selection } => {
+            in_json(guests, edits(guests, root, &devices, &selection))
+        }
+        Question::Budget => in_json(guests, Ok(())),
+        Question::Fs(source, question) => about_fs(guests, files, source, question),
+        Question::Read { file, offset, len } => {
+            if files.is_guests(file) {
+                // Asked for when the guest boots, and each time on its own.
+                guests.budget().renew();
+            }
+            match files.read(file, offset, len) {
+                Ok(bytes) => Ok(FromParser::Bytes(bytes)),
+                Err(e) => in_json::<()>(guests, Err(e)),
+            }
+        }
+    }
+}
+
+fn about_fs<'a>(
+    guests: &Guests<'a>,
+    files: &mut OpenFiles<'a>,
+    source: SourceId,
+    question: FsQuestion,
+) -> Result<FromParser> {
+    let fs = match guests.fs(source) {
+        Ok(fs) => fs,
+        Err(e) => return in_json::<()>(guests, Err(e)),
+    };
+    match question {
+        FsQuestion::Facts => in_json(guests, Ok(facts(fs))),
+        FsQuestion::Node { path, searched } => in_json(guests, fs.node(&path, searched)),
+        FsQuestion::Stat(path) => in_json(guests, fs.stat(&path)),
+        FsQuestion::Lstat(path) => in_json(guests, fs.lstat(&path)),
+        FsQuestion::ReadDir(path) => in_json(guests, fs.read_dir(&path)),
+        FsQuestion::Canonicalize(path) => in_json(guests, fs.canonicalize(&path)),
+        FsQuestion::ReadLink(path) => in_json(guests, fs.read_link(&path)),
+        FsQuestion::ReadWhole { path, limit } => match fs.read(&path, limit) {
+            Ok(bytes) => Ok(FromParser::Bytes(bytes)),
+            Err(e) => in_json::<()>(guests, Err(e)),
+        },
+        FsQuestion::Open(path) => in_json(guests, files.open(fs, &path)),
+    }
+}
+
+fn facts(fs: &dyn GuestFs) -> FsFacts {
+    let kernel_mount = fs.kernel_mount().map(|m| (m.fs_type.to_owned(), m.options));
+    FsFacts { kernel_mount, caveat: fs.caveat() }
+}
+
+/// The edits that adapt a guest.
+fn edits(
+    guests: &Guests<'_>,
+    root: SourceId,
+    devices: &Devices,
+    selection: &Selection,
+) -> Result<FoundEdits> {
+    let fs = guests.fs(root)?;
+    let found = |Edit { path, change, why, step }| {
+        let step = str::to_owned(step);
+        FoundEdit { path, change, why, step }
+    };
+    let edits = propose(fs, devices, selection)?.into_iter().map(found).collect();
+    Ok(FoundEdits { edits, facts: facts(fs) })
+}
+
+/// Whether the root filesystem has modules for the kernel `version`; `None` if it cannot be read.
+fn has_modules(guests: &Guests<'_>, root: SourceId, version: &str) -> Option<bool> {
+    let fs = guests.fs(root).ok()?;
+    let dirs = ["/lib/modules", "/usr/lib/modules"];
+    Some(dirs.iter().any(|dir| fs.stat(&format!("{dir}/{version}")).is_ok()))
+}
+
+/// The frame for `result`. If the budget is used up, what was found is incomplete, so that is the
+/// answer.
+fn in_json<T: Serialize>(guests: &Guests<'_>, result: Result<T>) -> Result<FromParser> {
+    let result = match guests.budget().refused() {
+        Some(message) => {
+            Err(WireError { kind: ErrorKind::TooLarge, message, exhausted: Some(guests.latest()) })
+        }
+        None => result.map_err(|e: Error| WireError {
+            kind: e.kind(),
+            message: e.to_string(),
+            exhausted: None,
+        }),
+    };
+    encode(&result).map(FromParser::Answer)
+}

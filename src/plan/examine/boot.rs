@@ -1,0 +1,270 @@
+//! What boots: kernel, initrds and command line, from inside the guest or from the host.
+
+use super::extra_initrd::{self, DriverSurvey, remedy, survey};
+use super::files::{OpenFiles, identity, read_exact};
+use super::guests::Guests;
+use super::question::{
+    BootQuestion, FileOrigin, FoundBoot, FoundFile, HostBootQuestion, HostFile, Place, SourceId,
+};
+use crate::adapt::{DRIVERS, LegacySettings};
+use crate::bytes::ReadAt;
+use crate::fs::{GuestFs, Stat};
+use crate::guest::select::{Boot, BootSource, choose};
+use crate::loader::linux::HEAD_BYTES;
+use crate::loader::{KernelKind, LoaderKind, MenuRules, SetupHeader};
+use crate::plan::menu_rules::{kernel_names, menu_rules};
+use crate::plan::root_resolver::RootResolver;
+use crate::plan::types::{BootSummary, GuestBootRequest};
+use crate::{Error, ErrorKind, Result};
+
+/// What the guest's own boot configuration starts: that of the first candidate that has one.
+///
+/// # Errors
+/// If no candidate has a kernel, the error of the first one: [`ErrorKind::NotFound`] if it has
+/// none, otherwise the error from reading its filesystem.
+pub(super) fn boot<'a>(
+    guests: &Guests<'a>,
+    files: &mut OpenFiles<'a>,
+    question: &BootQuestion,
+) -> Result<FoundBoot> {
+    let mut first_error = None;
+    for candidate in &question.candidates {
+        match from_partition(guests, files, *candidate, question) {
+            Ok(found) => return Ok(found),
+            Err(e) => drop(first_error.get_or_insert(e)),
+        }
+        if guests.budget().refused().is_some() {
+            break;
+        }
+    }
+    let nothing =
+        || Error::new(ErrorKind::NotFound, "no partition holds a kernel that can be read");
+    Err(first_error.unwrap_or_else(nothing))
+}
+
+fn from_partition<'a>(
+    guests: &Guests<'a>,
+    files: &mut OpenFiles<'a>,
+    (index, source): Place,
+    question: &BootQuestion,
+) -> Result<FoundBoot> {
+    let BootQuestion { candidates, others, request, resolver, loader } = question;
+    let fs = guests.fs(source)?;
+    let mut boot = boot_of(fs, request)?;
+    boot.notes.extend(fs.caveat());
+    let EntryFiles { head, found, made } = entry_files(fs, source, &boot)?;
+    let header = check_kernel(&head, &boot.kernel)?;
+    let likely_root = fs.stat("/etc").is_ok().then_some(index);
+    let (cmdline, mut changes) =
+        resolver.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
+    let version = header.release().map(str::to_owned);
+    // A separate /boot has no information about the network and the drivers, but its root has.
+    let root = match resolver.root_index(&cmdline) {
+        Some(root) if root != index => place_of(root, candidates.iter().chain(others)),
+        _ => Some(source),
+    };
+    let root_fs = root.and_then(|root| guests.fs(root).ok());
+    let settings = root_fs.map(LegacySettings::of).unwrap_or_default();
+    let drivers = root_fs.and_then(|fs| survey(fs, version.as_deref(), made));
+    let (cmdline, whys) =
+        resolver.with_legacy_settings(cmdline, &settings, !boot.initrds.is_empty());
+    changes.extend(whys);
+    let menu = menu_rules(&boot, &cmdline, index, request, resolver, &settings);
+    let menu = MenuRules { drivers_for: kernel_names(&boot), ..menu };
+    let summary = BootSummary {
+        title: boot.title,
+        kernel: kernel_text(&boot.kernel, &header),
+        kernel_version: version,
+        initrds: boot.initrds,
+        cmdline,
+        notes: boot.notes.into_iter().chain(changes).collect(),
+        ..BootSummary::default()
+    };
+    let found = FoundBoot { summary, files: found, menu };
+    finish(guests, files, found, &header, resolver, *loader, drivers.zip(root))
+}
+
+/// How a kernel of this host boots.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] and [`ErrorKind::Corrupt`] for a file that is not a bootable kernel;
+/// errors from reading it.
+pub(super) fn host_boot<'a>(
+    guests: &Guests<'a>,
+    files: &mut OpenFiles<'a>,
+    question: &HostBootQuestion,
+) -> Result<FoundBoot> {
+    let HostBootQuestion { kernel, initrds, cmdline, candidates, resolver, loader } = question;
+    let bytes = guests.bytes(kernel.source)?;
+    let mut head = vec![0; bytes.len().min(HEAD_BYTES as u64) as usize];
+    bytes
+        .read_at(&mut head, 0)
+        .map_err(|e| Error::io(format!("cannot read {}", kernel.name), e))?;
+    let header = check_kernel(&head, &kernel.name)?;
+    let (adapted, changes) = resolver.adapt(cmdline, !initrds.is_empty(), None);
+    let root = resolver.root_index(&adapted).and_then(|root| place_of(root, candidates.iter()));
+    let root_fs = root.and_then(|root| guests.fs(root).ok());
+    let settings = root_fs.map(LegacySettings::of).unwrap_or_default();
+    let (adapted, _) = resolver.with_legacy_settings(adapted, &settings, !initrds.is_empty());
+    let version = header.release().map(str::to_owned);
+    let drivers = root_fs.and_then(|fs| survey(fs, version.as_deref(), None));
+    let found = |file: &HostFile| {
+        Ok(FoundFile {
+            origin: file.name.clone(),
+            len: guests.bytes(file.source)?.len(),
+            identity: [0; 16],
+            from: FileOrigin::Host(file.source),
+        })
+    };
+    let all = std::iter::once(kernel).chain(initrds).map(found).collect::<Result<_>>()?;
+    let summary = BootSummary {
+        title: "a kernel of this host".into(),
+        kernel: kernel_text(&kernel.name, &header),
+        kernel_version: version,
+        initrds: initrds.iter().map(|file| file.name.clone()).collect(),
+        cmdline: adapted,
+        // An empty command line, from neither the user nor the config, cannot have been changed.
+        notes: if cmdline.is_empty() { Vec::new() } else { changes },
+        ..BootSummary::default()
+    };
+    let found = FoundBoot { summary, files: all, menu: MenuRules::default() };
+    finish(guests, files, found, &header, resolver, *loader, drivers.zip(root))
+}
+
+/// The source of partition `index`.
+fn place_of<'p>(index: usize, mut places: impl Iterator<Item = &'p Place>) -> Option<SourceId> {
+    places.find(|(i, _)| *i == index).map(|(_, source)| *source)
+}
+
+/// Adds drivers that the guest lacks. `drivers` is their survey and the root filesystem.
+fn finish<'a>(
+    guests: &Guests<'a>,
+    files: &mut OpenFiles<'a>,
+    mut found: FoundBoot,
+    header: &SetupHeader,
+    resolver: &RootResolver,
+    loader: LoaderKind,
+    drivers: Option<(DriverSurvey, SourceId)>,
+) -> Result<FoundBoot> {
+    let summary = &mut found.summary;
+    if let Some((survey, root)) = drivers.filter(|_| resolver.selection.has(DRIVERS)) {
+        let room = cmdline_max(header, loader).saturating_sub(summary.cmdline.len());
+        let extra = resolver.replace.is_none() && room >= extra_initrd::PARAMETER_MAX;
+        let initrds = found.files.get(1..).unwrap_or_default();
+        let remedy = remedy(&survey, guests, root, initrds, &summary.cmdline, extra);
+        summary.hardware = remedy.hardware;
+        summary.warnings.extend(remedy.warning);
+        if let Some(initrd) = remedy.initrd {
+            summary.cmdline = remedy.cmdline;
+            summary.extra_initrd = true;
+            summary.initrds.insert(0, initrd.origin.clone());
+            let file = FoundFile {
+                origin: initrd.origin,
+                len: initrd.bytes.len() as u64,
+                identity: initrd.identity,
+                from: FileOrigin::Made(files.made(initrd.bytes)?),
+            };
+            found.files.insert(1, file);
+        }
+    }
+    check_cmdline(&summary.cmdline, cmdline_max(header, loader))?;
+    if !summary.extra_initrd {
+        found.menu.drivers_for.clear();
+    }
+    Ok(found)
+}
+
+fn check_kernel(head: &[u8], name: &str) -> Result<SetupHeader> {
+    KernelKind::detect(head)
+        .and_then(KernelKind::bootable)
+        .map_err(|e| Error::new(e.kind(), format!("{name} cannot be booted: {e}")))
+}
+
+/// Longest command line in bytes, without its NUL, that both the kernel and the loader accept.
+fn cmdline_max(header: &SetupHeader, loader: LoaderKind) -> usize {
+    let most = loader.limits().map_or(usize::MAX, |limits| limits.cmdline);
+    (header.cmdline_size as usize).min(most)
+}
+
+fn check_cmdline(cmdline: &str, most: usize) -> Result<()> {
+    if cmdline.len() > most {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("the command line has {} bytes; this kernel takes {most}", cmdline.len()),
+        ));
+    }
+    Ok(())
+}
+
+fn kernel_text(name: &str, header: &SetupHeader) -> String {
+    match header.release() {
+        Some(version) => format!("{name} (Linux {version})"),
+        None => name.to_owned(),
+    }
+}
+
+/// The files of a boot entry.
+struct EntryFiles {
+    /// The first bytes of the kernel.
+    head: Vec<u8>,
+    /// The kernel, then the initrds.
+    found: Vec<FoundFile>,
+    /// When the oldest initrd was generated, in seconds since 1970.
+    made: Option<i64>,
+}
+
+fn entry_files(fs: &dyn GuestFs, source: SourceId, boot: &Boot) -> Result<EntryFiles> {
+    let mut out = EntryFiles { head: Vec::new(), found: Vec::new(), made: None };
+    for path in std::iter::once(&boot.kernel).chain(&boot.initrds) {
+        let mut file = fs.open(path)?;
+        let len = file.len();
+        if len == 0 {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{path} in the guest is empty; install it again"),
+            ));
+        }
+        let stat: Stat = fs.stat(path)?;
+        if out.found.is_empty() {
+            out.head = read_exact(&mut *file, 0, len.min(HEAD_BYTES as u64) as usize)?;
+        } else {
+            out.made = Some(out.made.map_or(stat.mtime_secs, |made| made.min(stat.mtime_secs)));
+        }
+        out.found.push(FoundFile {
+            origin: format!("{path} in the guest"),
+            len,
+            identity: identity(&stat, &mut *file)?,
+            from: FileOrigin::Guest { source, path: path.clone() },
+        });
+    }
+    Ok(out)
+}
+
+/// The entry that boots, with its files replaced by those that the domU config names.
+fn boot_of(fs: &dyn GuestFs, request: &GuestBootRequest) -> Result<Boot> {
+    let mut boot = match (&request.kernel, choose(fs, request.entry.as_ref())) {
+        (_, Ok(boot)) => boot,
+        (None, Err(e)) => return Err(e),
+        // The config names a kernel inside the guest, so no boot menu is needed.
+        (Some(kernel), Err(_)) => Boot {
+            title: kernel.clone(),
+            source: BootSource::NewestKernel,
+            kernel: kernel.clone(),
+            initrds: Vec::new(),
+            cmdline: String::new(),
+            entries: Vec::new(),
+            notes: Vec::new(),
+        },
+    };
+    if let Some(kernel) = &request.kernel {
+        boot.kernel = fs.canonicalize(kernel)?;
+        boot.initrds.clear();
+    }
+    if let Some(ramdisk) = &request.ramdisk {
+        boot.initrds = vec![fs.canonicalize(ramdisk)?];
+    }
+    if let Some(append) = &request.append {
+        boot.cmdline = format!("{} {append}", boot.cmdline).trim().to_owned();
+    }
+    Ok(boot)
+}
