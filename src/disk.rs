@@ -12,12 +12,16 @@ mod overlay;
 mod pace;
 mod preserved;
 mod qcow2;
+mod quota;
 mod read_set;
 mod region;
 mod replanning;
 mod scratch;
+mod seal;
 mod serve;
 mod snapshot;
+mod storage;
+mod sync;
 
 pub use layered::LayeredOverlay;
 pub use overlay::{Base, Overlay, Run};
@@ -28,3 +32,5 @@ pub use replanning::{BootPlanner, GapPlan, Validity};
 pub use scratch::{Scratch, temporary_dir};
 pub use serve::{Chunk, Disk, Stored};
 pub use snapshot::Snapshot;
+#[cfg(test)]
+mod testing;

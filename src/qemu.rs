@@ -15,6 +15,6 @@ pub use aio::{allowed_by_kernel, probe_aio};
 pub use command::{Launch, Serial};
 pub use machine::{
     Aio, Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, Graphics, Lifecycle, Machine,
-    Nic, NicBackend, NicModel,
+    Nic, NicBackend, NicModel, OnFull,
 };
 pub use shell::quote;

@@ -51,6 +51,7 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
         source,
         // clap requires an overlay unless --dry-run is given.
         overlay: OverlayChoice::File(args.overlay.unwrap_or_default()),
+        overlay_limit: None,
         options: MountOptions::default(),
         sandbox: Mode::Auto,
         must_adapt: true,

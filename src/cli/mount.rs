@@ -90,6 +90,7 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
         must_adapt: !source.identity.is_empty(),
         source,
         overlay,
+        overlay_limit: args.overlay_limit,
         options,
         sandbox: args.sandbox,
         log: args.log,

@@ -16,6 +16,8 @@ pub struct MountRequest {
     pub source: SourceOptions,
     /// Where writes go.
     pub overlay: OverlayChoice,
+    /// The most that each disk's overlay may occupy, in bytes.
+    pub overlay_limit: Option<u64>,
     /// Options of the mount itself.
     pub options: MountOptions,
     /// What happens if the serving process cannot be confined completely.

@@ -41,6 +41,9 @@ fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
     start_log(request.log.as_deref())?;
     ask_keeper_for_parsers(file_from(keeper, PARSERS)?.into());
     let mut plan = Plan::build(&request.source, &request.overlay)?;
+    if let Some(limit) = request.overlay_limit {
+        plan.disks.iter().for_each(|planned| planned.disk.set_overlay_limit(limit));
+    }
     let mut report = MountReport::of(&plan);
     let mut set = ExportSet::of_plan(&plan);
     if let Some(status) = &mut set.status {
@@ -103,7 +106,7 @@ fn finish_when_told(keeper: Channel, disks: ExportSet) -> Result<()> {
                 break;
             }
         }
-        let Err(e) = disks.flush() else { std::process::exit(0) };
+        let Err(e) = disks.close() else { std::process::exit(0) };
         let e = Error::io("the last writes could not be stored", e);
         tracing::error!("{e}");
         let mut keeper = keeper;

@@ -1,7 +1,8 @@
 //! A grow-only set of fixed-size units of a disk, read and extended without locks.
 
+use super::sync::AtomicU64;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Words per chunk. A chunk is allocated (32 KiB) when the first of its 262,144 units is added.
 const WORDS: u64 = 4096;

@@ -2,23 +2,26 @@
 //!
 //! Walks the tables once at mount, as `qemu-img check` does: the cost depends on what the overlay
 //! contains, not on the length of the disk. Leaked clusters are harmless and accepted. A cluster
-//! that is used twice, lies outside the file or has a refcount of zero would lose data at the next
-//! write, so the overlay is refused.
+//! that is used twice, lies outside the file or is not counted exactly once would lose data at the
+//! next write, so the overlay is refused; so is one with flags that an overlay never has.
 //!
 //! The file may come from an untrusted source, and a sparse file can claim any length. Tables are
 //! read in pieces, and memory use grows only with the tables that are actually present.
 //!
 //! Source: QEMU docs/interop/qcow2.rst, "Host cluster management" and "Cluster mapping".
 
+use super::storage::Storage;
 use crate::image::Qcow2Header;
 use crate::{Error, ErrorKind, Result};
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 /// Bits 9 to 55 of a table entry: an offset in the file.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
+/// The cluster is counted exactly once. Set in all entries of an overlay.
+const COPIED: u64 = 1 << 63;
+/// In an L2 entry: the cluster reads as zeros.
+const ZERO: u64 = 1;
 /// Tables are read in pieces of this many bytes; clusters, and so tables, are a multiple of 512.
 const PIECE: u64 = 64 << 10;
 /// Clusters per entry of a [`ClusterSet`].
@@ -45,10 +48,21 @@ impl ClusterSet {
     }
 }
 
+/// The offset in an entry of the L1 table or of an L2 table, whose flags must be right.
+fn offset_of(entry: u64, table: &str) -> Result<u64> {
+    let offset = entry & OFFSET_MASK;
+    match entry & !OFFSET_MASK {
+        COPIED if offset != 0 => Ok(offset),
+        0 if offset == 0 => Ok(0),
+        _ => Err(corrupt(format!("an entry of {table} has flags that do not fit"))),
+    }
+}
+
 struct Walk<'a> {
-    file: &'a File,
+    storage: &'a dyn Storage,
     header: &'a Qcow2Header,
-    /// Clusters in the file.
+    /// Length of the file in bytes, and in clusters.
+    len: u64,
     clusters: u64,
     used: ClusterSet,
     /// The refcount table; the header's limits bound it.
@@ -57,16 +71,17 @@ struct Walk<'a> {
     cached: Option<(usize, Vec<u8>)>,
 }
 
-/// Check all tables of the qcow2 file `file`, whose header is `header`.
+/// Check all tables of the qcow2 file in `storage`, whose header is `header`.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] with the first inconsistency found; [`ErrorKind::Io`].
-pub(super) fn check(file: &File, header: &Qcow2Header) -> Result<()> {
-    let len = file.metadata().map_err(|e| Error::io("cannot stat it", e))?.len();
+pub(super) fn check(storage: &dyn Storage, header: &Qcow2Header) -> Result<()> {
+    let len = storage.len().map_err(|e| Error::io("cannot stat it", e))?;
     let clusters = len.div_ceil(header.cluster_size());
     let mut walk = Walk {
-        file,
+        storage,
         header,
+        len,
         clusters,
         used: ClusterSet::default(),
         refcount_blocks: Vec::new(),
@@ -94,7 +109,11 @@ impl Walk<'_> {
         self.mark(0, 1, "the header")?;
         self.mark(header.refcount_offset, header.refcount_table_len(), "the refcount table")?;
         for index in 0..self.refcount_blocks.len() {
-            let block = self.refcount_blocks[index] & OFFSET_MASK;
+            let entry = self.refcount_blocks[index];
+            let block = entry & OFFSET_MASK;
+            if block != entry {
+                return Err(corrupt("an entry of the refcount table has unknown flags"));
+            }
             if block != 0 {
                 self.mark(block, self.cluster_size(), "a refcount block")?;
             }
@@ -102,7 +121,7 @@ impl Walk<'_> {
         let l1_len = u64::from(header.l1_entries) * 8;
         self.mark(header.l1_offset, l1_len, "the L1 table")?;
         self.each(header.l1_offset, u64::from(header.l1_entries), &mut |walk, l1| {
-            let l2_offset = l1 & OFFSET_MASK;
+            let l2_offset = offset_of(l1, "the L1 table")?;
             if l2_offset == 0 {
                 return Ok(());
             }
@@ -111,7 +130,7 @@ impl Walk<'_> {
                 if entry & COMPRESSED != 0 {
                     return Err(corrupt("it holds compressed clusters, which are never written"));
                 }
-                match entry & OFFSET_MASK {
+                match offset_of(entry & !ZERO, "an L2 table")? {
                     0 => Ok(()),
                     data => walk.mark(data, walk.cluster_size(), "a data cluster"),
                 }
@@ -141,16 +160,12 @@ impl Walk<'_> {
     fn table(&self, offset: u64, entries: u64) -> Result<Vec<u64>> {
         self.inside(offset, entries * 8, "a table")?;
         let mut bytes = vec![0; (entries * 8) as usize];
-        let mut filled = 0;
         // A table in the last cluster may extend past the end of the file: the missing bytes are
         // zero.
-        while filled < bytes.len() {
-            match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) => return Err(Error::io("cannot read a table", e)),
-            }
-        }
+        let stored = self.len.saturating_sub(offset).min(entries * 8) as usize;
+        self.storage
+            .read_exact_at(&mut bytes[..stored], offset)
+            .map_err(|e| Error::io("cannot read a table", e))?;
         let entry = |b: &[u8]| b.iter().fold(0, |n, byte| (n << 8) | u64::from(*byte));
         Ok(bytes.chunks_exact(8).map(entry).collect())
     }
@@ -175,8 +190,10 @@ impl Walk<'_> {
             if !self.used.insert(cluster) {
                 return Err(corrupt(format!("{what} shares a cluster with something else")));
             }
-            if self.refcount(cluster)? == 0 {
-                return Err(corrupt(format!("{what} is counted as free")));
+            match self.refcount(cluster)? {
+                0 => return Err(corrupt(format!("{what} is counted as free"))),
+                1 => {}
+                n => return Err(corrupt(format!("{what} is counted {n} times"))),
             }
         }
         Ok(())

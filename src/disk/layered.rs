@@ -85,6 +85,14 @@ impl Overlay for LayeredOverlay {
         self.top.sync()
     }
 
+    fn set_limit(&self, limit: u64) {
+        self.top.set_limit(limit);
+    }
+
+    fn limit(&self) -> Option<u64> {
+        self.top.limit()
+    }
+
     fn allocated(&self) -> u64 {
         self.top.allocated() + self.below.allocated()
     }

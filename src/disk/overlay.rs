@@ -64,20 +64,26 @@ pub trait Overlay: Send + Sync + fmt::Debug {
     /// Errors of the storage.
     fn sync(&self) -> io::Result<()>;
 
+    /// Flush all writes, and store what is only valid as long as nothing is written any more. The
+    /// caller writes nothing after this.
+    ///
+    /// # Errors
+    /// Errors of the storage.
+    fn close(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    /// From now on, let the overlay occupy at most `limit` bytes of storage: a write for which it
+    /// would have to grow further fails with `StorageFull`.
+    fn set_limit(&self, limit: u64);
+
+    /// The limit in bytes, if there is one.
+    fn limit(&self) -> Option<u64>;
+
     /// Bytes of storage that the overlay uses.
     fn allocated(&self) -> u64;
 
     /// The unit of copy-on-write in bytes, a power of two: a partial write to a unit copies the
     /// rest from the base.
     fn cow_granularity(&self) -> u64;
-}
-
-/// Punch a hole into `file` to free its storage. If the filesystem does not support this, the bytes
-/// stay, which only wastes space.
-pub(super) fn punch_hole(file: &std::fs::File, offset: u64, len: u64) {
-    use nix::fcntl::{FallocateFlags, fallocate};
-    if len > 0 {
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let _ = fallocate(file, flags, offset as i64, len as i64);
-    }
 }

@@ -20,13 +20,14 @@
 use super::atomic_bitmap::AtomicBitmap;
 use super::extents::one_extent;
 use super::overlay::{Overlay, Run};
+use super::quota::is_limit;
 use super::region::RegionTable;
 use super::scratch::Scratch;
+use super::sync::{AtomicBool, Mutex};
 use crate::bytes::{Extent, ReadAt};
 use crate::image::MappedSlice;
-use parking_lot::Mutex;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 /// Maximum number of bytes saved in one step.
@@ -309,5 +310,6 @@ pub(super) fn preserving(
 }
 
 fn is_full(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    // Ending the snapshot would not help against a limit of the overlay itself.
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) && !is_limit(e)
 }

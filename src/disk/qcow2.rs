@@ -1,47 +1,62 @@
 //! The persistent overlay: a standard qcow2 file.
 //!
-//! `imago` maintains the format's tables. Data in clusters that already exist is written directly
-//! to the file, bypassing `imago`. Copy-on-write is done here, because only this code knows the
-//! base. The file names no backing file: an unallocated cluster shows the base.
+//! `imago` maintains the format's tables; what it writes goes through a [`TableBuffer`]. Data is
+//! written directly to the file, bypassing `imago`, and copy-on-write is done here, because only
+//! this code knows the base. The file names no backing file: an unallocated cluster shows the base.
+//!
+//! A cluster of the file that a table has pointed to is never used for anything else: zeroing it
+//! frees its storage by punching a hole, and it keeps its place. If it were freed, its next owner
+//! could overwrite it while the tables on stable storage still point to it from where it was, and a
+//! crash would show one part of the disk in another.
 
-use super::overlay::{Base, Overlay, Run, punch_hole};
-use super::{check, header};
+mod format;
+mod table_buffer;
+
+use super::overlay::{Base, Overlay, Run};
+use super::quota::Quota;
+use super::storage::Storage;
+use super::{check, header, seal};
 use crate::image::{Claim, claim};
 use crate::{Error, ErrorKind, Result};
 use imago::qcow2::Qcow2;
-use imago::storage::PreallocateMode;
-use imago::{
-    DenyImplicitOpenGate, DynStorage, FormatAccess, FormatCreateBuilder, FormatDriverBuilder,
-    ShallowMapping, Storage as _,
-};
-use parking_lot::{Mutex, RwLock};
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, ShallowMapping};
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes per cluster of a new overlay. See docs/BENCHMARKS.md, "Cluster size".
-const CLUSTER: u64 = 16 << 10;
+use format::ImagoStorage;
+use table_buffer::TableBuffer;
+
+pub(super) use format::Geometry;
+
 /// The first write to unallocated clusters is split into pieces of at most this many bytes.
 const ALLOCATE_STEP: u64 = 2 << 20;
 
-/// The file as `imago` sees it; shared, because `imago` must be told about writes that bypass it.
-type Storage = Arc<dyn DynStorage>;
+/// Clusters that tables may need when up to [`ALLOCATE_STEP`] bytes or 4096 clusters are added: two
+/// L2 tables, a refcount block, and a refcount table that moves once in 256 GiB.
+const NEW_TABLES: u64 = 4;
 
-/// The persistent overlay.
-pub struct Qcow2Overlay {
-    /// Locked shared by operations that keep mappings, exclusively by those that remove clusters.
-    format: RwLock<FormatAccess<Storage>>,
-    /// Held while clusters are added or removed; reading never needs it.
+/// The persistent overlay, in a file or, in tests, in other storage.
+pub struct Qcow2Overlay<S: Storage = File> {
+    format: FormatAccess<ImagoStorage>,
+    /// Held while tables change; reading never needs it.
     allocating: Mutex<()>,
-    file: File,
-    storage: Storage,
+    /// Held while tables are brought to the file; acquired before `allocating`.
+    syncing: Mutex<()>,
+    storage: Arc<S>,
+    tables: Arc<TableBuffer<S>>,
     len: u64,
     cluster: u64,
+    writable: bool,
+    closed: AtomicBool,
+    quota: Quota,
 }
 
-impl std::fmt::Debug for Qcow2Overlay {
+impl<S: Storage> std::fmt::Debug for Qcow2Overlay<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Qcow2Overlay").field("len", &self.len).finish_non_exhaustive()
     }
@@ -68,17 +83,14 @@ impl Qcow2Overlay {
         let file = file.map_err(|e| Error::io(format!("cannot create the overlay {shown}"), e))?;
         let build = || -> Result<Self> {
             claim(&file, Claim::Exclusive)?;
-            let storage =
-                storage(clone(&file)?).map_err(|e| Error::io("cannot use the new file", e))?;
-            Qcow2::<Storage>::create_builder(storage)
-                .cluster_size(CLUSTER as usize)
-                .size(len)
-                .create()
-                .map_err(|e| Error::io(format!("cannot create the overlay {shown}"), e))?;
-            header::write_metadata(&file, metadata)?;
+            let named = |e: Error| {
+                Error::with_source(e.kind(), format!("cannot create the overlay {shown}"), e)
+            };
+            let overlay =
+                Self::create_in(clone(&file)?, len, Geometry::NEW, metadata).map_err(named)?;
             sync_with_directory(&file, path)
                 .map_err(|e| Error::io(format!("cannot write {shown}"), e))?;
-            Self::start(clone(&file)?, len, CLUSTER, true)
+            Ok(overlay)
         };
         build().inspect_err(|_| {
             let _ = std::fs::remove_file(path);
@@ -97,14 +109,9 @@ impl Qcow2Overlay {
         backing: String,
         backing_format: &str,
     ) -> Result<Self> {
-        let failed = |e| Error::io("cannot write the qcow2 header", e);
-        Qcow2::<Storage>::create_builder(storage(clone(file)?).map_err(failed)?)
-            .cluster_size(CLUSTER as usize)
-            .size(len)
-            .backing(backing, backing_format.to_owned())
-            .create()
-            .map_err(failed)?;
-        Self::start(clone(file)?, len, CLUSTER, true)
+        let storage = Arc::new(clone(file)?);
+        format::format(&storage, len, Geometry::NEW, Some((backing, backing_format.to_owned())))?;
+        Self::start(TableBuffer::new(storage, Geometry::NEW.cluster, false), len, true)
     }
 
     /// Open the overlay at `path` and return it with the metadata passed at its creation.
@@ -143,11 +150,58 @@ impl Qcow2Overlay {
             .map_err(|e| Error::io(format!("cannot open the overlay {shown}"), e))?;
         let wanted = if write { Claim::Exclusive } else { Claim::StableRead };
         claim(&file, wanted).map_err(refuse)?;
-        let (header, metadata) = header::read(&file).map_err(refuse)?;
-        check::check(&file, &header).map_err(refuse)?;
-        let overlay =
-            Self::start(file, header.disk_len, header.cluster_size(), write).map_err(refuse)?;
-        Ok((overlay, metadata))
+        Self::open_in(file, write).map_err(refuse)
+    }
+}
+
+impl<S: Storage> Qcow2Overlay<S> {
+    /// Create an overlay for a disk of `len` bytes in `storage`, which is empty. It is durable when
+    /// this returns.
+    pub(super) fn create_in(
+        storage: S,
+        len: u64,
+        geometry: Geometry,
+        metadata: &[u8],
+    ) -> Result<Self> {
+        let storage = Arc::new(storage);
+        format::format(&storage, len, geometry, None)?;
+        header::write_metadata(&*storage, metadata)?;
+        storage.sync().map_err(|e| Error::io("cannot write the new file", e))?;
+        Self::start(TableBuffer::new(storage, geometry.cluster, false), len, true)
+    }
+
+    /// Check and open the overlay in `storage`; returns it with its metadata.
+    pub(super) fn open_in(storage: S, write: bool) -> Result<(Self, Vec<u8>)> {
+        let (header, metadata) = header::read(&storage)?;
+        check::check(&storage, &header)?;
+        let sealed = seal::verify(&storage, &header)?;
+        let (len, cluster) = (header.disk_len, header.cluster_size());
+        let tables = TableBuffer::new(Arc::new(storage), cluster, sealed);
+        Ok((Self::start(tables, len, write)?, metadata))
+    }
+
+    fn start(tables: TableBuffer<S>, len: u64, writable: bool) -> Result<Self> {
+        let (storage, cluster) = (Arc::clone(tables.storage()), tables.cluster());
+        let tables = Arc::new(tables);
+        let qcow2 = Qcow2::<ImagoStorage>::builder(Arc::clone(&tables) as ImagoStorage)
+            .backing(None)
+            .write(writable)
+            .open(DenyImplicitOpenGate::default())
+            .map_err(|e| Error::with_source(ErrorKind::Corrupt, "its tables cannot be read", e))?;
+        let format = FormatAccess::new(qcow2);
+        let (allocating, syncing) = Default::default();
+        Ok(Self {
+            format,
+            allocating,
+            syncing,
+            storage,
+            tables,
+            len,
+            cluster,
+            writable,
+            closed: AtomicBool::new(false),
+            quota: Quota::unlimited(),
+        })
     }
 
     /// Length in bytes of the disk that the overlay is for.
@@ -155,30 +209,10 @@ impl Qcow2Overlay {
         self.len
     }
 
-    fn start(file: File, len: u64, cluster: u64, write: bool) -> Result<Self> {
-        let open = || -> io::Result<_> {
-            let storage = storage(file.try_clone()?)?;
-            let qcow2 = Qcow2::<Storage>::builder(Arc::clone(&storage))
-                .backing(None)
-                .write(write)
-                .open(DenyImplicitOpenGate::default())?;
-            Ok((qcow2, storage))
-        };
-        let (qcow2, storage) = open()
-            .map_err(|e| Error::with_source(ErrorKind::Corrupt, "its tables cannot be read", e))?;
-        let format = FormatAccess::new(qcow2);
-        let format = RwLock::new(format);
-        Ok(Self { format, allocating: Mutex::new(()), file, storage, len, cluster })
-    }
-
     /// What is stored at `offset`, for at most `max` bytes, and the offset in the file for
     /// [`Run::Data`].
-    fn lookup(
-        format: &FormatAccess<Storage>,
-        offset: u64,
-        max: u64,
-    ) -> io::Result<(Run, u64, Option<u64>)> {
-        let (mapping, n) = format.get_shallow_mapping(offset, max)?;
+    fn lookup(&self, offset: u64, max: u64) -> io::Result<(Run, u64, Option<u64>)> {
+        let (mapping, n) = self.format.get_shallow_mapping(offset, max)?;
         match mapping {
             ShallowMapping::Raw { offset, .. } => Ok((Run::Data, n, Some(offset))),
             ShallowMapping::Zero { explicit: true, .. } => Ok((Run::Zero, n, None)),
@@ -190,15 +224,22 @@ impl Qcow2Overlay {
     /// Allocate the cluster(s) at `offset` and store as much of `buf` as fits in one step; returns
     /// how many bytes that is.
     fn allocate(&self, base: &dyn Base, buf: &[u8], offset: u64) -> io::Result<usize> {
-        let _allocating = self.allocating.lock();
+        if self.tables.is_due() {
+            self.sync()?;
+        }
+        let allocating = self.allocating.lock();
         let start = offset - offset % self.cluster;
         let wanted_end = (offset + (buf.len() as u64).min(ALLOCATE_STEP))
             .next_multiple_of(self.cluster)
             .min(self.len);
-        let (run, n, _) = Self::lookup(&self.format.read(), start, wanted_end - start)?;
-        if run == Run::Data {
-            return Ok(0);
-        }
+        let (run, n, _) = self.lookup(start, wanted_end - start)?;
+        let n = match run {
+            Run::Data => return Ok(0),
+            // Zeroed clusters may have places in the file. In a longer mapping, `imago` would
+            // exchange them for adjacent ones and free them.
+            Run::Zero => n.min(self.cluster),
+            Run::Base => n,
+        };
         // While `allocating` is held, no other thread changes these mappings.
         let end = start + n;
         let take = ((end - offset) as usize).min(buf.len());
@@ -220,20 +261,38 @@ impl Qcow2Overlay {
             filled[head..tail].copy_from_slice(&buf[..take]);
             &filled[..]
         };
-        if end % self.cluster != 0 {
-            // `imago` zeroes the rest of the disk's last cluster and sets the file's length
-            // accordingly. It does not know about writes that bypass it and would cut off what they
-            // added after that cluster. The lock is exclusive so that the file cannot grow
-            // meanwhile.
-            let _alone = self.format.write();
-            self.storage.resize(self.file.metadata()?.len(), PreallocateMode::None)?;
+        let new = n.next_multiple_of(self.cluster) + NEW_TABLES * self.cluster;
+        let _space = self.quota.reserve(&*self.storage, || new)?;
+        let mapping = self.format.prepare_data_mapping(start, n, true)?;
+        if self.tables.is_due() {
+            // The refcount table has moved. Committing the mapping would free its old clusters.
+            drop(mapping);
+            drop(allocating);
+            self.sync()?;
+            return Ok(0);
         }
-        let format = self.format.read();
-        let mapping = format.prepare_data_mapping(start, n, true)?;
         let mapped = mapping.length() as usize;
-        self.file.write_all_at(&bytes[..mapped], mapping.offset())?;
-        format.commit_data_mapping(mapping)?;
+        let place = mapping.offset();
+        self.tables.forget(place..place + mapped as u64);
+        self.storage.write_all_at(&bytes[..mapped], place)?;
+        self.format.commit_data_mapping(mapping)?;
         Ok(mapped.saturating_sub(head).min(take))
+    }
+
+    /// Bring everything to stable storage. The caller holds `syncing`.
+    fn sync_locked(&self) -> io::Result<()> {
+        {
+            let _allocating = self.allocating.lock();
+            if self.tables.header_changed() {
+                // The refcount table has moved. Flushing frees its old clusters, so the header must
+                // be durable first.
+                self.tables.freeze();
+                self.tables.write_out()?;
+            }
+            self.format.flush()?;
+            self.tables.freeze();
+        }
+        self.tables.write_out()
     }
 
     /// Zero part of a cluster.
@@ -249,29 +308,30 @@ impl Qcow2Overlay {
         if already { Ok(()) } else { self.write_at(base, &vec![0; len as usize], offset) }
     }
 
-    /// Zero whole clusters by removing them.
-    fn drop_clusters(&self, base: &dyn Base, start: u64, end: u64) -> io::Result<()> {
-        let to_base = base.is_zero(start, end - start);
+    /// Zero whole clusters. They keep their places in the file, without storage.
+    fn zero_clusters(&self, base: &dyn Base, start: u64, end: u64) -> io::Result<()> {
+        if self.tables.is_due() {
+            self.sync()?;
+        }
+        let base_is_zero = base.is_zero(start, end - start);
         let _allocating = self.allocating.lock();
-        let mut format = self.format.write();
-        let mut freed = Vec::new();
         let mut at = start;
         while at < end {
-            let (_, n, place) = Self::lookup(&format, at, end - at)?;
-            freed.extend(place.map(|place| (place, n)));
-            at += n.max(1);
-        }
-        if to_base {
-            // If nothing is stored in the range, there is nothing to remove.
-            if !freed.is_empty() || Self::lookup(&format, start, end - start)?.1 < end - start {
-                format.discard_to_backing(start, end - start)?;
+            let (run, n, place) = self.lookup(at, end - at)?;
+            match run {
+                Run::Data => self.format.write_zeroes(at, n)?,
+                // Where nothing is stored, nothing needs to be.
+                Run::Base if !base_is_zero => {
+                    let new = NEW_TABLES * self.cluster;
+                    let _space = self.quota.reserve(&*self.storage, || new)?;
+                    self.format.write_zeroes(at, n)?;
+                }
+                Run::Base | Run::Zero => {}
             }
-        } else {
-            format.discard_to_zero(start, end - start)?;
-        }
-        // The lock is still exclusive, so these clusters cannot have been reallocated.
-        for (place, n) in freed {
-            punch_hole(&self.file, place, n);
+            if let Some(place) = place {
+                self.storage.punch_hole(place, n);
+            }
+            at += n.max(1);
         }
         Ok(())
     }
@@ -284,44 +344,31 @@ fn sync_with_directory(file: &File, path: &Path) -> io::Result<()> {
     File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-fn storage(file: File) -> io::Result<Storage> {
-    Ok(Arc::new(imago::file::File::try_from(file)?))
-}
-
 fn clone(file: &File) -> Result<File> {
     file.try_clone().map_err(|e| Error::io("cannot duplicate a file descriptor", e))
 }
 
-impl Overlay for Qcow2Overlay {
+impl<S: Storage> Overlay for Qcow2Overlay<S> {
     fn run_at(&self, offset: u64, max: u64) -> io::Result<(Run, u64)> {
-        let (run, n, _) = Self::lookup(&self.format.read(), offset, max)?;
+        let (run, n, _) = self.lookup(offset, max)?;
         Ok((run, n))
     }
 
     fn place_at(&self, offset: u64, max: u64) -> io::Result<Option<(&File, u64, u64)>> {
-        let (_, n, place) = Self::lookup(&self.format.read(), offset, max)?;
-        Ok(place.map(|place| (&self.file, place, n)))
+        let (_, n, place) = self.lookup(offset, max)?;
+        Ok(place.and_then(|place| Some((self.storage.file()?, place, n))))
     }
 
     fn read_at(&self, base: &dyn Base, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
-            let n = {
-                let format = self.format.read();
-                let (run, n, place) = Self::lookup(&format, offset, buf.len() as u64)?;
-                match (run, place) {
-                    (Run::Data, Some(place)) => {
-                        self.file.read_exact_at(&mut buf[..n as usize], place)?;
-                    }
-                    (Run::Base, _) => {
-                        // The base may in turn read this disk (through a file inside the guest).
-                        drop(format);
-                        base.read_at(&mut buf[..n as usize], offset)?;
-                    }
-                    _ => buf[..n as usize].fill(0),
-                }
-                n
-            };
-            buf = &mut buf[n as usize..];
+            let (run, n, place) = self.lookup(offset, buf.len() as u64)?;
+            let (now, later) = buf.split_at_mut(n as usize);
+            match (run, place) {
+                (Run::Data, Some(place)) => self.storage.read_exact_at(now, place)?,
+                (Run::Base, _) => base.read_at(now, offset)?,
+                _ => now.fill(0),
+            }
+            buf = later;
             offset += n;
         }
         Ok(())
@@ -329,17 +376,15 @@ impl Overlay for Qcow2Overlay {
 
     fn write_at(&self, base: &dyn Base, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
-            let direct = {
-                let format = self.format.read();
-                match Self::lookup(&format, offset, buf.len() as u64)? {
-                    (Run::Data, n, Some(place)) => {
-                        self.file.write_all_at(&buf[..n as usize], place)?;
-                        n as usize
-                    }
-                    _ => 0,
+            let n = match self.lookup(offset, buf.len() as u64)? {
+                // A concurrent `zero` may have removed the mapping by the time this is written. The
+                // place is still this cluster's, and either order is correct.
+                (Run::Data, n, Some(place)) => {
+                    self.storage.write_all_at(&buf[..n as usize], place)?;
+                    n as usize
                 }
+                _ => self.allocate(base, buf, offset)?,
             };
-            let n = if direct > 0 { direct } else { self.allocate(base, buf, offset)? };
             buf = &buf[n..];
             offset += n as u64;
         }
@@ -351,28 +396,62 @@ impl Overlay for Qcow2Overlay {
         let start = offset.next_multiple_of(self.cluster).min(end);
         let stop = if end == self.len { end } else { (end - end % self.cluster).max(start) };
         self.zero_partial(base, offset, start - offset)?;
-        // In steps, so that a discard of the whole disk does not block readers for long.
+        // In steps, so that a discard of the whole disk does not block writers for long.
         let step = self.cluster * 4096;
         let mut at = start;
         while at < stop {
             let next = stop.min(at + step);
-            self.drop_clusters(base, at, next)?;
+            self.zero_clusters(base, at, next)?;
             at = next;
         }
         self.zero_partial(base, stop, end - stop)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.format.read().flush()?;
-        self.file.sync_data()
+        let _syncing = self.syncing.lock();
+        if self.closed.load(Ordering::SeqCst) {
+            // A program that outlives the mount's end writes no tables into a sealed file.
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        if self.writable { self.sync_locked() } else { Ok(()) }
+    }
+
+    fn close(&self) -> io::Result<()> {
+        let _syncing = self.syncing.lock();
+        if !self.writable || self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.sync_locked()?;
+        if self.tables.is_sealed() {
+            return Ok(());
+        }
+        let header = header::read_header(&*self.storage).map_err(io::Error::other)?;
+        seal::seal(&*self.storage, &header).map_err(io::Error::other)
+    }
+
+    fn set_limit(&self, limit: u64) {
+        self.quota.set(limit);
+    }
+
+    fn limit(&self) -> Option<u64> {
+        self.quota.limit()
     }
 
     fn allocated(&self) -> u64 {
-        self.file.metadata().map_or(0, |m| m.blocks() * 512)
+        self.storage.allocated().unwrap_or(0)
     }
 
     fn cow_granularity(&self) -> u64 {
         self.cluster
+    }
+}
+
+/// Writes that were not synced may be lost after an error here, as they may after a crash.
+impl<S: Storage> Drop for Qcow2Overlay<S> {
+    fn drop(&mut self) {
+        if let Err(e) = self.close() {
+            tracing::error!("the overlay cannot be brought to stable storage: {e}");
+        }
     }
 }
 

@@ -4,11 +4,12 @@
 //! It ends with the process, so it needs no metadata on disk, no allocation and, for whole blocks,
 //! no copy-on-write; that makes it faster than any image format.
 
-use super::overlay::{Base, Overlay, Run, punch_hole};
+use super::overlay::{Base, Overlay, Run};
+use super::quota::{Quota, Reservation};
+use super::storage::Storage;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes per block, the unit in which writes are recorded.
@@ -96,13 +97,14 @@ enum ChunkState {
     Mixed(Box<Bits>),
 }
 
-/// The temporary overlay.
+/// The temporary overlay, in a file or, in tests, in other storage.
 #[derive(Debug)]
-pub struct Scratch {
-    file: File,
+pub struct Scratch<S: Storage = File> {
+    storage: S,
     len: u64,
     chunks: Vec<RwLock<ChunkState>>,
     stripes: [Mutex<()>; STRIPES],
+    quota: Quota,
 }
 
 impl Scratch {
@@ -121,15 +123,23 @@ impl Scratch {
     /// `FileTooLarge` if the filesystem cannot hold a sparse file of the disk's length.
     pub fn on(file: File, len: u64) -> io::Result<Self> {
         file.set_len(0)?;
-        file.set_len(len)?;
+        Self::new_in(file, len)
+    }
+}
+
+impl<S: Storage> Scratch<S> {
+    /// A new overlay for a disk of `len` bytes in `storage`, which is empty.
+    pub(super) fn new_in(storage: S, len: u64) -> io::Result<Self> {
+        storage.set_len(len)?;
         let chunks =
             (0..len.div_ceil(CHUNK)).map(|_| RwLock::new(ChunkState::All(Run::Base))).collect();
-        Ok(Self { file, len, chunks, stripes: std::array::from_fn(|_| Mutex::new(())) })
+        let stripes = std::array::from_fn(|_| Mutex::new(()));
+        Ok(Self { storage, len, chunks, stripes, quota: Quota::unlimited() })
     }
 
     /// Free all space. What was stored can no longer be read.
     pub(super) fn clear(&self) {
-        let _ = self.file.set_len(0);
+        let _ = self.storage.set_len(0);
     }
 
     /// Mark the whole blocks of `[start, end)`; each bound is a multiple of the block size or the
@@ -196,6 +206,19 @@ impl Scratch {
         wanted.into_iter().map(|i| self.stripes[i].lock()).collect()
     }
 
+    /// Reserve space for the blocks of `[start, end)` that are not data yet.
+    fn reserve(&self, start: u64, end: u64) -> io::Result<Option<Reservation<'_>>> {
+        self.quota.reserve(&self.storage, || {
+            let (mut at, mut new) = (start, 0);
+            while at < end {
+                let (run, n) = self.run(at, end - at);
+                new += if run == Run::Data { 0 } else { n.next_multiple_of(BLOCK) };
+                at += n;
+            }
+            new
+        })
+    }
+
     /// Write part of one block, and fill in the rest if it was not written before. The caller holds
     /// the lock.
     fn write_partial(&self, base: &dyn Base, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -203,13 +226,14 @@ impl Scratch {
         let mut block = vec![0; BLOCK.min(self.len - start) as usize];
         match self.run(start, 1).0 {
             // Write only these bytes: writers of other sectors of a data block take no lock.
-            Run::Data => return self.file.write_all_at(buf, offset),
+            Run::Data => return self.storage.write_all_at(buf, offset),
             Run::Base => base.read_at(&mut block, start)?,
             Run::Zero => {}
         }
+        let _space = self.reserve(start, start + block.len() as u64)?;
         let from = (offset - start) as usize;
         block[from..from + buf.len()].copy_from_slice(buf);
-        self.file.write_all_at(&block, start)?;
+        self.storage.write_all_at(&block, start)?;
         self.mark(start, start + block.len() as u64, Run::Data);
         Ok(())
     }
@@ -223,14 +247,15 @@ fn split(offset: u64, end: u64, disk: u64) -> (u64, u64) {
     (whole_start, whole_end)
 }
 
-impl Overlay for Scratch {
+impl<S: Storage> Overlay for Scratch<S> {
     fn run_at(&self, offset: u64, max: u64) -> io::Result<(Run, u64)> {
         Ok(self.run(offset, max))
     }
 
     fn place_at(&self, offset: u64, max: u64) -> io::Result<Option<(&File, u64, u64)>> {
         let (run, n) = self.run(offset, max);
-        Ok((run == Run::Data).then_some((&self.file, offset, n)))
+        let file = self.storage.file().filter(|_| run == Run::Data);
+        Ok(file.map(|file| (file, offset, n)))
     }
 
     fn read_at(&self, base: &dyn Base, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
@@ -240,7 +265,7 @@ impl Overlay for Scratch {
             match run {
                 Run::Base => base.read_at(now, offset)?,
                 Run::Zero => now.fill(0),
-                Run::Data => self.file.read_exact_at(now, offset)?,
+                Run::Data => self.storage.read_exact_at(now, offset)?,
             }
             buf = later;
             offset += n;
@@ -251,7 +276,7 @@ impl Overlay for Scratch {
     fn write_at(&self, base: &dyn Base, buf: &[u8], offset: u64) -> io::Result<()> {
         let len = buf.len() as u64;
         if self.is_data(offset, len) {
-            return self.file.write_all_at(buf, offset);
+            return self.storage.write_all_at(buf, offset);
         }
         let _locked = self.lock(offset, len);
         let end = offset + len;
@@ -261,7 +286,8 @@ impl Overlay for Scratch {
             self.write_partial(base, cut(offset, whole_start), offset)?;
         }
         if whole_start < whole_end {
-            self.file.write_all_at(cut(whole_start, whole_end), whole_start)?;
+            let _space = self.reserve(whole_start, whole_end)?;
+            self.storage.write_all_at(cut(whole_start, whole_end), whole_start)?;
             self.mark(whole_start, whole_end, Run::Data);
         }
         if whole_end < end {
@@ -293,7 +319,7 @@ impl Overlay for Scratch {
                 let nothing_to_hide = base.is_zero(whole_start, whole_end - whole_start);
                 let run = if nothing_to_hide { Run::Base } else { Run::Zero };
                 self.mark(whole_start, whole_end, run);
-                punch_hole(&self.file, whole_start, whole_end - whole_start);
+                self.storage.punch_hole(whole_start, whole_end - whole_start);
             }
             partial(whole_end, stop)?;
             at = stop;
@@ -306,8 +332,16 @@ impl Overlay for Scratch {
         Ok(())
     }
 
+    fn set_limit(&self, limit: u64) {
+        self.quota.set(limit);
+    }
+
+    fn limit(&self) -> Option<u64> {
+        self.quota.limit()
+    }
+
     fn allocated(&self) -> u64 {
-        self.file.metadata().map_or(0, |m| m.blocks() * 512)
+        self.storage.allocated().unwrap_or(0)
     }
 
     fn cow_granularity(&self) -> u64 {

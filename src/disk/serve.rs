@@ -7,10 +7,10 @@ use super::preserved::{PreservedBlocks, preserving};
 use super::read_set::ReadSet;
 use super::region::{Region, RegionTable, Source};
 use super::replanning::{BootPlanner, Replanning};
+use super::sync::{RwLock, RwLockWriteGuard};
 use crate::Result;
 use crate::bytes::{Extent, Extents, ReadAt, SharedBytes};
 use crate::image::{Image, MappedSlice};
-use parking_lot::{RwLock, RwLockWriteGuard};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -119,6 +119,18 @@ impl Disk {
         self.overlay.as_ref().map_or(0, |o| o.allocated())
     }
 
+    /// From now on, let the overlay occupy at most `limit` bytes of storage.
+    pub fn set_overlay_limit(&self, limit: u64) {
+        if let Some(overlay) = &self.overlay {
+            overlay.set_limit(limit);
+        }
+    }
+
+    /// The limit of the overlay's storage in bytes, if there is one.
+    pub fn overlay_limit(&self) -> Option<u64> {
+        self.overlay.as_ref()?.limit()
+    }
+
     /// About how many of the `len` bytes at `offset` are stored rather than holes; never too low.
     /// Does not search for holes.
     pub fn allocated_within(&self, offset: u64, len: u64) -> u64 {
@@ -199,6 +211,15 @@ impl Disk {
     /// Errors of the overlay.
     pub fn flush(&self) -> io::Result<()> {
         self.overlay.as_ref().map_or(Ok(()), |o| o.sync())
+    }
+
+    /// Bring all acknowledged writes to stable storage, and end the use of the overlay. Nothing is
+    /// written after this.
+    ///
+    /// # Errors
+    /// Errors of the overlay.
+    pub fn close(&self) -> io::Result<()> {
+        self.overlay.as_ref().map_or(Ok(()), |o| o.close())
     }
 
     /// Where the bytes at `offset`, which must be on the disk, are stored, and the end of the range

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub trait Export {
     /// Serve `set` until a client or an administrator ends it. `ready` is called when requests are
     /// answered and this process is confined, with what is in force; if it fails, the export ends.
-    /// All disks are flushed at the end.
+    /// All disks are closed at the end.
     ///
     /// # Errors
     /// When the export cannot be set up, when the connection to its clients breaks, when `ready`
@@ -76,6 +76,14 @@ impl ExportSet {
     pub fn flush(&self) -> io::Result<()> {
         self.files.iter().filter(|f| f.is_whole()).try_for_each(|f| f.disk.flush())
     }
+
+    /// Like [`flush`](Self::flush), at the end: nothing is written after this.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn close(&self) -> io::Result<()> {
+        self.files.iter().filter(|f| f.is_whole()).try_for_each(|f| f.disk.close())
+    }
 }
 
 /// The disks of `plan`, as a status lists them.
@@ -91,6 +99,8 @@ impl StatusDisk {
             vdev: planned.vdev.clone(),
             cdrom: planned.cdrom,
             read_only: planned.disk.is_read_only(),
+            overlay_bytes: planned.disk.overlay_allocated(),
+            overlay_limit: planned.disk.overlay_limit(),
         }
     }
 }

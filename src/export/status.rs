@@ -45,6 +45,10 @@ pub struct StatusDisk {
     pub cdrom: bool,
     /// Whether writes to it are refused.
     pub read_only: bool,
+    /// Bytes of storage that its overlay occupies, when the status was read.
+    pub overlay_bytes: u64,
+    /// The limit of that, if one was given.
+    pub overlay_limit: Option<u64>,
 }
 
 #[cfg(test)]
@@ -64,6 +68,8 @@ mod tests {
                 vdev: "xvda".into(),
                 cdrom: false,
                 read_only: true,
+                overlay_bytes: 4096,
+                overlay_limit: Some(1 << 20),
             }],
             bootloader: Some("direct".into()),
             bus: Some("virtio".into()),

@@ -153,8 +153,8 @@ pub(super) enum Seek {
 /// The state of a mount.
 pub(super) struct DiskFs {
     files: Vec<(ExportedFile, Arc<CacheState>)>,
-    /// The status file, once it is known. Until then, it does not exist.
-    status: Arc<OnceLock<Vec<u8>>>,
+    /// The status as of the start, once it is known. Until then, its file does not exist.
+    status: Arc<OnceLock<Status>>,
     /// Whether writes to all files are refused.
     read_only: bool,
     /// Permission bits of files that can be read and written.
@@ -199,7 +199,7 @@ impl DiskFs {
     }
 
     /// A handle with which [`set_status`] sets the status of a mount that is already served.
-    pub(super) fn status_handle(&self) -> Arc<OnceLock<Vec<u8>>> {
+    pub(super) fn status_handle(&self) -> Arc<OnceLock<Status>> {
         Arc::clone(&self.status)
     }
 
@@ -229,7 +229,7 @@ impl DiskFs {
         let (kind, perm, size, stored) = match node {
             Node::Root => (Kind::Directory, mode | search, 0, 0),
             Node::Status => {
-                let len = self.status_bytes().len() as u64;
+                let len = self.status_text().len() as u64;
                 (Kind::File, 0o444, len, len)
             }
             Node::File(file, _) => {
@@ -256,7 +256,8 @@ impl DiskFs {
         let (file, cache) = match self.node(ino).ok_or(Errno::ENOENT)? {
             Node::Root => return Err(Errno::EISDIR),
             Node::Status if writes => return Err(Errno::EACCES),
-            Node::Status => return Ok(Opened::new(CACHED, Caching::Keep)),
+            // It shows what is in use now.
+            Node::Status => return Ok(Opened::new(CACHED, Caching::Nothing)),
             Node::Snapshot(_) if writes => return Err(Errno::EROFS),
             Node::Snapshot(file) => return self.open_snapshot(file, who),
             Node::File(file, cache) => (file, cache),
@@ -327,10 +328,10 @@ impl DiskFs {
                 snapshot.read(file.start + offset, len, buffer)
             }
             Node::Status => {
-                let text = self.status_bytes();
-                let from = (offset as usize).min(text.len());
-                let to = from.saturating_add(len as usize).min(text.len());
-                Ok(Chunk::Buffer(&text[from..to]))
+                *buffer = self.status_text();
+                let from = (offset as usize).min(buffer.len());
+                let to = from.saturating_add(len as usize).min(buffer.len());
+                Ok(Chunk::Buffer(&buffer[from..to]))
             }
             Node::Root => return Err(Errno::EISDIR),
         };
@@ -445,8 +446,15 @@ impl DiskFs {
         }
     }
 
-    fn status_bytes(&self) -> &[u8] {
-        self.status.get().map(Vec::as_slice).unwrap_or_default()
+    /// The status as of now, as JSON.
+    fn status_text(&self) -> Vec<u8> {
+        let mut status = self.status.get().cloned();
+        for disk in status.iter_mut().flat_map(|status| &mut status.disks) {
+            let shown = self.files.iter().find(|(file, _)| file.name == disk.file);
+            disk.overlay_bytes = shown.map_or(0, |(file, _)| file.disk.overlay_allocated());
+        }
+        // `set_status` has shown that it can be written.
+        status.and_then(|status| serde_json::to_vec_pretty(&status).ok()).unwrap_or_default()
     }
 
     fn is_read_only(&self, file: &ExportedFile) -> bool {
@@ -458,8 +466,9 @@ impl DiskFs {
 ///
 /// # Errors
 /// When the status cannot be written as JSON because a path in it is not UTF-8.
-pub(super) fn set_status(handle: &OnceLock<Vec<u8>>, status: &Status) -> serde_json::Result<()> {
-    let _ = handle.set(serde_json::to_vec_pretty(status)?);
+pub(super) fn set_status(handle: &OnceLock<Status>, status: &Status) -> serde_json::Result<()> {
+    serde_json::to_vec_pretty(status)?;
+    let _ = handle.set(status.clone());
     Ok(())
 }
 

@@ -49,7 +49,7 @@ impl Export for FuseExport {
         ready(&confined)?;
 
         let served = serving.join();
-        let flushed = disks.flush();
+        let flushed = disks.close();
         served.map_err(|e| Error::io("the connection to the kernel broke", e))?;
         flushed.map_err(|e| Error::io("the last writes could not be stored", e))
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::accel::Accel;
 use super::machine::{
     Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, Graphics, Lifecycle, Machine, Nic,
-    NicBackend,
+    NicBackend, OnFull,
 };
 use super::shell::quote;
 
@@ -238,6 +238,9 @@ impl Machine {
             device = device.with_some("serial", drive.serial.as_ref().or(fallback));
             if images == Images::Blockdev {
                 device = device.with("id", format!("drive{i}"));
+            }
+            if drive.on_full == OnFull::Report && drive.actual_bus() != DiskBus::Nvme {
+                device = device.with("werror", "report");
             }
             args.options("-device", device);
         }

@@ -180,11 +180,23 @@ pub struct Drive {
     pub cache: Cache,
     /// The I/O method.
     pub aio: Aio,
+    /// What happens when there is no space for a write.
+    pub on_full: OnFull,
     /// A cdrom drive, which is always read-only.
     pub cdrom: bool,
     /// The serial number, by which the guest finds the drive in `/dev/disk/by-id`; the guest sees
     /// at most 20 bytes.
     pub serial: Option<String>,
+}
+
+/// What QEMU does when a write fails with ENOSPC. An NVMe drive always reports.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnFull {
+    /// It pauses the guest; `cont` in its monitor tries again. QEMU's default.
+    #[default]
+    Pause,
+    /// The guest gets an error.
+    Report,
 }
 
 impl Drive {

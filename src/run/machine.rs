@@ -3,7 +3,7 @@
 use crate::export::StatusDisk;
 use crate::plan::CIDATA_FILE;
 use crate::qemu::{
-    Aio, Clock, DiskBus, Drive, Graphics, Lifecycle, Machine, Nic, NicBackend, NicModel,
+    Aio, Clock, DiskBus, Drive, Graphics, Lifecycle, Machine, Nic, NicBackend, NicModel, OnFull,
 };
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -74,6 +74,11 @@ pub fn describe(
         // The guest finds the disk in /dev/disk/by-id by this serial number, on every bus.
         serial: Some(disk.vdev.clone()),
         aio: options.aio,
+        // No space will be freed under a limit, so a paused guest could never go on.
+        on_full: match disk.overlay_limit {
+            Some(_) => OnFull::Report,
+            None => OnFull::Pause,
+        },
         ..Drive::default()
     });
     let memory_mib =
@@ -171,6 +176,8 @@ mod tests {
             vdev: disk.name(),
             cdrom: disk.is_cdrom(),
             read_only: disk.name() == "xvdb",
+            overlay_bytes: 0,
+            overlay_limit: None,
         };
         domain.layout().unwrap().iter().enumerate().map(disk).collect()
     }

@@ -5,5 +5,6 @@ mod errors;
 mod files;
 mod images;
 mod layout;
+mod limit;
 mod overlay;
 mod snapshot;

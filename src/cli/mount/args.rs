@@ -2,6 +2,7 @@
 
 use crate::cli::args::SourceArgs;
 use crate::cli::identity::IdentityArgs;
+use crate::layout::parse_size;
 use crate::sandbox::Mode;
 use clap::Args;
 use std::ffi::OsString;
@@ -29,6 +30,12 @@ pub(in crate::cli) struct MountArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["overlay", "read_only"])]
     #[arg(help_heading = "Overlay")]
     pub(in crate::cli) overlay_dir: Option<PathBuf>,
+
+    /// Let the overlay of each disk occupy at most this much storage (512M, 20G); further writes
+    /// fail with ENOSPC
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "read_only")]
+    #[arg(help_heading = "Overlay")]
+    pub(in crate::cli) overlay_limit: Option<u64>,
 
     /// Refuse all writes
     #[arg(long, help_heading = "Overlay")]

@@ -40,6 +40,12 @@ pub(in crate::cli) struct RunArgs {
     #[arg(long, value_name = "DIR", help_heading = "Overlay", conflicts_with = "read_only")]
     pub(super) overlay_dir: Option<PathBuf>,
 
+    /// Let the overlay of each disk occupy at most this much storage (512M, 20G); further writes
+    /// fail with ENOSPC
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "read_only")]
+    #[arg(help_heading = "Overlay")]
+    pub(super) overlay_limit: Option<u64>,
+
     /// Refuse all writes
     #[arg(long, help_heading = "Overlay")]
     pub(super) read_only: bool,

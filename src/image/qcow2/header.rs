@@ -51,6 +51,8 @@ pub struct Header {
     pub snapshots: u32,
     /// Incompatible features: a program that does not know them must not open the file.
     pub incompatible: u64,
+    /// Autoclear features: a program that does not know them clears them when it writes to the file.
+    pub autoclear: u64,
     /// Bits per refcount, as a power of two; at most 6.
     pub refcount_order: u32,
     /// Header extensions: type and content.
@@ -124,6 +126,7 @@ impl Header {
             refcount_clusters: u32_at(56)?,
             snapshots: u32_at(60)?,
             incompatible: if v3 { u64_at(72)? } else { 0 },
+            autoclear: if v3 { u64_at(88)? } else { 0 },
             refcount_order: if v3 { u32_at(96)? } else { 4 },
             extensions: Vec::new(),
             end_marker: 0,

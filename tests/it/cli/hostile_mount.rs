@@ -160,7 +160,14 @@ fn status(images: &[&Path], file: &str) -> Fake {
         "images": images,
         "overlays": [],
         "read_only": false,
-        "disks": [{ "file": file, "vdev": "xvda", "cdrom": false, "read_only": false }],
+        "disks": [{
+            "file": file,
+            "vdev": "xvda",
+            "cdrom": false,
+            "read_only": false,
+            "overlay_bytes": 0,
+            "overlay_limit": null,
+        }],
         "bus": null,
         "nic": null,
     });

@@ -230,12 +230,17 @@ fn all_there(part: &Path, kept: &Kept) {
 }
 
 /// The daemon is killed while several threads write; what each had fsynced must be there.
+/// How often to repeat a test: `SYNTHDISK_ROUNDS`, which `scripts/soak` sets, or `usual`.
+fn rounds(usual: u64) -> u64 {
+    std::env::var("SYNTHDISK_ROUNDS").map_or(usual, |n| n.parse().expect("a number of rounds"))
+}
+
 #[test]
 fn killed_at_any_moment() {
     let case = Case::new();
     const THREADS: u64 = 3;
     let mut kept: Kept = vec![Default::default(); THREADS as usize];
-    for round in 0..10u64 {
+    for round in 0..rounds(10) {
         let mount = case.mount_with(&["--swap", "16M"]);
         let victim = Pid::from_raw(mount.server_pid());
         let part = mount.part(2);
@@ -414,4 +419,59 @@ fn a_guests_filesystem_survives_in_the_overlay() {
         case.check();
     }
     case.untouched.check();
+}
+
+/// Bit 63 of the autoclear features: the overlay was closed properly, and its tables' digest holds.
+fn is_sealed(path: &Path) -> bool {
+    let mut byte = [0];
+    fs::File::open(path).unwrap().read_exact_at(&mut byte, 88).unwrap();
+    byte[0] & 0x80 != 0
+}
+
+/// However a mount ends properly, its overlay is sealed: then any damage to its tables is found. The
+/// tests in `src/disk/testing/storage/flips.rs` damage each bit.
+#[test]
+fn an_overlay_is_sealed_when_a_mount_ends() {
+    let case = Case::new();
+    for (round, end) in (0..).zip([None, Some(Signal::SIGTERM), Some(Signal::SIGKILL)]) {
+        let mount = case.mount_with(&["--swap", "8M"]);
+        let disk = writer(mount.part(2));
+        write_at(&disk, &noise(5000, 1), round << 20);
+        disk.sync_all().unwrap();
+        drop(disk);
+        assert!(!is_sealed(&case.overlay));
+        let served_by = daemon(&mount);
+        match end {
+            None => mount.unmount(),
+            Some(signal) => {
+                kill(served_by, signal).expect("our own daemon");
+                wait_until("the daemon is gone", || has_ended(served_by.as_raw()));
+                match signal {
+                    Signal::SIGKILL => mount.unmount(),
+                    _ => mount.already_gone(),
+                }
+            }
+        }
+        assert_eq!(is_sealed(&case.overlay), end != Some(Signal::SIGKILL), "{end:?}");
+    }
+    // A mount and a program that only reads accept both; a changed table of a sealed one is refused.
+    case.mount().unmount();
+    assert!(is_sealed(&case.overlay));
+    run("qemu-img", &["check", &case.overlay()]);
+    assert!(is_sealed(&case.overlay));
+    let file = fs::File::options().read(true).write(true).open(&case.overlay).unwrap();
+    let mut entry = [0; 8];
+    file.read_exact_at(&mut entry, 48).unwrap();
+    let refcount_table = u64::from_be_bytes(entry);
+    file.read_exact_at(&mut entry, refcount_table).unwrap();
+    let block = u64::from_be_bytes(entry);
+    // The refcount of a cluster that is not in use yet.
+    file.write_all_at(&[0, 1], block + 8000).unwrap();
+    drop(file);
+    let said = case.refused(&[]);
+    assert!(said.contains("do not match their checksum"), "{said}");
+    // A program that writes to it breaks the seal.
+    run("qemu-img", &["check", "-r", "all", &case.overlay()]);
+    assert!(!is_sealed(&case.overlay));
+    case.mount().unmount();
 }
