@@ -229,12 +229,12 @@ fn all_there(part: &Path, kept: &Kept) {
     }
 }
 
-/// The daemon is killed while several threads write; what each had fsynced must be there.
 /// How often to repeat a test: `SYNTHDISK_ROUNDS`, which `scripts/soak` sets, or `usual`.
 fn rounds(usual: u64) -> u64 {
     std::env::var("SYNTHDISK_ROUNDS").map_or(usual, |n| n.parse().expect("a number of rounds"))
 }
 
+/// The server is killed while several threads write; what each had fsynced must be there.
 #[test]
 fn killed_at_any_moment() {
     let case = Case::new();
@@ -440,16 +440,17 @@ fn an_overlay_is_sealed_when_a_mount_ends() {
         disk.sync_all().unwrap();
         drop(disk);
         assert!(!is_sealed(&case.overlay));
-        let served_by = daemon(&mount);
+        let (keeper, server) = (daemon(&mount), Pid::from_raw(mount.server_pid()));
         match end {
             None => mount.unmount(),
             Some(signal) => {
-                kill(served_by, signal).expect("our own daemon");
-                wait_until("the daemon is gone", || has_ended(served_by.as_raw()));
-                match signal {
-                    Signal::SIGKILL => mount.unmount(),
-                    _ => mount.already_gone(),
-                }
+                let ended = if signal == Signal::SIGKILL { server } else { keeper };
+                kill(ended, signal).expect("our own daemon");
+                wait_until("the mount is gone", || {
+                    [keeper, server].iter().all(|pid| has_ended(pid.as_raw()))
+                        && !is_mount_point(mount.dir())
+                });
+                mount.already_gone();
             }
         }
         assert_eq!(is_sealed(&case.overlay), end != Some(Signal::SIGKILL), "{end:?}");
