@@ -3,10 +3,10 @@
 use super::pace::Pace;
 use super::read_set::ReadSet;
 use super::region::Region;
+use super::sync::{AtomicBool, Mutex, RwLock};
 use crate::bytes::SharedBytes;
-use parking_lot::{Mutex, RwLock};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 

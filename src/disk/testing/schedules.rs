@@ -1,5 +1,5 @@
 //! Interleavings of threads that write, take snapshots, read them and read the boot gap: the code
-//! of `serve`, `snapshot` and `preserved` runs on locks and atomics that `shuttle` controls.
+//! of `serve`, `replanning`, `snapshot` and `preserved` runs on locks and atomics that `shuttle` controls.
 //!
 //! `cargo test --features schedules --lib disk::testing::schedules`; `SYNTHDISK_SCHEDULES` sets how
 //! many schedules of each kind are run. A failure prints the schedule, which `shuttle::replay` runs
@@ -8,7 +8,10 @@
 
 use crate::bytes::{ReadAt, SharedBytes};
 use crate::disk::overlay::{Base, Overlay, Run};
-use crate::disk::{BootPlanner, Disk, Region, RegionKind, RegionTable, Snapshot, Source};
+use crate::disk::{
+    BootPlanner, Disk, GapPlan, ReadSet, Region, RegionKind, RegionTable, Snapshot, Source,
+    Validity,
+};
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 use std::fs::File;
@@ -181,13 +184,25 @@ fn gap(value: u8) -> Vec<Region> {
 }
 
 impl BootPlanner for FollowsUnit1 {
-    fn plan(&mut self) -> Vec<Region> {
-        gap(self.0.upgrade().map_or(0, |disk| read_half(&*disk)))
+    fn plan(&mut self, reads: &Arc<ReadSet>) -> GapPlan {
+        reads.note(UNIT as u64, UNIT as u64 / 2);
+        let regions = gap(self.0.upgrade().map_or(0, |disk| read_half(&*disk)));
+        GapPlan { regions, validity: Validity::UntilWritten }
     }
 
     fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region> {
         gap(frozen.upgrade().map_or(0, |frozen| read_half(&*frozen)))
     }
+}
+
+/// A disk whose gap follows unit 1, of which the first plan has read nothing yet.
+fn disk_with_gap() -> Arc<Disk> {
+    let disk = disk();
+    let planner = Box::new(FollowsUnit1(Arc::downgrade(&disk)));
+    let reads = Arc::new(ReadSet::new((UNITS * UNIT) as u64));
+    disk.set_planner(planner, 0..UNIT as u64, reads);
+    disk.plan_gap();
+    disk
 }
 
 /// The value of the first half of unit 1: while it is planned, the guest may be writing.
@@ -201,8 +216,7 @@ fn read_half(source: &dyn ReadAt) -> u8 {
 #[test]
 fn the_gap_is_never_older_than_an_acknowledged_write() {
     schedules(|| {
-        let disk = disk();
-        disk.set_planner(Box::new(FollowsUnit1(Arc::downgrade(&disk))), UNIT as u64);
+        let disk = disk_with_gap();
         let acknowledged = Arc::new(AtomicU64::new(0));
         let readers: Vec<_> = (0..2)
             .map(|_| {
@@ -232,8 +246,7 @@ fn the_gap_is_never_older_than_an_acknowledged_write() {
 fn the_gap_of_a_snapshot_fits_it() {
     schedules(|| {
         let side = tempfile::tempfile().unwrap();
-        let disk = disk();
-        disk.set_planner(Box::new(FollowsUnit1(Arc::downgrade(&disk))), UNIT as u64);
+        let disk = disk_with_gap();
         let writer = {
             let disk = Arc::clone(&disk);
             thread::spawn(move || (1..4).for_each(|value| write(&disk, 1, value)))
