@@ -198,7 +198,7 @@ mod matrix {
         guest.reboot(LONG);
         own_grub(&mut guest);
         guest.poweroff_and_wait(LONG);
-        mount.fsck();
+        run("e2fsck", &["-fn".as_ref(), mount.part(2).as_os_str()]);
         mount.unmount();
 
         let out = dir.path().join("out.raw");
