@@ -192,6 +192,8 @@ fn five_partitions_and_three_disks() {
         line("vda3", &root, "ext4 /"),
         line("vda4", &home, "ext4 /home"),
         line("vda6", &var, "ext4 /var"),
+        // The BIOS boot partition, for the boot loader.
+        "vda7 1048576  ".to_owned(),
         line("vdb1", &srv, "ext4 /srv"),
         line("vdc1", &data, "ext4 /data"),
     ];
