@@ -16,6 +16,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::path::Path;
 
 /// A file written by qemu-img that does not have its final name yet. It is removed when dropped,
 /// and when the process is killed.
@@ -106,23 +107,13 @@ pub fn convert(
         words.extend(["-t", "none"].map(Into::into));
     }
     words.extend(["--".into(), disk.path().into(), dir.path().join(name).into()]);
-    let progress = Progress::new(format!("writing {}", options.name), len, options.quiet);
     // Has no effect until qemu-img has created the file.
     let told = || {
         if let Ok(file) = hidden.open_file(name, OFlag::O_RDONLY) {
             writeback::begin_all(&file);
         }
     };
-    let (from, to) = (disk.path(), dir.path());
-    let run = QemuImg {
-        words: &words,
-        files: &[&from, &to],
-        progress: &progress,
-        len,
-        name: options.name,
-        stop: options.stop,
-    };
-    run.run(told)?;
+    qemu_img("writing", &words, [&disk.path(), &dir.path()], len, options, told)?;
     let file = hidden.open_file(name, OFlag::O_RDONLY).map_err(|e| output.failed(e))?;
     output.access().restrict(&file).map_err(|e| output.failed(e))?;
     Ok(Converted { output, file, hidden })
@@ -146,17 +137,29 @@ pub fn compare(
     words.push(format.name().into());
     let path = dir.path().join(converted.output.name());
     words.extend(["--".into(), disk.path().into(), path.into()]);
-    let progress = Progress::new(format!("verifying {}", options.name), len, options.quiet);
-    let (from, to) = (disk.path(), dir.path());
+    qemu_img("verifying", &words, [&disk.path(), &dir.path()], len, options, || ())
+}
+
+/// Run qemu-img with `words` on a disk of `len` bytes, and show its progress as `doing` the result.
+/// `files` are those that it may use; `told` is called after each report of progress.
+fn qemu_img(
+    doing: &str,
+    words: &[OsString],
+    files: [&Path; 2],
+    len: u64,
+    options: &ConvertOptions<'_>,
+    told: impl Fn() + Send,
+) -> Result<()> {
+    let progress = Progress::new(format!("{doing} {}", options.name), len, options.quiet);
     let run = QemuImg {
-        words: &words,
-        files: &[&from, &to],
+        words,
+        files: &files,
         progress: &progress,
         len,
         name: options.name,
         stop: options.stop,
     };
-    run.run(|| ())
+    run.run(told)
 }
 
 /// Whether files in `dir` can be written with direct I/O.

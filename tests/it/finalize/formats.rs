@@ -101,32 +101,12 @@ fn a_partition_can_be_converted() {
     let tiny = Tiny::new();
     let mounted = Mount::new(&[], &tiny.image);
     let out = tiny.file("root.qcow2");
-    let args = [
-        "finalize",
-        "--bootloader",
-        "direct",
-        "--format",
-        "qcow2",
-        "--partition",
-        "1",
-        arg(&tiny.image),
-        "-o",
-    ];
-    run(SYNTHDISK, &[&args[..], &[arg(&out)]].concat());
+    let finalize = ["finalize", "--bootloader", "direct", "--format", "qcow2", arg(&tiny.image)];
+    run(SYNTHDISK, &[&finalize[..], &["--partition", "1", "-o", arg(&out)]].concat());
     run("qemu-img", &["compare", arg(&mounted.part(1)), arg(&out)]);
     let other = tiny.file("other.qcow2");
-    let args = [
-        "finalize",
-        "--bootloader",
-        "direct",
-        "--format",
-        "qcow2",
-        "--partition",
-        "9",
-        arg(&tiny.image),
-        "-o",
-    ];
-    let said = expect_failure(&[&args[..], &[arg(&other)]].concat(), 1);
+    let args = [&finalize[..], &["--partition", "9", "-o", arg(&other)]].concat();
+    let said = expect_failure(&args, 1);
     assert!(said.contains("no partition 9"), "{said}");
     assert!(!other.exists());
 }

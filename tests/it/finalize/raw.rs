@@ -221,30 +221,11 @@ fn further_disks_go_beside_or_into_a_directory() {
         assert_eq!(&sha256(dir.join(name).with_extension("raw")), sum, "{name}");
     }
     let only = dir.join("only.raw");
-    let args = [
-        "finalize",
-        "--bootloader",
-        "direct",
-        "--config",
-        &config,
-        "--disk",
-        "xvdb",
-        "-o",
-        arg(&only),
-    ];
-    assert_eq!(run_text(SYNTHDISK, &args), arg(&only));
+    let finalize =
+        ["finalize", "--bootloader", "direct", "--config", &*config, "-o", arg(&only), "--disk"];
+    assert_eq!(run_text(SYNTHDISK, &[&finalize[..], &["xvdb"]].concat()), arg(&only));
     assert_eq!(sha256(&only), sums[1]);
-    let args = [
-        "finalize",
-        "--bootloader",
-        "direct",
-        "--config",
-        &config,
-        "--disk",
-        "xvdc",
-        "-o",
-        arg(&only),
-    ];
+    let args = [&finalize[..], &["xvdc"]].concat();
     assert!(expect_failure(&args, 1).contains("xvda, xvdb"));
 }
 
