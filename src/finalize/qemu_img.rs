@@ -2,7 +2,7 @@
 
 use super::errors::check_stop;
 use super::progress::Progress;
-use crate::process::{Stop, bound_to_us, clean_environment, find_program};
+use crate::process::{Stop, bound_to_us, clean_environment, find_program, ourselves};
 use crate::sandbox::{Limits, RunAs, ToolSandbox, ToolThread};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -38,13 +38,12 @@ impl QemuImg<'_> {
     pub(super) fn run(&self, told: impl Fn() + Send) -> Result<()> {
         let program = find_qemu_img()?;
         // It is started through this program, which sets the signal that it gets.
-        let ourselves = std::env::current_exe()
-            .map_err(|e| Error::io("cannot find this program's own file", e))?;
+        let ourselves = ourselves()?;
         let sandbox = ToolSandbox {
             // The result belongs to the user, and not to an account that others may use.
             run_as: RunAs::Caller,
             limits: Limits::default(),
-            programs: &[&program, &ourselves],
+            programs: &[&program, Path::new(ourselves.get_program())],
             files: self.files,
         };
         sandbox.run(|thread| self.supervise(thread, &program, told))
