@@ -39,14 +39,16 @@ pub struct GapPlan {
 pub enum Validity {
     /// Until something that it was made from is written.
     UntilWritten,
-    /// At most this long: the guest could not be examined, which may be different next time.
+    /// Until anything is written, and at most this long: the guest could not be examined, which may
+    /// be different next time.
     AtMost(Duration),
 }
 
 /// The parts of the disk that plans were made from.
 struct Reads {
-    /// Of the plan that is shown.
-    shown: Arc<ReadSet>,
+    /// Of the plan that is shown. `None` for a plan that ends by itself: what it did not come to
+    /// read counts too.
+    shown: Option<Arc<ReadSet>>,
     /// Of the plan that is being made.
     next: Option<Arc<ReadSet>>,
 }
@@ -83,7 +85,7 @@ impl Replanning {
             stale: AtomicBool::new(false),
             planning: AtomicBool::new(false),
             expires: Mutex::new(None),
-            reads: RwLock::new(Reads { shown: reads, next: None }),
+            reads: RwLock::new(Reads { shown: Some(reads), next: None }),
             len,
         }
     }
@@ -105,7 +107,7 @@ impl Replanning {
         }
         let reads = self.reads.read();
         let read = |set: &Arc<ReadSet>| set.contains(offset, len);
-        if read(&reads.shown) || reads.next.as_ref().is_some_and(read) {
+        if reads.shown.as_ref().is_none_or(read) || reads.next.as_ref().is_some_and(read) {
             // Pairs with the swap in `refresh`: the thread that clears the flag sees the write.
             // This store is also in one total order with the export's subsequent check whether it
             // holds copies.
@@ -162,16 +164,56 @@ impl Replanning {
         self.stale.store(false, Ordering::SeqCst);
         let plan = planner.plan(&next);
         show(plan.regions);
-        *self.reads.write() = Reads { shown: next, next: None };
-        *self.expires.lock() = match plan.validity {
-            Validity::UntilWritten => None,
-            Validity::AtMost(time) => Some(Instant::now() + time),
+        let (shown, expires) = match plan.validity {
+            Validity::UntilWritten => (Some(next), None),
+            Validity::AtMost(time) => (None, Some(Instant::now() + time)),
         };
+        *self.reads.write() = Reads { shown, next: None };
+        *self.expires.lock() = expires;
         self.planning.store(false, Ordering::SeqCst);
     }
 
     /// The regions of the gap for what `frozen` shows.
     pub(super) fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region> {
         self.planner.lock().plan_frozen(frozen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads one block in each plan, and gives up after that.
+    struct GivesUp;
+
+    impl BootPlanner for GivesUp {
+        fn plan(&mut self, reads: &Arc<ReadSet>) -> GapPlan {
+            reads.note(8192, 1);
+            GapPlan { regions: vec![], validity: Validity::AtMost(Duration::from_secs(3600)) }
+        }
+
+        fn plan_frozen(&self, _: &Weak<SharedBytes>) -> Vec<Region> {
+            vec![]
+        }
+    }
+
+    /// What would have been read next is not known.
+    #[test]
+    fn any_write_may_help_a_plan_that_was_given_up() {
+        let reads = Arc::new(ReadSet::new(1 << 20));
+        let replanning = Replanning::new(Box::new(GivesUp), 0..4096, reads, 1 << 20);
+        let planned = || {
+            let mut planned = false;
+            replanning.refresh(&(0..512), |_| planned = true);
+            planned
+        };
+        replanning.written(65536, 1);
+        assert!(!planned(), "nothing was read for the first plan");
+        replanning.plan_now(|_| ());
+        assert!(!planned());
+        replanning.written(65536, 1);
+        assert!(planned());
+        replanning.written(512, 1);
+        assert!(!planned(), "in the gap itself");
     }
 }
