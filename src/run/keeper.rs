@@ -7,10 +7,11 @@
 
 use super::terminal::Terminal;
 use crate::process::{
-    self, MountEntry, Unmount, bound_to_us, hold_ending_signals, make_private_dir, unmount,
+    self, MountEntry, Unmount, bound_to_us, hold_ending_signals, make_private_dir, ourselves,
+    poll_until, unmount,
 };
 use crate::{Error, ErrorKind, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -52,9 +53,8 @@ fn serve(dir: &Path) -> Result<bool> {
         .as_fd()
         .try_clone_to_owned()
         .map_err(|e| Error::io("cannot pass on the channel", e))?;
-    let program =
-        std::env::current_exe().map_err(|e| Error::io("cannot find this program's own file", e))?;
-    let mut mount = bound_to_us(program.as_os_str(), Signal::SIGTERM)?
+    let ourselves = ourselves()?;
+    let mut mount = bound_to_us(ourselves.get_program(), Signal::SIGTERM)?
         .args(["internal", "mount", "--"])
         .arg(dir)
         .stdin(Stdio::from(channel))
@@ -80,21 +80,15 @@ fn wait(mount: &mut ChildStdout, ready: &mut bool) -> Result<bool> {
             PollFd::new(lifeline.as_fd(), PollFlags::POLLIN),
             PollFd::new(mount.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(nix::Error::EINTR) => continue,
-            other => other.map_err(|e| failed(e.into()))?,
-        };
-        let [from_run, from_mount] = fds.map(|fd| fd.any().unwrap_or(true));
-        // First, because the mount reported that it is ready before `run` could end.
-        if from_mount {
+        let can_read = poll_until(&mut fds, None)?;
+        // The mount first: it reported that it is ready before `run` could end.
+        if can_read[1] {
             match mount.read(&mut buffer).map_err(failed)? {
                 0 => return Ok(announced),
-                _ => {
-                    *ready = true;
-                }
+                _ => *ready = true,
             }
         }
-        if from_run {
+        if can_read[0] {
             match lifeline.read(&mut buffer).map_err(failed)? {
                 0 => return Ok(announced),
                 _ => announced = true,

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod console;
+pub mod cpio;
 pub mod drive;
 pub mod field;
 pub mod file;
@@ -15,5 +16,6 @@ pub mod model;
 pub mod mount;
 pub mod overlay;
 pub mod process;
+pub mod random;
 pub mod slots;
 pub mod tiny;

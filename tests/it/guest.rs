@@ -1,4 +1,5 @@
 mod examine;
+mod hostile_ext4;
 mod initrd;
 mod plan_initrd;
 mod probe;

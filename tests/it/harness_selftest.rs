@@ -46,24 +46,6 @@ fn mini_guest_boots_on_virtio() {
     boot_bare_image(Bus::Virtio, "/dev/vda");
 }
 
-#[test]
-#[ignore = "boots QEMU"]
-fn mini_guest_boots_on_ide_by_uuid() {
-    boot_bare_image(Bus::Ide, "UUID=6d696e69-6775-4573-8074-6b65726e656c");
-}
-
-#[test]
-#[ignore = "boots QEMU"]
-fn mini_guest_boots_on_nvme_by_label() {
-    boot_bare_image(Bus::Nvme, "LABEL=mini");
-}
-
-#[test]
-#[ignore = "boots QEMU"]
-fn mini_guest_boots_on_scsi() {
-    boot_bare_image(Bus::Scsi, "/dev/sda");
-}
-
 /// The same disk, made by copying: shows that the guest copes with such a partition table.
 #[test]
 #[ignore = "boots QEMU"]
@@ -111,43 +93,6 @@ fn mini_guest_boots_from_a_partition_and_reboots() {
     guest.poweroff_and_wait(Duration::from_secs(60));
 }
 
-/// bash, systemd and their messages on the console.
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn domu_boots_and_answers() {
-    let domu = domu("bookworm");
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (kernel, initrd) = extract_kernel(&domu.disk, dir.path());
-    // Its fstab names Xen's devices, for which systemd would wait 90 s.
-    let mut guest = Guest::builder()
-        .kernel(&kernel, Some(&initrd), "root=/dev/vda rw fstab=no console=ttyS0")
-        .disk(Disk::new(&domu.disk).snapshot())
-        .memory(512)
-        .cpus(2)
-        .start();
-    guest.login("root", "root", 3 * BOOT);
-    eprintln!("domU: shell {:?}", guest.uptime());
-    assert_eq!(guest.run_ok("echo \"$BASH_VERSION\" | cut -c1"), "5");
-    assert_eq!(guest.run("echo one; echo two >&2; (exit 7)"), (7, "one\ntwo".to_string()));
-    assert_eq!(guest.run_ok("cd /etc && pwd"), "/etc");
-    assert_eq!(guest.run_ok("pwd"), "/etc");
-    guest.poweroff_and_wait(BOOT);
-}
-
-/// The one way to a root without an initramfs: NVMe and ext4 are built into the cloud kernel.
-#[test]
-#[ignore = "boots QEMU"]
-fn mini_guest_boots_without_initramfs() {
-    let image = mini_guest_with(&["--fs", "ext3", "--no-initrd"]);
-    let mut guest = Guest::builder()
-        .kernel(&test_kernel(), None, "root=/dev/nvme0n1 ro console=ttyS0")
-        .disk(Disk::new(&image).bus(Bus::Nvme).snapshot())
-        .start();
-    guest.login("root", "root", BOOT);
-    assert_eq!(guest.run("test -e /boot/initrd.img-$(uname -r)").0, 1);
-    guest.poweroff_and_wait(Duration::from_secs(60));
-}
-
 #[test]
 fn a_loop_device_shows_partitions() {
     if !is_root() {
@@ -178,4 +123,64 @@ fn a_wait_ends_when_qemu_does() {
 #[test]
 fn control_sequences_are_taken_out() {
     assert_eq!(plain("a\x1b[6nb\r\n\x1b[1;31mc\x1b[0m"), "ab\nc");
+}
+
+/// Only in `scripts/test --matrix`.
+mod matrix {
+    use super::*;
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn mini_guest_boots_on_ide_by_uuid() {
+        boot_bare_image(Bus::Ide, "UUID=6d696e69-6775-4573-8074-6b65726e656c");
+    }
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn mini_guest_boots_on_nvme_by_label() {
+        boot_bare_image(Bus::Nvme, "LABEL=mini");
+    }
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn mini_guest_boots_on_scsi() {
+        boot_bare_image(Bus::Scsi, "/dev/sda");
+    }
+
+    /// bash, systemd and their messages on the console.
+    #[test]
+    #[ignore = "boots QEMU; makes a domU as root"]
+    fn domu_boots_and_answers() {
+        let domu = domu("bookworm");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (kernel, initrd) = extract_kernel(&domu.disk, dir.path());
+        // Its fstab names Xen's devices, for which systemd would wait 90 s.
+        let mut guest = Guest::builder()
+            .kernel(&kernel, Some(&initrd), "root=/dev/vda rw fstab=no console=ttyS0")
+            .disk(Disk::new(&domu.disk).snapshot())
+            .memory(512)
+            .cpus(2)
+            .start();
+        guest.login("root", "root", 3 * BOOT);
+        eprintln!("domU: shell {:?}", guest.uptime());
+        assert_eq!(guest.run_ok("echo \"$BASH_VERSION\" | cut -c1"), "5");
+        assert_eq!(guest.run("echo one; echo two >&2; (exit 7)"), (7, "one\ntwo".to_string()));
+        assert_eq!(guest.run_ok("cd /etc && pwd"), "/etc");
+        assert_eq!(guest.run_ok("pwd"), "/etc");
+        guest.poweroff_and_wait(BOOT);
+    }
+
+    /// The one way to a root without an initramfs: NVMe and ext4 are built into the cloud kernel.
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn mini_guest_boots_without_initramfs() {
+        let image = mini_guest_with(&["--fs", "ext3", "--no-initrd"]);
+        let mut guest = Guest::builder()
+            .kernel(&test_kernel(), None, "root=/dev/nvme0n1 ro console=ttyS0")
+            .disk(Disk::new(&image).bus(Bus::Nvme).snapshot())
+            .start();
+        guest.login("root", "root", BOOT);
+        assert_eq!(guest.run("test -e /boot/initrd.img-$(uname -r)").0, 1);
+        guest.poweroff_and_wait(Duration::from_secs(60));
+    }
 }

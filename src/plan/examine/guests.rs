@@ -15,10 +15,10 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Bytes that are requested at once. Larger pieces take fewer requests, but a write to any byte of
+/// Bytes that are requested at least. Larger pieces take fewer requests, but a write to any byte of
 /// a piece makes a plan stale.
 const PIECE: u64 = 32 << 10;
-/// Pieces that are requested at once when a file is read from start to end.
+/// Pieces that are requested in addition when reads follow one another, at most.
 const AHEAD: u64 = 8;
 /// Pieces that are kept: 16 MiB.
 const KEPT: NonZeroUsize = NonZeroUsize::new(512).unwrap();
@@ -33,6 +33,17 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 struct Link {
     stream: Rc<UnixStream>,
     pieces: RefCell<Pieces>,
+    latest: Cell<Latest>,
+}
+
+/// The read before this one.
+#[derive(Clone, Copy, Default)]
+struct Latest {
+    source: SourceId,
+    /// The byte after it.
+    end: u64,
+    /// How many pieces it would have read ahead.
+    ahead: u64,
 }
 
 impl Link {
@@ -50,21 +61,53 @@ impl Link {
         }
     }
 
-    fn piece(&self, source: SourceId, number: u64, source_len: u64) -> io::Result<Rc<[u8]>> {
-        if let Some(piece) = self.pieces.borrow_mut().get(&(source, number)) {
-            return Ok(Rc::clone(piece));
+    /// Pieces to read ahead with a read of `len` bytes: more and more while reads follow one
+    /// another.
+    fn ahead(&self, source: SourceId, offset: u64, len: u64) -> u64 {
+        let latest = self.latest.get();
+        let follows = (latest.source, latest.end) == (source, offset);
+        let ahead = if follows { (2 * latest.ahead).clamp(1, AHEAD) } else { 0 };
+        self.latest.set(Latest { source, end: offset + len, ahead });
+        ahead
+    }
+
+    /// Makes sure that the pieces with `len` bytes at `offset` are kept: what is missing is one
+    /// request. `len` is at least 1, and all of it is within `source_len`.
+    fn load(&self, source: SourceId, offset: u64, len: u64, source_len: u64) -> io::Result<()> {
+        let ahead = self.ahead(source, offset, len);
+        let mut wanted = offset / PIECE..(offset + len).div_ceil(PIECE);
+        {
+            let pieces = self.pieces.borrow();
+            let is_kept = |number: u64| pieces.contains(&(source, number));
+            let Some(first) = wanted.clone().find(|number| !is_kept(*number)) else {
+                return Ok(());
+            };
+            wanted.start = first;
+            if !is_kept(wanted.end - 1) {
+                wanted.end += ahead;
+            }
         }
-        // Who has read the piece before this one reads a file from start to end.
-        let ahead = number > 0 && self.pieces.borrow().contains(&(source, number - 1));
-        let most = if ahead { AHEAD } else { 1 } * PIECE;
-        let start = number * PIECE;
-        let bytes = self.fetch(source, start, most.min(source_len.saturating_sub(start)))?;
+        let start = wanted.start * PIECE;
+        let end = (wanted.end * PIECE).min(source_len);
+        let bytes = self.fetch(source, start, end - start)?;
         let mut pieces = self.pieces.borrow_mut();
-        for (number, piece) in (number..).zip(bytes.chunks(PIECE as usize)) {
+        for (number, piece) in wanted.zip(bytes.chunks(PIECE as usize)) {
             pieces.put((source, number), piece.into());
         }
-        let first = pieces.get(&(source, number)).map(Rc::clone);
-        first.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        Ok(())
+    }
+
+    /// Copies bytes of a piece that is kept, and returns how many.
+    fn copy(&self, source: SourceId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let mut pieces = self.pieces.borrow_mut();
+        let piece = pieces.get(&(source, offset / PIECE)).map_or(&[][..], |piece| piece);
+        let rest = piece.get((offset % PIECE) as usize..).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
     }
 }
 
@@ -82,23 +125,22 @@ impl ReadAt for Remote {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         while !buf.is_empty() {
-            let within = (offset % PIECE) as usize;
-            let n = if within == 0 && buf.len() as u64 >= 2 * PIECE {
+            let within = offset % PIECE;
+            if within == 0 && buf.len() as u64 >= 2 * PIECE {
                 // Not kept: this is a file's content.
-                let n = buf.len().min(MAX_READ);
-                buf[..n].copy_from_slice(&self.link.fetch(self.source, offset, n as u64)?);
-                n
-            } else {
-                let piece = self.link.piece(self.source, offset / PIECE, self.len)?;
-                let n = piece.len().saturating_sub(within).min(buf.len());
-                if n == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                buf[..n].copy_from_slice(&piece[within..within + n]);
-                n
-            };
-            buf = &mut buf[n..];
-            offset += n as u64;
+                let (now, rest) = buf.split_at_mut(buf.len().min(MAX_READ));
+                now.copy_from_slice(&self.link.fetch(self.source, offset, now.len() as u64)?);
+                (buf, offset) = (rest, offset + now.len() as u64);
+                continue;
+            }
+            let len = buf.len().min((AHEAD * PIECE - within) as usize);
+            self.link.load(self.source, offset, len as u64, self.len)?;
+            let (mut now, rest) = buf.split_at_mut(len);
+            while !now.is_empty() {
+                let n = self.link.copy(self.source, offset, now)?;
+                (now, offset) = (&mut now[n..], offset + n as u64);
+            }
+            buf = rest;
         }
         Ok(())
     }
@@ -133,7 +175,7 @@ impl<'a> Guests<'a> {
     pub(super) fn new(stream: Rc<UnixStream>, slots: &'a [Slot]) -> Self {
         let pieces = RefCell::new(LruCache::new(KEPT));
         Self {
-            link: Rc::new(Link { stream, pieces }),
+            link: Rc::new(Link { stream, pieces, latest: Cell::default() }),
             slots,
             budget: Budget::new(),
             latest: Cell::new(0),

@@ -4,13 +4,14 @@
 //! of the guest's partitions: the examining process has no other access to them. The planner trusts
 //! neither the lengths nor the contents of what it receives.
 
+use crate::process::poll_until;
 use crate::{Error, ErrorKind, Result};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{self, MsgFlags};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -119,18 +120,12 @@ fn bad() -> io::Error {
 /// Waits until `stream` can be read or written; sockets need no option for that, which a confined
 /// process could not set.
 fn wait(stream: &UnixStream, events: PollFlags, until: Instant) -> io::Result<()> {
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(stream.as_fd(), events)], timeout) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        }
+    let mut fds = [PollFd::new(stream.as_fd(), events)];
+    // The time counts for a stream that is always ready, too.
+    if Instant::now() < until && poll_until(&mut fds, Some(until)).map_err(io::Error::other)?[0] {
+        return Ok(());
     }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 fn send(stream: &UnixStream, until: Instant, tag: u8, parts: &[&[u8]]) -> io::Result<()> {
@@ -177,17 +172,20 @@ fn receive(stream: &UnixStream, until: Instant) -> io::Result<Option<(u8, Vec<u8
 }
 
 /// Fills `buf`; returns `false` if the stream ends before its first byte.
-fn fill(mut stream: &UnixStream, until: Instant, buf: &mut [u8]) -> io::Result<bool> {
+fn fill(stream: &UnixStream, until: Instant, buf: &mut [u8]) -> io::Result<bool> {
     let mut done = 0;
     while done < buf.len() {
-        wait(stream, PollFlags::POLLIN, until)?;
-        match stream.read(&mut buf[done..]) {
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match socket::recv(stream.as_raw_fd(), &mut buf[done..], MsgFlags::MSG_DONTWAIT) {
             Ok(0) if done == 0 => return Ok(false),
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset && done == 0 => return Ok(false),
-            Err(e) => return Err(e),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => wait(stream, PollFlags::POLLIN, until)?,
+            Err(Errno::ECONNRESET) if done == 0 => return Ok(false),
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(true)

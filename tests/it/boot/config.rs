@@ -76,35 +76,6 @@ fn config_mount(config: &Path, options: &[&str]) -> Mount {
     Mount::of(&all, &[])
 }
 
-/// `kernel=` and `ramdisk=` name files of the dom0.
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn a_kernel_of_the_dom0() {
-    let domu = domu("bookworm");
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (kernel, ramdisk) = extract_kernel(&domu.disk, dir.path());
-    let untouched = [&domu.disk, &domu.swap, &kernel, &ramdisk].map(Untouched::remember);
-    let text = fs::read_to_string(&domu.config).expect("readable");
-    let text = text.replace("bootloader = 'pygrub'", "kernel = 'vmlinuz'\nramdisk = 'initrd.img'");
-    let config = dir.path().join("domu.cfg");
-    fs::write(&config, text + "extra = 'of=thedom0 console=hvc0'\n").expect("our own file");
-
-    let mount = config_mount(&config, &[]);
-    let printed = mount.printed();
-    assert!(printed.contains(&format!("initrd:  {}\n", ramdisk.display())), "{printed}");
-    assert!(!printed.contains("no modules"), "{printed}");
-    let mut guest = boot(&mount);
-    let cmdline = guest.run_ok("cat /proc/cmdline");
-    let expected = format!("root=UUID={} ro of=thedom0 ", blkid(&domu.disk, "UUID"));
-    assert!(cmdline.starts_with(&expected) && !cmdline.contains("hvc0"), "{cmdline}");
-    assert_eq!(mounted(&mut guest, "/"), "/dev/vda2 ext4");
-    assert!(swaps(&mut guest).starts_with("/dev/vda1 partition "));
-    is_whole(&mut guest);
-    guest.poweroff_and_wait(BOOT);
-    mount.unmount();
-    untouched.iter().for_each(Untouched::check);
-}
-
 /// A config that gives each device its image; the root is listed first, as pygrub would want /boot.
 fn write_config(dir: &Path, disks: &[(&str, &Path)]) -> PathBuf {
     let specs: Vec<_> =
@@ -117,44 +88,6 @@ fn write_config(dir: &Path, disks: &[(&str, &Path)]) -> PathBuf {
     let config = dir.join("split.cfg");
     fs::write(&config, text).expect("our own file");
     config
-}
-
-/// Three devices of its fstab are not in its config: nothing waits for them for long.
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn a_separate_boot_and_home() {
-    let (images, swap) = split_domu();
-    let image = |name: &str| images.join(format!("{name}.img"));
-    let (root, boot_image, home) = (image("root"), image("boot"), image("home"));
-    let disks = [("xvda3", &*root), ("xvda1", &*boot_image), ("xvda2", &*swap), ("xvda4", &*home)];
-    let untouched = disks.map(|(_, path)| Untouched::remember(path));
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let mount = config_mount(&write_config(dir.path(), &disks), &[]);
-    let mut guest = boot(&mount);
-    assert_eq!(mounted(&mut guest, "/"), "/dev/vda3 ext4");
-    assert!(swaps(&mut guest).starts_with("/dev/vda2 partition "));
-    let expected = [
-        line("vda1", &boot_image, "ext4 /boot"),
-        line("vda2", &swap, "swap [SWAP]"),
-        line("vda3", &root, "ext4 /"),
-        line("vda4", &home, "ext4 /home"),
-    ];
-    assert_eq!(partitions(&mut guest), expected);
-    assert_eq!(guest.run_ok("cat /home/note"), "this is home");
-    assert_eq!(guest.run_ok("blkid -o value -s PTTYPE /dev/vda"), "dos");
-    let gone = guest.run_ok("grep -c nofail,x-systemd.device-timeout=5s /etc/fstab");
-    assert_eq!(gone, "3");
-    is_whole(&mut guest);
-    // systemd's own patience is 90 s.
-    let start =
-        guest.run_ok("systemctl show -p UserspaceTimestampMonotonic -p FinishTimestampMonotonic");
-    eprintln!("{start}");
-    guest.run_ok("echo new >/home/new && ls /boot/vmlinuz-* && sync");
-    guest.poweroff_and_wait(BOOT);
-    let cat = ["-R", "cat /new", &mount.part(4).to_string_lossy()].map(str::to_owned);
-    assert_eq!(crate::common::process::run_text("debugfs", &cat), "new");
-    mount.unmount();
-    untouched.iter().for_each(Untouched::check);
 }
 
 /// Five partitions with a gap in their numbers, and two disks more; kept in overlays.
@@ -223,4 +156,78 @@ fn five_partitions_and_three_disks() {
         crate::common::process::run("qemu-img", &["check".as_ref(), overlay.as_os_str()]);
     }
     untouched.iter().for_each(Untouched::check);
+}
+
+/// Kinds that only `scripts/test --matrix` boots.
+mod matrix {
+    use super::*;
+
+    /// `kernel=` and `ramdisk=` name files of the dom0.
+    #[test]
+    #[ignore = "boots QEMU; makes a domU as root"]
+    fn a_kernel_of_the_dom0() {
+        let domu = domu("bookworm");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (kernel, ramdisk) = extract_kernel(&domu.disk, dir.path());
+        let untouched = [&domu.disk, &domu.swap, &kernel, &ramdisk].map(Untouched::remember);
+        let text = fs::read_to_string(&domu.config).expect("readable");
+        let text =
+            text.replace("bootloader = 'pygrub'", "kernel = 'vmlinuz'\nramdisk = 'initrd.img'");
+        let config = dir.path().join("domu.cfg");
+        fs::write(&config, text + "extra = 'of=thedom0 console=hvc0'\n").expect("our own file");
+
+        let mount = config_mount(&config, &[]);
+        let printed = mount.printed();
+        assert!(printed.contains(&format!("initrd:  {}\n", ramdisk.display())), "{printed}");
+        assert!(!printed.contains("no modules"), "{printed}");
+        let mut guest = boot(&mount);
+        let cmdline = guest.run_ok("cat /proc/cmdline");
+        let expected = format!("root=UUID={} ro of=thedom0 ", blkid(&domu.disk, "UUID"));
+        assert!(cmdline.starts_with(&expected) && !cmdline.contains("hvc0"), "{cmdline}");
+        assert_eq!(mounted(&mut guest, "/"), "/dev/vda2 ext4");
+        assert!(swaps(&mut guest).starts_with("/dev/vda1 partition "));
+        is_whole(&mut guest);
+        guest.poweroff_and_wait(BOOT);
+        mount.unmount();
+        untouched.iter().for_each(Untouched::check);
+    }
+
+    /// Three devices of its fstab are not in its config: nothing waits for them for long.
+    #[test]
+    #[ignore = "boots QEMU; makes a domU as root"]
+    fn a_separate_boot_and_home() {
+        let (images, swap) = split_domu();
+        let image = |name: &str| images.join(format!("{name}.img"));
+        let (root, boot_image, home) = (image("root"), image("boot"), image("home"));
+        let disks =
+            [("xvda3", &*root), ("xvda1", &*boot_image), ("xvda2", &*swap), ("xvda4", &*home)];
+        let untouched = disks.map(|(_, path)| Untouched::remember(path));
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mount = config_mount(&write_config(dir.path(), &disks), &[]);
+        let mut guest = boot(&mount);
+        assert_eq!(mounted(&mut guest, "/"), "/dev/vda3 ext4");
+        assert!(swaps(&mut guest).starts_with("/dev/vda2 partition "));
+        let expected = [
+            line("vda1", &boot_image, "ext4 /boot"),
+            line("vda2", &swap, "swap [SWAP]"),
+            line("vda3", &root, "ext4 /"),
+            line("vda4", &home, "ext4 /home"),
+        ];
+        assert_eq!(partitions(&mut guest), expected);
+        assert_eq!(guest.run_ok("cat /home/note"), "this is home");
+        assert_eq!(guest.run_ok("blkid -o value -s PTTYPE /dev/vda"), "dos");
+        let gone = guest.run_ok("grep -c nofail,x-systemd.device-timeout=5s /etc/fstab");
+        assert_eq!(gone, "3");
+        is_whole(&mut guest);
+        // systemd's own patience is 90 s.
+        let start = guest
+            .run_ok("systemctl show -p UserspaceTimestampMonotonic -p FinishTimestampMonotonic");
+        eprintln!("{start}");
+        guest.run_ok("echo new >/home/new && ls /boot/vmlinuz-* && sync");
+        guest.poweroff_and_wait(BOOT);
+        let cat = ["-R", "cat /new", &mount.part(4).to_string_lossy()].map(str::to_owned);
+        assert_eq!(crate::common::process::run_text("debugfs", &cat), "new");
+        mount.unmount();
+        untouched.iter().for_each(Untouched::check);
+    }
 }

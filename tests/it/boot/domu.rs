@@ -69,24 +69,3 @@ fn a_domu_keeps_what_it_wrote() {
 fn check_overlay(overlay: impl AsRef<Path>) {
     run("qemu-img", &["check".as_ref(), overlay.as_ref().as_os_str()]);
 }
-
-/// Neither the overlay nor anything else keeps what is written without `--overlay`.
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn a_temporary_overlay_forgets() {
-    let domu = domu("bookworm");
-    let untouched = Untouched::remember(&domu.disk);
-    let mount = Mount::new(&[], &domu.disk);
-    let mut guest = start(&mount);
-    guest.login("root", "root", BOOT);
-    guest.run_ok("echo gone >/root/file && sync");
-    guest.poweroff_and_wait(BOOT);
-    mount.fsck();
-    assert_eq!(mount.guest_file("/root/file").as_deref(), Some("gone\n"));
-    mount.unmount();
-
-    let mount = Mount::new(&[], &domu.disk);
-    assert_eq!(mount.guest_file("/root/file"), None);
-    mount.unmount();
-    untouched.check();
-}

@@ -195,7 +195,7 @@ fn trixie() {
 
 /// Kinds that only `scripts/test --matrix` boots.
 mod matrix {
-    use super::{Case, Init};
+    use super::*;
 
     #[test]
     #[ignore = "boots QEMU; makes a domU as root"]
@@ -232,6 +232,20 @@ mod matrix {
         }
         .check();
     }
+
+    #[test]
+    #[ignore = "boots QEMU; makes a domU as root"]
+    fn copied_while_it_was_mounted() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let domu = dirty(dir.path(), "data=ordered");
+        BOOKWORM.check_domu(&domu, |guest| {
+            assert_eq!(guest.run_ok("hostname"), "journaled");
+            assert_eq!(guest.run_ok("findmnt -no FSTYPE /data"), "tmpfs");
+            guest.run_ok(&format!(
+                "for i in $(seq {BUSY_FILES}); do test \"$(cat /srv/busy/$i)\" = $i || exit; done"
+            ));
+        });
+    }
 }
 
 /// The latest changes are in the journal only, and the copy was made while a program was
@@ -261,20 +275,6 @@ fn dirty(dir: &Path, options: &str) -> Domu {
         }
     }
     panic!("the changes were never in the journal only");
-}
-
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
-fn copied_while_it_was_mounted() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let domu = dirty(dir.path(), "data=ordered");
-    BOOKWORM.check_domu(&domu, |guest| {
-        assert_eq!(guest.run_ok("hostname"), "journaled");
-        assert_eq!(guest.run_ok("findmnt -no FSTYPE /data"), "tmpfs");
-        guest.run_ok(&format!(
-            "for i in $(seq {BUSY_FILES}); do test \"$(cat /srv/busy/$i)\" = $i || exit; done"
-        ));
-    });
 }
 
 /// File contents too are in the journal, which only `data=journal` does.

@@ -52,37 +52,6 @@ fn boots_from_virtio() {
 
 #[test]
 #[ignore = "boots QEMU"]
-fn boots_from_ide() {
-    boots_from(Bus::Ide, "sda");
-}
-
-#[test]
-#[ignore = "boots QEMU"]
-fn boots_from_nvme() {
-    boots_from(Bus::Nvme, "nvme0n1p");
-}
-
-#[test]
-#[ignore = "boots QEMU"]
-fn boots_from_scsi() {
-    boots_from(Bus::Scsi, "sda");
-}
-
-#[test]
-#[ignore = "boots QEMU"]
-fn boots_with_128_mib() {
-    let image = mini_guest();
-    let untouched = Untouched::remember(&image);
-    let mount = Mount::new(&[], &image);
-    let mut guest = log_in(Guest::builder().disk(Disk::new(mount.disk())).memory(128).start());
-    assert!(guest.run_ok("grep MemTotal /proc/meminfo").contains("kB"));
-    guest.poweroff_and_wait(BOOT);
-    mount.unmount();
-    untouched.check();
-}
-
-#[test]
-#[ignore = "boots QEMU"]
 fn a_kernel_of_the_host_boots() {
     // The guest's own kernel would panic: there is no way to its root.
     let image = mini_guest_with(&["--cmdline", "root=/dev/nowhere of=theguest"]);
@@ -195,4 +164,60 @@ fn a_plain_user_mounts_and_boots() {
         std::panic::resume_unwind(panic);
     }
     untouched.check();
+}
+
+/// Nothing keeps what is written without `--overlay`.
+#[test]
+#[ignore = "boots QEMU"]
+fn a_temporary_overlay_forgets() {
+    let image = mini_guest();
+    let untouched = Untouched::remember(&image);
+    let mount = Mount::new(&[], &image);
+    let mut guest = log_in(Guest::builder().disk(Disk::new(mount.disk())).start());
+    guest.run_ok("echo gone >/root/file && sync");
+    guest.poweroff_and_wait(BOOT);
+    mount.fsck();
+    assert_eq!(mount.guest_file("/root/file").as_deref(), Some("gone\n"));
+    mount.unmount();
+
+    let mount = Mount::new(&[], &image);
+    assert_eq!(mount.guest_file("/root/file"), None);
+    mount.unmount();
+    untouched.check();
+}
+
+/// What other tests boot in another way; only in `scripts/test --matrix`.
+mod matrix {
+    use super::*;
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn boots_from_ide() {
+        boots_from(Bus::Ide, "sda");
+    }
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn boots_from_nvme() {
+        boots_from(Bus::Nvme, "nvme0n1p");
+    }
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn boots_from_scsi() {
+        boots_from(Bus::Scsi, "sda");
+    }
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn boots_with_128_mib() {
+        let image = mini_guest();
+        let untouched = Untouched::remember(&image);
+        let mount = Mount::new(&[], &image);
+        let mut guest = log_in(Guest::builder().disk(Disk::new(mount.disk())).memory(128).start());
+        assert!(guest.run_ok("grep MemTotal /proc/meminfo").contains("kB"));
+        guest.poweroff_and_wait(BOOT);
+        mount.unmount();
+        untouched.check();
+    }
 }

@@ -126,7 +126,6 @@ fn a_text_that_does_not_come_fails() {
 #[ignore = "boots a guest"]
 fn a_panic_is_a_verdict_of_its_own() {
     let (home, image) = (private(), mini_guest());
-    let started = Instant::now();
     let args = [
         "--append",
         "rdinit=/nothing",
@@ -142,7 +141,6 @@ fn a_panic_is_a_verdict_of_its_own() {
     let stderr = text(&result.stderr);
     assert_eq!(result.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("kernel panic: VFS: Unable to mount root fs"), "{stderr}");
-    assert!(started.elapsed() < Duration::from_secs(200));
     assert_clean(home.path());
 }
 

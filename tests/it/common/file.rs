@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use synthdisk::bytes::ReadAt;
+
 /// Alignment in bytes that O_DIRECT asks for at most.
 pub const DIRECT_ALIGN: usize = 4096;
 
@@ -87,5 +89,26 @@ impl AsRef<[u8]> for Aligned {
 impl AsMut<[u8]> for Aligned {
     fn as_mut(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+/// A file as an image's bytes.
+pub struct FileReader(File, u64);
+
+impl FileReader {
+    pub fn open(path: &Path) -> Self {
+        let file = File::open(path).unwrap();
+        let len = file.metadata().unwrap().len();
+        Self(file, len)
+    }
+}
+
+impl ReadAt for FileReader {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn len(&self) -> u64 {
+        self.1
     }
 }

@@ -4,17 +4,17 @@
 //! Needs `mkfs.xfs` (xfsprogs) and `mkfs.btrfs` (btrfs-progs). What only the kernel can make, such as
 //! fragmented files and journals of guests that crashed, needs root and is skipped without.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::common::file::FileReader;
 use crate::common::foreign::{make_btrfs, make_xfs};
 use crate::common::mount::LoopDev;
 use crate::common::process::{have, is_root, run, skip};
+use crate::common::random::random;
 use crate::common::tiny::{fake_kernel, menu, noise};
 use synthdisk::ErrorKind;
-use synthdisk::bytes::ReadAt;
 use synthdisk::fs::Budget;
 use synthdisk::fs::open::open_fs;
 use synthdisk::fs::xfs::log_is_dirty;
@@ -22,22 +22,8 @@ use synthdisk::fs::{FileKind, GuestFs};
 use synthdisk::guest::select::choose;
 use tempfile::TempDir;
 
-struct FileReader(File, u64);
-
-impl ReadAt for FileReader {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buf, offset)
-    }
-
-    fn len(&self) -> u64 {
-        self.1
-    }
-}
-
 fn open(image: &Path) -> Box<dyn GuestFs> {
-    let file = File::open(image).unwrap();
-    let len = file.metadata().unwrap().len();
-    open_fs(FileReader(file, len), &Budget::new()).unwrap()
+    open_fs(FileReader::open(image), &Budget::new()).unwrap()
 }
 
 /// A directory for trees and images.
@@ -230,7 +216,7 @@ impl Drop for Mounted {
 
 /// Writes a file of many pieces: every other block is a hole.
 fn holes(path: &Path, blocks: u64) {
-    let file = File::create(path).unwrap();
+    let file = fs::File::create(path).unwrap();
     let bytes = noise(4096, 3);
     for i in 0..blocks {
         file.write_all_at(&bytes, i * 8192).unwrap();
@@ -445,16 +431,6 @@ fn exercise(image: Vec<u8>) -> bool {
         let _ = guest.read(path, 4 << 20);
     }
     ok
-}
-
-/// Reproducible pseudo-random numbers (xorshift64*).
-fn random(mut state: u64) -> impl FnMut() -> usize {
-    move || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) as usize
-    }
 }
 
 #[test]

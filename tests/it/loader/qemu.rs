@@ -4,7 +4,7 @@
 //! busybox-static and the kernel that scripts/fetch-test-kernel gives.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::common::cpio::Cpio;
 use crate::common::slots::Slot;
 use synthdisk::loader::direct::Params;
 use synthdisk::loader::direct::{
@@ -55,36 +56,6 @@ fn initrd(name: &str, padding: u64) -> Vec<u8> {
     cpio.add("init", 0o100_755, init.as_bytes());
     cpio.add("padding", 0o100_644, &vec![b'p'; padding as usize]);
     cpio.finish()
-}
-
-/// The "newc" format (kernel: Documentation/driver-api/early-userspace/buffer-format.rst).
-#[derive(Default)]
-struct Cpio {
-    out: Vec<u8>,
-    inode: u32,
-}
-
-impl Cpio {
-    fn add(&mut self, name: &str, mode: u32, data: &[u8]) {
-        self.inode += 1;
-        let len = data.len() as u32;
-        let header = [self.inode, mode, 0, 0, 1, 0, len, 0, 0, 0, 0, name.len() as u32 + 1, 0];
-        self.out.extend(b"070701");
-        for field in header {
-            write!(self.out, "{field:08x}").unwrap();
-        }
-        self.out.extend(name.bytes());
-        self.out.push(0);
-        self.out.resize(self.out.len().next_multiple_of(4), 0);
-        self.out.extend(data);
-        self.out.resize(self.out.len().next_multiple_of(4), 0);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.add("TRAILER!!!", 0, &[]);
-        self.out.resize(self.out.len().next_multiple_of(512), 0);
-        self.out
-    }
 }
 
 /// A raw disk file in a directory of its own.
