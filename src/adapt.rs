@@ -109,13 +109,14 @@ mod tests {
             .file("/lib/systemd/system/xe-daemon.service", "[Service]\nExecStart=/usr/sbin/xe-daemon\n")
             .symlink(&format!("{wants}/xe-daemon.service"), "/lib/systemd/system/xe-daemon.service")
             .symlink("/etc/rc2.d/S20xe-daemon", "../init.d/xe-daemon")
+            .file("/usr/bin/growpart", "#!/bin/sh\n")
             .file("/etc/hosts", "127.0.0.1 localhost\n")
     }
 
     #[test]
     fn all_steps_together() {
         let list = [("a", 2, "UUID=r", false), ("a", 1, "UUID=s", true)];
-        let devices = Devices::of(&list, true).and_no_others();
+        let devices = Devices::of(&list, true).and_no_others().with_tail();
         let edits = propose(&rich(), &devices, &Selection::auto()).unwrap();
         // The initrd step and what `network` does for the command line edit no files.
         let idle = |name: &str| !edits.iter().any(|e| e.step == name);

@@ -5,6 +5,7 @@
 //! [`btrfs`], [`MemFs`]). Every byte comes from an untrusted guest: sizes, counts and depths are
 //! bounded, and no input may panic, abort or hang the caller.
 
+pub mod boot_code;
 pub mod btrfs;
 mod budget;
 pub mod ext4;
@@ -14,6 +15,7 @@ mod mem_fs;
 mod metered;
 pub mod open;
 pub mod probe;
+pub mod table;
 pub mod usage;
 pub mod xfs;
 

@@ -12,6 +12,7 @@ mod qcow2;
 mod raw;
 mod usage;
 mod vhd;
+mod window;
 
 pub use formats::Format;
 pub use mapping::MappedSlice;
@@ -19,6 +20,7 @@ pub use open::{Foreign, InUse, OpenOptions, open, unread};
 pub use qcow2::header::{Header as Qcow2Header, MAGIC as QCOW2_MAGIC};
 pub use raw::{RawImage, extent_of};
 pub use usage::{Claim, check_unused, claim, common_mode};
+pub use window::Window;
 
 use crate::bytes::Extents;
 use std::fmt;

@@ -118,7 +118,13 @@ fn report(plan: &Plan, failure: Option<Error>, entry: Option<&EntrySelector>) ->
 /// bootable is found.
 fn boot_filesystem(plan: &Plan, entry: Option<&EntrySelector>) -> Option<Box<dyn GuestFs>> {
     let first = plan.disks.first()?;
-    let numbers = first.layout.iter().flat_map(|l| &l.partitions).map(|p| p.number);
+    let mut places: Vec<_> = first.layout.iter().flat_map(|l| &l.partitions).collect();
+    if first.layout.as_ref().is_some_and(|l| l.image_len.is_some()) {
+        // As the planner looks for it.
+        let root = plan.root.filter(|_| plan.boot.is_some()).map(|(_, number)| number);
+        places.sort_by_key(|p| (Some(p.number) != root, !p.active, p.number));
+    }
+    let numbers = places.into_iter().map(|p| p.number);
     let mut readable = numbers.filter_map(|n| plan.filesystem(first, n).ok());
     readable.find(|fs| choose(&**fs, entry).is_ok())
 }

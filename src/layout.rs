@@ -15,13 +15,13 @@ mod swap;
 
 pub use cidata::{SEED_FILE_MAX, Seed};
 pub use geometry::{Layout, LayoutSpec, PartitionSpec, Placed};
-pub use gpt::Gpt;
+pub use gpt::{Gpt, crc32};
 pub use ids::Ids;
 pub use kind::{
     GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, PartitionContent, PartitionKind, PartitionType,
     TableKind,
 };
-pub use mbr::{BOOTSTRAP_LEN, mbr_sector, parse_disk_id};
+pub use mbr::{BOOTSTRAP_LEN, check_code, mbr_sector, parse_disk_id};
 pub use size::{format_size, parse_size};
 pub use swap::{SWAP_MIN_LEN, SWAP_PAGE, SwapHeader};
 

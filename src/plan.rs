@@ -34,6 +34,7 @@ mod root_resolver;
 mod source;
 mod survey;
 mod types;
+mod whole_disk;
 
 pub use adapting::Adaptation;
 pub use assemble::Plan;

@@ -32,6 +32,8 @@ pub struct Devices {
     same_names: bool,
     /// Whether a UUID or label that no partition has is known to be missing.
     complete: bool,
+    /// Whether a loader is stored after the last partition.
+    has_tail: bool,
     /// In lower case, with colons.
     macs: Vec<String>,
 }
@@ -62,6 +64,17 @@ impl Devices {
         // that have not been read.
         self.complete = self.list.iter().all(|d| d.spec.starts_with("UUID="));
         self
+    }
+
+    /// Declares that a loader is stored after the last partition.
+    #[must_use]
+    pub fn with_tail(mut self) -> Self {
+        self.has_tail = true;
+        self
+    }
+
+    pub(super) fn has_tail(&self) -> bool {
+        self.has_tail
     }
 
     /// Sets the MAC addresses that the new machine has, as far as they are known.

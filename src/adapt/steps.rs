@@ -5,6 +5,7 @@ mod console;
 mod crypttab;
 mod fields;
 mod fstab;
+mod growroot;
 mod grub_defaults;
 pub(super) mod initrd;
 mod inittab;
@@ -39,6 +40,7 @@ pub const STEPS: &[Step] = &[
     modprobe::STEP,
     sysctl::STEP,
     agents::STEP,
+    growroot::STEP,
     initrd::STEP,
 ];
 

@@ -38,17 +38,17 @@ pub struct ReportedDisk {
     pub disk: StatusDisk,
     /// Its length in bytes.
     pub len: u64,
-    /// Its partition table, when it was made here.
+    /// Its partition table, if it is known.
     pub table: Option<TableKind>,
-    /// Its MBR signature, when it was made here.
+    /// Its MBR signature, if its table is known.
     pub disk_id: Option<u32>,
-    /// Its partitions, when its table was made here.
+    /// Its partitions, if its table is known.
     pub partitions: Vec<PartitionReport>,
     /// The file in which its writes are kept, absolute.
     pub overlay: Option<PathBuf>,
 }
 
-/// A partition whose entry in the table was made here.
+/// A partition of a table that is known.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct PartitionReport {
     /// Its number, from 1.
@@ -77,8 +77,11 @@ pub enum BootReport {
         /// What was changed in the guest's command line, and why.
         changes: Vec<String>,
     },
-    /// The disk's own boot loader.
-    OwnLoader,
+    /// Boot code of the image.
+    OwnLoader {
+        /// What shows that there is some.
+        evidence: String,
+    },
     /// Nothing: there is no boot loader.
     Nothing,
 }
@@ -123,8 +126,10 @@ impl MountReport {
                 warnings: boot.warnings.clone(),
                 changes: boot.notes.clone(),
             },
-            None if plan.disks[0].layout.is_some() => BootReport::Nothing,
-            None => BootReport::OwnLoader,
+            None => match &plan.own_loader {
+                Some(evidence) => BootReport::OwnLoader { evidence: evidence.clone() },
+                None => BootReport::Nothing,
+            },
         };
         Self {
             name: plan.name.clone(),

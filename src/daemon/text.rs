@@ -20,7 +20,9 @@ impl MountReport {
                 let shown = changes.iter().filter(|_| verbose);
                 shown.for_each(|change| line(&mut out, "note", change));
             }
-            BootReport::OwnLoader => line(&mut out, "boots", "by its own boot loader"),
+            BootReport::OwnLoader { evidence } => {
+                line(&mut out, "boots", &format!("by its own boot loader ({evidence})"));
+            }
             BootReport::Nothing => line(&mut out, "boots", "nothing (no boot loader)"),
         }
         if verbose {
@@ -34,7 +36,7 @@ impl MountReport {
     pub fn warnings(&self) -> Vec<String> {
         let warnings = match &self.boot {
             BootReport::Kernel { warnings, .. } => warnings.as_slice(),
-            BootReport::OwnLoader | BootReport::Nothing => &[],
+            BootReport::OwnLoader { .. } | BootReport::Nothing => &[],
         };
         warnings.iter().chain(&self.notes).cloned().collect()
     }

@@ -28,7 +28,7 @@ pub trait BootPlanner: Send {
 /// A plan of the boot gap.
 #[derive(Debug)]
 pub struct GapPlan {
-    /// Regions from byte 0 to the first partition, in order.
+    /// Regions without gaps, in order: at least those of the bytes that plans may change.
     pub regions: Vec<Region>,
     /// How long it is valid.
     pub validity: Validity,
@@ -90,9 +90,9 @@ impl Replanning {
         }
     }
 
-    /// First byte after the gap.
-    pub(super) fn gap_end(&self) -> u64 {
-        self.planned.end
+    /// The bytes of the disk that plans may change.
+    pub(super) fn planned(&self) -> &Range<u64> {
+        &self.planned
     }
 
     /// Whether the plan that is shown ends by itself.
@@ -102,7 +102,7 @@ impl Replanning {
 
     /// Records that `len` bytes at `offset` were written.
     pub(super) fn written(&self, offset: u64, len: u64) {
-        if offset.saturating_add(len) <= self.planned.end {
+        if offset >= self.planned.start && offset.saturating_add(len) <= self.planned.end {
             return;
         }
         let reads = self.reads.read();
@@ -132,7 +132,7 @@ impl Replanning {
     /// it. Waits first if the guest has caused too much planning lately.
     pub(super) fn refresh(&self, range: &Range<u64>, show: impl FnOnce(Vec<Region>)) {
         while self.is_due(range) {
-            // The planner itself reads only after the gap, so it never gets here.
+            // The planner itself reads only partitions, so it never gets here.
             let mut planner = self.planner.lock();
             if !self.stale.load(Ordering::SeqCst) {
                 return;

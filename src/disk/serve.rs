@@ -79,9 +79,8 @@ impl Disk {
     }
 
     /// Make `planner` plan the boot gap again whenever it is read after a write to something that
-    /// it was planned from: `reads`, for what the disk shows now. The gap ends where `planned`
-    /// does; the bytes before `planned` are the same in every plan. Only the first call has an
-    /// effect.
+    /// it was planned from: `reads`, for what the disk shows now. Plans differ only in the bytes
+    /// `planned`. Only the first call has an effect.
     pub fn set_planner(
         &self,
         planner: Box<dyn BootPlanner>,
@@ -94,7 +93,7 @@ impl Disk {
     /// Plan the gap now, whether or not anything was written.
     pub fn plan_gap(&self) {
         if let Some(r) = self.replanning.get() {
-            r.plan_now(|gap| self.show_gap(gap, r.gap_end()));
+            r.plan_now(|gap| self.show_gap(gap));
         }
     }
 
@@ -181,8 +180,7 @@ impl Disk {
     pub fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let overlay = self.writable(offset, buf.len() as u64)?;
         let saved = self.saved.read();
-        // Partially written blocks take the rest of their bytes from the current gap.
-        self.refresh_gap(offset, self.len);
+        self.refresh_around(overlay, offset, buf.len() as u64);
         let table = self.table();
         let write = || overlay.write_at(&*table, buf, offset);
         let result = preserving(saved.as_deref(), overlay, (offset, buf.len() as u64), write);
@@ -197,7 +195,7 @@ impl Disk {
     pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let overlay = self.writable(offset, len)?;
         let saved = self.saved.read();
-        self.refresh_gap(offset, self.len);
+        self.refresh_around(overlay, offset, len);
         let table = self.table();
         let zero = || if len > 0 { overlay.zero(&*table, offset, len) } else { Ok(()) };
         let result = preserving(saved.as_deref(), overlay, (offset, len), zero);
@@ -271,7 +269,7 @@ impl Disk {
     /// depend on the disk's bytes.
     pub(super) fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Option<Result<RegionTable>> {
         let r = self.replanning.get()?;
-        Some(self.with_gap(r.plan_frozen(frozen), r.gap_end()))
+        Some(self.with_gap(r.plan_frozen(frozen)))
     }
 
     pub(super) fn clip(&self, offset: u64, len: usize) -> usize {
@@ -297,10 +295,10 @@ impl Disk {
         }
     }
 
-    /// First byte after the data derived from the guest's files, if there is any: every write that
-    /// reaches past it may make copies of the bytes before it stale.
-    pub fn gap_end(&self) -> Option<u64> {
-        self.replanning.get().map(Replanning::gap_end)
+    /// The bytes derived from the guest's files, if there are any: every write to other bytes may
+    /// make copies of these stale.
+    pub fn planned(&self) -> Option<Range<u64>> {
+        self.replanning.get().map(|r| r.planned().clone())
     }
 
     /// Whether the gap shows only for some seconds what it shows now, even if nothing is written.
@@ -313,21 +311,34 @@ impl Disk {
     fn refresh_gap(&self, offset: u64, len: u64) {
         if let Some(r) = self.replanning.get() {
             let range = offset..offset.saturating_add(len);
-            r.refresh(&range, |gap| self.show_gap(gap, r.gap_end()));
+            r.refresh(&range, |gap| self.show_gap(gap));
         }
     }
 
-    fn show_gap(&self, gap: Vec<Region>, gap_end: u64) {
-        match self.with_gap(gap, gap_end) {
+    /// As [`Self::refresh_gap`], before a write: blocks of the overlay that are written in part take
+    /// the rest of their bytes from the current gap.
+    fn refresh_around(&self, overlay: &dyn Overlay, offset: u64, len: u64) {
+        let unit = overlay.cow_granularity().max(1);
+        let start = offset - offset % unit;
+        let end = offset.saturating_add(len).checked_next_multiple_of(unit).unwrap_or(u64::MAX);
+        self.refresh_gap(start, end - start);
+    }
+
+    fn show_gap(&self, gap: Vec<Region>) {
+        match self.with_gap(gap) {
             Ok(table) => *self.table.write() = Arc::new(table),
             Err(e) => tracing::error!("the boot gap cannot be planned again: {e}"),
         }
     }
 
-    fn with_gap(&self, gap: Vec<Region>, gap_end: u64) -> Result<RegionTable> {
-        let rest = self.table();
-        let rest = rest.regions().iter().filter(|r| r.start >= gap_end).cloned();
-        RegionTable::new(gap.into_iter().chain(rest).collect())
+    /// The regions with `gap`, which has none or all of the bytes of each of the others.
+    fn with_gap(&self, gap: Vec<Region>) -> Result<RegionTable> {
+        let old = self.table();
+        let start = gap.first().map_or(0, |r| r.start);
+        let end = gap.last().map_or(0, Region::end);
+        let before = old.regions().iter().filter(|r| r.end() <= start).cloned();
+        let after = old.regions().iter().filter(|r| r.start >= end).cloned();
+        RegionTable::new(before.chain(gap).chain(after).collect())
     }
 }
 

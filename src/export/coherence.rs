@@ -15,9 +15,12 @@
 //!   ([`Wait::Alias`]), and so for writes of the first kind.
 
 use super::file::ExportedFile;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+/// Bytes of a page of the kernel.
+const PAGE: u64 = 4096;
 /// The kernel locks pages in groups of at most this many bytes.
 const FOLIO_MAX: u64 = 2 << 20;
 
@@ -155,14 +158,17 @@ pub fn stale_pages(
             let (offset, len) = (from - file.start, to - from);
             out.push(StalePages { file: index, offset, len, wait, gap: None });
         }
-        let Some(gap_end) = file.disk.gap_end().filter(|g| file.is_whole() && end > *g) else {
+        let outside = |gap: &Range<u64>| start < gap.start || end > gap.end;
+        let Some(gap) = file.disk.planned().filter(|gap| file.is_whole() && outside(gap)) else {
             continue;
         };
+        let offset = gap.start - gap.start % PAGE;
+        let len = gap.end - offset;
         if let Some(reads) = cache.gap_pages() {
             if cache.touch() {
                 let gap = Some((Arc::clone(cache), reads));
                 let wait = Wait::Derived;
-                out.push(StalePages { file: index, offset: 0, len: gap_end, wait, gap });
+                out.push(StalePages { file: index, offset, len, wait, gap });
             }
         }
     }
@@ -172,10 +178,13 @@ pub fn stale_pages(
 /// Whether a write must be answered before pages are dropped, because the kernel may hold some of
 /// these pages until then.
 pub fn answers_first(written: &ExportedFile, offset: u64, path: WritePath) -> bool {
-    let near_gap = |gap_end| written.start + offset < gap_end + FOLIO_MAX;
+    let at = written.start + offset;
+    let near_gap = |gap: Range<u64>| {
+        at < gap.end.saturating_add(FOLIO_MAX) && gap.start < at.saturating_add(2 * FOLIO_MAX)
+    };
     match path {
         WritePath::Direct => false,
-        WritePath::Cached => written.disk.gap_end().is_some_and(near_gap),
+        WritePath::Cached => written.disk.planned().is_some_and(near_gap),
         WritePath::WriteBack => true,
     }
 }

@@ -313,7 +313,8 @@ impl DiskFs {
     ) -> FsResult<Chunk<'a>> {
         let found = match self.node(ino).ok_or(Errno::EBADF)? {
             Node::File(file, cache) => {
-                if file.disk.gap_end().is_some_and(|gap_end| file.start + offset < gap_end) {
+                let at = file.start + offset..file.start + offset + len;
+                if file.disk.planned().is_some_and(|p| at.start < p.end && p.start < at.end) {
                     cache.reads_gap();
                 }
                 let read = file.read(offset, len, buffer);

@@ -83,6 +83,14 @@ fn value<'a>(word: &'a str, key: &str) -> Option<&'a str> {
     Some(rest.trim_matches('"'))
 }
 
+/// `cmdline` without its `key=` parameters; those of init, after `--`, are left alone.
+pub fn without(cmdline: &str, key: &str) -> String {
+    let words = split(cmdline);
+    let init = words.iter().position(|w| *w == "--").unwrap_or(words.len());
+    let kept = words.iter().enumerate().filter(|(i, w)| *i >= init || value(w, key).is_none());
+    kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+}
+
 fn drop_xen(words: &mut Vec<String>, changes: &mut Vec<String>) {
     words.retain(|word| {
         let xen = value(word, "xencons").is_some()

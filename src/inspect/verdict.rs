@@ -22,16 +22,15 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
         return no(e.to_string(), "give a kernel with --kernel and --initrd, or fix what it says");
     }
     let Some(boot) = &plan.boot else {
-        let whole = plan.disks.first().is_some_and(|d| d.layout.is_none());
-        return match whole {
-            true => Verdict {
+        return match &plan.own_loader {
+            Some(evidence) => Verdict {
                 answer: Answer::Boots,
-                text: "boots by its own boot loader: the image is a whole disk, into which inspect does \
-                       not look"
-                    .into(),
+                text: format!(
+                    "boots by its own boot loader ({evidence}), which inspect does not follow"
+                ),
                 advice: None,
             },
-            false => no("it has no boot loader of ours", "leave out --bootloader none"),
+            None => no("it has no boot loader of ours", "leave out --bootloader none"),
         };
     };
     let failed = report.checks.iter().find(|c| c.outcome == Outcome::Fail);

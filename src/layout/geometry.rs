@@ -4,6 +4,11 @@ use super::kind::{GPT_LEN, GPT_NUMBERS, MBR_MAX_SECTORS, MBR_NUMBERS, PartitionK
 use super::{SECTOR, format_size, round_up};
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// The tail begins and ends at multiples of this many bytes, so that no cluster of an overlay holds
+/// both bytes of the image and bytes that a loader plans.
+const TAIL_ALIGN: u64 = 2 << 20;
 
 /// A partition to place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -62,9 +67,47 @@ pub struct Layout {
     pub table: TableKind,
     /// Partitions in disk order, disjoint.
     pub partitions: Vec<Placed>,
+    /// For a disk that is a single image with a partition table of its own: the length of that
+    /// image in bytes, in whole sectors. The table describes no more than the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_len: Option<u64>,
 }
 
 impl Layout {
+    /// The layout of an image of `image_len` bytes with a partition table of its own, which has
+    /// these `partitions`. `tail` bytes for a loader follow the image; 0 for none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`]; those of [`Layout::validate`].
+    pub fn of_image(
+        table: TableKind,
+        image_len: u64,
+        mut partitions: Vec<Placed>,
+        tail: u64,
+    ) -> Result<Self> {
+        let too_large = || Error::new(ErrorKind::TooLarge, "the disk would be too large");
+        partitions.sort_by_key(|p| p.start);
+        let image_len = round_up(image_len, SECTOR).ok_or_else(too_large)?;
+        let len = match tail {
+            0 => image_len,
+            tail => {
+                let start = round_up(image_len, TAIL_ALIGN).ok_or_else(too_large)?;
+                let end = start.checked_add(tail).ok_or_else(too_large)?;
+                round_up(end, TAIL_ALIGN).ok_or_else(too_large)?
+            }
+        };
+        let layout = Self { len, table, partitions, image_len: Some(image_len) };
+        layout.validate()?;
+        Ok(layout)
+    }
+
+    /// The space for a loader after an image with a partition table of its own, in bytes of the
+    /// disk. No partition of the table reaches it. `None` if there is none.
+    pub fn tail(&self) -> Option<Range<u64>> {
+        let start = round_up(self.image_len?, TAIL_ALIGN)?;
+        (start < self.len).then_some(start..self.len)
+    }
+
     /// Places the partitions of `spec` one after the other, each at a multiple of `align`.
     ///
     /// # Errors
@@ -142,7 +185,7 @@ impl Layout {
         if len > max_len {
             return Err(too_large());
         }
-        Ok(Self { len, table, partitions })
+        Ok(Self { len, table, partitions, image_len: None })
     }
 
     /// Length in bytes of the space before the first partition, including the MBR.
@@ -163,9 +206,12 @@ impl Layout {
     /// [`ErrorKind::Corrupt`] with the first problem.
     pub fn validate(&self) -> Result<()> {
         let corrupt = |what: String| Err(Error::new(ErrorKind::Corrupt, what));
-        let Bounds { head, tail, numbers, max_len } = Bounds::of(self.table);
+        let Bounds { head, tail, numbers, max_len } = match self.image_len {
+            None => Bounds::of(self.table),
+            Some(image_len) => Bounds::of_image(self.len, image_len),
+        };
         let usable = self.len.saturating_sub(tail);
-        if self.len % SECTOR != 0 || self.len > max_len {
+        if self.len % SECTOR != 0 || self.len > max_len || tail > self.len {
             return corrupt(format!("invalid disk length {}", format_size(self.len)));
         }
         let mut end = head;
@@ -193,6 +239,16 @@ struct Bounds {
 }
 
 impl Bounds {
+    /// A table that is the image's own is where it is; its partitions may be anywhere else.
+    fn of_image(len: u64, image_len: u64) -> Self {
+        Self {
+            head: SECTOR,
+            tail: if image_len > len { u64::MAX } else { len - image_len },
+            numbers: u32::MAX,
+            max_len: i64::MAX as u64 / 2,
+        }
+    }
+
     fn of(table: TableKind) -> Self {
         match table {
             TableKind::Mbr => Self {
@@ -291,6 +347,31 @@ mod tests {
         }
         assert!(compute(129, 1 << 20).is_err());
         assert!(compute(0, 1 << 20).is_err());
+    }
+
+    #[test]
+    fn an_image_keeps_its_partitions_and_gets_a_tail() {
+        let mib = 1 << 20;
+        let place = |number, start, len| {
+            let kind = PartitionKind::Linux;
+            Placed { number, start, len, kind, active: false }
+        };
+        let parts = vec![place(5, 2 * mib, mib), place(1, 63 * SECTOR, mib)];
+        let of = |len, tail| Layout::of_image(TableKind::Mbr, len, parts.clone(), tail);
+        let plain = of(3 * mib, 0).unwrap();
+        assert_eq!((plain.len, plain.tail()), (3 * mib, None));
+        assert_eq!(plain.partitions, [place(1, 63 * SECTOR, mib), place(5, 2 * mib, mib)]);
+        let odd = of(3 * mib + 1, 0).unwrap();
+        assert_eq!((odd.len, odd.tail()), (3 * mib + SECTOR, None));
+        let booting = of(3 * mib + 1, 64 * mib + 1).unwrap();
+        assert_eq!(booting.tail(), Some(4 * mib..70 * mib));
+        assert_eq!(booting.len, 70 * mib);
+        let text = serde_json::to_string(&booting).unwrap();
+        assert_eq!(serde_json::from_str::<Layout>(&text).unwrap(), booting);
+        assert!(of(3 * mib - 1, 0).is_ok() && of(3 * mib - SECTOR, 0).is_err(), "the last one");
+        assert!(of(u64::MAX, 1).is_err() && of(mib, u64::MAX).is_err());
+        let lies = Layout { image_len: Some(80 * mib), ..booting };
+        assert!(lies.validate().is_err());
     }
 
     #[test]

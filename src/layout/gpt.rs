@@ -129,7 +129,7 @@ fn protective_mbr(sectors: u64, code: &[u8]) -> [u8; SECTOR as usize] {
 }
 
 /// CRC-32 of ISO 3309, as used by Ethernet and zlib.
-fn crc32(bytes: &[u8]) -> u32 {
+pub fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
 }
 

@@ -47,7 +47,10 @@ pub fn mbr_sector(layout: &Layout, disk_id: u32, code: &[u8]) -> Result<[u8; SEC
 }
 
 /// Refuses boot code that does not fit into an MBR.
-pub(super) fn check_code(code: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// [`ErrorKind::TooLarge`].
+pub fn check_code(code: &[u8]) -> Result<()> {
     if code.len() > BOOTSTRAP_LEN {
         let what = format!("the boot code has {} bytes; an MBR holds {BOOTSTRAP_LEN}", code.len());
         return Err(Error::new(ErrorKind::TooLarge, what));

@@ -12,7 +12,8 @@ use std::sync::Arc;
 /// A program that the firmware starts from the disk.
 ///
 /// A loader writes to the *boot area*: from sector 0 to the first of the guest's partitions. The
-/// loader's own partitions are part of it.
+/// loader's own partitions are part of it. On a disk whose partition table is the image's own, it
+/// has the code area of the MBR and the *tail*, which is the space after the image's last sector.
 pub trait Loader: fmt::Debug + Send + Sync {
     /// Name in options, reports and overlay metadata.
     fn name(&self) -> &'static str;
@@ -37,8 +38,9 @@ pub trait Loader: fmt::Debug + Send + Sync {
     }
 
     /// Whether `code`, the first bytes of `disk`, is its boot code, perhaps of another version.
-    fn recognizes(&self, code: &[u8], disk: &dyn ReadAt) -> bool {
-        let _ = (code, disk);
+    /// `origin` is that of its space on this disk.
+    fn recognizes(&self, code: &[u8], disk: &dyn ReadAt, origin: u64) -> bool {
+        let _ = (code, disk, origin);
         false
     }
 
@@ -48,8 +50,8 @@ pub trait Loader: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Bytes that it needs before the first partition, including the partition table, to start
-    /// `payload`.
+    /// Bytes that it needs from its origin on to start `payload`: before the first partition, the
+    /// partition table included, or in the tail.
     fn reserve(&self, payload: Option<&Payload>) -> u64;
 
     /// The loader for one disk, on which it may use `space`. Reads files of the host if it is made
@@ -93,8 +95,10 @@ pub struct WantedPartition {
 /// The space on a disk that a loader may use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Space {
+    /// The byte of the disk from which a loader's positions count: 0, or the start of the tail.
+    pub origin: u64,
     /// The boot gap, in bytes of the disk: from the end of the partition table to the first
-    /// partition.
+    /// partition. On a disk whose partition table is the image's own: the tail.
     pub gap: Range<u64>,
     /// The partitions that it requested, in the same order.
     pub partitions: Vec<Placed>,

@@ -1,7 +1,7 @@
 //! The direct loader: a BIOS boot program that loads a kernel from fixed sectors of the disk,
 //! without reading a filesystem.
 //!
-//! The gap holds, in this order, the [stage 2](STAGE2) that the boot code loads, the [parameter
+//! Its space holds, in this order, the [stage 2](STAGE2) that the boot code loads, the [parameter
 //! block](Params), the command line, the kernel and its initrds. Kernel and initrds are regions
 //! that read directly from their files.
 
@@ -50,8 +50,8 @@ impl Loader for Direct {
         Some(Limits { kernel: KERNEL_MAX, initrds: INITRD_MAX, cmdline: CMDLINE_MAX })
     }
 
-    fn recognizes(&self, code: &[u8], _: &dyn ReadAt) -> bool {
-        code.starts_with(STAGE1)
+    fn recognizes(&self, code: &[u8], _: &dyn ReadAt, _: u64) -> bool {
+        code::is_stage1(code)
     }
 
     fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
@@ -63,7 +63,8 @@ impl Loader for Direct {
     }
 
     fn install(&self, space: &Space) -> Result<Arc<dyn InstalledLoader>> {
-        Ok(Arc::new(InstalledDirect { gap_end: space.gap.end }))
+        let origin = space.origin / SECTOR;
+        Ok(Arc::new(InstalledDirect { stage1: code::stage1(origin), origin, end: space.gap.end }))
     }
 }
 
@@ -73,7 +74,7 @@ impl Loader for Direct {
 /// All loaders that boot the guest use this length and [`bios_boot_partition`], so that one can
 /// replace another without moving the guest's partitions.
 pub(super) fn gap_for(payload: Option<&Payload>) -> u64 {
-    payload.map_or(0, |p| Placement::of(p).end.saturating_mul(2)).max(MIN_GAP)
+    payload.map_or(0, |p| Placement::of(p, 0).end.saturating_mul(2)).max(MIN_GAP)
 }
 
 /// The partition in which GRUB, ours or one that the guest installs, embeds itself on a GPT disk.
@@ -86,28 +87,34 @@ pub(super) fn bios_boot_partition(table: TableKind) -> Vec<WantedPartition> {
 /// The direct loader on one disk.
 #[derive(Debug)]
 struct InstalledDirect {
-    /// First byte after the gap.
-    gap_end: u64,
+    stage1: [u8; STAGE1.len()],
+    /// The sector from which its positions count.
+    origin: u64,
+    /// First byte after its space.
+    end: u64,
 }
 
 impl InstalledLoader for InstalledDirect {
     fn boot_code(&self) -> &[u8] {
-        STAGE1
+        &self.stage1
     }
 
     fn regions(&self, order: BootOrder<'_>) -> Vec<Region> {
-        let stage2 = bytes(STAGE2_LBA, RegionKind::Loader, "loader, stage 2", STAGE2);
+        let code = code::stage2(self.origin);
+        let lba = self.origin + STAGE2_LBA;
+        let stage2 = bytes(lba, RegionKind::Loader, "loader, stage 2", &code);
+        let refusal = |message: &str| refusal(message, self.origin);
         match order {
             BootOrder::Undecided => Vec::new(),
             BootOrder::Print(message) => vec![stage2, refusal(message)],
-            BootOrder::Start(payload) if Placement::of(payload).end > self.gap_end => {
-                let message = "the guest's kernel and initrd have outgrown this disk's boot gap; \
+            BootOrder::Start(payload) if Placement::of(payload, self.origin).end > self.end => {
+                let message = "the guest's kernel and initrd have outgrown this disk's boot area; \
                                start with a new overlay";
                 vec![stage2, refusal(message)]
             }
             BootOrder::Start(payload) => {
                 let mut regions = vec![stage2];
-                regions.extend(payload_regions(payload));
+                regions.extend(payload_regions(payload, self.origin));
                 regions
             }
         }
@@ -123,8 +130,9 @@ struct Placement {
 }
 
 impl Placement {
-    fn of(payload: &Payload) -> Self {
-        let kernel = KERNEL_LBA * SECTOR;
+    /// For a loader whose origin is the sector `origin`.
+    fn of(payload: &Payload, origin: u64) -> Self {
+        let kernel = origin.saturating_add(KERNEL_LBA).saturating_mul(SECTOR);
         let mut end = kernel.saturating_add(payload.kernel.len);
         let mut initrds = Vec::new();
         for (i, initrd) in payload.initrds.iter().enumerate() {
@@ -138,21 +146,22 @@ impl Placement {
 }
 
 /// The parameter block, the command line and the files.
-fn payload_regions(payload: &Payload) -> Vec<Region> {
-    let placement = Placement::of(payload);
+fn payload_regions(payload: &Payload, origin: u64) -> Vec<Region> {
+    let placement = Placement::of(payload, origin);
     let params = Params {
         token: payload.token(),
         kernel_lba: placement.kernel / SECTOR,
         kernel_bytes: payload.kernel.len,
         initrd: placement.initrds.first().map(|start| (start / SECTOR, placement.end - start)),
+        cmdline_lba: origin + CMDLINE_LBA,
         cmdline_bytes: payload.cmdline.len() as u32,
         message: None,
     };
     let mut cmdline = payload.cmdline.clone().into_bytes();
     cmdline.resize(CMDLINE_MAX + 1, 0);
     let mut regions = vec![
-        parameters(&params),
-        bytes(CMDLINE_LBA, RegionKind::CommandLine, "kernel command line", &cmdline),
+        parameters(&params, origin),
+        bytes(origin + CMDLINE_LBA, RegionKind::CommandLine, "kernel command line", &cmdline),
     ];
     let files = std::iter::once((placement.kernel, RegionKind::Kernel, &payload.kernel));
     let initrds = placement.initrds.into_iter().zip(&payload.initrds);
@@ -168,12 +177,14 @@ fn payload_regions(payload: &Payload) -> Vec<Region> {
 }
 
 /// The parameter block of a loader that prints `message` and stops.
-fn refusal(message: &str) -> Region {
-    parameters(&Params { message: Some(message.to_owned()), ..Params::default() })
+fn refusal(message: &str, origin: u64) -> Region {
+    let cmdline_lba = origin + CMDLINE_LBA;
+    let message = Some(message.to_owned());
+    parameters(&Params { cmdline_lba, message, ..Params::default() }, origin)
 }
 
-fn parameters(params: &Params) -> Region {
-    bytes(PARAMS_LBA, RegionKind::Parameters, "loader's parameters", &params.encode())
+fn parameters(params: &Params, origin: u64) -> Region {
+    bytes(origin + PARAMS_LBA, RegionKind::Parameters, "loader's parameters", &params.encode())
 }
 
 fn bytes(lba: u64, kind: RegionKind, origin: &str, bytes: &[u8]) -> Region {
@@ -203,7 +214,8 @@ mod tests {
     }
 
     fn installed(gap: u64) -> Arc<dyn InstalledLoader> {
-        Direct.install(&Space { gap: SECTOR..gap, partitions: Vec::new() }).unwrap()
+        let space = Space { origin: 0, gap: SECTOR..gap, partitions: Vec::new() };
+        Direct.install(&space).unwrap()
     }
 
     fn params_of(regions: &[Region]) -> Params {
@@ -243,6 +255,23 @@ mod tests {
         assert_eq!(params.initrd, Some((KERNEL_LBA + 8, 14)));
         assert_eq!((params.cmdline_bytes, params.message), (8, None));
         assert_eq!(params.token, payload.token());
+    }
+
+    #[test]
+    fn all_positions_follow_the_origin() {
+        let payload = payload(1000, &[5]);
+        let origin = 3 << 40;
+        let space = Space { origin, gap: origin..origin + MIN_GAP, partitions: Vec::new() };
+        let there = Direct.install(&space).unwrap().regions(BootOrder::Start(&payload));
+        let here = installed(MIN_GAP).regions(BootOrder::Start(&payload));
+        for (there, here) in there.iter().zip(&here) {
+            assert_eq!((there.start, there.len), (here.start + origin, here.len));
+        }
+        let (there, here) = (params_of(&there), params_of(&here));
+        let lba = origin / SECTOR;
+        assert_eq!(there.kernel_lba, here.kernel_lba + lba);
+        assert_eq!(there.cmdline_lba, here.cmdline_lba + lba);
+        assert_eq!(there.initrd.unwrap().0, here.initrd.unwrap().0 + lba);
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub use embed::{boot_code, core_at};
 use host::Host;
 use std::sync::Arc;
 
-/// First sector of the core image, unless it is in a BIOS boot partition. A guest that writes its
-/// partition table keeps the first sectors of the disk in its overlay, and these must not be parts
-/// of an older core image.
+/// First sector of the core image, counted from the origin as all sectors here, unless it is in a
+/// BIOS boot partition. A guest that writes its partition table keeps the first sectors of the disk
+/// in its overlay, and these must not be parts of an older core image.
 const CORE_LBA: u64 = 2048;
 /// First sector of the script.
 const SCRIPT_LBA: u64 = 4096;
@@ -62,11 +62,12 @@ impl Loader for Grub {
 
     /// A GRUB that the guest installs is in the first sectors after the MBR, or in a BIOS boot
     /// partition, which is empty if it was ours.
-    fn recognizes(&self, code: &[u8], disk: &dyn ReadAt) -> bool {
+    fn recognizes(&self, code: &[u8], disk: &dyn ReadAt, origin: u64) -> bool {
         let Some(lba) = embed::core_sector(code) else { return false };
         let mut sector = [1; SECTOR as usize];
         let read = lba.checked_mul(SECTOR).map(|start| disk.read_at(&mut sector, start));
-        lba == CORE_LBA || (matches!(read, Some(Ok(()))) && sector == [0; SECTOR as usize])
+        lba == origin / SECTOR + CORE_LBA
+            || (matches!(read, Some(Ok(()))) && sector == [0; SECTOR as usize])
     }
 
     fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
@@ -79,12 +80,13 @@ impl Loader for Grub {
 
     fn install(&self, space: &Space) -> Result<Arc<dyn InstalledLoader>> {
         let host = Host::find()?;
-        let script = format!("($root){SCRIPT_LBA}+{SCRIPT_SECTORS}");
+        let origin = space.origin / SECTOR;
+        let script = format!("($root){}+{SCRIPT_SECTORS}", origin + SCRIPT_LBA);
         let core = host.core_image(&script)?;
         let own = space.partitions.iter().find(|p| p.kind == PartitionKind::BiosBoot);
         let (lba, room) = match own {
             Some(p) => (p.start / SECTOR, p.len),
-            None => (CORE_LBA, CORE_MAX),
+            None => (origin + CORE_LBA, CORE_MAX),
         };
         let module = host.linux_module()?;
         let first_free = MODULE_LBA + sectors(module.len());
@@ -96,12 +98,10 @@ impl Loader for Grub {
             );
             return Err(Error::new(ErrorKind::TooLarge, what));
         }
-        if space.gap.start > CORE_LBA * SECTOR || space.gap.end < DRIVERS_LBA * SECTOR {
-            let what = format!(
-                "GRUB needs a boot gap of {} bytes, and this disk has {}",
-                DRIVERS_LBA * SECTOR,
-                space.gap.end
-            );
+        let has = space.gap.end.saturating_sub(space.origin);
+        if space.gap.start > (origin + CORE_LBA) * SECTOR || has < DRIVERS_LBA * SECTOR {
+            let needed = DRIVERS_LBA * SECTOR;
+            let what = format!("GRUB needs a boot area of {needed} bytes, and this disk has {has}");
             return Err(Error::new(ErrorKind::TooLarge, what));
         }
         Ok(Arc::new(InstalledGrub {
@@ -109,7 +109,8 @@ impl Loader for Grub {
             core: core_at(core, lba)?,
             core_lba: lba,
             module,
-            gap_end: space.gap.end,
+            origin,
+            end: space.gap.end,
         }))
     }
 }
@@ -121,8 +122,10 @@ struct InstalledGrub {
     core: Vec<u8>,
     core_lba: u64,
     module: Vec<u8>,
-    /// First byte after the gap.
-    gap_end: u64,
+    /// The sector from which its positions count.
+    origin: u64,
+    /// First byte after its space.
+    end: u64,
 }
 
 impl InstalledLoader for InstalledGrub {
@@ -138,21 +141,23 @@ impl InstalledLoader for InstalledGrub {
         };
         let drivers = payload.filter(|p| !p.menu.drivers_for.is_empty());
         let drivers = drivers.and_then(|p| p.initrds.first());
-        let fits = |len: u64| (DRIVERS_LBA * SECTOR).saturating_add(len) <= self.gap_end;
+        let [script, module, first_driver] =
+            [SCRIPT_LBA, MODULE_LBA, DRIVERS_LBA].map(|lba| self.origin + lba);
+        let fits = |len: u64| (first_driver * SECTOR).saturating_add(len) <= self.end;
         let drivers = drivers.filter(|file| fits(file.len));
         let text = settings::script(&settings::Script {
             rules: payload.map(|p| &p.menu),
             message,
-            module: (MODULE_LBA, sectors(self.module.len())),
-            drivers: drivers.map(|file| (DRIVERS_LBA, file.len.div_ceil(SECTOR))),
+            module: (module, sectors(self.module.len())),
+            drivers: drivers.map(|file| (first_driver, file.len.div_ceil(SECTOR))),
             len: (SCRIPT_SECTORS * SECTOR) as usize,
         });
         let mut regions = vec![
-            bytes(SCRIPT_LBA, RegionKind::Parameters, "script for GRUB", text.as_bytes()),
-            bytes(MODULE_LBA, RegionKind::Loader, "GRUB's linux module", &self.module),
+            bytes(script, RegionKind::Parameters, "script for GRUB", text.as_bytes()),
+            bytes(module, RegionKind::Loader, "GRUB's linux module", &self.module),
         ];
         regions.extend(drivers.map(|file| Region {
-            start: DRIVERS_LBA * SECTOR,
+            start: first_driver * SECTOR,
             len: file.len,
             kind: RegionKind::Initrd,
             origin: file.origin.clone(),

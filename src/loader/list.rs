@@ -39,9 +39,10 @@ impl LoaderKind {
         self.limits().is_some() == other.limits().is_some()
     }
 
-    /// Whether `code`, the first bytes of `disk`, is the boot code of one of our loaders.
-    pub fn any_recognizes(code: &[u8], disk: &dyn ReadAt) -> bool {
-        LOADERS.iter().any(|loader| loader.recognizes(code, disk))
+    /// Whether `code`, the first bytes of `disk`, is the boot code of one of our loaders, whose
+    /// space there begins at byte `origin`.
+    pub fn any_recognizes(code: &[u8], disk: &dyn ReadAt, origin: u64) -> bool {
+        LOADERS.iter().any(|loader| loader.recognizes(code, disk, origin))
     }
 
     /// The loader called `name`.

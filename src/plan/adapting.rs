@@ -151,6 +151,8 @@ pub(super) fn devices(
     let others = resolver.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
     let list = std::iter::once(root).chain(others).map(|p| device(p, disks)).collect();
     let devices = Devices::new(list, resolver.same_names).with_macs(&resolver.macs);
+    let has_tail = disks.iter().any(|d| d.layout.as_ref().is_some_and(|l| l.tail().is_some()));
+    let devices = if has_tail { devices.with_tail() } else { devices };
     if resolver.complete { devices.and_no_others() } else { devices }
 }
 

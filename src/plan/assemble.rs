@@ -15,9 +15,11 @@ use super::planned_disk::{PlannedDisk, disk_file_name};
 use super::root_resolver::RootResolver;
 use super::survey::Survey;
 use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
+use super::whole_disk::{changed_table, whole_disk};
 use crate::bytes::ReadAt;
 use crate::disk::ReadSet;
 use crate::fs::GuestFs;
+use crate::fs::boot_code::BootCode;
 use crate::identity::UuidChange;
 use crate::loader::{BootOrder, LoaderKind};
 use crate::{Error, ErrorKind, Result};
@@ -38,6 +40,8 @@ pub struct Plan {
     pub disks: Vec<PlannedDisk>,
     /// What boots; `None` without one of our boot loaders.
     pub boot: Option<BootSummary>,
+    /// Why the first disk boots by boot code of its image, if it does: the evidence.
+    pub own_loader: Option<String>,
     /// The loader on the first disk.
     pub loader: LoaderKind,
     /// Location of the root filesystem: index of its disk, and number of its partition.
@@ -92,6 +96,9 @@ pub(super) fn assemble(
     let guests =
         LiveGuest { disks: &disks, builders: &builders, examiner: &examiner, places: &places };
     let mut notes = guest.notes;
+    for (planned, builder) in disks.iter().zip(&builders).filter(|(_, b)| b.has_overlay()) {
+        notes.extend(changed_table(&planned.disk, planned.layout.as_ref(), &builder.source));
+    }
     let mut summary = boot.map(|boot| boot.summary);
     if uuid.is_none() {
         uuid = change_uuid(&guests, &guest.boot, summary.as_ref(), &mut resolver, options)?;
@@ -119,11 +126,13 @@ pub(super) fn assemble(
         let words = words.filter(|_| *overlays != OverlayChoice::ReadOnly);
         words.map_or(Ok(None), |words| adaptation(&guests, &resolver, words, &mut notes))
     };
+    let root = root_place(&guests, &resolver, summary.as_ref());
     let mut plan = Plan {
         name: guest.name,
         memory_mib: guest.memory_mib,
         macs: guest.macs,
-        root: root_place(&disks, &resolver, summary.as_ref()),
+        root,
+        own_loader: own_loader(&builders[0]),
         disks,
         loader: builders[0].shape.bootloader,
         boot: summary,
@@ -188,17 +197,33 @@ fn image_paths(builders: &[DiskBuilder]) -> Vec<PathBuf> {
     images.map(|(_, image)| image.image.path().to_path_buf()).collect()
 }
 
-/// The location of the root filesystem: from the command line, else from the config's hint, else
-/// the first partition with a filesystem.
+/// The evidence that a disk boots by boot code of its image.
+fn own_loader(first: &DiskBuilder) -> Option<String> {
+    let whole = whole_disk(&first.source).filter(|_| first.shape.bootloader.limits().is_none())?;
+    match &whole.boot_code {
+        BootCode::Present(evidence) => Some(evidence.clone()),
+        BootCode::Absent(_) => None,
+    }
+}
+
+/// The location of the root filesystem: from the user, else from the command line, else from the
+/// config's hint, else the first partition that looks like one, or with a filesystem.
 fn root_place(
-    planned: &[PlannedDisk],
+    guests: &LiveGuest<'_>,
     resolver: &RootResolver,
     boot: Option<&BootSummary>,
 ) -> Option<(usize, u32)> {
+    let told = resolver.root_partition.and_then(|i| resolver.partitions.get(i));
     let hints = [boot.map(|b| b.cmdline.as_str()), resolver.root_hint.as_deref()];
-    let named = hints.into_iter().flatten().find_map(|words| resolver.root_of(words));
+    let named = || hints.into_iter().flatten().find_map(|words| resolver.root_of(words));
+    let looked = || {
+        let whole = boot.is_none() && whole_disk(&guests.builders[0].source).is_some();
+        let index = whole.then(|| root_of(resolver, None, guests).ok()).flatten()?;
+        resolver.partitions.get(index)
+    };
     let first = || resolver.partitions.iter().find(|p| p.kind.may_hold_root());
-    let root = named.or_else(first)?;
+    let root = told.or_else(named).or_else(looked).or_else(first)?;
+    let planned = guests.disks;
     let disk = planned.iter().position(|d| !d.cdrom && d.letters == root.disk)?;
     Some((disk, root.number))
 }

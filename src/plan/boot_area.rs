@@ -1,10 +1,12 @@
 //! The boot area of a disk: the partition table, and what a loader puts before the first of the
-//! guest's partitions.
+//! guest's partitions or, on a disk that keeps the table of its image, after the image.
 
 use super::regions::RegionList;
 use crate::Result;
 use crate::disk::{Region, RegionKind};
-use crate::layout::{GPT_LEN, Gpt, Ids, Layout, SECTOR, TableKind, mbr_sector};
+use crate::layout::{
+    BOOTSTRAP_LEN, GPT_LEN, Gpt, Ids, Layout, SECTOR, TableKind, check_code, mbr_sector,
+};
 use crate::loader::{BootOrder, InstalledLoader, LoaderKind, Space};
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,7 +38,8 @@ impl BootArea {
             TableKind::Gpt => SECTOR + GPT_LEN,
         };
         let own = layout.partitions.iter().filter(|p| p.kind.is_loaders());
-        let space = Space { gap: table_end..layout.gap(), partitions: own.copied().collect() };
+        let (gap, partitions) = (table_end..layout.gap(), own.copied().collect());
+        let space = Space { origin: 0, gap, partitions };
         let installed = loader.install(&space)?;
         let code = installed.boot_code();
         let (mbr, primary, backup) = match layout.table {
@@ -50,9 +53,40 @@ impl BootArea {
         Ok(Self { loader, installed, space, mbr, has_code, primary, backup, end })
     }
 
+    /// The boot area for a disk with `layout`, which is that of an image whose sector 0 is `mbr`, and
+    /// which has a `tail` for `loader`.
+    ///
+    /// # Errors
+    /// Those of [`install`](crate::loader::Loader::install).
+    pub(super) fn in_tail(
+        tail: Range<u64>,
+        mut mbr: [u8; SECTOR as usize],
+        loader: LoaderKind,
+    ) -> Result<Self> {
+        let end = tail.end;
+        let space = Space { origin: tail.start, gap: tail, partitions: Vec::new() };
+        let installed = loader.install(&space)?;
+        let code = installed.boot_code();
+        check_code(code)?;
+        mbr[..BOOTSTRAP_LEN].fill(0);
+        mbr[..code.len()].copy_from_slice(code);
+        let (primary, backup) = (Vec::new(), Vec::new());
+        Ok(Self { loader, installed, space, mbr, has_code: true, primary, backup, end })
+    }
+
     /// The bytes that depend on what boots; those before are the partition table and boot code.
     pub(super) fn planned(&self) -> Range<u64> {
         self.space.gap.start..self.end
+    }
+
+    /// The byte of the disk from which the loader's positions count.
+    pub(super) fn origin(&self) -> u64 {
+        self.space.origin
+    }
+
+    /// Sector 0.
+    pub(super) fn mbr(&self) -> &[u8] {
+        &self.mbr
     }
 
     /// First byte after the boot area.
@@ -75,12 +109,14 @@ impl BootArea {
         &self.backup
     }
 
-    /// The regions from sector 0 to the end of the boot area.
+    /// The regions from the loader's origin to the end of the boot area.
     pub(super) fn regions(&self, order: BootOrder<'_>) -> Vec<Region> {
         let mut out = RegionList::default();
-        let code = if self.has_code { "loader, stage 1, and " } else { "" };
-        out.bytes(0, RegionKind::Mbr, &format!("{code}partition table"), &self.mbr);
-        out.bytes(SECTOR, RegionKind::Table, "GPT", &self.primary);
+        if self.space.origin == 0 {
+            let code = if self.has_code { "loader, stage 1, and " } else { "" };
+            out.bytes(0, RegionKind::Mbr, &format!("{code}partition table"), &self.mbr);
+            out.bytes(SECTOR, RegionKind::Table, "GPT", &self.primary);
+        }
         let mut end = self.space.gap.start;
         for region in self.installed.regions(order) {
             self.zeros(end, region.start, &mut out);

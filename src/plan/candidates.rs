@@ -17,12 +17,13 @@ struct Partition {
     number: u32,
 }
 
-/// Partitions that may hold the boot configuration, in the order in which they were listed; the
-/// first disk's come first among the resolver's partitions.
-fn first_disk(disk: &DiskBuilder) -> Vec<Partition> {
+/// Partitions that may hold the boot configuration, in the order in which they were listed, after
+/// partition `root`; the first disk's come first among the resolver's partitions.
+fn first_disk(disk: &DiskBuilder, root: Option<u32>) -> Vec<Partition> {
     let mut all: Vec<_> = disk.partitions().iter().enumerate().collect();
-    all.retain(|(_, p)| !p.image.is_swap());
-    all.sort_by_key(|(_, p)| p.listed);
+    // Without a table of its own, a partition was named to be looked into.
+    all.retain(|(_, p)| !p.kind.is_swap() && (p.partuuid.is_none() || p.image.has_filesystem()));
+    all.sort_by_key(|(_, p)| (Some(p.number) != root, p.listed));
     all.into_iter().map(|(index, p)| Partition { index, disk: 0, number: p.number }).collect()
 }
 
@@ -32,7 +33,7 @@ fn elsewhere(disks: &[DiskBuilder]) -> Vec<Partition> {
     let mut start = 0;
     for (k, disk) in disks.iter().enumerate() {
         let partitions = disk.partitions().iter().enumerate().filter(|_| k > 0);
-        let linux = partitions.filter(|(_, p)| !p.image.is_swap());
+        let linux = partitions.filter(|(_, p)| !p.kind.is_swap());
         out.extend(linux.map(|(i, p)| Partition { index: start + i, disk: k, number: p.number }));
         start += disk.names().len();
     }
@@ -55,14 +56,19 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// The partitions of `disks`, read from their images until [`Places::attach`].
+    /// The partitions of `disks`, read from their images until [`Places::attach`]. `root` is the
+    /// number of the root partition on the first disk, if the user has named it.
     ///
     /// # Errors
     /// When there are too many.
-    pub(super) fn new(disks: &[DiskBuilder], examiner: &Examiner) -> Result<Self> {
+    pub(super) fn new(
+        disks: &[DiskBuilder],
+        examiner: &Examiner,
+        root: Option<u32>,
+    ) -> Result<Self> {
         let mut out = Self { candidates: Vec::new(), others: Vec::new(), sources: Vec::new() };
         let Some(first) = disks.first() else { return Ok(out) };
-        for partition in first_disk(first).into_iter().chain(elsewhere(disks)) {
+        for partition in first_disk(first, root).into_iter().chain(elsewhere(disks)) {
             let builder = &disks[partition.disk];
             let number = partition.number;
             let source = builder.partitions().iter().find(|p| p.number == number);

@@ -29,7 +29,8 @@ pub(super) fn root_of(
     cmdline: Option<&str>,
     guests: &LiveGuest<'_>,
 ) -> Result<usize> {
-    let named = cmdline.and_then(|words| resolver.root_index(words));
+    let told = resolver.root_partition;
+    let named = told.or_else(|| cmdline.and_then(|words| resolver.root_index(words)));
     let named = named.or_else(|| resolver.root_index(resolver.root_hint.as_deref()?));
     let looks_like_one = |index: usize| {
         let fs = guests.filesystem(resolver, index).ok().flatten();
@@ -42,7 +43,7 @@ pub(super) fn root_of(
         Error::new(
             ErrorKind::Unsupported,
             "--hostname and the like edit the guest's root filesystem, and none of its partitions \
-             can be read as one (ext2, ext3, ext4, XFS or Btrfs, not a whole disk)",
+             can be read as one (ext2, ext3, ext4, XFS or Btrfs)",
         )
     })
 }

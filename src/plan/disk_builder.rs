@@ -2,7 +2,7 @@
 
 use super::boot_area::BootArea;
 use super::current_uuid::changed_uuid;
-use super::disk_source::{images_of, is_read_only, new_ids, new_shape};
+use super::disk_source::{images_of, is_read_only, new_ids, new_shape, partitions_of};
 use super::options::SourceOptions;
 use super::overlay_metadata::{ImageMark, OverlayMetadata};
 use super::regions::RegionList;
@@ -10,14 +10,16 @@ use super::replaced_loader::replace_loader;
 use super::source::SourceImage;
 use super::types::{
     DiskContent, DiskRole, DiskShape, DiskSource, OverlayChoice, PartitionNames, PartitionSource,
+    WholeDisk,
 };
+use super::whole_disk::{first_sector, image_regions, regions, whole_disk};
 use crate::bytes::ReadAt;
 use crate::disk::{
     Disk, LayeredOverlay, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch,
 };
 use crate::image::common_mode;
 use crate::layout::{
-    Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SECTOR, SWAP_MIN_LEN, SWAP_PAGE,
+    Ids, Layout, LayoutSpec, PartitionKind, PartitionSpec, Placed, SWAP_MIN_LEN, SWAP_PAGE,
     SwapHeader, TableKind, format_size,
 };
 use crate::loader::{BootOrder, LoaderKind, Payload, WantedPartition};
@@ -106,13 +108,10 @@ impl DiskBuilder {
 
     /// The partitions backed by images.
     pub(super) fn partitions(&self) -> &[PartitionSource] {
-        match &self.source.content {
-            DiskContent::Partitions(partitions) => partitions,
-            DiskContent::Whole { .. } | DiskContent::Cdrom(_) => &[],
-        }
+        partitions_of(&self.source)
     }
 
-    /// Type of partition table: that of the layout, else the expected one.
+    /// Type of a generated partition table: that of the layout, else the expected one.
     fn table(&self) -> TableKind {
         self.layout.as_ref().map_or(self.shape.table.unwrap_or_default(), |l| l.table)
     }
@@ -135,13 +134,16 @@ impl DiskBuilder {
             partuuid: self.ids.partuuid(self.table(), number),
             read_only,
         };
+        let is_whole = whole_disk(&self.source).is_some();
         let images = self.partitions().iter().map(|p| {
-            let uuid = if p.image.is_swap() {
+            // A swap area for an image is generated, with a UUID if the image has none.
+            let uuid = if p.kind.is_swap() && !is_whole {
                 Some(self.swap_uuid(&p.image).to_string())
             } else {
                 p.image.uuid_text()
             };
-            let names = name(p.number, kind_of(p), uuid, p.image.label(), p.read_only);
+            let mut names = name(p.number, p.kind, uuid, p.image.label(), p.read_only);
+            names.partuuid = p.partuuid.clone().unwrap_or(names.partuuid);
             match self.changed_uuids.iter().find(|(number, _)| *number == p.number) {
                 Some((_, now)) => PartitionNames {
                     former: names.uuid.into_iter().collect(),
@@ -168,7 +170,16 @@ impl DiskBuilder {
     /// # Errors
     /// [`ErrorKind::Invalid`] for impossible sizes; those of [`Layout::compute`].
     pub(super) fn lay_out(&mut self, payload: Option<&Payload>, grown: Option<u32>) -> Result<()> {
-        if self.layout.is_some() || self.partitions().is_empty() {
+        if self.layout.is_some() {
+            return Ok(());
+        }
+        if let Some(whole) = whole_disk(&self.source) {
+            let loader = self.shape.bootloader;
+            let tail = loader.limits().map_or(0, |_| loader.reserve(payload));
+            self.layout = whole.layout(tail)?;
+            return Ok(());
+        }
+        if self.partitions().is_empty() {
             return Ok(());
         }
         if (1..SWAP_MIN_LEN).contains(&self.shape.swap) {
@@ -217,7 +228,7 @@ impl DiskBuilder {
                 ));
             }
             let active = active == Some(p.number);
-            specs.push(PartitionSpec { number: p.number, len, kind: kind_of(p), active });
+            specs.push(PartitionSpec { number: p.number, len, kind: p.kind, active });
         }
         specs.extend(self.extra_swap().map(|number| PartitionSpec {
             number,
@@ -244,11 +255,12 @@ impl DiskBuilder {
 
     /// The Linux partition that the user or the config listed first.
     pub(super) fn first_listed(&self) -> Option<&PartitionSource> {
-        let linux = self.partitions().iter().filter(|p| !p.image.is_swap());
+        let linux = self.partitions().iter().filter(|p| !p.kind.is_swap());
         linux.min_by_key(|p| p.listed)
     }
 
-    /// Everything before the guest's partitions; `None` for a disk that is a single image.
+    /// What a loader has of the disk, and the partition table; `None` for a disk that is shown as
+    /// its image is.
     ///
     /// # Errors
     /// Those of [`BootArea::new`].
@@ -257,7 +269,14 @@ impl DiskBuilder {
         if let Some(area) = self.area.get() {
             return Ok(Some(area.clone()));
         }
-        let area = BootArea::new(layout, &self.ids, self.shape.bootloader)?;
+        let loader = self.shape.bootloader;
+        let area = match whole_disk(&self.source) {
+            None => BootArea::new(layout, &self.ids, loader)?,
+            Some(whole) => {
+                let Some(tail) = layout.tail() else { return Ok(None) };
+                BootArea::in_tail(tail, first_sector(&*whole.image.image)?, loader)?
+            }
+        };
         Ok(Some(self.area.get_or_init(|| area).clone()))
     }
 
@@ -274,13 +293,16 @@ impl DiskBuilder {
     ) -> Result<Disk> {
         let area = self.boot_area()?;
         let regions = match (&self.layout, &self.source.content, &area) {
+            (Some(layout), DiskContent::Whole(whole), area) => {
+                regions(layout, &whole.image.image, area.as_ref(), order)
+            }
             (Some(layout), _, Some(area)) => {
                 let mut regions = area.regions(order);
                 regions.extend(self.partition_regions(layout, area));
                 regions
             }
-            (_, DiskContent::Whole { image, .. } | DiskContent::Cdrom(image), _) => {
-                whole_regions(image)
+            (_, DiskContent::Whole(WholeDisk { image, .. }) | DiskContent::Cdrom(image), _) => {
+                image_regions(&image.image)
             }
             _ => return Err(Error::new(ErrorKind::Invalid, "a disk without partitions")),
         };
@@ -414,10 +436,6 @@ impl Drop for CreatedFile {
     }
 }
 
-fn kind_of(p: &PartitionSource) -> PartitionKind {
-    if p.image.is_swap() { PartitionKind::Swap } else { PartitionKind::Linux }
-}
-
 /// The shape of a disk with an overlay, with another loader if that fits into its layout.
 fn shape_with(loader: Option<LoaderKind>, shape: DiskShape) -> DiskShape {
     let loader = loader.filter(|loader| loader.can_replace(shape.bootloader));
@@ -433,11 +451,14 @@ fn open_overlay(
 ) -> Result<(Qcow2Overlay, OverlayMetadata)> {
     let open = if frozen { Qcow2Overlay::open_frozen } else { Qcow2Overlay::open };
     let (overlay, bytes) = open(path)?;
-    let metadata = OverlayMetadata::decode(&bytes).map_err(|e| {
+    let mut metadata = OverlayMetadata::decode(&bytes).map_err(|e| {
         let what = format!("the overlay {} cannot be used", path.display());
         Error::with_source(e.kind(), what, e)
     })?;
     metadata.check(path, options, &images_of(source))?;
+    if let Some(whole) = whole_disk(source) {
+        metadata.layout = whole.layout_over(metadata.layout)?;
+    }
     Ok((overlay, metadata))
 }
 
@@ -447,9 +468,8 @@ fn changed_uuids(
     layout: Option<&Layout>,
     source: &DiskSource,
 ) -> Result<Vec<(u32, String)>> {
-    let DiskContent::Partitions(partitions) = &source.content else { return Ok(Vec::new()) };
     let mut out = Vec::new();
-    for p in partitions.iter().filter(|p| !p.image.is_swap()) {
+    for p in partitions_of(source).iter().filter(|p| !p.kind.is_swap()) {
         let placed = layout.and_then(|l| l.partitions.iter().find(|l| l.number == p.number));
         let Some(placed) = placed else { continue };
         let found = changed_uuid(overlay, placed, &p.image)
@@ -457,15 +477,6 @@ fn changed_uuids(
         out.extend(found.map(|uuid| (p.number, uuid)));
     }
     Ok(out)
-}
-
-/// A disk that is a single image, padded to whole sectors.
-fn whole_regions(image: &SourceImage) -> Vec<Region> {
-    let len = image.image.len();
-    let mut out = RegionList::default();
-    out.image(0, len, RegionKind::Image, &image.image);
-    out.zeros(len, len.next_multiple_of(SECTOR), RegionKind::Gap);
-    out.finish()
 }
 
 fn no_room(dir: &Path, len: u64, e: std::io::Error) -> Error {

@@ -3,7 +3,7 @@
 
 use super::options::SourceOptions;
 use super::source::SourceImage;
-use super::types::{DiskContent, DiskRole, DiskShape, DiskSource};
+use super::types::{DiskContent, DiskRole, DiskShape, DiskSource, PartitionSource, WholeDisk};
 use crate::layout::Ids;
 use crate::loader::LoaderKind;
 
@@ -11,7 +11,7 @@ use crate::loader::LoaderKind;
 pub(super) fn is_read_only(source: &DiskSource) -> bool {
     match &source.content {
         DiskContent::Partitions(partitions) => partitions.iter().all(|p| p.read_only),
-        DiskContent::Whole { read_only, .. } => *read_only,
+        DiskContent::Whole(whole) => whole.read_only,
         DiskContent::Cdrom(_) => true,
     }
 }
@@ -20,11 +20,23 @@ pub(super) fn is_read_only(source: &DiskSource) -> bool {
 pub(super) fn images_of(source: &DiskSource) -> Vec<(u32, &SourceImage)> {
     match &source.content {
         DiskContent::Partitions(parts) => parts.iter().map(|p| (p.number, &p.image)).collect(),
-        DiskContent::Whole { image, .. } | DiskContent::Cdrom(image) => vec![(0, image)],
+        DiskContent::Whole(WholeDisk { image, .. }) | DiskContent::Cdrom(image) => {
+            vec![(0, image)]
+        }
     }
 }
 
-/// The identifiers of a disk without an overlay: from the options, else derived from its images.
+/// The partitions of a disk that have bytes of an image.
+pub(super) fn partitions_of(source: &DiskSource) -> &[PartitionSource] {
+    match &source.content {
+        DiskContent::Partitions(partitions) => partitions,
+        DiskContent::Whole(whole) => whole.partitions(),
+        DiskContent::Cdrom(_) => &[],
+    }
+}
+
+/// The identifiers of a disk without an overlay: those in its own partition table, else from the
+/// options, else derived from its images.
 pub(super) fn new_ids(source: &DiskSource, options: &SourceOptions, role: DiskRole) -> Ids {
     let first = role == DiskRole::First;
     let mut seed: Vec<u8> = images_of(source).iter().flat_map(|(_, image)| image.seed()).collect();
@@ -36,6 +48,9 @@ pub(super) fn new_ids(source: &DiskSource, options: &SourceOptions, role: DiskRo
     if first {
         ids.disk_id = options.disk_id.unwrap_or(ids.disk_id);
         ids.swap_uuid = options.swap_uuid.unwrap_or(ids.swap_uuid);
+    }
+    if let DiskContent::Whole(WholeDisk { table: Ok(table), .. }) = &source.content {
+        (ids.disk_id, ids.disk_guid) = (table.disk_id, table.disk_guid);
     }
     ids
 }
@@ -51,7 +66,8 @@ pub(super) fn new_shape(
     let first = role == DiskRole::First;
     // A config says which swap the guest has; a bare image does not.
     let has_swap = options.config.is_some() || images_of(source).iter().any(|(_, i)| i.is_swap());
-    let default_swap = if has_swap { 0 } else { SourceOptions::DEFAULT_SWAP };
+    let has_table = matches!(source.content, DiskContent::Whole(_));
+    let default_swap = if has_swap || has_table { 0 } else { SourceOptions::DEFAULT_SWAP };
     DiskShape {
         swap: if first { options.swap.unwrap_or(default_swap) } else { 0 },
         align: options.align.unwrap_or(SourceOptions::DEFAULT_ALIGN),

@@ -4,20 +4,29 @@ use super::options::SourceOptions;
 use super::root_resolver::root_disk;
 use super::source::SourceImage;
 use super::types::{
-    BootRequest, DiskContent, DiskSource, GuestBootRequest, GuestSpec, PartitionSource,
+    BootRequest, DiskContent, DiskSource, GuestBootRequest, GuestSpec, PartitionSource, WholeDisk,
 };
 use crate::fs::probe::ImageContent;
 use crate::guest::select::EntrySelector;
 use crate::image::{self, InUse};
+use crate::layout::PartitionKind;
 use crate::xen::{Access, BootMethod, DiskSpec, DomainConfig, GuestDiskContent, Vif};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
+impl PartitionSource {
+    /// A partition that is an image of its own.
+    fn of_image(number: u32, image: SourceImage, read_only: bool, listed: usize) -> Self {
+        let kind = if image.is_swap() { PartitionKind::Swap } else { PartitionKind::Linux };
+        Self { number, image, kind, partuuid: None, read_only, listed }
+    }
+}
+
 impl DiskSource {
     fn may_boot(&self) -> bool {
         match &self.content {
-            DiskContent::Partitions(partitions) => partitions.iter().any(|p| !p.image.is_swap()),
-            DiskContent::Whole { .. } => true,
+            DiskContent::Partitions(partitions) => partitions.iter().any(|p| !p.kind.is_swap()),
+            DiskContent::Whole(_) => true,
             DiskContent::Cdrom(_) => false,
         }
     }
@@ -63,6 +72,10 @@ impl GuestSpec {
         let mut partitions = Vec::new();
         for (index, path) in options.images.iter().enumerate() {
             let image = SourceImage::open(path, &options.open_options(None))?;
+            if options.images.len() == 1 && matches!(image.content, ImageContent::WholeDisk(_)) {
+                let whole = WholeDisk::new(image, false)?;
+                return Ok(Self::one_disk(DiskContent::Whole(whole), options));
+            }
             image.require_partition(path)?;
             let same = |p: &PartitionSource| p.image.image.path() == image.image.path();
             if partitions.iter().any(same) {
@@ -70,20 +83,25 @@ impl GuestSpec {
                 return Err(Error::new(ErrorKind::Usage, what));
             }
             let number = index as u32 + 1;
-            partitions.push(PartitionSource { number, image, read_only: false, listed: index });
+            partitions.push(PartitionSource::of_image(number, image, false, index));
         }
-        let first = partitions.iter().find(|p: &&PartitionSource| !p.image.is_swap());
+        let first = partitions.iter().find(|p: &&PartitionSource| !p.kind.is_swap());
         if let Some(first) = first.or(partitions.first()) {
             first.image.require_bootable(&options.images[first.listed], options)?;
         }
+        Ok(Self::one_disk(DiskContent::Partitions(partitions), options))
+    }
+
+    /// A guest with a disk made from the images that `options` name.
+    fn one_disk(content: DiskContent, options: &SourceOptions) -> Self {
         let stem = options.images.first().and_then(|p| p.file_stem());
-        Ok(Self {
+        Self {
             name: stem.map_or_else(|| "guest".into(), |s| s.to_string_lossy().into_owned()),
             disks: vec![DiskSource {
                 vdev: "xvda".into(),
                 letters: "a".into(),
                 listed: 0,
-                content: DiskContent::Partitions(partitions),
+                content,
             }],
             boot: BootRequest::Guest(GuestBootRequest {
                 entry: options.entry.clone(),
@@ -94,7 +112,7 @@ impl GuestSpec {
             memory_mib: None,
             first_listed: false,
             notes: Vec::new(),
-        })
+        }
     }
 
     fn from_config(path: &Path, options: &SourceOptions) -> Result<Self> {
@@ -152,8 +170,12 @@ impl GuestSpec {
             self.root_hint.as_deref().filter(|_| matches!(self.boot, BootRequest::Host { .. }));
         let letters = hint.and_then(root_disk);
         let root = self.disks.iter().position(|d| {
-            let together = matches!(d.content, DiskContent::Partitions(_));
-            together && d.may_boot() && letters.as_ref() == Some(&d.letters)
+            let is_known = match &d.content {
+                DiskContent::Partitions(_) => true,
+                DiskContent::Whole(whole) => whole.table.is_ok(),
+                DiskContent::Cdrom(_) => false,
+            };
+            is_known && d.may_boot() && letters.as_ref() == Some(&d.letters)
         });
         let cdrom = |d: &DiskSource| matches!(d.content, DiskContent::Cdrom(_));
         root.or(any).or_else(|| self.disks.iter().position(|d| !cdrom(d)))
@@ -218,22 +240,18 @@ fn whole(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<DiskContent>
     }
     let read_only = spec.access == Access::ReadOnly;
     Ok(Some(match image.content {
-        // The image is used unchanged.
-        ImageContent::WholeDisk(_) => DiskContent::Whole { image, read_only },
+        ImageContent::WholeDisk(_) => DiskContent::Whole(WholeDisk::new(image, read_only)?),
         // A bare filesystem or swap area where a disk was expected: Xen accepts this, but KVM's
         // firmware and initrds do not.
         ImageContent::Ext { .. }
         | ImageContent::Xfs { .. }
         | ImageContent::Btrfs { .. }
-        | ImageContent::Swap { .. } => DiskContent::Partitions(vec![PartitionSource {
-            number: 1,
-            image,
-            read_only,
-            listed: 0,
-        }]),
+        | ImageContent::Swap { .. } => {
+            DiskContent::Partitions(vec![PartitionSource::of_image(1, image, read_only, 0)])
+        }
         _ => {
             image.require_partition(&path)?;
-            DiskContent::Whole { image, read_only }
+            DiskContent::Whole(WholeDisk::new(image, read_only)?)
         }
     }))
 }
@@ -249,7 +267,7 @@ fn partitions(
         image.require_partition(&path).map_err(|e| at(spec, e))?;
         let listed = config.disks.iter().position(|d| d == *spec).unwrap_or(usize::MAX);
         let read_only = spec.access == Access::ReadOnly;
-        out.push(PartitionSource { number: *number, image, read_only, listed });
+        out.push(PartitionSource::of_image(*number, image, read_only, listed));
     }
     Ok(DiskContent::Partitions(out))
 }

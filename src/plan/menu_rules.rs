@@ -39,10 +39,17 @@ pub(super) fn menu_rules(
         swap: swaps.find_map(|p| p.uuid.as_ref()).map(|uuid| format!("UUID={uuid}")),
         defaults: defaults.into_iter().map(|(word, _)| word).collect(),
         extra: request.append.clone().unwrap_or_default(),
-        append: resolver.append.clone().unwrap_or_default(),
+        append: appended(cmdline, resolver),
         replace: resolver.replace.clone(),
         drivers_for: Vec::new(),
     }
+}
+
+/// The parameters that are appended to every entry. The last `root=` wins.
+fn appended(cmdline: &str, resolver: &RootResolver) -> String {
+    let root = resolver.root_partition.and_then(|_| last_value(cmdline, "root"));
+    let root = root.map(|root| format!("root={root}"));
+    root.into_iter().chain(resolver.append.clone()).collect::<Vec<_>>().join(" ")
 }
 
 /// The chosen entry of the menu, as GRUB's variable `default` names it.

@@ -93,6 +93,11 @@ pub struct SourceOptions {
     #[arg(value_parser = parse_entry)]
     pub entry: Option<EntrySelector>,
 
+    /// The guest's root filesystem is partition N of the first disk [default: what the guest's boot
+    /// menu says]
+    #[arg(long, value_name = "N", help_heading = "Boot")]
+    pub root_partition: Option<u32>,
+
     /// Append parameters to the kernel's command line
     #[arg(long, value_name = "WORDS", help_heading = "Boot", allow_hyphen_values = true)]
     pub append: Option<String>,

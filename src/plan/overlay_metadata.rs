@@ -11,6 +11,9 @@ use std::path::Path;
 use uuid::Uuid;
 
 const VERSION: u32 = 1;
+/// Of an overlay whose layout is that of an image with a partition table of its own, which earlier
+/// programs do not know.
+const VERSION_OWN_TABLE: u32 = 2;
 
 /// Stored as JSON in the overlay's header.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -35,6 +38,11 @@ pub(super) struct ImageMark {
     fingerprint: Uuid,
 }
 
+fn version_for(layout: Option<&Layout>) -> u32 {
+    let own = layout.is_some_and(|layout| layout.image_len.is_some());
+    if own { VERSION_OWN_TABLE } else { VERSION }
+}
+
 impl ImageMark {
     pub(super) fn new(number: u32, image: &SourceImage) -> Self {
         Self { number, len: image.image.len(), fingerprint: image.fingerprint }
@@ -49,7 +57,7 @@ impl OverlayMetadata {
         images: Vec<ImageMark>,
     ) -> Self {
         Self {
-            version: VERSION,
+            version: version_for(layout.as_ref()),
             layout,
             shape,
             disk_id: ids.disk_id,
@@ -67,7 +75,7 @@ impl OverlayMetadata {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let found: Self = serde_json::from_slice(bytes)
             .map_err(|e| Error::with_source(ErrorKind::Corrupt, "its layout cannot be read", e))?;
-        if found.version != VERSION {
+        if found.version != version_for(found.layout.as_ref()) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "it was made by another version of synthdisk; use that one",
@@ -125,8 +133,8 @@ impl OverlayMetadata {
     }
 
     fn check_options(&self, overlay: &str, options: &SourceOptions) -> Result<()> {
-        let Some(layout) = &self.layout else { return Ok(()) };
         let shape = self.shape;
+        let table = self.layout.as_ref().map(|layout| layout.table);
         let lower = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
         let root_size = shape.root_size.map_or("the image's own size".into(), format_size);
         let swap = match shape.swap {
@@ -141,7 +149,11 @@ impl OverlayMetadata {
                 options.root_size.is_some() && options.root_size != shape.root_size,
                 root_size,
             ),
-            ("table", options.table.is_some_and(|v| v != layout.table), lower(&layout.table)),
+            (
+                "table",
+                table.is_some_and(|table| options.table.is_some_and(|v| v != table)),
+                table.map_or_else(String::new, |table| lower(&table)),
+            ),
             (
                 "bootloader",
                 options.bootloader.is_some_and(|v| !v.can_replace(shape.bootloader)),

@@ -44,6 +44,15 @@ impl RegionList {
         self.push(start, stop, kind, &origin, source);
     }
 
+    /// Adds the bytes of `image` at the same offsets, and zeros after its end.
+    pub(super) fn part(&mut self, start: u64, stop: u64, kind: RegionKind, image: &Arc<dyn Image>) {
+        let origin = image.path().display().to_string();
+        let end = image.len().clamp(start, stop.max(start));
+        let source = Source::Image { image: Arc::clone(image), offset: start };
+        self.push(start, end, kind, &origin, source);
+        self.zeros(end, stop, kind);
+    }
+
     pub(super) fn append(&mut self, regions: Vec<Region>) {
         self.0.extend(regions);
     }

@@ -24,7 +24,10 @@ pub(super) fn replace_loader(disk: &Disk, area: &BootArea) -> io::Result<()> {
     disk.read_at(&mut stored, 0)?;
     let code = area.boot_code();
     let is_current = stored.starts_with(code) && !code.is_empty();
-    if disk.is_read_only() || is_current || !LoaderKind::any_recognizes(&stored, disk) {
+    if disk.is_read_only()
+        || is_current
+        || !LoaderKind::any_recognizes(&stored, disk, area.origin())
+    {
         return Ok(());
     }
     let mut new = [0; BOOTSTRAP_LEN];

@@ -3,12 +3,14 @@
 use super::types::PartitionNames;
 use crate::adapt::{LegacySettings, NETWORK, RESUME, Selection};
 use crate::device_name::DeviceName;
-use crate::guest::cmdline::{CmdlineContext, adapt};
+use crate::guest::cmdline::{CmdlineContext, adapt, without};
 
 /// Determines which partition a name refers to, and adapts command lines accordingly.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct RootResolver {
     pub(super) partitions: Vec<PartitionNames>,
+    /// The root filesystem that the user named, as an index into the partitions.
+    pub(super) root_partition: Option<usize>,
     pub(super) append: Option<String>,
     pub(super) replace: Option<String>,
     /// The requested adaptations.
@@ -33,7 +35,11 @@ impl RootResolver {
         likely_root: Option<usize>,
     ) -> (String, Vec<String>) {
         let named = |words: &str| self.root_of(words);
-        let root = named(cmdline)
+        let stripped = self.root_partition.map(|_| without(cmdline, "root"));
+        let cmdline = stripped.as_deref().unwrap_or(cmdline);
+        let root = self.root_partition.and_then(|i| self.partitions.get(i));
+        let root = root
+            .or_else(|| named(cmdline))
             .or_else(|| self.root_hint.as_deref().and_then(named))
             .or_else(|| likely_root.and_then(|i| self.partitions.get(i)))
             .or_else(|| self.partitions.iter().find(|p| p.kind.may_hold_root()));
@@ -67,6 +73,25 @@ impl RootResolver {
     pub(super) fn root_index(&self, words: &str) -> Option<usize> {
         let root = self.root_of(words)?;
         self.partitions.iter().position(|p| std::ptr::eq(p, root))
+    }
+
+    /// The partition that fstab or a command line calls `name`, as an index into the partitions.
+    pub(super) fn index_of(&self, name: &str) -> Option<usize> {
+        let found = self.find(name)?;
+        self.partitions.iter().position(|p| std::ptr::eq(p, found))
+    }
+
+    /// Whether it is known which partition is the root filesystem, or that it is none of them, when
+    /// the guest boots with `cmdline`.
+    pub(super) fn knows_root(&self, cmdline: &str) -> bool {
+        let named = |words: &str| {
+            let name = last_value(words, "root")?;
+            let other = !name.is_empty() && DeviceName::parse(&name).is_none();
+            Some(other || self.root_of(words).is_some())
+        };
+        let told = self.root_partition.is_some() || self.replace.is_some();
+        let hint = || self.root_hint.as_deref().and_then(named);
+        told || named(cmdline) == Some(true) || hint() == Some(true)
     }
 
     /// `cmdline` adjusted to the guest's legacy settings, and the reasons.
@@ -235,6 +260,35 @@ mod tests {
         assert_eq!(with("ro", true, xen, true), "ro net.ifnames=0 resume=UUID=swap");
         assert_eq!(with("ro", false, xen, false), "ro");
         assert_eq!(with("noresume", false, xen, true), "noresume");
+    }
+
+    #[test]
+    fn the_user_names_the_root() {
+        let mut resolver = resolver();
+        for cmdline in ["root=/dev/mapper/x ro", "root=/dev/xvda2 a=\"b c\"", "quiet -- root=x"] {
+            resolver.root_partition = Some(2);
+            let (words, _) = resolver.adapt(cmdline, true, Some(1));
+            assert!(words.starts_with("root=UUID=home ro"), "{words}");
+            assert_eq!(words.contains("a=\"b c\""), cmdline.contains("b c"));
+            assert_eq!(words.ends_with("-- root=x"), cmdline.contains("--"));
+            assert!(resolver.knows_root(cmdline));
+        }
+        resolver.root_partition = None;
+        for (cmdline, known) in [
+            ("root=/dev/mapper/x", true),
+            ("root=UUID=home", true),
+            ("root=/dev/xvda2", true),
+            ("root=/dev/xvda9", false),
+            ("root=/dev/xvda1", false),
+            ("quiet", false),
+        ] {
+            assert_eq!(resolver.knows_root(cmdline), known, "{cmdline}");
+        }
+        resolver.root_hint = Some("root=/dev/xvda2".into());
+        assert!(resolver.knows_root("quiet"));
+        assert_eq!(resolver.index_of("LABEL=ROOT"), Some(1));
+        assert_eq!(resolver.index_of("/dev/sdb1"), Some(3));
+        assert_eq!(resolver.index_of("proc"), None);
     }
 
     #[test]

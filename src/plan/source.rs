@@ -25,8 +25,15 @@ impl SourceImage {
     /// # Errors
     /// Those of [`image::open`] and of reading.
     pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        let image = image::open(path, options)?;
-        let failed = |e| Error::io(format!("cannot read {}", path.display()), e);
+        Self::of(image::open(path, options)?)
+    }
+
+    /// Looks at `image`.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(super) fn of(image: Arc<dyn Image>) -> Result<Self> {
+        let failed = |e| Error::io(format!("cannot read {}", image.path().display()), e);
         let head = read_part(&*image, 0, probe::HEAD_LEN as u64).map_err(failed)?;
         let content = probe::probe(&head, image.len());
         let tail_len = 64 << 10;
@@ -59,6 +66,12 @@ impl SourceImage {
         matches!(self.content, ImageContent::Swap { .. })
     }
 
+    /// Whether it is a filesystem that can be looked into.
+    pub(super) fn has_filesystem(&self) -> bool {
+        use ImageContent::{Btrfs, Ext, Xfs};
+        matches!(self.content, Ext { .. } | Xfs { .. } | Btrfs { .. })
+    }
+
     /// Refuses content that cannot become a partition.
     ///
     /// # Errors
@@ -66,10 +79,10 @@ impl SourceImage {
     pub(super) fn require_partition(&self, path: &Path) -> Result<()> {
         let shown = path.display();
         let advice = match self.content {
-            ImageContent::WholeDisk(_) => format!(
-                "it has its partition table already, so QEMU takes it as it is \
-                 (-drive file={shown},format=raw,snapshot=on)"
-            ),
+            ImageContent::WholeDisk(_) => "it has its partition table already and cannot be a \
+                                           partition; name it alone, or as a disk (xvda) of a domU \
+                                           config"
+                .to_owned(),
             ImageContent::Gzip | ImageContent::Xz | ImageContent::Zstd | ImageContent::Bzip2 => {
                 "unpack it first".to_owned()
             }
@@ -92,9 +105,7 @@ impl SourceImage {
             ImageContent::Swap { .. } => {
                 "name the root image first; swap is synthesised (--swap SIZE)"
             }
-            ImageContent::Ext { .. } | ImageContent::Xfs { .. } | ImageContent::Btrfs { .. } => {
-                return Ok(());
-            }
+            _ if self.has_filesystem() => return Ok(()),
             _ if told => return Ok(()),
             _ if path.extension().is_some_and(|e| e == "cfg" || e == "conf" || e == "hvm") => {
                 "is it a domU config? then name it with --config"

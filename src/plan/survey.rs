@@ -7,7 +7,11 @@ use super::disk_source::is_read_only;
 use super::examine::Examiner;
 use super::options::SourceOptions;
 use super::root_resolver::RootResolver;
-use super::types::{BootRequest, DiskContent, DiskRole, DiskSource, GuestSpec, OverlayChoice};
+use super::types::{
+    BootRequest, DiskContent, DiskRole, DiskSource, GuestSpec, OverlayChoice, WholeDisk,
+};
+use super::whole_disk::{refuse_layout_options, whole_disk};
+use crate::fs::boot_code::BootCode;
 use crate::loader::{Chooses, LoaderKind};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -36,8 +40,13 @@ impl Survey {
         }
         let mut guest = GuestSpec::read(options)?;
         let first = guest.first_disk();
-        settle_boot(&mut guest, first);
-        let loader = loader_for(&guest.boot, options)?;
+        let (loader, note) = match first.and_then(|i| whole_disk(&guest.disks[i])) {
+            None => (loader_for(&guest.boot, options)?, None),
+            Some(whole) => {
+                refuse_layout_options(options)?;
+                loader_of_whole(whole, &guest.boot, options)?
+            }
+        };
         let paths = overlay_paths(&guest, choice)?;
         let mut disks = Vec::new();
         let sources = std::mem::take(&mut guest.disks);
@@ -47,25 +56,39 @@ impl Survey {
         }
         disks.sort_by_key(|d| (d.role != DiskRole::First, d.is_cdrom()));
         // The overlay may have been made without a loader.
-        if disks[0].shape.bootloader.limits().is_none() {
+        let has_loader = disks[0].shape.bootloader.limits().is_some();
+        if !has_loader {
             guest.boot = BootRequest::Nothing;
         }
+        guest.notes.extend(note.filter(|note| note.applies(has_loader)).map(|note| note.text));
         let examiner = Examiner::new();
-        let places = Places::new(&disks, &examiner)?;
+        let places = Places::new(&disks, &examiner, options.root_partition)?;
+        check_root_partition(&disks[0], options)?;
+        if matches!(guest.boot, BootRequest::Guest(_)) && places.candidates.is_empty() {
+            whole_disk(&disks[0].source).map_or(Ok(()), refuse_unreadable)?;
+        }
         Ok(Self { guest, disks, examiner, places })
     }
 
     /// The resolver for all partitions, with the names known so far.
     pub(super) fn resolver(&self, options: &SourceOptions) -> RootResolver {
-        let in_partitions =
-            |d: &DiskBuilder| matches!(d.source.content, DiskContent::Partitions(_));
+        let is_known = |d: &DiskBuilder| match &d.source.content {
+            DiskContent::Partitions(_) => true,
+            DiskContent::Whole(whole) => whole.table.is_ok(),
+            DiskContent::Cdrom(_) => false,
+        };
+        let is_whole = whole_disk(&self.disks[0].source).is_some();
+        let root = options
+            .root_partition
+            .and_then(|number| self.disks[0].names().iter().position(|p| p.number == number));
         RootResolver {
             partitions: self.disks.iter().flat_map(DiskBuilder::names).collect(),
+            root_partition: root,
             append: options.append.clone(),
             replace: options.cmdline.clone(),
             selection: options.adapt.clone(),
-            same_names: options.config.is_some() || options.images.len() > 1,
-            complete: self.disks.iter().all(in_partitions),
+            same_names: options.config.is_some() || options.images.len() > 1 || is_whole,
+            complete: self.disks.iter().all(is_known),
             macs: self.guest.macs.clone(),
             root_hint: self.guest.root_hint.clone(),
         }
@@ -93,20 +116,67 @@ fn loader_for(boot: &BootRequest, options: &SourceOptions) -> Result<Option<Load
     })
 }
 
-/// A first disk with its own partition table boots with its own boot loader.
-fn settle_boot(spec: &mut GuestSpec, first: Option<usize>) {
-    let whole = first.is_some_and(|i| matches!(spec.disks[i].content, DiskContent::Whole { .. }));
-    if !whole {
-        return;
+/// What the user should know of the loader of a whole disk.
+struct LoaderNote {
+    text: String,
+    /// Whether it is about a loader of ours.
+    ours: bool,
+}
+
+impl LoaderNote {
+    /// Whether it is true for a disk that has a loader of ours, or has none: an overlay may have
+    /// been made without.
+    fn applies(&self, has_loader: bool) -> bool {
+        self.ours == has_loader
     }
-    if let BootRequest::Host { kernel, .. } = &spec.boot {
-        spec.notes.push(format!(
-            "the first disk has a partition table and boots by its own boot loader; the kernel {} \
-             is not used (QEMU's -kernel can load it)",
-            kernel.display()
-        ));
+}
+
+/// The loader of a first disk that is a whole disk, and what the user should know about it. Boot
+/// code that boots by itself is used unless something is requested that only a loader of ours does.
+///
+/// # Errors
+/// As [`loader_for`]; [`ErrorKind::Unsupported`] for a disk that no loader of ours can start.
+fn loader_of_whole(
+    whole: &WholeDisk,
+    boot: &BootRequest,
+    options: &SourceOptions,
+) -> Result<(Option<LoaderKind>, Option<LoaderNote>)> {
+    let none = || Some(options.bootloader.unwrap_or_else(LoaderKind::none));
+    let path = whole.image.image.path().display();
+    let asked = options.bootloader.is_some() || options.kernel.is_some() || options.entry.is_some();
+    match (&whole.table, boot, &whole.boot_code) {
+        (_, BootRequest::Nothing, _) => Ok((none(), None)),
+        (Err(e), ..) if asked => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{path} cannot get a boot loader of synthdisk: {e}; --bootloader none shows it as \
+                     it is"
+            ),
+        )),
+        (Err(e), ..) => {
+            let note = LoaderNote { text: format!("{path} is not looked into: {e}"), ours: false };
+            Ok((Some(LoaderKind::none()), Some(note)))
+        }
+        (Ok(_), BootRequest::Guest(_), BootCode::Present(_)) if !needs_ours(options) => {
+            Ok((Some(LoaderKind::none()), None))
+        }
+        (Ok(_), BootRequest::Guest(_), BootCode::Absent(why)) => {
+            let loader = loader_for(boot, options)?;
+            let text = format!("{path} gets a boot loader of synthdisk: {why}");
+            let note = LoaderNote { text, ours: true };
+            Ok((loader, Some(note).filter(|_| options.bootloader.is_none())))
+        }
+        (Ok(_), ..) => Ok((loader_for(boot, options)?, None)),
     }
-    spec.boot = BootRequest::Nothing;
+}
+
+/// Whether the options request something that boot code in an image does not do.
+fn needs_ours(options: &SourceOptions) -> bool {
+    options.bootloader.is_some()
+        || options.guest_kernel
+        || options.entry.is_some()
+        || options.append.is_some()
+        || options.cmdline.is_some()
 }
 
 /// The overlay file of each disk, which stores its writes.
@@ -153,6 +223,35 @@ fn overlay_paths(spec: &GuestSpec, choice: &OverlayChoice) -> Result<Vec<Option<
     };
     let path_for = |d: &DiskSource| (!is_read_only(d)).then(|| path_of(&d.letters));
     Ok(spec.disks.iter().map(path_for).collect())
+}
+
+/// The error for a whole disk without any filesystem that can be looked into.
+fn refuse_unreadable(whole: &WholeDisk) -> Result<()> {
+    let list = whole.partitions().iter();
+    let list = list.map(|p| format!("{} ({})", p.number, p.image.content.short_name()));
+    let what = format!(
+        "{} has no partition with a filesystem that can be read: {}; give a kernel with --kernel, or \
+         use --bootloader none",
+        whole.image.image.path().display(),
+        list.collect::<Vec<_>>().join(", ")
+    );
+    Err(Error::new(ErrorKind::Unsupported, what))
+}
+
+/// Refuses `--root-partition` for a number that the first disk does not have.
+fn check_root_partition(disk: &DiskBuilder, options: &SourceOptions) -> Result<()> {
+    let Some(number) = options.root_partition else { return Ok(()) };
+    let parts = || disk.partitions().iter().filter(|p| p.kind.may_hold_root());
+    if parts().any(|p| p.number == number) {
+        return Ok(());
+    }
+    let list = parts().map(|p| format!("{} ({})", p.number, p.image.content.short_name()));
+    let list = list.collect::<Vec<_>>().join(", ");
+    let what = format!(
+        "--root-partition {number}: the first disk has no such partition for a filesystem; it has: \
+         {list}"
+    );
+    Err(Error::new(ErrorKind::Usage, what))
 }
 
 /// A guest's name in a form that is valid in a file name.

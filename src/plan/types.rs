@@ -2,11 +2,14 @@
 
 use super::hardware::Hardware;
 use super::source::SourceImage;
+use crate::Result;
+use crate::fs::boot_code::BootCode;
 use crate::guest::select::EntrySelector;
-use crate::layout::{PartitionKind, TableKind};
+use crate::layout::{PartitionKind, Placed, TableKind};
 use crate::loader::{LoaderKind, Payload};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use uuid::Uuid;
 
 /// Where writes go.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -65,19 +68,49 @@ pub(super) struct DiskSource {
 pub(super) enum DiskContent {
     /// Partitions, in the order of their numbers.
     Partitions(Vec<PartitionSource>),
-    /// An image that is a complete disk, used unchanged.
-    Whole { image: SourceImage, read_only: bool },
+    /// An image that is a complete disk; its partition table and partitions stay as they are.
+    Whole(WholeDisk),
     /// A CD or DVD.
     Cdrom(SourceImage),
 }
 
-/// A partition of a disk that is assembled from partitions.
+/// An image that is a complete disk.
+#[derive(Debug)]
+pub(super) struct WholeDisk {
+    pub(super) image: SourceImage,
+    pub(super) read_only: bool,
+    /// Its partition table, or why the disk is not looked into.
+    pub(super) table: Result<OwnTable>,
+    /// Whether the image boots by itself.
+    pub(super) boot_code: BootCode,
+}
+
+/// The partition table that an image has.
+#[derive(Debug)]
+pub(super) struct OwnTable {
+    pub(super) kind: TableKind,
+    /// The disk signature in its MBR.
+    pub(super) disk_id: u32,
+    /// The GUID in its GPT.
+    pub(super) disk_guid: Uuid,
+    /// In disk order.
+    pub(super) places: Vec<Placed>,
+    /// In the same order.
+    pub(super) partitions: Vec<PartitionSource>,
+}
+
+/// A partition of the guest.
 #[derive(Clone, Debug)]
 pub(super) struct PartitionSource {
     pub(super) number: u32,
+    /// Its image, or its part of the image of a whole disk.
     pub(super) image: SourceImage,
+    pub(super) kind: PartitionKind,
+    /// Its identifier in a partition table that is not generated.
+    pub(super) partuuid: Option<String>,
     pub(super) read_only: bool,
-    /// Its position in the user's list; pygrub examines what was listed first.
+    /// Its position in the order in which boot menus are looked for. For images, that of the user's
+    /// list: pygrub examines what was listed first.
     pub(super) listed: usize,
 }
 

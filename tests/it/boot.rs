@@ -10,4 +10,5 @@ mod kill;
 mod mini;
 mod new_kernel;
 mod run;
+mod whole_disk;
 mod xfs;

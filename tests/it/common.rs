@@ -19,3 +19,4 @@ pub mod process;
 pub mod random;
 pub mod slots;
 pub mod tiny;
+pub mod whole;

@@ -4,3 +4,4 @@ mod adapt_command;
 mod boot;
 mod errors;
 mod layouts;
+mod whole_disks;

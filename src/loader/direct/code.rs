@@ -1,4 +1,7 @@
-//! The direct loader's machine code and the fixed disk positions that it reads.
+//! The direct loader's machine code and the disk positions that it reads.
+//!
+//! Positions count from the loader's [origin](crate::loader::Space::origin). The code is assembled
+//! for origin 0; for another one, two numbers in it are changed.
 //!
 //! The code is assembled from `loader.S` by `scripts/assemble-loader` and committed, so that
 //! building needs no assembler; a test assembles it again and compares.
@@ -44,6 +47,32 @@ pub const STAGE2: &[u8; STAGE2_BYTES] = match IMAGE.split_at(STAGE2_AT).1.first_
     None => unreachable!(),
 };
 
+/// Position in [`STAGE1`] of the sector from which it loads stage 2 (u64).
+const STAGE2_LBA_AT: usize = 0xe4;
+/// Position in [`STAGE2`] of the sector of the parameter block (u64).
+const PARAMS_LBA_AT: usize = STAGE2_BYTES - 12;
+
+/// Stage 1 of a loader whose origin is the sector `origin`.
+pub(super) fn stage1(origin: u64) -> [u8; STAGE1.len()] {
+    shifted(*STAGE1, STAGE2_LBA_AT, origin.saturating_add(STAGE2_LBA))
+}
+
+/// Stage 2 of a loader whose origin is the sector `origin`.
+pub(super) fn stage2(origin: u64) -> [u8; STAGE2_BYTES] {
+    shifted(*STAGE2, PARAMS_LBA_AT, origin.saturating_add(PARAMS_LBA))
+}
+
+fn shifted<const N: usize>(mut code: [u8; N], at: usize, lba: u64) -> [u8; N] {
+    code[at..at + 8].copy_from_slice(&lba.to_le_bytes());
+    code
+}
+
+/// Whether `code` begins with stage 1, whatever its origin.
+pub(super) fn is_stage1(code: &[u8]) -> bool {
+    let stage1 = code.first_chunk::<{ STAGE1.len() }>();
+    stage1.is_some_and(|code| shifted(*code, STAGE2_LBA_AT, STAGE2_LBA) == *STAGE1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +82,24 @@ mod tests {
         assert_eq!(STAGE1[0], 0xfa, "cli");
         assert_eq!(&STAGE2[STAGE2_BYTES - 4..], b"SDG2");
         assert_eq!(STAGE2_AT + STAGE2_BYTES, IMAGE.len());
+    }
+
+    #[test]
+    fn an_origin_changes_two_numbers() {
+        assert_eq!((stage1(0), stage2(0)), (*STAGE1, *STAGE2));
+        let differs = |a: &[u8], b: &[u8]| -> Vec<usize> {
+            (0..a.len()).filter(|i| a[*i] != b[*i]).collect()
+        };
+        let origin = 0x1234_5678_9abc_de00;
+        let changed = differs(&stage1(origin), STAGE1);
+        assert_eq!(changed, (STAGE2_LBA_AT + 1..STAGE2_LBA_AT + 8).collect::<Vec<_>>());
+        assert_eq!(stage1(origin)[STAGE2_LBA_AT..][..8], (origin + STAGE2_LBA).to_le_bytes());
+        let changed = differs(&stage2(origin), STAGE2);
+        assert_eq!(changed, (PARAMS_LBA_AT + 1..PARAMS_LBA_AT + 8).collect::<Vec<_>>());
+        assert!(is_stage1(STAGE1) && is_stage1(&stage1(origin)));
+        let mut other = stage1(origin);
+        other[0] = 0;
+        assert!(!is_stage1(&other) && !is_stage1(&STAGE1[..439]) && !is_stage1(&[0; 512]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 # The direct loader: a BIOS boot program that loads one Linux kernel from known sectors and starts
 # it. It reads no file system and no partition table; docs/direct-loader.md has the disk contract.
+# The LBAs below are those of a loader in the boot gap; the host shifts them for one in a disk's tail.
 #
 # This one source gives a memory image of 0x7c00..0x9000 (scripts/assemble-loader -> loader.bin):
 #
@@ -206,7 +207,7 @@ dap:    .byte   16, 0                   # disk address packet
 dap_count: .word 0                      # sectors; the BIOS writes how far it got
 dap_offset: .word STAGE2
 dap_segment: .word 0
-dap_lba: .quad  STAGE2_LBA
+dap_lba: .quad  STAGE2_LBA               # the host may set it (code.rs)
 
 msg_no_ext:  .asciz "synthdisk: the BIOS has no INT 13h extensions for this disk\r\n"
 msg_stage2:  .asciz "synthdisk: disk read error in the loader\r\n"
@@ -737,7 +738,6 @@ line_print:
 # ---- data -------------------------------------------------------------------------------------
 
         .balign 8
-params_lba:     .quad PARAMS_LBA
 load_lba:       .quad 0
 failed_lba:     .quad 0
 kernel_sectors: .long 0
@@ -769,5 +769,7 @@ msg_memory_mib: .asciz "not enough memory: the kernel and its initrd need at lea
 msg_memory_mib_end:
 msg_mib_more:   .asciz " MiB more"
 
-        .org    STAGE2 - STAGE1 + STAGE2_SECT * 512 - 4
+        # At the end, where the host finds it to set it (code.rs), as it does with [dap_lba].
+        .org    STAGE2 - STAGE1 + STAGE2_SECT * 512 - 12
+params_lba:     .quad PARAMS_LBA
 stage2_mark:    .ascii "SDG2"

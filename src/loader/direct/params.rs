@@ -3,7 +3,7 @@
 //! `docs/direct-loader.md` has the same table of fields; a test compares them. All numbers are
 //! little endian.
 
-use super::code::{CMDLINE_LBA, CMDLINE_MAX};
+use super::code::CMDLINE_MAX;
 use crate::{Error, ErrorKind, Result};
 
 /// A field of the block: offset and length in bytes.
@@ -50,7 +50,9 @@ pub struct Params {
     pub kernel_bytes: u64,
     /// First sector and length in bytes of the initrd.
     pub initrd: Option<(u64, u64)>,
-    /// Length in bytes of the command line at [`CMDLINE_LBA`], without its NUL.
+    /// First sector of the command line.
+    pub cmdline_lba: u64,
+    /// Length in bytes of the command line, without its NUL.
     pub cmdline_bytes: u32,
     /// Instead of loading anything, print this after `synthdisk: ` and stop.
     pub message: Option<String>,
@@ -76,7 +78,7 @@ impl Params {
         put(KERNEL_BYTES, &self.kernel_bytes.to_le_bytes());
         put(INITRD_LBA, &initrd_lba.to_le_bytes());
         put(INITRD_BYTES, &initrd_bytes.to_le_bytes());
-        put(CMDLINE_START, &CMDLINE_LBA.to_le_bytes());
+        put(CMDLINE_START, &self.cmdline_lba.to_le_bytes());
         put(CMDLINE_BYTES, &self.cmdline_bytes.to_le_bytes());
         put(MESSAGE_BYTES, &(message.len() as u32).to_le_bytes());
         put(MESSAGE, &message);
@@ -87,8 +89,7 @@ impl Params {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] if `block` is shorter than 512 bytes, lacks the magic, or has lengths
-    /// out of range; [`ErrorKind::Unsupported`] for another version, or a command line anywhere
-    /// other than at [`CMDLINE_LBA`].
+    /// out of range; [`ErrorKind::Unsupported`] for another version.
     pub fn decode(block: &[u8]) -> Result<Self> {
         let corrupt =
             |what: &str| Error::new(ErrorKind::Corrupt, format!("loader parameter block: {what}"));
@@ -100,13 +101,6 @@ impl Params {
         let version = u32_of(block, VERSION);
         if version != VERSION_VALUE {
             let message = format!("loader parameter block: unknown version {version}");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        let cmdline_lba = u64_of(block, CMDLINE_START);
-        if cmdline_lba != CMDLINE_LBA {
-            let message = format!(
-                "loader parameter block: command line at LBA {cmdline_lba}, not {CMDLINE_LBA}"
-            );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let cmdline_bytes = u32_of(block, CMDLINE_BYTES);
@@ -124,6 +118,7 @@ impl Params {
             kernel_lba: u64_of(block, KERNEL_LBA),
             kernel_bytes: u64_of(block, KERNEL_BYTES),
             initrd: has_initrd.then(|| (u64_of(block, INITRD_LBA), u64_of(block, INITRD_BYTES))),
+            cmdline_lba: u64_of(block, CMDLINE_START),
             cmdline_bytes,
             message: (!message.is_empty()).then(|| message.into_iter().map(char::from).collect()),
         })
@@ -170,6 +165,7 @@ mod tests {
             kernel_lba: 128,
             kernel_bytes: 0x12_3456_789a,
             initrd: Some((0x1_0000_0001, 77)),
+            cmdline_lba: 129,
             cmdline_bytes: 33,
             message: None,
         }
@@ -301,7 +297,6 @@ mod tests {
         };
         assert_eq!(with(0, b's'), Err(ErrorKind::Corrupt));
         assert_eq!(with(8, 2), Err(ErrorKind::Unsupported));
-        assert_eq!(with(64, 99), Err(ErrorKind::Unsupported));
         assert_eq!(with(73, 16), Err(ErrorKind::Corrupt));
         assert_eq!(with(77, 2), Err(ErrorKind::Corrupt));
         assert_eq!(Params::decode(&good[..511]).unwrap_err().kind(), ErrorKind::Corrupt);
@@ -315,10 +310,12 @@ mod tests {
             kernel_lba: u64,
             kernel_bytes: u64,
             initrd: Option<(u64, u64)>,
+            cmdline_lba: u64,
             cmdline_bytes in 0..=CMDLINE_MAX as u32,
             message in proptest::option::of("[ -~]{1,400}"),
         ) {
-            let params = Params { token, kernel_lba, kernel_bytes, initrd, cmdline_bytes, message };
+            let files = Params { token, kernel_lba, kernel_bytes, initrd, ..Params::default() };
+            let params = Params { cmdline_lba, cmdline_bytes, message, ..files };
             prop_assert_eq!(Params::decode(&params.encode()).unwrap(), params);
         }
 

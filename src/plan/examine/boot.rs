@@ -17,6 +17,9 @@ use crate::plan::root_resolver::RootResolver;
 use crate::plan::types::{BootSummary, GuestBootRequest};
 use crate::{Error, ErrorKind, Result};
 
+/// Largest fstab that is read, in bytes.
+const FSTAB_MAX: usize = 1 << 20;
+
 /// What the guest's own boot configuration starts: that of the first candidate that has one.
 ///
 /// # Errors
@@ -37,8 +40,13 @@ pub(super) fn boot<'a>(
             break;
         }
     }
-    let nothing =
-        || Error::new(ErrorKind::NotFound, "no partition holds a kernel that can be read");
+    let nothing = || {
+        Error::new(
+            ErrorKind::NotFound,
+            "no partition holds a kernel that can be read; give one with --kernel, or use --bootloader \
+             none",
+        )
+    };
     Err(first_error.unwrap_or_else(nothing))
 }
 
@@ -54,7 +62,11 @@ fn from_partition<'a>(
     boot.notes.extend(fs.caveat());
     let EntryFiles { head, found, made } = entry_files(fs, source, &boot)?;
     let header = check_kernel(&head, &boot.kernel)?;
-    let likely_root = fs.stat("/etc").is_ok().then_some(index);
+    let likely_root = match fs.stat("/etc") {
+        Ok(_) => Some(index),
+        Err(_) if resolver.knows_root(&boot.cmdline) => None,
+        Err(_) => only_root(guests, question)?,
+    };
     let (cmdline, mut changes) =
         resolver.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
     let version = header.release().map(str::to_owned);
@@ -129,6 +141,58 @@ pub(super) fn host_boot<'a>(
     };
     let found = FoundBoot { summary, files: all, menu: MenuRules::default() };
     finish(guests, files, found, &header, resolver, *loader, drivers.zip(root))
+}
+
+/// The partition that looks like a root filesystem: it has `/etc`, and its fstab does not say that
+/// it is something else. `None` if there is none.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] if there are several.
+fn only_root(guests: &Guests<'_>, question: &BootQuestion) -> Result<Option<usize>> {
+    let BootQuestion { candidates, others, resolver, .. } = question;
+    let mut found = Vec::new();
+    for (index, source) in candidates.iter().chain(others) {
+        let Ok(fs) = guests.fs(*source) else { continue };
+        if fs.stat("/etc").is_err() {
+            continue;
+        }
+        match fstab_root(fs).and_then(|name| resolver.index_of(&name)) {
+            Some(root) if root == *index => found.insert(0, (*index, true)),
+            Some(_) => {}
+            None => found.push((*index, false)),
+        }
+    }
+    // A partition whose own fstab names it is better evidence than one without.
+    if found.first().is_some_and(|(_, named)| *named) {
+        found.retain(|(_, named)| *named);
+    }
+    let Some((first, more)) = found.split_first() else { return Ok(None) };
+    if more.is_empty() {
+        return Ok(Some(first.0));
+    }
+    found.sort_unstable();
+    let names = found.iter().filter_map(|(index, _)| resolver.partitions.get(*index));
+    let names = names.map(|p| format!("{} of xvd{}", p.number, p.disk));
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "several partitions look like the root filesystem, and the boot entry names none of them: \
+             {}; name it with --root-partition N",
+            names.collect::<Vec<_>>().join(", ")
+        ),
+    ))
+}
+
+/// What fstab calls the root filesystem.
+fn fstab_root(fs: &dyn GuestFs) -> Option<String> {
+    let text = fs.read("/etc/fstab", FSTAB_MAX).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut roots = text.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let device = fields.next().filter(|field| !field.starts_with('#'))?;
+        (fields.next() == Some("/")).then(|| device.to_owned())
+    });
+    roots.next()
 }
 
 /// The source of partition `index`.

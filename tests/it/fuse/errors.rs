@@ -51,7 +51,7 @@ fn files_that_are_no_image() {
 
     let whole = file("disk.img", &[0; 4 << 20]);
     run("sh", &["-c", "echo 2048,,83 | sfdisk -q \"$0\"", &whole.to_string_lossy()]);
-    refused(&[], &whole, &["partition table", "-drive"]);
+    refused(&[], &whole, &["no partition with a filesystem", "1 (empty)", "--bootloader none"]);
     let swap = file("swap.img", &[0; 1 << 20]);
     run("mkswap", &["-q", &swap.to_string_lossy()]);
     refused(&[], &swap, &["swap", "root image"]);

@@ -98,6 +98,7 @@ impl Disk {
             kernel_lba: KERNEL_LBA,
             kernel_bytes: kernel.len() as u64,
             initrd: Some((initrd_lba, initrd.len() as u64)),
+            cmdline_lba: CMDLINE_LBA,
             cmdline_bytes: cmdline.len() as u32,
             message: None,
         });
