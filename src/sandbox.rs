@@ -29,7 +29,9 @@ pub use account::{Account, unprivileged};
 pub use apply::{Confinement, confine};
 pub use confined::{Confined, Layer, Missing};
 pub use keeper_link::{receive_descriptor, send_descriptor};
-pub use parser::{START_PARSER, ask_keeper_for_parsers, parser_command, start_parser};
+pub use parser::{
+    START_PARSER, ask_keeper_for_parsers, parser_command, start_parser, use_first_parser,
+};
 pub use profile::{Limits, Mode, Profile};
 pub use tool::{RunAs, ToolSandbox, ToolThread};
 pub use tool_dir::ToolDir;

@@ -8,7 +8,7 @@ use super::log::start_log;
 use super::parsers::Parsers;
 use super::report::MountReport;
 use super::request::{MountReply, MountRequest};
-use super::wire::{DEVICE, FINISH, PARSERS, REPLY, REPLY_MAX, send_file};
+use super::wire::{DEVICE, FINISH, FIRST_PARSER, PARSERS, REPLY, REPLY_MAX, send_file};
 use crate::fuse::{KernelMount, MountPoint};
 use crate::process::{MountEntry, Stop, Sweeper, Unmount, end, ourselves, poll_until, unmount};
 use crate::sandbox::{START_PARSER, receive_descriptor};
@@ -111,8 +111,19 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
+    /// Start the parser that the first plan needs while the server starts.
+    fn start_first_parser(&mut self) -> Result<()> {
+        let (servers, parsers) =
+            UnixStream::pair().map_err(|e| Error::io("cannot create a socket", e))?;
+        self.parsers.start(parsers.into());
+        // A server that has ended already has said why.
+        let _ = send_file(&self.channel, FIRST_PARSER, &servers);
+        Ok(())
+    }
+
     /// Do what the server asks for, until it ends.
     fn keep(&mut self, stop: &Stop, ready: impl FnOnce(&MountReport) -> Result<()>) -> Result<()> {
+        self.start_first_parser()?;
         let mut ready = Some(ready);
         let mut failure = None;
         let mut stopping = Stopping::No;

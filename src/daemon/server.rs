@@ -7,12 +7,12 @@ use super::channel::Channel;
 use super::log::start_log;
 use super::report::{EditReport, MountReport, adapt};
 use super::request::{Background, MountReply, MountRequest};
-use super::wire::{DEVICE, FINISH, PARSERS, send_reply};
+use super::wire::{DEVICE, FINISH, FIRST_PARSER, PARSERS, send_reply};
 use crate::export::{Export, ExportSet};
 use crate::fuse::FuseExport;
 use crate::plan::Plan;
 use crate::process::{close_inherited_files, hold_ending_signals};
-use crate::sandbox::{ask_keeper_for_parsers, receive_descriptor};
+use crate::sandbox::{ask_keeper_for_parsers, receive_descriptor, use_first_parser};
 use crate::{Error, ErrorKind, Result};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdout, getppid, setsid};
 use std::fs::File;
@@ -40,6 +40,7 @@ pub fn serve() -> Result<()> {
 fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
     start_log(request.log.as_deref())?;
     ask_keeper_for_parsers(file_from(keeper, PARSERS)?.into());
+    use_first_parser(file_from(keeper, FIRST_PARSER)?.into());
     let mut plan = Plan::build(&request.source, &request.overlay)?;
     if let Some(limit) = request.overlay_limit {
         plan.disks.iter().for_each(|planned| planned.disk.set_overlay_limit(limit));

@@ -1,6 +1,6 @@
 //! What a keeper and its server say to each other.
 //!
-//! The keeper sends the request, the socket for [`PARSERS`], the device when the server asks for it,
+//! The keeper sends the request, the sockets for [`PARSERS`] and [`FIRST_PARSER`], the device when the server asks for it,
 //! and at last [`FINISH`]. The server sends [`DEVICE`] and [`REPLY`].
 
 use super::channel::Channel;
@@ -11,6 +11,8 @@ use std::os::fd::AsFd;
 
 /// A socket over which the server may ask for parsers.
 pub(super) const PARSERS: u8 = b'k';
+/// A socket to a parser that starts at the same time as the server.
+pub(super) const FIRST_PARSER: u8 = b'e';
 /// The server asks for the device of a mount. The keeper answers with the same byte, and with the
 /// device.
 pub(super) const DEVICE: u8 = b'd';

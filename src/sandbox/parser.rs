@@ -6,10 +6,12 @@
 use super::keeper_link::send_descriptor;
 use crate::process::ourselves;
 use crate::{Error, Result};
+use parking_lot::Mutex;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// The byte with which a process asks its keeper to start a parser. The descriptor that comes with
 /// it becomes the parser's standard input.
@@ -18,10 +20,23 @@ pub const START_PARSER: u8 = b'p';
 /// The socket to the keeper of this process, if it has one.
 static KEEPER: OnceLock<UnixStream> = OnceLock::new();
 
+/// A parser that runs already, and until when it may be used.
+static FIRST: Mutex<Option<(UnixStream, Instant)>> = Mutex::new(None);
+
+/// How long a parser that runs already may be used: it ends when it is asked nothing for some
+/// seconds.
+const FRESH: Duration = Duration::from_secs(3);
+
 /// From now on, ask the process at the other end of `keeper` to start parsers. A confined process
 /// cannot start them.
 pub fn ask_keeper_for_parsers(keeper: UnixStream) {
     let _ = KEEPER.set(keeper); // a process has one keeper
+}
+
+/// Let the first call of [`start_parser`], if it comes soon, return `parser`, the socket to one that
+/// has just been started.
+pub fn use_first_parser(parser: UnixStream) {
+    *FIRST.lock() = Some((parser, Instant::now() + FRESH));
 }
 
 /// Start a parser, and return the socket to it. The parser ends when the socket is closed. If it
@@ -30,6 +45,11 @@ pub fn ask_keeper_for_parsers(keeper: UnixStream) {
 /// # Errors
 /// Errors of the system calls.
 pub fn start_parser() -> Result<UnixStream> {
+    if let Some((parser, until)) = FIRST.lock().take() {
+        if Instant::now() < until {
+            return Ok(parser);
+        }
+    }
     let failed = |e| Error::io("cannot start the process that reads the guest", e);
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     match KEEPER.get() {
