@@ -1,5 +1,6 @@
 """The programs that are compared: each shows a file; `offset` is where the image lies in it."""
 import glob
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,11 @@ from common import sh, wait_for
 
 # Where synthdisk and nbdkit put the image without a boot loader.
 PARTITION = 1 << 20
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+        return [int(p) for p in f.read().split()]
 
 
 class Contestant:
@@ -94,9 +100,8 @@ class Synthdisk(Contestant):
 
     def daemons(self):
         with open(os.path.join(self.place, ".synthdisk.json")) as f:
-            import json
-
-            return [json.load(f)["pid"]]
+            keeper = json.load(f)["pid"]
+        return [keeper] + children(keeper)
 
 
 class StorageDaemon(Contestant):
@@ -153,6 +158,4 @@ class Nbdkit(Contestant):
             self.process.wait(20)
 
     def daemons(self):
-        children = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        with open(children) as f:
-            return [self.process.pid] + [int(p) for p in f.read().split()]
+        return [self.process.pid] + children(self.process.pid)

@@ -54,10 +54,10 @@ def run(bench):
                 sync()
             elif written:
                 touch_memory(bench.dir, span)
-            pid = shown.daemons()[0]
-            before = cpu_seconds(pid)
+            pids = shown.daemons()
+            before = sum(map(cpu_seconds, pids))
             bandwidth, iops = fio(shown.path, shown.offset, span, **args)
-            cpu = cpu_seconds(pid) - before
+            cpu = sum(map(cpu_seconds, pids)) - before
         size = os.stat(overlay).st_blocks * 512 if written else 0
         if written:
             os.unlink(overlay)
