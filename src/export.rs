@@ -8,11 +8,13 @@ mod coherence;
 mod file;
 mod set;
 mod status;
+mod volume;
 
 pub use coherence::{CacheState, StalePages, Wait, WritePath, answers_first, stale_pages};
 pub use file::{ExportedFile, Range};
 pub use set::{Export, ExportSet, ImageAccess, status_disks};
 pub use status::{STATUS_FILE, Status, StatusDisk};
+pub use volume::{ExportedVolume, Writes};
 
 /// Prefix of the names of snapshot files: opening `.snapshot-disk.raw` takes a snapshot of
 /// `disk.raw`. Directory listings omit these names. A disk can have one snapshot at a time.

@@ -11,6 +11,7 @@ mod budget;
 pub mod ext4;
 pub(crate) mod guard;
 mod guest_fs;
+pub mod md;
 mod mem_fs;
 mod metered;
 pub mod open;

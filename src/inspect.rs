@@ -10,7 +10,7 @@ mod report;
 mod verdict;
 
 pub use kernels::{InitrdReport, KernelFormat, KernelReport};
-pub use partitions::{DiskReport, Journal, PartitionReport};
+pub use partitions::{DiskReport, Journal, PartitionReport, VolumeReport};
 pub use report::{
     Answer, Check, CommandLine, EditReport, EntryReport, GuestReport, MenuReport, Outcome, Report,
     Verdict,
@@ -20,7 +20,7 @@ use crate::fs::GuestFs;
 use crate::guest::about;
 use crate::guest::select::{BootSource, EntrySelector, choose};
 use crate::loader::LoaderKind;
-use crate::plan::{OverlayChoice, Plan, SourceOptions};
+use crate::plan::{OverlayChoice, Plan, RootPlace, SourceOptions};
 use crate::{Error, Result};
 
 /// Inspect the guest that `options` describe, through the overlay that `choice` names.
@@ -51,10 +51,16 @@ pub fn inspect(options: &SourceOptions, choice: &OverlayChoice) -> Result<Report
 
 fn report(plan: &Plan, failure: Option<Error>, entry: Option<&EntrySelector>) -> Report {
     let disks = partitions::disks(plan);
-    let root = plan.root.map(|(disk, number)| {
-        let disk = &plan.disks[disk];
-        let fs = plan.filesystem(disk, number);
-        (disk.partition_file(number), fs)
+    let volumes = partitions::volumes(plan);
+    let root = plan.root.map(|place| match place {
+        RootPlace::Partition { disk, number } => {
+            let disk = &plan.disks[disk];
+            (disk.partition_file(number), plan.filesystem(disk, number))
+        }
+        RootPlace::Volume(index) => {
+            let volume = &plan.volumes[index];
+            (volume.file.clone(), plan.volume_filesystem(volume))
+        }
     });
     let mut notes = plan.notes.clone();
     let root = root.and_then(|(file, fs)| match fs {
@@ -101,6 +107,7 @@ fn report(plan: &Plan, failure: Option<Error>, entry: Option<&EntrySelector>) ->
         name: plan.name.clone(),
         verdict: Verdict::default(),
         disks,
+        volumes,
         guest,
         menu,
         kernels,
@@ -121,12 +128,16 @@ fn boot_filesystem(plan: &Plan, entry: Option<&EntrySelector>) -> Option<Box<dyn
     let mut places: Vec<_> = first.layout.iter().flat_map(|l| &l.partitions).collect();
     if first.layout.as_ref().is_some_and(|l| l.image_len.is_some()) {
         // As the planner looks for it.
-        let root = plan.root.filter(|_| plan.boot.is_some()).map(|(_, number)| number);
+        let root = plan.root.filter(|_| plan.boot.is_some()).and_then(|place| match place {
+            RootPlace::Partition { number, .. } => Some(number),
+            RootPlace::Volume(_) => None,
+        });
         places.sort_by_key(|p| (Some(p.number) != root, !p.active, p.number));
     }
     let numbers = places.into_iter().map(|p| p.number);
-    let mut readable = numbers.filter_map(|n| plan.filesystem(first, n).ok());
-    readable.find(|fs| choose(&**fs, entry).is_ok())
+    let readable = numbers.filter_map(|n| plan.filesystem(first, n).ok());
+    let volumes = plan.volumes.iter().filter_map(|volume| plan.volume_filesystem(volume).ok());
+    readable.chain(volumes).find(|fs| choose(&**fs, entry).is_ok())
 }
 
 fn guest_report(partition: &str, root: &dyn GuestFs) -> GuestReport {
@@ -141,6 +152,7 @@ fn guest_report(partition: &str, root: &dyn GuestFs) -> GuestReport {
         console: about::gettys(root),
         root_account: about::root_account(root),
         tools: about::tools(root),
+        lvm_filters: about::lvm_filters(root),
         cloud_init: about::cloud_init(root),
     }
 }

@@ -24,6 +24,7 @@ pub mod inspect;
 pub mod layout;
 pub mod libvirt;
 pub mod loader;
+pub mod lvm;
 pub mod plan;
 pub mod private_file;
 pub mod process;

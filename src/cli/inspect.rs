@@ -1,9 +1,11 @@
 //! `synthdisk inspect`.
 
 use super::args::SourceArgs;
+use crate::fs::usage::Usage;
 use crate::guest::drivers::{Driver, Place};
 use crate::inspect::{
-    DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, PartitionReport, Report, inspect,
+    DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, PartitionReport, Report,
+    VolumeReport, inspect,
 };
 use crate::layout::format_size;
 use crate::plan::OverlayChoice;
@@ -70,6 +72,11 @@ fn print(report: &Report, out: &mut String) -> fmt::Result {
     for disk in &report.disks {
         print_disk(disk, out)?;
     }
+    for volume in &report.volumes {
+        let VolumeReport { file, kind, size, .. } = volume;
+        write!(out, "volume   {file}  {kind} {}", format_size(*size))?;
+        print_content((volume.usage, volume.journal), (&volume.uuid, &volume.label), out)?;
+    }
     if let Some(guest) = &report.guest {
         let or = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
         let name = guest.distribution.as_ref().map(|d| d.name.clone());
@@ -121,17 +128,25 @@ fn print_partition(p: &PartitionReport, out: &mut String) -> fmt::Result {
         0 => write!(out, "         {}", p.kind)?,
         n => write!(out, "  part{n}  {} {}", p.kind, format_size(p.size))?,
     }
-    if let Some(usage) = p.usage {
+    print_content((p.usage, p.journal), (&p.uuid, &p.label), out)
+}
+
+fn print_content(
+    (usage, journal): (Option<Usage>, Option<Journal>),
+    (uuid, label): (&Option<String>, &Option<String>),
+    out: &mut String,
+) -> fmt::Result {
+    if let Some(usage) = usage {
         // A superblock may claim a size of 0.
         let percent = usage.used.saturating_mul(100).checked_div(usage.size).unwrap_or(0);
         write!(out, ", {percent} % used")?;
     }
-    match p.journal {
+    match journal {
         Some(Journal::Dirty) => write!(out, ", journal dirty")?,
         Some(Journal::Clean) => write!(out, ", clean")?,
         None => {}
     }
-    for (key, value) in [("UUID", &p.uuid), ("label", &p.label)] {
+    for (key, value) in [("UUID", uuid), ("label", label)] {
         if let Some(value) = value {
             write!(out, ", {key} {}", in_a_line(value))?;
         }

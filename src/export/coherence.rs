@@ -15,6 +15,7 @@
 //!   ([`Wait::Alias`]), and so for writes of the first kind.
 
 use super::file::ExportedFile;
+use crate::disk::Disk;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -145,23 +146,24 @@ pub fn stale_pages(
     path: WritePath,
 ) -> Vec<StalePages> {
     let mut out = Vec::new();
-    let (start, end) = (written.start + offset, written.start + offset + len);
-    let of_disk = files.iter().enumerate().filter(|(_, f)| Arc::ptr_eq(&f.0.disk, &written.disk));
-    for (index, (file, cache)) in of_disk {
-        let itself = file.start == written.start && file.len == written.len;
-        let (from, to) = (start.max(file.start), end.min(file.start + file.len));
+    let places = written.places(offset, len);
+    for (index, (file, cache)) in files.iter().enumerate() {
         // The kernel updates the pages of the file being written, except mapped pages of a whole
         // disk that is written through another handle, opened with O_DIRECT.
-        let updated = itself && (path != WritePath::Direct || !file.is_whole());
-        if from < to && !updated && cache.touch() {
+        let updated = file.is_same(written) && (path != WritePath::Direct || !file.is_whole());
+        let shown = places.iter().flat_map(|(disk, start, end)| file.shown(disk, *start, *end));
+        let shown: Vec<_> = shown.filter(|_| !updated).collect();
+        if !shown.is_empty() && cache.touch() {
             let wait = if file.is_whole() { Wait::Alias } else { Wait::Derived };
-            let (offset, len) = (from - file.start, to - from);
-            out.push(StalePages { file: index, offset, len, wait, gap: None });
+            let pages = |(offset, len)| StalePages { file: index, offset, len, wait, gap: None };
+            out.extend(shown.into_iter().map(pages));
         }
-        let outside = |gap: &Range<u64>| start < gap.start || end > gap.end;
-        let Some(gap) = file.disk.planned().filter(|gap| file.is_whole() && outside(gap)) else {
-            continue;
+        let Some(disk) = file.whole() else { continue };
+        let outside = |gap: &Range<u64>| {
+            let of_disk = places.iter().filter(|(written, ..)| Arc::ptr_eq(written, disk));
+            of_disk.into_iter().any(|(_, start, end)| *start < gap.start || *end > gap.end)
         };
+        let Some(gap) = disk.planned().filter(outside) else { continue };
         let offset = gap.start - gap.start % PAGE;
         let len = gap.end - offset;
         if let Some(reads) = cache.gap_pages() {
@@ -178,13 +180,16 @@ pub fn stale_pages(
 /// Whether a write must be answered before pages are dropped, because the kernel may hold some of
 /// these pages until then.
 pub fn answers_first(written: &ExportedFile, offset: u64, path: WritePath) -> bool {
-    let at = written.start + offset;
-    let near_gap = |gap: Range<u64>| {
-        at < gap.end.saturating_add(FOLIO_MAX) && gap.start < at.saturating_add(2 * FOLIO_MAX)
+    // Only whole disks are written through the cache.
+    let near_gap = |(disk, start): (&Arc<Disk>, u64)| {
+        let at = start + offset;
+        disk.planned().is_some_and(|gap| {
+            at < gap.end.saturating_add(FOLIO_MAX) && gap.start < at.saturating_add(2 * FOLIO_MAX)
+        })
     };
     match path {
         WritePath::Direct => false,
-        WritePath::Cached => written.disk.planned().is_some_and(near_gap),
+        WritePath::Cached => written.range().is_some_and(near_gap),
         WritePath::WriteBack => true,
     }
 }
@@ -192,7 +197,7 @@ pub fn answers_first(written: &ExportedFile, offset: u64, path: WritePath) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Disk, Region, RegionKind, RegionTable, Source};
+    use crate::disk::{Region, RegionKind, RegionTable, Source};
 
     /// `disk.raw` of 64 KiB, and `part1.raw` in its second half.
     fn files() -> Vec<(ExportedFile, Arc<CacheState>)> {
@@ -206,7 +211,7 @@ mod tests {
         }]);
         let disk = Arc::new(Disk::new(table.unwrap(), None));
         let file = |name: &str, start, len| {
-            let file = ExportedFile { name: name.into(), disk: Arc::clone(&disk), start, len };
+            let file = ExportedFile::of_disk(name.into(), Arc::clone(&disk), start, len);
             (file, Arc::default())
         };
         vec![file("disk.raw", 0, len), file("part1.raw", len / 2, len / 2)]

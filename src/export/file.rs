@@ -1,5 +1,6 @@
-//! An exported file: a range of a disk.
+//! An exported file: a range of a disk, or a logical volume.
 
+use super::volume::ExportedVolume;
 use crate::bytes::{Extent, Extents, ReadAt};
 use crate::disk::{Chunk, Disk};
 use std::io;
@@ -13,34 +14,83 @@ pub type Range = (u64, u64);
 /// block/file-posix.c).
 const BLOCK: u64 = 4096;
 
-/// An exported file: a range of a disk. Offsets and lengths in bytes.
+/// An exported file. Offsets and lengths in bytes.
 #[derive(Clone, Debug)]
 pub struct ExportedFile {
     /// Its name.
     pub name: String,
-    /// The disk that it shows.
-    pub disk: Arc<Disk>,
-    /// First byte of the disk that it shows.
-    pub start: u64,
     /// Its length.
     pub len: u64,
+    bytes: FileBytes,
+}
+
+/// The bytes that a file shows.
+#[derive(Clone, Debug)]
+enum FileBytes {
+    /// Those of a disk from `start` on.
+    Range { disk: Arc<Disk>, start: u64 },
+    /// Those of a logical volume.
+    Volume(Arc<ExportedVolume>),
 }
 
 impl ExportedFile {
+    /// A file that shows `len` bytes of `disk` from `start` on.
+    pub fn of_disk(name: String, disk: Arc<Disk>, start: u64, len: u64) -> Self {
+        Self { name, len, bytes: FileBytes::Range { disk, start } }
+    }
+
+    /// A file that shows a logical volume.
+    pub fn of_volume(name: String, volume: ExportedVolume) -> Self {
+        Self { name, len: volume.len(), bytes: FileBytes::Volume(Arc::new(volume)) }
+    }
+
     /// Whether it shows the whole disk, rather than one of its partitions.
     pub fn is_whole(&self) -> bool {
-        self.start == 0 && self.len == self.disk.len()
+        self.whole().is_some()
+    }
+
+    /// The disk, if the file shows all of it.
+    pub fn whole(&self) -> Option<&Arc<Disk>> {
+        match &self.bytes {
+            FileBytes::Range { disk, start: 0 } if self.len == disk.len() => Some(disk),
+            _ => None,
+        }
+    }
+
+    /// The disk of which the file shows one range, and the start of that range.
+    pub fn range(&self) -> Option<(&Arc<Disk>, u64)> {
+        match &self.bytes {
+            FileBytes::Range { disk, start } => Some((disk, *start)),
+            FileBytes::Volume(_) => None,
+        }
+    }
+
+    /// Whether both show the same bytes.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (&self.bytes, &other.bytes) {
+            (FileBytes::Range { disk: a, start: x }, FileBytes::Range { disk: b, start: y }) => {
+                Arc::ptr_eq(a, b) && x == y && self.len == other.len
+            }
+            (FileBytes::Volume(a), FileBytes::Volume(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
     }
 
     /// Approximate storage that the file uses, in bytes. It is less than the length if the file has
     /// holes: only then do copy programs search for holes.
     pub fn allocated(&self) -> u64 {
-        self.disk.allocated_within(self.start, self.len)
+        match &self.bytes {
+            FileBytes::Range { disk, start } => disk.allocated_within(*start, self.len),
+            FileBytes::Volume(volume) => volume.allocated(),
+        }
     }
 
     /// Whether writes to it are refused.
     pub fn is_read_only(&self) -> bool {
-        self.disk.is_read_only()
+        match &self.bytes {
+            FileBytes::Range { disk, .. } => disk.is_read_only(),
+            FileBytes::Volume(volume) => volume.is_read_only(),
+        }
     }
 
     /// How many of `len` bytes at `offset` lie within the file.
@@ -60,7 +110,66 @@ impl ExportedFile {
         scratch: &'a mut Vec<u8>,
     ) -> io::Result<Chunk<'a>> {
         // A request of any protocol fits in memory.
-        self.disk.read(self.start + offset, self.clip(offset, len) as usize, scratch)
+        let len = self.clip(offset, len) as usize;
+        match &self.bytes {
+            FileBytes::Range { disk, start } => disk.read(start + offset, len, scratch),
+            FileBytes::Volume(volume) => volume.read(offset, len, scratch),
+        }
+    }
+
+    /// Write `data`, which must fit, at `offset`.
+    ///
+    /// # Errors
+    /// Errors of the overlay; `EROFS` for what is read-only.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        match &self.bytes {
+            FileBytes::Range { disk, start } => disk.write_at(data, start + offset),
+            FileBytes::Volume(volume) => volume.write_at(data, offset),
+        }
+    }
+
+    /// Make `len` bytes at `offset`, which must be in the file, read as zeros.
+    ///
+    /// # Errors
+    /// As [`ExportedFile::write_at`].
+    pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        match &self.bytes {
+            FileBytes::Range { disk, start } => disk.zero(start + offset, len),
+            FileBytes::Volume(volume) => volume.zero(offset, len),
+        }
+    }
+
+    /// Bring all acknowledged writes to its disks to stable storage.
+    ///
+    /// # Errors
+    /// Errors of the overlays.
+    pub fn flush(&self) -> io::Result<()> {
+        match &self.bytes {
+            FileBytes::Range { disk, .. } => disk.flush(),
+            FileBytes::Volume(volume) => volume.flush(),
+        }
+    }
+
+    /// The ranges of disks (start and end) that `len` bytes at `offset` occupy, and perhaps some
+    /// more.
+    pub(super) fn places(&self, offset: u64, len: u64) -> Vec<(&Arc<Disk>, u64, u64)> {
+        match &self.bytes {
+            FileBytes::Range { disk, start } => vec![(disk, start + offset, start + offset + len)],
+            FileBytes::Volume(volume) => volume.places(offset, len),
+        }
+    }
+
+    /// The ranges of the file (offset and length) that show the bytes of `disk` from `start` to
+    /// `end`, and perhaps some more.
+    pub(super) fn shown(&self, disk: &Arc<Disk>, start: u64, end: u64) -> Vec<Range> {
+        match &self.bytes {
+            FileBytes::Range { disk: own, start: first } => {
+                let (from, to) = (start.max(*first), end.min(first + self.len));
+                let shown = Arc::ptr_eq(own, disk) && from < to;
+                if shown { vec![(from - first, to - from)] } else { Vec::new() }
+            }
+            FileBytes::Volume(volume) => volume.shown(disk, start, end),
+        }
     }
 
     /// The first byte of data (or of a hole) at or after `offset`; `None` if there is none or
@@ -69,10 +178,15 @@ impl ExportedFile {
     /// # Errors
     /// Errors of the image and the overlay.
     pub fn seek(&self, offset: u64, data: bool) -> io::Result<Option<u64>> {
-        self.seek_in(offset, data, |at| self.disk.extent_at(at))
+        match &self.bytes {
+            FileBytes::Range { disk, start } => {
+                self.seek_in(offset, data, |at| on_file(disk.extent_at(start + at)?, *start))
+            }
+            FileBytes::Volume(volume) => self.seek_in(offset, data, |at| volume.extent_at(at)),
+        }
     }
 
-    /// The same, with the disk's extents from `extent_at`, which takes offsets on the disk.
+    /// The same, with the file's extents from `extent_at`.
     ///
     /// # Errors
     /// Errors of `extent_at`.
@@ -89,9 +203,9 @@ impl ExportedFile {
         // file opened with O_DIRECT has a hole that begins within a block.
         let mut at = offset - offset % BLOCK;
         while at < self.len {
-            let run = extent_at(self.start + at)?;
+            let run = extent_at(at)?;
             // An extent may continue after the end of this file, in the next partition.
-            let end = (run.end - self.start).min(self.len);
+            let end = run.end.min(self.len);
             // The last block may be shorter than the others.
             let whole = if end == self.len { end } else { end - end % BLOCK };
             at = match (run.data, data) {
@@ -126,6 +240,11 @@ impl ExportedFile {
     }
 }
 
+/// An extent of a disk, for a file that shows the disk from `start` on.
+fn on_file(extent: Extent, start: u64) -> io::Result<Extent> {
+    Ok(Extent { end: extent.end.saturating_sub(start), ..extent })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,14 +261,16 @@ mod tests {
             source: Source::Zeros,
         }]);
         let disk = Arc::new(Disk::new(table.unwrap(), None));
-        let file = ExportedFile { name: "x".into(), disk, start, len };
+        let file = ExportedFile::of_disk("x".into(), disk, start, len);
         let extent_at = |at: u64| {
+            let at = start + at;
             let hit = data.iter().find(|d| d.end > at);
-            Ok(match hit {
+            let extent = match hit {
                 Some(d) if d.contains(&at) => Extent { data: true, end: d.end },
                 Some(d) => Extent { data: false, end: d.start },
                 None => Extent { data: false, end: all },
-            })
+            };
+            on_file(extent, start)
         };
         file.seek_in(at, for_data, extent_at).unwrap().unwrap_or(u64::MAX)
     }

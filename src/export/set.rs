@@ -2,9 +2,10 @@
 
 use super::file::ExportedFile;
 use super::status::{Status, StatusDisk};
+use super::volume::{ExportedVolume, Writes};
 use crate::Result;
 use crate::bytes::ReadAt;
-use crate::plan::{Plan, PlannedDisk};
+use crate::plan::{Plan, PlannedDisk, PlannedVolume};
 use crate::sandbox::Confined;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -37,18 +38,20 @@ pub struct ExportSet {
 
 impl ExportSet {
     /// The disks of `plan`, each as a whole disk followed by its partitions in order of their
-    /// numbers.
+    /// numbers; then the logical volumes on them.
     pub fn of_plan(plan: &Plan) -> Self {
         let mut files = Vec::new();
         for planned in &plan.disks {
             let mut add = |name: String, start, len| {
-                files.push(ExportedFile { name, disk: Arc::clone(&planned.disk), start, len });
+                let disk = Arc::clone(&planned.disk);
+                files.push(ExportedFile::of_disk(name, disk, start, len));
             };
             add(planned.file.clone(), 0, planned.disk.len());
             for p in planned.layout.iter().flat_map(|l| &l.partitions) {
                 add(planned.partition_file(p.number), p.start, p.len);
             }
         }
+        files.extend(plan.volumes.iter().filter_map(|volume| volume_file(volume, &plan.disks)));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -74,7 +77,7 @@ impl ExportSet {
     /// # Errors
     /// Errors of the overlays; disks after the first one that fails are not flushed.
     pub fn flush(&self) -> io::Result<()> {
-        self.files.iter().filter(|f| f.is_whole()).try_for_each(|f| f.disk.flush())
+        self.files.iter().filter_map(ExportedFile::whole).try_for_each(|disk| disk.flush())
     }
 
     /// Like [`flush`](Self::flush), at the end: nothing is written after this.
@@ -82,8 +85,23 @@ impl ExportSet {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn close(&self) -> io::Result<()> {
-        self.files.iter().filter(|f| f.is_whole()).try_for_each(|f| f.disk.close())
+        self.files.iter().filter_map(ExportedFile::whole).try_for_each(|disk| disk.close())
     }
+}
+
+/// The file that shows `volume`, which lies on `disks`.
+fn volume_file(volume: &PlannedVolume, disks: &[PlannedDisk]) -> Option<ExportedFile> {
+    let part = |(disk, number): &(usize, u32)| {
+        let planned = disks.get(*disk)?;
+        let mut partitions = planned.layout.iter().flat_map(|layout| &layout.partitions);
+        let placed = partitions.find(|p| p.number == *number)?;
+        Some((Arc::clone(&planned.disk), placed.start, placed.len))
+    };
+    let parts = volume.parts.iter().map(part).collect::<Option<_>>()?;
+    let writes = if volume.read_only { Writes::Refuse } else { Writes::Allow };
+    // The map was checked when the volume was found.
+    let exported = ExportedVolume::new(volume.map.clone(), parts, writes).ok()?;
+    Some(ExportedFile::of_volume(volume.file.clone(), exported))
 }
 
 /// The disks of `plan`, as a status lists them.

@@ -86,7 +86,7 @@ impl LiveSnapshot {
             source: Source::Image { image: Arc::clone(self) as Arc<dyn Image>, offset: 0 },
         }])?;
         let disk = Arc::new(Disk::new(table, None));
-        let file = ExportedFile { name: name.into(), disk, start: 0, len: self.len };
+        let file = ExportedFile::of_disk(name.into(), disk, 0, self.len);
         with_private_view(ExportSet::private(vec![file]), |view| work(&view.open(name)?))
     }
 

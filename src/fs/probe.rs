@@ -3,6 +3,7 @@
 //! Sources: the superblock layouts in util-linux `libblkid/src/superblocks`, and the image format
 //! headers in QEMU `block/`.
 
+use super::md::{self, MdMember};
 use crate::layout::TableKind;
 use std::fmt::Write;
 
@@ -88,6 +89,8 @@ pub enum ImageContent {
     Luks,
     /// An LVM2 physical volume.
     Lvm2Pv,
+    /// A member of a software RAID (md) whose data does not begin with its first byte.
+    MdMember(MdMember),
     /// Squashfs.
     Squashfs,
     /// ReiserFS.
@@ -123,6 +126,7 @@ impl ImageContent {
             Self::Iso9660 => "a CD image (ISO 9660)",
             Self::Luks => "a LUKS encrypted volume",
             Self::Lvm2Pv => "an LVM2 physical volume",
+            Self::MdMember(_) => "a member of a software RAID (md)",
             Self::Squashfs => "a Squashfs filesystem",
             Self::Reiserfs => "a ReiserFS filesystem",
             Self::Jfs => "a JFS filesystem",
@@ -153,6 +157,7 @@ impl ImageContent {
             Self::Iso9660 => "iso9660",
             Self::Luks => "crypto_LUKS",
             Self::Lvm2Pv => "LVM2_member",
+            Self::MdMember(_) => "linux_raid_member",
             Self::Squashfs => "squashfs",
             Self::Reiserfs => "reiserfs",
             Self::Jfs => "jfs",
@@ -221,6 +226,9 @@ pub fn probe(head: &[u8], size: u64) -> ImageContent {
         if head.has(at, magic) {
             return content;
         }
+    }
+    if let Some(member) = md::member(head.0, &[], size) {
+        return ImageContent::MdMember(member);
     }
     if let Some(content) = head.ext().or_else(|| head.xfs()).or_else(|| head.btrfs()) {
         return content;

@@ -8,8 +8,8 @@ mod snapshots;
 mod tests;
 
 use super::options::MountOptions;
-use crate::bytes::Extents;
-use crate::disk::Chunk;
+use crate::bytes::{Extent, Extents};
+use crate::disk::{Chunk, Disk};
 use crate::export::{
     CacheState, ExportSet, ExportedFile, SNAPSHOT_PREFIX, STATUS_FILE, StalePages, Status,
     WritePath, answers_first, stale_pages,
@@ -216,7 +216,9 @@ impl DiskFs {
             Some(name) => (name, self.first_snapshot()),
             None => (name, FIRST_FILE),
         };
-        let index = self.files.iter().position(|(file, _)| file.name == name);
+        // A snapshot is of one disk, and a logical volume may lie on several.
+        let is_there = |file: &ExportedFile| first == FIRST_FILE || file.range().is_some();
+        let index = self.files.iter().position(|(file, _)| file.name == name && is_there(file));
         self.attr(first + index.ok_or(Errno::ENOENT)? as u64)
     }
 
@@ -286,7 +288,8 @@ impl DiskFs {
         if ![0, self.uid, self.mounter].contains(&who) {
             return Err(Errno::EACCES);
         }
-        let handle = self.snapshots.open(&file.disk).map_err(|e| match e.raw_os_error() {
+        let (disk, _) = file.range().ok_or(Errno::EPERM)?;
+        let handle = self.snapshots.open(disk).map_err(|e| match e.raw_os_error() {
             Some(libc::EBUSY) => Errno::EBUSY,
             _ => to_errno(&e),
         })?;
@@ -313,12 +316,16 @@ impl DiskFs {
     ) -> FsResult<Chunk<'a>> {
         let found = match self.node(ino).ok_or(Errno::EBADF)? {
             Node::File(file, cache) => {
-                let at = file.start + offset..file.start + offset + len;
-                if file.disk.planned().is_some_and(|p| at.start < p.end && p.start < at.end) {
+                let range = file.range();
+                let in_gap = |disk: &Disk, start: u64| {
+                    let at = start + offset..start + offset + len;
+                    disk.planned().is_some_and(|p| at.start < p.end && p.start < at.end)
+                };
+                if range.is_some_and(|(disk, start)| in_gap(disk, start)) {
                     cache.reads_gap();
                 }
                 let read = file.read(offset, len, buffer);
-                if file.disk.is_gap_provisional() {
+                if range.is_some_and(|(disk, _)| disk.is_gap_provisional()) {
                     cache.outdate();
                 }
                 read
@@ -326,7 +333,8 @@ impl DiskFs {
             Node::Snapshot(file) => {
                 let snapshot = self.snapshots.get(handle).ok_or(Errno::EBADF)?;
                 let len = file.clip(offset, len) as usize;
-                snapshot.read(file.start + offset, len, buffer)
+                let (_, start) = file.range().ok_or(Errno::EBADF)?;
+                snapshot.read(start + offset, len, buffer)
             }
             Node::Status => {
                 *buffer = self.status_text();
@@ -348,7 +356,7 @@ impl DiskFs {
         }
         // At most the length of `data`.
         let data = &data[..len as usize];
-        self.change(file, (offset, len), path, || file.disk.write_at(data, file.start + offset))
+        self.change(file, (offset, len), path, || file.write_at(data, offset))
     }
 
     /// Punch a hole in a file or make a range of it read as zeros, according to the fallocate(2)
@@ -363,7 +371,7 @@ impl DiskFs {
         let Some(Node::File(file, _)) = self.node(ino) else { return Errno::EBADF.into() };
         match file.range_to_zero(mode, offset, len) {
             Ok(Some((offset, len))) => {
-                self.change(file, (offset, len), path, || file.disk.zero(file.start + offset, len))
+                self.change(file, (offset, len), path, || file.zero(offset, len))
             }
             Ok(None) => Changed { result: Ok(0), pages: Vec::new(), answer: Answer::First },
             Err(e) => Errno::from_raw(e).into(),
@@ -395,7 +403,11 @@ impl DiskFs {
             Some(Node::File(file, _)) => file.seek(offset, data),
             Some(Node::Snapshot(file)) => {
                 let snapshot = self.snapshots.get(handle).ok_or(Errno::EBADF)?;
-                file.seek_in(offset, data, |at| snapshot.extent_at(at))
+                let (_, start) = file.range().ok_or(Errno::EBADF)?;
+                file.seek_in(offset, data, |at| {
+                    let extent = snapshot.extent_at(start + at)?;
+                    Ok(Extent { end: extent.end.saturating_sub(start), ..extent })
+                })
             }
             _ => return Err(Errno::EBADF),
         };
@@ -405,7 +417,7 @@ impl DiskFs {
     /// Flush all acknowledged writes to a file's disk to stable storage.
     pub(super) fn sync(&self, ino: u64) -> FsResult<()> {
         match self.node(ino) {
-            Some(Node::File(file, _)) => file.disk.flush().map_err(|e| to_errno(&e)),
+            Some(Node::File(file, _)) => file.flush().map_err(|e| to_errno(&e)),
             _ => Ok(()),
         }
     }
@@ -452,7 +464,8 @@ impl DiskFs {
         let mut status = self.status.get().cloned();
         for disk in status.iter_mut().flat_map(|status| &mut status.disks) {
             let shown = self.files.iter().find(|(file, _)| file.name == disk.file);
-            disk.overlay_bytes = shown.map_or(0, |(file, _)| file.disk.overlay_allocated());
+            let shown = shown.and_then(|(file, _)| file.whole());
+            disk.overlay_bytes = shown.map_or(0, |disk| disk.overlay_allocated());
         }
         // `set_status` has shown that it can be written.
         status.and_then(|status| serde_json::to_vec_pretty(&status).ok()).unwrap_or_default()

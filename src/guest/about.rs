@@ -6,6 +6,7 @@ mod configured;
 mod distribution;
 mod hostname;
 mod init;
+mod lvm;
 mod tools;
 
 pub use accounts::{RootAccount, root_account};
@@ -14,6 +15,7 @@ pub use configured::{FstabEntry, Gettys, Interfaces, fstab, gettys, interfaces};
 pub use distribution::{Distribution, distribution};
 pub use hostname::hostname;
 pub use init::{Init, init};
+pub use lvm::lvm_filters;
 pub use tools::{Hypervisor, InstalledCloudInit, Tool, cloud_init, tools};
 
 use crate::fs::GuestFs;

@@ -13,6 +13,8 @@ pub struct CmdlineContext {
     pub has_initrd: bool,
     /// UUID of the root filesystem in lower case, if it has one.
     pub root_uuid: Option<String>,
+    /// The root's device, if it is a logical volume: an initrd activates it by this name.
+    pub root_volume: Option<String>,
     /// Earlier UUIDs of the root filesystem, in lower case.
     pub former_uuids: Vec<String>,
     /// The root partition as `DISKSIG-NN`: 8 hex digits, a dash, 2 hex digits.
@@ -105,9 +107,12 @@ fn drop_xen(words: &mut Vec<String>, changes: &mut Vec<String>) {
 }
 
 fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>) {
-    let by_partuuid = format!("root=PARTUUID={}", ctx.root_partuuid);
+    let by_partuuid = match &ctx.root_volume {
+        Some(device) => format!("root={device}"),
+        None => format!("root=PARTUUID={}", ctx.root_partuuid),
+    };
     let wanted = match &ctx.root_uuid {
-        Some(uuid) if ctx.has_initrd => format!("root=UUID={uuid}"),
+        Some(uuid) if ctx.has_initrd && ctx.root_volume.is_none() => format!("root=UUID={uuid}"),
         _ => by_partuuid.clone(),
     };
     // As in the kernel, the last root= wins.

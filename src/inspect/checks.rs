@@ -1,9 +1,9 @@
 //! What can be right or wrong with a guest that moves to KVM, one check each.
 
-use super::partitions::Journal;
+use super::partitions::{Journal, root_facts};
 use super::report::{Check, Outcome, Report};
 use crate::guest::about::{Hypervisor, RootAccount};
-use crate::plan::Plan;
+use crate::plan::{Plan, RootPlace};
 use crate::qemu::DiskBus;
 
 /// All checks that can be made of this guest.
@@ -11,8 +11,9 @@ pub(super) fn checks(report: &Report, plan: &Plan) -> Vec<Check> {
     let all = [
         kernel_format(report),
         disk_driver(report, plan),
-        root_by_uuid(report),
+        root_by_uuid(report, plan),
         fstab(report),
+        lvm(report, plan),
         network(report),
         console(report),
         shadow(report),
@@ -62,7 +63,7 @@ fn disk_driver(report: &Report, plan: &Plan) -> Option<Check> {
     }
 }
 
-fn root_by_uuid(report: &Report) -> Option<Check> {
+fn root_by_uuid(report: &Report, plan: &Plan) -> Option<Check> {
     let guest = report.command_line.as_ref()?.guest.as_deref()?;
     let root = root_word(guest);
     let boots = report.command_line.as_ref().and_then(|c| root_word(&c.boots));
@@ -71,8 +72,10 @@ fn root_by_uuid(report: &Report) -> Option<Check> {
             format!("root={lost}: no partition here has that, so the guest will wait for it");
         return check("root", Outcome::Fail, what);
     }
+    let is_volume = matches!(plan.root, Some(RootPlace::Volume(_)));
     let lasting = root.is_some_and(|r| {
-        ["UUID=", "LABEL=", "PARTUUID=", "/dev/mapper/"].iter().any(|p| r.starts_with(p))
+        is_volume
+            || ["UUID=", "LABEL=", "PARTUUID=", "/dev/mapper/"].iter().any(|p| r.starts_with(p))
     });
     let said = root.map_or("the boot menu names no root".into(), |r| format!("root={r}"));
     check("root", if lasting { Outcome::Ok } else { Outcome::Fixed }, said)
@@ -126,6 +129,24 @@ fn fstab(report: &Report) -> Option<Check> {
     }
 }
 
+/// Whether LVM in the guest looks at the disk. Its settings are also in the initrd.
+fn lvm(report: &Report, plan: &Plan) -> Option<Check> {
+    const NAME: &str = "lvm";
+    if plan.volumes.is_empty() {
+        return None;
+    }
+    let filters = &report.guest.as_ref()?.lvm_filters;
+    if filters.is_empty() {
+        return check(NAME, Outcome::Ok, "no filter keeps LVM from the disk");
+    }
+    let names = filters.join(" and ");
+    let what = format!(
+        "{names} in /etc/lvm/lvm.conf accepts only disks of Xen, and the initrd may have a copy; \
+         change it in the guest and rebuild its initrd, or try --append rd.lvm.conf=0 (dracut)"
+    );
+    check(NAME, Outcome::Warn, what)
+}
+
 fn network(report: &Report) -> Option<Check> {
     let network = &report.guest.as_ref()?.network;
     let boots = report.command_line.as_ref().map_or("", |c| c.boots.as_str());
@@ -176,11 +197,10 @@ fn shadow(report: &Report) -> Option<Check> {
 }
 
 fn clean(report: &Report, plan: &Plan) -> Option<Check> {
-    let (disk, number) = plan.root?;
-    let partition = report.disks.get(disk)?.partitions.iter().find(|p| p.number == number)?;
-    match partition.journal? {
+    let root = root_facts(&report.disks, &report.volumes, plan.root)?;
+    match root.journal? {
         Journal::Clean => check("journal", Outcome::Ok, "the filesystem is clean"),
-        Journal::Dirty if !partition.kind.starts_with("ext") => check(
+        Journal::Dirty if !root.kind.starts_with("ext") => check(
             "journal",
             Outcome::Ok,
             "the guest was not shut down; its kernel replays the journal when it boots",

@@ -6,7 +6,7 @@ use crate::fs::probe::{ExtKind, HEAD_LEN, ImageContent, probe, uuid_text};
 use crate::fs::usage::{Usage, usage};
 use crate::fs::xfs::log_is_dirty;
 use crate::layout::TableKind;
-use crate::plan::{Plan, PlannedDisk};
+use crate::plan::{Plan, PlannedDisk, PlannedVolume, RootPlace};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -51,6 +51,32 @@ pub struct PartitionReport {
     pub image: Option<PathBuf>,
 }
 
+/// A logical volume.
+#[derive(Debug, Serialize)]
+pub struct VolumeReport {
+    /// Name of its file in a mount.
+    pub file: String,
+    /// Name of its group.
+    pub group: String,
+    /// Its name.
+    pub name: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Whether writes to its file are refused.
+    pub read_only: bool,
+    /// Its contents in one word: `ext4`, `xfs`, `swap`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// UUID of the filesystem or swap area.
+    pub uuid: Option<String>,
+    /// Its label.
+    pub label: Option<String>,
+    /// Size of the filesystem, and how much of it is in use.
+    pub usage: Option<Usage>,
+    /// State of its journal; `None` when it has none or the state is unknown.
+    pub journal: Option<Journal>,
+}
+
 /// State of a journal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,6 +90,59 @@ pub enum Journal {
 /// The disks of `plan`.
 pub(super) fn disks(plan: &Plan) -> Vec<DiskReport> {
     plan.disks.iter().enumerate().map(|(i, disk)| report(disk, i == 0 && !disk.cdrom)).collect()
+}
+
+/// The logical volumes of `plan`.
+pub(super) fn volumes(plan: &Plan) -> Vec<VolumeReport> {
+    let report = |volume: &PlannedVolume| {
+        let bytes = volume.bytes(&plan.disks)?;
+        let size = bytes.len();
+        let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
+        let content = match bytes.read_at(&mut head, 0) {
+            Ok(()) => probe(&head, size),
+            Err(_) => ImageContent::Unknown,
+        };
+        Some(VolumeReport {
+            file: volume.file.clone(),
+            group: volume.group.clone(),
+            name: volume.name.clone(),
+            size,
+            read_only: volume.read_only,
+            kind: content.short_name().into(),
+            uuid: content.uuid().map(|uuid| uuid_text(&uuid)),
+            label: content.label().map(str::to_owned),
+            usage: usage(&head),
+            journal: journal(&content, &head, Some(&bytes)),
+        })
+    };
+    plan.volumes.iter().filter_map(report).collect()
+}
+
+/// What is known of the root filesystem.
+pub(super) struct RootFacts<'a> {
+    /// As in a [`PartitionReport`].
+    pub(super) kind: &'a str,
+    pub(super) uuid: Option<&'a str>,
+    pub(super) journal: Option<Journal>,
+}
+
+/// The root filesystem, wherever it is.
+pub(super) fn root_facts<'a>(
+    disks: &'a [DiskReport],
+    volumes: &'a [VolumeReport],
+    root: Option<RootPlace>,
+) -> Option<RootFacts<'a>> {
+    let (kind, uuid, journal) = match root? {
+        RootPlace::Partition { disk, number } => {
+            let p = disks.get(disk)?.partitions.iter().find(|p| p.number == number)?;
+            (&p.kind, &p.uuid, p.journal)
+        }
+        RootPlace::Volume(index) => {
+            let v = volumes.get(index)?;
+            (&v.kind, &v.uuid, v.journal)
+        }
+    };
+    Some(RootFacts { kind, uuid: uuid.as_deref(), journal })
 }
 
 fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
@@ -85,6 +164,7 @@ fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
             Ok(()) => probe(&head, size),
             Err(_) => ImageContent::Unknown,
         };
+        let reader = disk.partition(number);
         PartitionReport {
             number,
             start,
@@ -93,11 +173,7 @@ fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
             uuid: content.uuid().map(|uuid| uuid_text(&uuid)),
             label: content.label().map(str::to_owned),
             usage: usage(&head),
-            journal: journal(&content).or_else(|| match content {
-                ImageContent::Xfs { .. } => state(log_is_dirty(&disk.partition(number)?)?),
-                ImageContent::Btrfs { .. } => state(has_log_tree(&head)?),
-                _ => None,
-            }),
+            journal: journal(&content, &head, reader.as_ref().map(|r| r as &dyn ReadAt)),
             image: image(start),
         }
     };
@@ -125,8 +201,11 @@ fn has_log_tree(head: &[u8]) -> Option<bool> {
     head.get(0x1_0060..0x1_0068).map(|root| root.iter().any(|b| *b != 0))
 }
 
-fn journal(content: &ImageContent) -> Option<Journal> {
+/// The state of the journal of the filesystem in `reader` that begins with `head`.
+fn journal(content: &ImageContent, head: &[u8], reader: Option<&dyn ReadAt>) -> Option<Journal> {
     match content {
+        ImageContent::Xfs { .. } => state(log_is_dirty(reader?)?),
+        ImageContent::Btrfs { .. } => state(has_log_tree(head)?),
         ImageContent::Ext { kind: ExtKind::Ext2, .. } => None,
         ImageContent::Ext { needs_recovery: true, .. } => Some(Journal::Dirty),
         ImageContent::Ext { .. } => Some(Journal::Clean),

@@ -1,7 +1,7 @@
 //! The data of a report on a guest.
 
 use super::kernels::KernelReport;
-use super::partitions::DiskReport;
+use super::partitions::{DiskReport, VolumeReport};
 use crate::edit::Edit;
 use crate::guest::about::{
     Distribution, FstabEntry, Gettys, Init, InstalledCloudInit, Interfaces, RootAccount, Tool,
@@ -17,6 +17,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// Its disks as they would be mounted.
     pub disks: Vec<DiskReport>,
+    /// The logical volumes on them that can be read.
+    pub volumes: Vec<VolumeReport>,
     /// What its root filesystem shows; `None` when that cannot be read.
     pub guest: Option<GuestReport>,
     /// Its boot menu; `None` without one.
@@ -56,6 +58,8 @@ pub struct GuestReport {
     pub root_account: RootAccount,
     /// Installed tools of hypervisors.
     pub tools: Vec<Tool>,
+    /// Filters of LVM that reject the disk as it is on KVM.
+    pub lvm_filters: Vec<&'static str>,
     /// `None` when it is not installed.
     pub cloud_init: Option<InstalledCloudInit>,
 }

@@ -1,6 +1,6 @@
 //! The verdict: the answer that users want first.
 
-use super::partitions::PartitionReport;
+use super::partitions::{RootFacts, root_facts};
 use super::report::{Answer, EditReport, Outcome, Report, Verdict};
 use crate::Error;
 use crate::plan::Plan;
@@ -35,7 +35,7 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     };
     let failed = report.checks.iter().find(|c| c.outcome == Outcome::Fail);
     if let Some(check) = failed {
-        let uuid = root_partition(report, plan).and_then(|p| p.uuid.as_deref());
+        let uuid = root(report, plan).and_then(|root| root.uuid);
         return match (check.name, uuid) {
             ("root", Some(uuid)) => no(
                 check.detail.clone(),
@@ -65,7 +65,7 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
         changes.push(format!("its disk on {bus}"));
         advice = Some(format!("QEMU must offer the disk on {bus}, as `synthdisk run` does"));
     }
-    let only_root = root_partition(report, plan).filter(|p| !p.kind.starts_with("ext"));
+    let only_root = root(report, plan).filter(|root| !root.kind.starts_with("ext"));
     if let Some(root) = only_root.filter(|_| !files.is_empty() && !geteuid().is_root()) {
         advice.get_or_insert_with(|| {
             format!("the edits are made only when root mounts or runs it: it is {}", root.kind)
@@ -81,9 +81,8 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     }
 }
 
-fn root_partition<'a>(report: &'a Report, plan: &Plan) -> Option<&'a PartitionReport> {
-    let (disk, number) = plan.root?;
-    report.disks.get(disk)?.partitions.iter().find(|p| p.number == number)
+fn root<'a>(report: &'a Report, plan: &Plan) -> Option<RootFacts<'a>> {
+    root_facts(&report.disks, &report.volumes, plan.root)
 }
 
 /// The files that are edited, each listed once, in the order of their edits.

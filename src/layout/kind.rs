@@ -16,6 +16,8 @@ pub enum PartitionKind {
     BiosBoot,
     /// The FAT filesystem from which UEFI firmware starts a loader.
     EfiSystem,
+    /// A physical volume of LVM.
+    Lvm,
 }
 
 /// Properties of a partition type.
@@ -40,11 +42,14 @@ pub enum PartitionContent {
     Swap,
     /// Written by a loader.
     Loader,
+    /// Parts of volumes, which hold filesystems.
+    Volumes,
 }
 
 impl PartitionKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Linux, Self::Swap, Self::BiosBoot, Self::EfiSystem];
+    pub const ALL: [Self; 5] =
+        [Self::Linux, Self::Swap, Self::BiosBoot, Self::EfiSystem, Self::Lvm];
 
     /// The properties of this kind. Sources: sfdisk(8) `--list-types`, the UEFI specification
     /// (chapter 5) and the Discoverable Partitions Specification.
@@ -75,6 +80,12 @@ impl PartitionKind {
                 uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b"),
                 PartitionContent::Loader,
             ),
+            Self::Lvm => row(
+                "lvm",
+                Some(0x8e),
+                uuid!("e6d6d379-f507-44c2-a23c-238f2a3df928"),
+                PartitionContent::Volumes,
+            ),
         }
     }
 
@@ -91,6 +102,11 @@ impl PartitionKind {
     /// Whether the partition is a swap area.
     pub fn is_swap(self) -> bool {
         self.properties().content == PartitionContent::Swap
+    }
+
+    /// Whether the partition holds parts of volumes.
+    pub fn holds_volumes(self) -> bool {
+        self.properties().content == PartitionContent::Volumes
     }
 
     /// Whether a loader writes the content of the partition.
@@ -152,6 +168,7 @@ mod tests {
             (PartitionKind::Swap, "linux swap"),
             (PartitionKind::BiosBoot, "bios boot"),
             (PartitionKind::EfiSystem, "efi"),
+            (PartitionKind::Lvm, "linux lvm"),
         ] {
             let row = kind.properties();
             let line = |list: &str, id: &str| {

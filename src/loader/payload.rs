@@ -37,6 +37,8 @@ pub struct Payload {
 pub struct MenuRules {
     /// Number of the partition that holds the menu; 0 if there is none.
     pub partition: u32,
+    /// The logical volume that holds the menu instead, by its name in `/dev/mapper`.
+    pub volume: Option<String>,
     /// The entry to boot by default: its number from 0, or its title; `None` for the guest's own
     /// default.
     pub entry: Option<String>,

@@ -25,17 +25,17 @@ pub(super) struct LiveGuest<'a> {
 }
 
 impl LiveGuest<'_> {
-    /// The disk of partition `index` of `resolver`, and that partition as a source of the examiner,
-    /// read through the overlay. `None` if it is on none of the disks.
+    /// The file in a mount of partition `index` of `resolver`, and that partition as a source of the
+    /// examiner, read through the overlay. `None` if it is on none of the disks.
     ///
     /// # Errors
     /// When the examiner has too many sources.
-    fn source(
-        &self,
-        resolver: &RootResolver,
-        index: usize,
-    ) -> Result<Option<(&PlannedDisk, SourceId)>> {
+    fn source(&self, resolver: &RootResolver, index: usize) -> Result<Option<(String, SourceId)>> {
         let Some(p) = resolver.partitions.get(index) else { return Ok(None) };
+        if p.volume.is_some() {
+            let found = self.places.volumes.at(index);
+            return Ok(found.map(|found| (found.file(), found.source)));
+        }
         let disk = self.disks.iter().find(|d| !d.cdrom && d.letters == p.disk);
         let Some((disk, reader)) = disk.and_then(|d| Some((d, d.partition(p.number)?))) else {
             return Ok(None);
@@ -49,11 +49,11 @@ impl LiveGuest<'_> {
                 self.examiner.add(&name, Arc::new(reader))?
             }
         };
-        Ok(Some((disk, source)))
+        Ok(Some((disk.partition_file(p.number), source)))
     }
 
-    /// The filesystem in partition `index` of `resolver`, and its disk; `None` if it is on none of
-    /// the disks.
+    /// The filesystem in partition `index` of `resolver`, and its file in a mount; `None` if it is
+    /// on none of the disks.
     ///
     /// # Errors
     /// Those of opening the filesystem.
@@ -61,9 +61,9 @@ impl LiveGuest<'_> {
         &self,
         resolver: &RootResolver,
         index: usize,
-    ) -> Result<Option<(&PlannedDisk, RemoteFs)>> {
-        let Some((disk, source)) = self.source(resolver, index)? else { return Ok(None) };
-        Ok(Some((disk, RemoteFs::open(self.examiner, source)?)))
+    ) -> Result<Option<(String, RemoteFs)>> {
+        let Some((file, source)) = self.source(resolver, index)? else { return Ok(None) };
+        Ok(Some((file, RemoteFs::open(self.examiner, source)?)))
     }
 }
 
@@ -123,57 +123,74 @@ pub(super) fn adaptation(
         }
         return Ok(None);
     };
-    let Some((disk, source)) = guests.source(resolver, index)? else { return Ok(None) };
+    let Some((file, source)) = guests.source(resolver, index)? else { return Ok(None) };
     let root = &resolver.partitions[index];
-    let (devices, selection) = (devices(resolver, root, guests.disks), resolver.selection.clone());
+    let (devices, selection) = (devices(resolver, root, guests), resolver.selection.clone());
     let (edits, kernel_mount) = guests.examiner.edits(source, devices, selection)?;
     if edits.is_empty() {
         return Ok(None);
     }
     if root.read_only {
         let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
-        notes.push(format!(
-            "the config makes the root filesystem read-only, so {} is not adapted",
-            paths.join(" and ")
-        ));
+        notes.push(format!("{}, so {} is not adapted", why_read_only(root), paths.join(" and ")));
         return Ok(None);
     }
-    let file = disk.partition_file(root.number);
     Ok(Some(Adaptation { file, edits, uuid: None, kernel_mount }))
+}
+
+/// Why nothing can be written to the root filesystem.
+pub(super) fn why_read_only(root: &PartitionNames) -> &'static str {
+    match &root.volume {
+        None => "the config makes the root filesystem read-only",
+        Some(_) => {
+            "the root filesystem is on a logical volume that is read-only, that has a snapshot, or \
+             whose disk the config makes read-only"
+        }
+    }
 }
 
 /// The partitions of the guest whose root filesystem is `root`, with their old and new names.
 pub(super) fn devices(
     resolver: &RootResolver,
     root: &PartitionNames,
-    disks: &[PlannedDisk],
+    guests: &LiveGuest<'_>,
 ) -> Devices {
-    let others = resolver.partitions.iter().filter(|p| !std::ptr::eq(*p, root));
-    let list = std::iter::once(root).chain(others).map(|p| device(p, disks)).collect();
+    let all = resolver.partitions.iter().enumerate();
+    // Of a physical volume, a guest uses the logical volumes.
+    let all = all.filter(|(_, p)| !p.kind.holds_volumes());
+    let (mut list, others): (Vec<_>, Vec<_>) = all.partition(|(_, p)| std::ptr::eq(*p, root));
+    list.extend(others);
+    let list = list.into_iter().map(|(index, p)| device(index, p, guests)).collect();
     let devices = Devices::new(list, resolver.same_names).with_macs(&resolver.macs);
-    let has_tail = disks.iter().any(|d| d.layout.as_ref().is_some_and(|l| l.tail().is_some()));
+    let has_tail =
+        guests.disks.iter().any(|d| d.layout.as_ref().is_some_and(|l| l.tail().is_some()));
     let devices = if has_tail { devices.with_tail() } else { devices };
     if resolver.complete { devices.and_no_others() } else { devices }
 }
 
-fn device(p: &PartitionNames, disks: &[PlannedDisk]) -> Device {
+fn device(index: usize, p: &PartitionNames, guests: &LiveGuest<'_>) -> Device {
     Device {
         disk: p.disk.clone(),
         number: p.number,
-        spec: match &p.uuid {
-            Some(uuid) => format!("UUID={uuid}"),
-            None => format!("PARTUUID={}", p.partuuid),
+        spec: match (&p.uuid, &p.volume) {
+            (Some(uuid), _) => format!("UUID={uuid}"),
+            (None, Some(volume)) => volume.device(),
+            (None, None) => format!("PARTUUID={}", p.partuuid),
         },
         partuuid: p.partuuid.clone(),
-        label: label_now(p, disks).unwrap_or_else(|| p.label.clone()),
+        label: label_now(index, p, guests).unwrap_or_else(|| p.label.clone()),
         swap: p.kind.is_swap(),
     }
 }
 
 /// The label of the partition as read through the disk: the guest may have changed it from the
 /// image's label. `None` if it cannot be read.
-fn label_now(p: &PartitionNames, disks: &[PlannedDisk]) -> Option<Option<String>> {
-    let disk = disks.iter().find(|d| !d.cdrom && d.letters == p.disk)?;
+fn label_now(index: usize, p: &PartitionNames, guests: &LiveGuest<'_>) -> Option<Option<String>> {
+    if p.volume.is_some() {
+        let content = &guests.places.volumes.at(index)?.content;
+        return Some(content.label().map(str::to_owned));
+    }
+    let disk = guests.disks.iter().find(|d| !d.cdrom && d.letters == p.disk)?;
     let reader = disk.partition(p.number)?;
     let mut head = vec![0; reader.len().min(HEAD_LEN as u64) as usize];
     reader.read_at(&mut head, 0).ok()?;

@@ -12,6 +12,7 @@ use super::guest_planner::{GuestPlanner, not_planned};
 use super::options::SourceOptions;
 use super::payload::from_guest;
 use super::planned_disk::{PlannedDisk, disk_file_name};
+use super::planned_volume::PlannedVolume;
 use super::root_resolver::RootResolver;
 use super::survey::Survey;
 use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
@@ -38,14 +39,16 @@ pub struct Plan {
     pub macs: Vec<String>,
     /// Its disks; the firmware boots from the first.
     pub disks: Vec<PlannedDisk>,
+    /// The logical volumes on them that can be read.
+    pub volumes: Vec<PlannedVolume>,
     /// What boots; `None` without one of our boot loaders.
     pub boot: Option<BootSummary>,
     /// Why the first disk boots by boot code of its image, if it does: the evidence.
     pub own_loader: Option<String>,
     /// The loader on the first disk.
     pub loader: LoaderKind,
-    /// Location of the root filesystem: index of its disk, and number of its partition.
-    pub root: Option<(usize, u32)>,
+    /// Location of the root filesystem.
+    pub root: Option<RootPlace>,
     /// Edits that the guest needs, to be made once its partitions are writable. The error says why
     /// the guest cannot be adapted; it then boots unadapted.
     pub adaptation: Result<Option<Adaptation>>,
@@ -59,7 +62,33 @@ pub struct Plan {
     examiner: Examiner,
 }
 
+/// Where a root filesystem is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RootPlace {
+    /// In a partition.
+    Partition {
+        /// Index of its disk in the plan.
+        disk: usize,
+        /// Its number.
+        number: u32,
+    },
+    /// On the logical volume with this index in the plan.
+    Volume(usize),
+}
+
 impl Plan {
+    /// The filesystem on a logical volume, as it is now; otherwise like [`Plan::filesystem`].
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub fn volume_filesystem(&self, volume: &PlannedVolume) -> Result<Box<dyn GuestFs>> {
+        let none = || Error::new(ErrorKind::NotFound, "the disks have no such volume");
+        let bytes = volume.bytes(&self.disks).ok_or_else(none)?;
+        let name = format!("the logical volume {}/{}", volume.group, volume.name);
+        let source = self.examiner.add(&name, Arc::new(bytes))?;
+        Ok(Box::new(RemoteFs::open(&self.examiner, source)?))
+    }
+
     /// The filesystem in a partition of one of the disks, as it is now. It is read by the process
     /// that examines the guest for this plan, within the plan's budget.
     ///
@@ -92,13 +121,20 @@ pub(super) fn assemble(
     let mut created = Vec::new();
     let disks = build_disks(&mut survey.disks, choice.boot.as_ref(), overlays, &mut created)?;
     let BootChoice { boot, mut resolver, mut uuid } = choice;
-    let Survey { guest, disks: builders, examiner, places } = survey;
+    let Survey { guest, disks: builders, examiner, mut places } = survey;
+    let mut with_overlay = builders.iter().enumerate().filter(|(_, d)| d.has_overlay());
+    if with_overlay.any(|(i, _)| places.volumes.use_disk(i)) {
+        places.refresh_volumes(&disks, &examiner)?;
+        resolver.partitions.truncate(places.volumes.first());
+        resolver.partitions.extend(places.volumes.names());
+    }
     let guests =
         LiveGuest { disks: &disks, builders: &builders, examiner: &examiner, places: &places };
     let mut notes = guest.notes;
     for (planned, builder) in disks.iter().zip(&builders).filter(|(_, b)| b.has_overlay()) {
         notes.extend(changed_table(&planned.disk, planned.layout.as_ref(), &builder.source));
     }
+    notes.extend(places.volumes.problems.iter().cloned());
     let mut summary = boot.map(|boot| boot.summary);
     if uuid.is_none() {
         uuid = change_uuid(&guests, &guest.boot, summary.as_ref(), &mut resolver, options)?;
@@ -133,6 +169,7 @@ pub(super) fn assemble(
         macs: guest.macs,
         root,
         own_loader: own_loader(&builders[0]),
+        volumes: places.volumes.planned(),
         disks,
         loader: builders[0].shape.bootloader,
         boot: summary,
@@ -188,7 +225,7 @@ fn change_uuid(
     let words = summary.map(|s| s.cmdline.clone());
     let words = words.or_else(|| cmdline_now(guests, boot, resolver));
     let root = root_of(resolver, words.as_deref(), guests)?;
-    rename_root(resolver, root, wish, guests.builders)
+    rename_root(resolver, root, wish, guests.builders, &guests.places.volumes)
 }
 
 /// Absolute paths of all images.
@@ -212,7 +249,7 @@ fn root_place(
     guests: &LiveGuest<'_>,
     resolver: &RootResolver,
     boot: Option<&BootSummary>,
-) -> Option<(usize, u32)> {
+) -> Option<RootPlace> {
     let told = resolver.root_partition.and_then(|i| resolver.partitions.get(i));
     let hints = [boot.map(|b| b.cmdline.as_str()), resolver.root_hint.as_deref()];
     let named = || hints.into_iter().flatten().find_map(|words| resolver.root_of(words));
@@ -223,9 +260,13 @@ fn root_place(
     };
     let first = || resolver.partitions.iter().find(|p| p.kind.may_hold_root());
     let root = told.or_else(named).or_else(looked).or_else(first)?;
+    if root.volume.is_some() {
+        let index = resolver.partitions.iter().position(|p| std::ptr::eq(p, root))?;
+        return Some(RootPlace::Volume(index.checked_sub(guests.places.volumes.first())?));
+    }
     let planned = guests.disks;
     let disk = planned.iter().position(|d| !d.cdrom && d.letters == root.disk)?;
-    Some((disk, root.number))
+    Some(RootPlace::Partition { disk, number: root.number })
 }
 
 /// The command line in the guest's current boot configuration.
@@ -237,8 +278,11 @@ fn cmdline_now(
     let BootRequest::Guest(request) = boot else { return None };
     let place = |p: &LivePartition| p.place(guests.examiner, None).ok();
     let [candidates, others] = guests.places.readers(guests.disks);
+    let mut candidates: Vec<_> = candidates.iter().filter_map(place).collect();
+    let volumes = guests.places.volumes.live(guests.disks);
+    candidates.extend(volumes.places(guests.examiner, None).ok()?);
     let question = BootQuestion {
-        candidates: candidates.iter().filter_map(place).collect(),
+        candidates,
         others: others.iter().filter_map(place).collect(),
         request: request.clone(),
         resolver: resolver.clone(),
@@ -266,6 +310,7 @@ fn follow_guest(
     let planner = GuestPlanner {
         candidates,
         others,
+        volumes: guests.places.volumes.live(guests.disks),
         area,
         request: request.clone(),
         resolver,

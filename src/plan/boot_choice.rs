@@ -42,7 +42,7 @@ pub(super) fn choose_boot(
         // The command line for a kernel of this host is final once it is planned.
         let (words, _) = resolver.adapt(cmdline, !initrds.is_empty(), None);
         if let Some(root) = resolver.root_index(&words) {
-            uuid = rename_root(&mut resolver, root, wish, disks)?;
+            uuid = rename_root(&mut resolver, root, wish, disks, &places.volumes)?;
         }
     }
     // A preview with other partition names has a different command line.

@@ -4,6 +4,8 @@ use super::disk_builder::DiskBuilder;
 use super::examine::{Examiner, Place, SourceId};
 use super::planned_disk::{PartitionReader, PlannedDisk};
 use super::planned_from::PlannedFrom;
+use super::types::PartitionSource;
+use super::volumes::Volumes;
 use crate::Result;
 use crate::bytes::SharedBytes;
 use crate::disk::ReadSet;
@@ -22,9 +24,14 @@ struct Partition {
 fn first_disk(disk: &DiskBuilder, root: Option<u32>) -> Vec<Partition> {
     let mut all: Vec<_> = disk.partitions().iter().enumerate().collect();
     // Without a table of its own, a partition was named to be looked into.
-    all.retain(|(_, p)| !p.kind.is_swap() && (p.partuuid.is_none() || p.image.has_filesystem()));
+    all.retain(|(_, p)| may_hold_files(p) && (p.partuuid.is_none() || p.image.has_filesystem()));
     all.sort_by_key(|(_, p)| (Some(p.number) != root, p.listed));
     all.into_iter().map(|(index, p)| Partition { index, disk: 0, number: p.number }).collect()
+}
+
+/// Whether the partition itself may hold a filesystem.
+fn may_hold_files(p: &PartitionSource) -> bool {
+    !p.kind.is_swap() && !p.image.holds_volumes()
 }
 
 /// Partitions of further disks that may hold the root filesystem.
@@ -33,7 +40,7 @@ fn elsewhere(disks: &[DiskBuilder]) -> Vec<Partition> {
     let mut start = 0;
     for (k, disk) in disks.iter().enumerate() {
         let partitions = disk.partitions().iter().enumerate().filter(|_| k > 0);
-        let linux = partitions.filter(|(_, p)| !p.kind.is_swap());
+        let linux = partitions.filter(|(_, p)| may_hold_files(p));
         out.extend(linux.map(|(i, p)| Partition { index: start + i, disk: k, number: p.number }));
         start += disk.names().len();
     }
@@ -46,13 +53,15 @@ fn name(vdev: &str, number: u32) -> String {
 }
 
 /// The guest's partitions, as read for planning.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Places {
-    /// The first disk's, in the order in which they are tried.
+    /// The first disk's, in the order in which they are tried, then the logical volumes.
     pub(super) candidates: Vec<Place>,
     /// Those of further disks.
     pub(super) others: Vec<Place>,
     sources: Vec<(Partition, Arc<PlannedFrom>)>,
+    /// The logical volumes.
+    pub(super) volumes: Volumes,
 }
 
 impl Places {
@@ -66,7 +75,7 @@ impl Places {
         examiner: &Examiner,
         root: Option<u32>,
     ) -> Result<Self> {
-        let mut out = Self { candidates: Vec::new(), others: Vec::new(), sources: Vec::new() };
+        let mut out = Self::default();
         let Some(first) = disks.first() else { return Ok(out) };
         for partition in first_disk(first, root).into_iter().chain(elsewhere(disks)) {
             let builder = &disks[partition.disk];
@@ -79,7 +88,24 @@ impl Places {
             let list = if partition.disk == 0 { &mut out.candidates } else { &mut out.others };
             list.push((partition.index, id));
         }
+        out.volumes = Volumes::find(disks, examiner)?;
+        out.candidates.extend(out.volumes.places());
         Ok(out)
+    }
+
+    /// Looks for logical volumes again, through the overlays of `disks`.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(super) fn refresh_volumes(
+        &mut self,
+        disks: &[PlannedDisk],
+        examiner: &Examiner,
+    ) -> Result<()> {
+        self.volumes.refresh(disks, examiner)?;
+        self.candidates.retain(|(index, _)| *index < self.volumes.first());
+        self.candidates.extend(self.volumes.places());
+        Ok(())
     }
 
     /// The source of partition `index` of the resolver.
@@ -98,10 +124,11 @@ impl Places {
                 from.attach(reader.noted(noted));
             }
         }
+        self.volumes.attach(disks, reads);
     }
 
     /// Readers for the partitions through the `disks` and their overlays: those of the first disk,
-    /// and those of further disks.
+    /// and those of further disks. Logical volumes are not among them.
     pub(super) fn readers(&self, disks: &[PlannedDisk]) -> [Vec<LivePartition>; 2] {
         let live = |partition: &Partition| {
             let disk = &disks[partition.disk];

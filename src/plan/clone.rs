@@ -1,12 +1,14 @@
 //! Planning a clone: which partition is its root, its new UUID, and which files are edited.
 
-use super::adapting::{Adaptation, LiveGuest, devices};
+use super::adapting::{Adaptation, LiveGuest, devices, why_read_only};
 use super::disk_builder::DiskBuilder;
 use super::examine::RemoteFs;
 use super::options::SourceOptions;
 use super::root_resolver::RootResolver;
 use super::source::SourceImage;
 use super::types::PartitionNames;
+use super::volumes::Volumes;
+use crate::bytes::SharedBytes;
 use crate::fs::GuestFs;
 use crate::fs::probe::ImageContent;
 use crate::identity::{Clone as CloneOf, RootUuid, UuidChange, propose_with_identity};
@@ -58,10 +60,12 @@ pub(super) fn rename_root(
     root: usize,
     wish: RootUuid,
     builders: &[DiskBuilder],
+    volumes: &Volumes,
 ) -> Result<Option<UuidChange>> {
     let Some(names) = resolver.partitions.get_mut(root) else { return Ok(None) };
-    let source = source_of(builders, names);
-    if !source.is_some_and(|s| matches!(s.content, ImageContent::Ext { .. })) {
+    let volume = volumes.at(root).map(|found| &found.content);
+    let content = volume.or_else(|| source_of(builders, names).map(|source| &source.content));
+    if !matches!(content, Some(ImageContent::Ext { .. })) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             "--root-uuid can change an ext2, ext3 or ext4 filesystem only",
@@ -89,6 +93,29 @@ fn source_of<'a>(builders: &'a [DiskBuilder], p: &PartitionNames) -> Option<&'a 
     Some(&disk.partitions().iter().find(|s| s.number == p.number)?.image)
 }
 
+/// The root filesystem without what was written to it, if anything was, and its name.
+fn pristine(
+    guests: &LiveGuest<'_>,
+    index: usize,
+    root: &PartitionNames,
+) -> Option<(String, Arc<SharedBytes>)> {
+    let volumes = &guests.places.volumes;
+    if let Some(found) = volumes.at(index) {
+        let mut builders = guests.builders.iter().enumerate();
+        let written_to = builders.any(|(i, d)| volumes.use_disk(i) && d.has_overlay());
+        let bytes = || Arc::new(volumes.pristine(found)) as Arc<SharedBytes>;
+        return written_to.then(|| (found.file(), bytes()));
+    }
+    let of_root = |d: &DiskBuilder| d.source.letters == root.disk && d.has_overlay();
+    if !guests.builders.iter().any(of_root) {
+        return None;
+    }
+    source_of(guests.builders, root).map(|source| {
+        let image: Arc<dyn Image> = Arc::clone(&source.image);
+        (image.path().display().to_string(), Arc::new(image) as Arc<SharedBytes>)
+    })
+}
+
 /// The edits that make the guest a clone, including those of its adaptation.
 ///
 /// # Errors
@@ -105,29 +132,25 @@ pub(super) fn clone_edits(
     if root.read_only {
         return Err(Error::new(
             ErrorKind::Invalid,
-            "--hostname and the like edit the root filesystem, which the config makes read-only",
+            format!("--hostname and the like cannot edit it: {}", why_read_only(root)),
         ));
     }
     let opened = guests.filesystem(resolver, index).map_err(unreadable)?;
-    let Some((disk, fs)) = opened else {
+    let Some((file, fs)) = opened else {
         return Err(Error::new(ErrorKind::NotFound, "the root filesystem is on none of the disks"));
     };
-    let builders = guests.builders;
-    let written_to = builders.iter().any(|d| d.source.letters == root.disk && d.has_overlay());
-    let image = source_of(builders, root).filter(|_| written_to);
-    let open_image = |s: &SourceImage| {
-        let image: Arc<dyn Image> = Arc::clone(&s.image);
-        let source = guests.examiner.add(&image.path().display().to_string(), Arc::new(image))?;
+    let pristine = pristine(guests, index, root);
+    let open = |(name, bytes): (String, Arc<SharedBytes>)| {
+        let source = guests.examiner.add(&name, bytes)?;
         RemoteFs::open(guests.examiner, source).map_err(unreadable)
     };
-    let pristine = image.map(open_image).transpose()?;
+    let pristine = pristine.map(open).transpose()?;
     let pristine = pristine.as_ref().map(|fs| fs as &dyn GuestFs);
     let clone = CloneOf { identity: &options.identity, pristine, uuid };
-    let devices = devices(resolver, root, guests.disks);
+    let devices = devices(resolver, root, guests);
     let edits = propose_with_identity(&fs, &devices, &options.adapt, clone)?;
     guests.examiner.check_budget()?;
     let uuid = uuid.filter(|change| change.pending).map(|change| change.new.clone());
-    let file = disk.partition_file(root.number);
     let kernel_mount = fs.kernel_mount();
     let needed = uuid.is_some() || !edits.is_empty();
     Ok(needed.then_some(Adaptation { file, edits, uuid, kernel_mount }))

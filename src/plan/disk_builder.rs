@@ -133,6 +133,7 @@ impl DiskBuilder {
             label: label.map(str::to_owned),
             partuuid: self.ids.partuuid(self.table(), number),
             read_only,
+            volume: None,
         };
         let is_whole = whole_disk(&self.source).is_some();
         let images = self.partitions().iter().map(|p| {

@@ -6,6 +6,7 @@ use super::examine::{BootQuestion, Examiner};
 use super::payload::from_guest;
 use super::root_resolver::RootResolver;
 use super::types::{BootSummary, GuestBootRequest, PlannedBoot};
+use super::volumes::LiveVolumes;
 use crate::bytes::SharedBytes;
 use crate::disk::{BootPlanner, GapPlan, ReadSet, Region, Validity};
 use crate::loader::BootOrder;
@@ -24,6 +25,8 @@ pub(super) struct GuestPlanner {
     pub(super) candidates: Vec<LivePartition>,
     /// Partitions of further disks that may hold the root filesystem.
     pub(super) others: Vec<LivePartition>,
+    /// Logical volumes, which are tried after the candidates.
+    pub(super) volumes: LiveVolumes,
     pub(super) area: BootArea,
     pub(super) request: GuestBootRequest,
     pub(super) resolver: RootResolver,
@@ -38,14 +41,16 @@ impl GuestPlanner {
     fn boot(
         &self,
         examiner: &Examiner,
-        candidates: &[LivePartition],
+        (candidates, volumes): (&[LivePartition], &LiveVolumes),
         reads: Option<&Arc<ReadSet>>,
     ) -> Result<PlannedBoot> {
         let place = |p: &LivePartition| p.place(examiner, reads);
         // A write to a further disk is not noticed.
         let other = |p: &LivePartition| p.place(examiner, None);
+        let mut candidates = candidates.iter().map(place).collect::<Result<Vec<_>>>()?;
+        candidates.extend(volumes.places(examiner, reads)?);
         let question = BootQuestion {
-            candidates: candidates.iter().map(place).collect::<Result<_>>()?,
+            candidates,
             others: self.others.iter().map(other).collect::<Result<_>>()?,
             request: self.request.clone(),
             resolver: self.resolver.clone(),
@@ -65,7 +70,7 @@ impl GuestPlanner {
 impl BootPlanner for GuestPlanner {
     fn plan(&mut self, reads: &Arc<ReadSet>) -> GapPlan {
         let examiner = self.first.take().unwrap_or_else(Examiner::new);
-        let boot = self.boot(&examiner, &self.candidates, Some(reads));
+        let boot = self.boot(&examiner, (&self.candidates, &self.volumes), Some(reads));
         let regions = self.regions(&boot);
         let unsure = |e: &Error| matches!(e.kind(), ErrorKind::Io | ErrorKind::TooLarge);
         let validity = match &boot {
@@ -79,7 +84,8 @@ impl BootPlanner for GuestPlanner {
     fn plan_frozen(&self, frozen: &Weak<SharedBytes>) -> Vec<Region> {
         // Only this disk is read from the snapshot: further disks have snapshots of other moments.
         let candidates: Vec<_> = self.candidates.iter().map(|p| p.on(frozen)).collect();
-        self.regions(&self.boot(&Examiner::new(), &candidates, None))
+        let volumes = self.volumes.on(frozen);
+        self.regions(&self.boot(&Examiner::new(), (&candidates, &volumes), None))
     }
 }
 

@@ -17,7 +17,11 @@ use std::path::{Path, PathBuf};
 impl PartitionSource {
     /// A partition that is an image of its own.
     fn of_image(number: u32, image: SourceImage, read_only: bool, listed: usize) -> Self {
-        let kind = if image.is_swap() { PartitionKind::Swap } else { PartitionKind::Linux };
+        let kind = match () {
+            () if image.is_swap() => PartitionKind::Swap,
+            () if image.holds_volumes() => PartitionKind::Lvm,
+            () => PartitionKind::Linux,
+        };
         Self { number, image, kind, partuuid: None, read_only, listed }
     }
 }
@@ -241,11 +245,12 @@ fn whole(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<DiskContent>
     let read_only = spec.access == Access::ReadOnly;
     Ok(Some(match image.content {
         ImageContent::WholeDisk(_) => DiskContent::Whole(WholeDisk::new(image, read_only)?),
-        // A bare filesystem or swap area where a disk was expected: Xen accepts this, but KVM's
-        // firmware and initrds do not.
+        // A bare filesystem, swap area or physical volume where a disk was expected: Xen accepts
+        // this, but KVM's firmware and initrds do not.
         ImageContent::Ext { .. }
         | ImageContent::Xfs { .. }
         | ImageContent::Btrfs { .. }
+        | ImageContent::Lvm2Pv
         | ImageContent::Swap { .. } => {
             DiskContent::Partitions(vec![PartitionSource::of_image(1, image, read_only, 0)])
         }

@@ -18,20 +18,26 @@ pub(super) fn menu_rules(
     settings: &LegacySettings,
 ) -> MenuRules {
     let has_initrd = !boot.initrds.is_empty();
-    let spec = |p: &PartitionNames| match &p.uuid {
-        Some(uuid) if has_initrd => format!("UUID={uuid}"),
+    let spec = |p: &PartitionNames| match (&p.uuid, &p.volume) {
+        (_, Some(volume)) => volume.device(),
+        (Some(uuid), _) if has_initrd => format!("UUID={uuid}"),
         _ => format!("PARTUUID={}", p.partuuid),
     };
+    let menu = resolver.partitions.get(index);
     let mut devices = Vec::new();
     for p in resolver.partitions.iter().filter(|p| p.kind.may_hold_root()) {
-        devices.push((format!("{}{}", p.disk, p.number), spec(p)));
-        devices.push((format!("PARTUUID={}", p.partuuid), format!("PARTUUID={}", p.partuuid)));
+        if p.volume.is_none() {
+            let partuuid = format!("PARTUUID={}", p.partuuid);
+            devices.push((format!("{}{}", p.disk, p.number), spec(p)));
+            devices.push((partuuid.clone(), partuuid));
+        }
         devices.extend(p.former.iter().map(|uuid| (format!("UUID={uuid}"), spec(p))));
     }
     let mut swaps = resolver.partitions.iter().filter(|p| p.kind.is_swap());
     let defaults = resolver.legacy_parameters("", settings, has_initrd);
     MenuRules {
-        partition: resolver.partitions.get(index).map_or(0, |p| p.number),
+        partition: menu.map_or(0, |p| p.number),
+        volume: menu.and_then(|p| Some(p.volume.as_ref()?.mapper())),
         entry: request.entry.as_ref().and_then(|_| entry_of(boot)),
         kernel: request.kernel.as_ref().map(|_| (boot.kernel.clone(), boot.initrds.clone())),
         root: last_value(cmdline, "root").unwrap_or_default(),
@@ -99,6 +105,7 @@ mod tests {
             label: None,
             partuuid: format!("{disk}-{number}"),
             read_only: false,
+            volume: None,
         }
     }
 

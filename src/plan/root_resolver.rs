@@ -45,12 +45,14 @@ impl RootResolver {
             .or_else(|| self.partitions.iter().find(|p| p.kind.may_hold_root()));
         let swap = self.partitions.iter().find(|p| p.kind.is_swap());
         // A partition without a known UUID may hold filesystems whose UUIDs were not read.
-        let uuids: Option<Vec<String>> = self.partitions.iter().map(|p| p.uuid.clone()).collect();
+        let all = self.partitions.iter().filter(|p| !p.kind.holds_volumes());
+        let uuids: Option<Vec<String>> = all.map(|p| p.uuid.clone()).collect();
         let adapted = adapt(
             cmdline,
             &CmdlineContext {
                 has_initrd,
                 root_uuid: root.and_then(|p| p.uuid.clone()),
+                root_volume: root.and_then(|p| Some(p.volume.as_ref()?.device())),
                 former_uuids: root.map(|p| p.former.clone()).unwrap_or_default(),
                 root_partuuid: root.map(|p| p.partuuid.clone()).unwrap_or_default(),
                 swap_uuid: swap.and_then(|p| p.uuid.clone()),
@@ -167,6 +169,12 @@ impl RootResolver {
         if let Some(partuuid) = name.strip_prefix("PARTUUID=") {
             return self.partitions.iter().find(|p| p.partuuid.eq_ignore_ascii_case(partuuid));
         }
+        let is_called = |p: &&PartitionNames| {
+            p.volume.as_ref().is_some_and(|v| v.is_called(name.trim_matches('"')))
+        };
+        if let Some(volume) = self.partitions.iter().find(is_called) {
+            return Some(volume);
+        }
         let device = DeviceName::parse(name)?;
         self.partitions.iter().find(|p| p.disk == device.letters() && p.number == device.number())
     }
@@ -188,6 +196,7 @@ pub(super) fn last_value(words: &str, key: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::types::VolumeName;
     use super::*;
     use crate::layout::PartitionKind;
 
@@ -201,6 +210,7 @@ mod tests {
             label: label.map(str::to_owned),
             partuuid: format!("{disk}-{number:02}"),
             read_only: false,
+            volume: None,
         };
         RootResolver {
             partitions: vec![
@@ -241,6 +251,41 @@ mod tests {
         }
         assert_eq!(root("root=UUID=home", false), "PARTUUID=a-03");
         assert_eq!(root("root=/dev/xvda2", false), "PARTUUID=a-02");
+    }
+
+    #[test]
+    fn volumes_have_many_names() {
+        let mut resolver = resolver();
+        let (group, name, uuid) = ("my-vg".into(), "root".into(), "Gr00t".into());
+        resolver.partitions.push(PartitionNames {
+            disk: String::new(),
+            number: 0,
+            uuid: Some("lv".into()),
+            former: vec!["old-lv".into()],
+            label: None,
+            partuuid: String::new(),
+            volume: Some(VolumeName { group, name, uuid }),
+            ..resolver.partitions[1].clone()
+        });
+        for root in [
+            "/dev/mapper/my--vg-root",
+            "/dev/my-vg/root",
+            "/dev/disk/by-id/dm-name-my--vg-root",
+            "/dev/disk/by-id/dm-uuid-LVM-Gr00t",
+            "UUID=lv",
+        ] {
+            let words = format!("root={root} ro console=ttyS0");
+            assert_eq!(resolver.root_index(&words), Some(4), "{root}");
+            assert_eq!(resolver.adapt(&words, true, None), (words.clone(), Vec::new()));
+        }
+        for root in ["/dev/mapper/my-vg-root", "/dev/my-vg/roo", "/dev/mapper/root", "my-vg/root"] {
+            assert_eq!(resolver.root_index(&format!("root={root}")), None, "{root}");
+        }
+        // The initrd finds a volume by its name.
+        let adapted = |words, likely| resolver.adapt(words, true, likely).0;
+        let by_name = "root=/dev/mapper/my--vg-root";
+        assert!(adapted("ro", Some(4)).starts_with(by_name));
+        assert!(adapted("root=UUID=old-lv ro", None).starts_with(by_name));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Opening images and checking that a disk can be built from them.
 
 use super::options::SourceOptions;
+use crate::fs::md::{self, MdMember};
 use crate::fs::probe::{self, ImageContent};
 use crate::image::{self, Image, OpenOptions};
 use crate::layout::Ids;
@@ -10,11 +11,16 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// Bytes at the end of an image that distinguish it from others.
+const MARKED: usize = 64 << 10;
+
 /// An open image and its content.
 #[derive(Clone, Debug)]
 pub(super) struct SourceImage {
     pub(super) image: Arc<dyn Image>,
     pub(super) content: ImageContent,
+    /// Set for a member of a software RAID, also if its content is read as if it were alone.
+    pub(super) md: Option<MdMember>,
     /// Distinguishes this state of this image from others.
     pub(super) fingerprint: Uuid,
 }
@@ -36,12 +42,14 @@ impl SourceImage {
         let failed = |e| Error::io(format!("cannot read {}", image.path().display()), e);
         let head = read_part(&*image, 0, probe::HEAD_LEN as u64).map_err(failed)?;
         let content = probe::probe(&head, image.len());
-        let tail_len = 64 << 10;
+        let tail_len = 2 * MARKED as u64;
         let tail =
             read_part(&*image, image.len().saturating_sub(tail_len), tail_len).map_err(failed)?;
         let len = image.len().to_le_bytes();
-        let fingerprint = Ids::fingerprint(&[&len, &head, &tail]);
-        Ok(Self { image, content, fingerprint })
+        let marked = &tail[tail.len().saturating_sub(MARKED)..];
+        let fingerprint = Ids::fingerprint(&[&len, &head, marked]);
+        let md = md::member(&head, &tail, image.len());
+        Ok(Self { image, content, md, fingerprint })
     }
 
     /// The seed for identifiers: the filesystem's UUID if it has one.
@@ -70,6 +78,11 @@ impl SourceImage {
     pub(super) fn has_filesystem(&self) -> bool {
         use ImageContent::{Btrfs, Ext, Xfs};
         matches!(self.content, Ext { .. } | Xfs { .. } | Btrfs { .. })
+    }
+
+    /// Whether it is a physical volume of LVM.
+    pub(super) fn holds_volumes(&self) -> bool {
+        matches!(self.content, ImageContent::Lvm2Pv)
     }
 
     /// Refuses content that cannot become a partition.
@@ -105,10 +118,14 @@ impl SourceImage {
             ImageContent::Swap { .. } => {
                 "name the root image first; swap is synthesised (--swap SIZE)"
             }
-            _ if self.has_filesystem() => return Ok(()),
+            _ if self.has_filesystem() || self.holds_volumes() => return Ok(()),
             _ if told => return Ok(()),
             _ if path.extension().is_some_and(|e| e == "cfg" || e == "conf" || e == "hvm") => {
                 "is it a domU config? then name it with --config"
+            }
+            ImageContent::MdMember(_) => {
+                "its filesystem does not begin with its first byte; assemble the array on the host \
+                 (mdadm --assemble --run --readonly) and name that device"
             }
             _ => {
                 "no kernel can be read from that; give one with --kernel and --initrd, or use \

@@ -6,6 +6,7 @@ use super::disk_builder::DiskBuilder;
 use super::disk_source::is_read_only;
 use super::examine::Examiner;
 use super::options::SourceOptions;
+use super::raid::check_raid;
 use super::root_resolver::RootResolver;
 use super::types::{
     BootRequest, DiskContent, DiskRole, DiskSource, GuestSpec, OverlayChoice, WholeDisk,
@@ -39,6 +40,7 @@ impl Survey {
             ));
         }
         let mut guest = GuestSpec::read(options)?;
+        check_raid(&guest.disks, &mut guest.notes)?;
         let first = guest.first_disk();
         let (loader, note) = match first.and_then(|i| whole_disk(&guest.disks[i])) {
             None => (loader_for(&guest.boot, options)?, None),
@@ -81,14 +83,16 @@ impl Survey {
         let root = options
             .root_partition
             .and_then(|number| self.disks[0].names().iter().position(|p| p.number == number));
+        let volumes = &self.places.volumes;
+        let partitions = self.disks.iter().flat_map(DiskBuilder::names);
         RootResolver {
-            partitions: self.disks.iter().flat_map(DiskBuilder::names).collect(),
+            partitions: partitions.chain(volumes.names()).collect(),
             root_partition: root,
             append: options.append.clone(),
             replace: options.cmdline.clone(),
             selection: options.adapt.clone(),
             same_names: options.config.is_some() || options.images.len() > 1 || is_whole,
-            complete: self.disks.iter().all(is_known),
+            complete: self.disks.iter().all(is_known) && volumes.problems.is_empty(),
             macs: self.guest.macs.clone(),
             root_hint: self.guest.root_hint.clone(),
         }

@@ -7,6 +7,7 @@ use crate::fs::boot_code::BootCode;
 use crate::guest::select::EntrySelector;
 use crate::layout::{PartitionKind, Placed, TableKind};
 use crate::loader::{LoaderKind, Payload};
+use crate::lvm::mapper_name;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -179,6 +180,39 @@ pub(super) struct PartitionNames {
     pub(super) partuuid: String,
     /// Whether the guest may not write to it.
     pub(super) read_only: bool,
+    /// Set for a logical volume, which has no disk, no number and no PARTUUID.
+    pub(super) volume: Option<VolumeName>,
+}
+
+/// The names of a logical volume.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(super) struct VolumeName {
+    pub(super) group: String,
+    pub(super) name: String,
+    /// UUIDs of group and volume, as in `/dev/disk/by-id/dm-uuid-LVM-…`.
+    pub(super) uuid: String,
+}
+
+impl VolumeName {
+    /// Its name in `/dev/mapper`.
+    pub(super) fn mapper(&self) -> String {
+        mapper_name(&self.group, &self.name)
+    }
+
+    /// The name by which every machine knows it.
+    pub(super) fn device(&self) -> String {
+        format!("/dev/mapper/{}", self.mapper())
+    }
+
+    /// Whether `device` is one of its names.
+    pub(super) fn is_called(&self, device: &str) -> bool {
+        let Some(name) = device.strip_prefix("/dev/") else { return false };
+        let after = |prefix: &str| name.strip_prefix(prefix);
+        let mapper = after("mapper/").or_else(|| after("disk/by-id/dm-name-"));
+        mapper == Some(self.mapper().as_str())
+            || name.split_once('/') == Some((self.group.as_str(), self.name.as_str()))
+            || after("disk/by-id/dm-uuid-LVM-") == Some(self.uuid.as_str())
+    }
 }
 
 /// What boots: the loader's payload and its summary.

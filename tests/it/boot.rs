@@ -7,6 +7,7 @@ mod grub;
 mod guests;
 mod initrd;
 mod kill;
+mod lvm;
 mod mini;
 mod new_kernel;
 mod run;

@@ -11,6 +11,7 @@ pub mod foreign;
 pub mod guests;
 pub mod hash;
 pub mod lanes;
+pub mod lvm;
 pub mod map;
 pub mod model;
 pub mod mount;

@@ -14,6 +14,7 @@ mod harness_selftest;
 mod image;
 mod inspect;
 mod loader;
+mod lvm;
 mod rooms;
 mod run;
 mod sandbox;

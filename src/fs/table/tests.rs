@@ -56,7 +56,7 @@ fn primary_and_logical_partitions() {
     let of = |number: u32| table.partitions.iter().find(|p| p.placed.number == number).unwrap();
     assert_eq!(of(1).placed.kind, PartitionKind::Swap);
     assert_eq!(of(6).placed.kind, PartitionKind::Swap);
-    assert_eq!(of(7).placed.kind, PartitionKind::Linux);
+    assert_eq!(of(7).placed.kind, PartitionKind::Lvm);
     assert!(of(2).placed.active && !of(1).placed.active);
     assert_eq!(of(5).partuuid, "1badcafe-05");
     assert!(table.partitions.iter().all(|p| p.placed.number != 3), "the extended one");

@@ -23,7 +23,7 @@ impl Snapshots {
     /// For the disks that are shown as `files`. The unnamed files are created in `dir` now, because
     /// a confined process cannot create files; an error is returned when a snapshot is opened.
     pub(super) fn of_disks<'a>(files: impl Iterator<Item = &'a ExportedFile>, dir: &Path) -> Self {
-        let disks = files.filter(|file| file.is_whole()).map(|file| Arc::clone(&file.disk));
+        let disks = files.filter_map(ExportedFile::whole).map(Arc::clone);
         let files = disks.map(|disk| (disk, tempfile::tempfile_in(dir))).collect();
         Self { files, ..Self::default() }
     }

@@ -22,12 +22,8 @@ fn disk(writable: bool) -> Arc<Disk> {
 
 /// `disk.raw`, with `part1.raw` in its second half, and a status.
 fn fs_of(disk: &Arc<Disk>, options: &str) -> DiskFs {
-    let file = |name: &str, start, len| ExportedFile {
-        name: name.into(),
-        disk: Arc::clone(disk),
-        start,
-        len,
-    };
+    let file =
+        |name: &str, start, len| ExportedFile::of_disk(name.into(), Arc::clone(disk), start, len);
     let status = Status {
         version: "1".into(),
         pid: 1,

@@ -57,6 +57,8 @@ fn settings(script: &Script<'_>) -> String {
         "partition",
         &if rules.partition == 0 { String::new() } else { rules.partition.to_string() },
     );
+    let volume = rules.volume.as_ref().map(|name| format!("lvm/{name}"));
+    set("volume", volume.as_deref().unwrap_or_default());
     set("entry", rules.entry.as_deref().unwrap_or_default());
     set("kernel", &kernel);
     set("initrds", &initrds.join(" "));

@@ -8,6 +8,7 @@ use super::wire::{FromParser, ToParser, WireError, decode, encode};
 use crate::adapt::{Devices, Selection, propose};
 use crate::edit::Edit;
 use crate::fs::GuestFs;
+use crate::lvm::{PhysicalVolume, Survey, survey};
 use crate::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::io;
@@ -59,6 +60,7 @@ fn answer<'a>(
         Question::Edits { root, devices, selection } => {
             in_json(guests, edits(guests, root, &devices, &selection))
         }
+        Question::Volumes(parts) => in_json(guests, volumes(guests, &parts)),
         Question::Budget => in_json(guests, Ok(())),
         Question::Fs(source, question) => about_fs(guests, files, source, question),
         Question::Read { file, offset, len } => {
@@ -119,6 +121,15 @@ fn edits(
     };
     let edits = propose(fs, devices, selection)?.into_iter().map(found).collect();
     Ok(FoundEdits { edits, facts: facts(fs) })
+}
+
+/// The logical volumes in `parts`.
+fn volumes(guests: &Guests<'_>, parts: &[(SourceId, String)]) -> Result<Survey> {
+    let part = |(source, name): &(SourceId, String)| Ok((name.clone(), guests.bytes(*source)?));
+    let parts = parts.iter().map(part).collect::<Result<Vec<_>>>()?;
+    let list: Vec<_> =
+        parts.iter().map(|(name, bytes)| PhysicalVolume { name, bytes: *bytes }).collect();
+    Ok(survey(&list))
 }
 
 /// Whether the root filesystem has modules for the kernel `version`; `None` if it cannot be read.

@@ -172,7 +172,10 @@ fn only_root(guests: &Guests<'_>, question: &BootQuestion) -> Result<Option<usiz
     }
     found.sort_unstable();
     let names = found.iter().filter_map(|(index, _)| resolver.partitions.get(*index));
-    let names = names.map(|p| format!("{} of xvd{}", p.number, p.disk));
+    let names = names.map(|p| match &p.volume {
+        Some(volume) => volume.device(),
+        None => format!("{} of xvd{}", p.number, p.disk),
+    });
     Err(Error::new(
         ErrorKind::Unsupported,
         format!(

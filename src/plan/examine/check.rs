@@ -6,6 +6,7 @@ use crate::adapt::STEPS;
 use crate::edit::{Change, Edit, FileContent, MAX_FILE, can_be_stored};
 use crate::fs::KernelMount;
 use crate::loader::{LoaderKind, MenuRules};
+use crate::lvm::{Survey, is_valid_name};
 use crate::plan::types::BootSummary;
 use crate::{Error, ErrorKind, Result};
 
@@ -40,7 +41,7 @@ fn check_menu(menu: &MenuRules) -> Result<()> {
     let kernel = menu.kernel.iter().flat_map(|(kernel, initrds)| initrds.iter().chain([kernel]));
     let devices = menu.devices.iter().flat_map(|(old, new)| [old, new]);
     let single = [&menu.root, &menu.extra, &menu.append];
-    let optional = [&menu.entry, &menu.swap, &menu.replace].into_iter().flatten();
+    let optional = [&menu.entry, &menu.swap, &menu.replace, &menu.volume].into_iter().flatten();
     let lists = menu.defaults.iter().chain(&menu.drivers_for);
     let mut all = kernel.chain(devices).chain(single).chain(optional).chain(lists);
     let fits = |text: &String| text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
@@ -106,6 +107,21 @@ pub(super) fn check_boot(found: FoundBoot, loader: LoaderKind) -> Result<FoundBo
     };
     check_menu(&menu)?;
     Ok(FoundBoot { summary, files, menu })
+}
+
+/// The logical volumes, each within the physical volumes, whose lengths in bytes are `lens`.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] for maps and names that no survey finds.
+pub(super) fn check_volumes(found: Survey, lens: &[u64]) -> Result<Survey> {
+    for volume in &found.volumes {
+        let named = is_valid_name(&volume.group) && is_valid_name(&volume.name);
+        if !named || !volume.uuid.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(Error::new(ErrorKind::Corrupt, "a logical volume with an invalid name"));
+        }
+        volume.map.check(lens)?;
+    }
+    Ok(Survey { problems: clean_all(found.problems), ..found })
 }
 
 /// A type and options that this program itself could have chosen.

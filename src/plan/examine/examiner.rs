@@ -1,6 +1,6 @@
 //! The planner's side: asks what is in a guest.
 
-use super::check::{check_boot, check_edits, check_mount, clean};
+use super::check::{check_boot, check_edits, check_mount, check_volumes, clean};
 use super::question::{
     BootQuestion, FoundBoot, FoundEdits, FsQuestion, HostBootQuestion, MAX_SOURCES, Question,
     SourceId,
@@ -11,6 +11,7 @@ use crate::adapt::{Devices, Selection};
 use crate::bytes::SharedBytes;
 use crate::edit::Edit;
 use crate::fs::KernelMount;
+use crate::lvm::Survey;
 use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -155,6 +156,19 @@ impl Examiner {
     ) -> Result<(Vec<Edit>, Option<KernelMount>)> {
         let found: FoundEdits = self.ask(&Question::Edits { root, devices, selection })?;
         Ok((check_edits(found.edits)?, check_mount(found.facts.kernel_mount)?))
+    }
+
+    /// The logical volumes in physical volumes, which have these names in messages.
+    ///
+    /// # Errors
+    /// If the guest could not be examined.
+    pub(in crate::plan) fn volumes(&self, parts: Vec<(SourceId, String)>) -> Result<Survey> {
+        let lens: Vec<u64> = {
+            let sources = self.0.sources.lock();
+            let len = |id: &SourceId| sources.get(*id as usize).map_or(0, |s| s.bytes.len());
+            parts.iter().map(|(id, _)| len(id)).collect()
+        };
+        check_volumes(self.ask(&Question::Volumes(parts))?, &lens)
     }
 
     /// Fails if the budget of the plan is used up: what was drafted is then incomplete.

@@ -27,6 +27,9 @@ pub(in crate::plan) enum Question {
     HostBoot(HostBootQuestion),
     /// Whether the root filesystem has modules for a kernel: `Option<bool>`.
     HasModules { root: SourceId, version: String },
+    /// The logical volumes in these physical volumes, with names for messages: a
+    /// [`Survey`](crate::lvm::Survey).
+    Volumes(Vec<(SourceId, String)>),
     /// Whether what was found so far is complete: `()`, or why it is not.
     Budget,
     /// The edits that adapt the guest with this root filesystem: [`FoundEdits`].

@@ -260,10 +260,16 @@ pub fn domu_variant(dist: &str, kind: &str) -> Domu {
 /// the directory of the images, and its swap.
 pub fn split_domu() -> (PathBuf, PathBuf) {
     let whole = domu("bookworm");
+    (split(&whole, "split"), whole.swap)
+}
+
+/// The images of a domU that `scripts/split-domu` splits into several partitions; `name` is for the
+/// cache.
+pub fn split(whole: &Domu, name: &str) -> PathBuf {
     let key = super::hash::sha256(script("split-domu"));
-    let dir = cache_dir().join("domains").join(format!("split-{}", &key[..12]));
+    let dir = cache_dir().join("domains").join(format!("{name}-{}", &key[..12]));
     run(script("split-domu"), &[&whole.dir, &dir]);
-    (dir, whole.swap)
+    dir
 }
 
 /// An exclusive lock on a file, held until dropped; tests run in several processes.

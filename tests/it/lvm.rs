@@ -1,0 +1,3 @@
+mod coherence;
+mod guests;
+mod mapping;
