@@ -5,6 +5,7 @@
 //! tests can compare it with `sfdisk` and `mkswap`.
 
 mod cidata;
+mod efi_system;
 mod geometry;
 mod gpt;
 mod ids;
@@ -14,6 +15,7 @@ mod size;
 mod swap;
 
 pub use cidata::{SEED_FILE_MAX, Seed};
+pub use efi_system::{EFI_SYSTEM_LEN, Run, efi_system};
 pub use geometry::{Layout, LayoutSpec, PartitionSpec, Placed};
 pub use gpt::{Gpt, crc32};
 pub use ids::Ids;

@@ -4,7 +4,9 @@
 //! `virt-xml-validate`. Depends on no room except `qemu` (the machine description) and `run` (XML
 //! escaping).
 
-use crate::qemu::{Clock, DiskBus, Drive, Firmware, Graphics, Machine, Nic, NicBackend, NicModel};
+use crate::qemu::{
+    Clock, DiskBus, Drive, Firmware, FlashFile, Graphics, Machine, Nic, NicBackend, NicModel,
+};
 use crate::run::report::escape;
 use crate::{Error, ErrorKind, Result};
 use std::fmt::Write;
@@ -23,9 +25,6 @@ pub fn domain_xml(machine: &Machine) -> Result<String> {
         Clock::Utc => "utc",
         Clock::LocalTime => "localtime",
     };
-    match machine.firmware {
-        Firmware::Bios => {} // libvirt's default for these boards
-    }
     let mut xml = format!(
         "<domain type='kvm'>
   <name>{}</name>
@@ -34,7 +33,7 @@ pub fn domain_xml(machine: &Machine) -> Result<String> {
   <currentMemory unit='MiB'>{memory_mib}</currentMemory>
   <vcpu placement='static'{current}>{max_vcpus}</vcpu>
   <os>
-    <type arch='x86_64' machine='{}'>hvm</type>
+    <type arch='x86_64' machine='{}'>hvm</type>{}
   </os>
   <features>
     <acpi/>
@@ -50,6 +49,7 @@ pub fn domain_xml(machine: &Machine) -> Result<String> {
         escape(&machine.name),
         uuid(machine),
         machine.board.name(),
+        firmware(&machine.firmware)?,
         machine.on_reboot.name(),
         machine.on_crash.name(),
     );
@@ -89,6 +89,30 @@ pub fn domain_xml(machine: &Machine) -> Result<String> {
 ",
     );
     Ok(xml)
+}
+
+/// The firmware's elements in `<os>`. libvirt copies the variables into a file of the domain.
+fn firmware(firmware: &Firmware) -> Result<String> {
+    let Firmware::Uefi { code, variables } = firmware else {
+        return Ok(String::new()); // libvirt's default for these boards
+    };
+    let path = |file: &FlashFile| {
+        let path = file.path.to_str().filter(|_| file.format == "raw");
+        let path = path.ok_or_else(|| {
+            let what = format!(
+                "the UEFI firmware {} cannot be described for all versions of libvirt",
+                file.path.display()
+            );
+            Error::new(ErrorKind::Unsupported, what)
+        })?;
+        check("the path of the firmware", path)?;
+        Ok(escape(path))
+    };
+    Ok(format!(
+        "\n    <loader readonly='yes' type='pflash'>{}</loader>\n    <nvram template='{}'/>",
+        path(code)?,
+        path(variables)?
+    ))
 }
 
 /// The number of disks so far, by name prefix: libvirt derives a disk's port from its name.

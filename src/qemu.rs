@@ -6,6 +6,7 @@
 pub mod accel;
 pub mod aio;
 pub mod command;
+mod firmware;
 pub mod machine;
 mod probe_code;
 mod shell;
@@ -13,8 +14,9 @@ mod shell;
 pub use accel::{Accel, Probe, find_qemu, probe};
 pub use aio::{allowed_by_kernel, probe_aio};
 pub use command::{Launch, Serial};
+pub use firmware::FirmwareKind;
 pub use machine::{
-    Aio, Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, Graphics, Lifecycle, Machine,
-    Nic, NicBackend, NicModel, OnFull,
+    Aio, Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, FlashFile, Graphics, Lifecycle,
+    Machine, Nic, NicBackend, NicModel, OnFull,
 };
 pub use shell::quote;

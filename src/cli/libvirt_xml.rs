@@ -4,16 +4,16 @@ use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::LiveMount;
 use crate::libvirt::domain_xml;
-use crate::loader::LoaderKind;
+use crate::loader::{FirmwareSet, LoaderKind};
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
-use crate::qemu::{DiskBus, NicModel, allowed_by_kernel};
+use crate::qemu::{Board, DiskBus, NicModel, allowed_by_kernel};
 use crate::run::machine::{GuestDisks, MachineOptions, Net, check_buses, describe};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Arguments of `libvirt-xml`.
 #[derive(Debug, Args)]
@@ -25,6 +25,10 @@ pub(super) struct LibvirtXmlArgs {
     /// Directory on which the guest's disks are, or will be, mounted [default: /run/synthdisk/NAME]
     #[arg(long, value_name = "DIR")]
     mountpoint: Option<PathBuf>,
+
+    /// Firmware that the disks will be mounted for; a mount that exists knows its own [default: bios]
+    #[arg(long, value_enum)]
+    firmware: Option<FirmwareSet>,
 }
 
 /// Print the definition on standard output, and notes on standard error.
@@ -40,26 +44,29 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         None => PathBuf::from("/run/synthdisk").join(name.replace('/', "_")),
     };
     // An existing mount lists its own disks.
-    let (disks, bus, nic) = match LiveMount::at(&dir)?.map(|mount| mount.status) {
+    let (disks, bus, nic, firmware) = match LiveMount::at(&dir)?.map(|mount| mount.status) {
         Some(status) => (
             status.disks,
             status.bus.as_deref().and_then(DiskBus::from_name).unwrap_or_default(),
             status.nic.as_deref().and_then(NicModel::from_name).unwrap_or_default(),
+            status.firmware,
         ),
         None => {
             eprintln!(
                 "note:    the disks are expected in {}; before the guest starts, run: synthdisk \
-                 mount -o allow_other,uid=libvirt-qemu,gid=kvm,umask=007 --config {} {}",
+                 mount -o allow_other,uid=libvirt-qemu,gid=kvm,umask=007 {}--config {} {}",
                 dir.display(),
+                firmware_option(args.firmware),
                 args.config.display(),
                 dir.display()
             );
-            let plan = planned(&args.config)?;
+            let plan = planned(args)?;
             let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
-            (status_disks(&plan), hardware.bus, hardware.nic)
+            (status_disks(&plan), hardware.bus, hardware.nic, plan.firmware)
         }
     };
-    let guest = GuestDisks { dir: &dir, disks: &disks, bus, nic };
+    let firmware = &firmware.find(Board::default())?;
+    let guest = GuestDisks { dir: &dir, disks: &disks, bus, nic, firmware };
     let options =
         MachineOptions { net: Net::Bridge, aio: allowed_by_kernel(), ..MachineOptions::default() };
     let machine = describe(&name, Some(&domain), guest, &options);
@@ -70,9 +77,19 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         .map_err(|e| Error::io("cannot print the definition", e))
 }
 
+/// `--firmware` as it was given, and a space.
+fn firmware_option(firmware: Option<FirmwareSet>) -> String {
+    let value = firmware.and_then(|set| set.to_possible_value());
+    value.map_or_else(String::new, |value| format!("--firmware {} ", value.get_name()))
+}
+
 /// The plan that a mount of the config would make. A guest without a kernel still has disks.
-fn planned(config: &Path) -> Result<Plan> {
-    let mut source = SourceOptions { config: Some(config.into()), ..SourceOptions::default() };
+fn planned(args: &LibvirtXmlArgs) -> Result<Plan> {
+    let mut source = SourceOptions {
+        config: Some(args.config.clone()),
+        firmware: args.firmware,
+        ..SourceOptions::default()
+    };
     let overlay = OverlayChoice::Temporary(temporary_dir());
     Plan::build(&source, &overlay).or_else(|e| {
         source.bootloader = Some(LoaderKind::none());

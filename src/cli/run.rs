@@ -11,7 +11,7 @@ use crate::export::status_disks;
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::process::{self, Stop, Swept};
-use crate::qemu::{Accel, Aio, Launch, Serial, find_qemu, probe, probe_aio};
+use crate::qemu::{Accel, Aio, Board, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Verdict, boot};
 use crate::text::in_a_line;
@@ -302,11 +302,13 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
         let disks = status_disks(&plan);
         let hardware = plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default();
         let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
+        let firmware = plan.firmware.find(Board::default())?;
         let shown = GuestDisks {
             dir: Path::new(PLACEHOLDER),
             disks: &disks,
             bus: hardware.bus,
             nic: hardware.nic,
+            firmware: &firmware,
         };
         let machine = describe(&guest.name, domain, shown, &options);
         check_buses(&machine)?;

@@ -5,6 +5,7 @@ use crate::export::{ExportSet, StatusDisk};
 use crate::fuse::with_private_view;
 use crate::layout::{PartitionKind, TableKind};
 use crate::plan::{Hardware, Plan, PlannedDisk};
+use crate::qemu::FirmwareKind;
 use crate::sandbox::Confined;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ pub struct MountReport {
     pub edits: EditReport,
     /// The buses and cards that the guest has drivers for.
     pub hardware: Hardware,
+    /// The firmware of a machine for the guest.
+    pub firmware: FirmwareKind,
     /// How the serving process is confined.
     pub sandbox: Confined,
 }
@@ -139,6 +142,7 @@ impl MountReport {
             notes: plan.notes.clone(),
             edits: EditReport::default(),
             hardware: plan.boot.as_ref().map(|boot| boot.hardware).unwrap_or_default(),
+            firmware: plan.firmware,
             sandbox: Confined::default(),
         }
     }

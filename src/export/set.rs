@@ -62,6 +62,7 @@ impl ExportSet {
             bootloader: Some(plan.loader.name().into()),
             bus: plan.boot.as_ref().map(|boot| boot.hardware.bus.name().into()),
             nic: plan.boot.as_ref().map(|boot| boot.hardware.nic.name().into()),
+            firmware: plan.firmware,
             sandbox: Confined::default(),
         };
         Self { files, status: Some(status), images: ImageAccess::of(&plan.images) }

@@ -1,6 +1,7 @@
 //! The status of an export: one type for the process that serves it and for all programs that read
 //! it.
 
+use crate::qemu::FirmwareKind;
 use crate::sandbox::Confined;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -29,6 +30,9 @@ pub struct Status {
     pub bus: Option<String>,
     /// The network card that the guest has a driver for; QEMU's name.
     pub nic: Option<String>,
+    /// The firmware of a machine for the guest.
+    #[serde(default)]
+    pub firmware: FirmwareKind,
     /// How the serving process is confined.
     #[serde(default)]
     pub sandbox: Confined,
@@ -74,6 +78,7 @@ mod tests {
             bootloader: Some("direct".into()),
             bus: Some("virtio".into()),
             nic: None,
+            firmware: FirmwareKind::Uefi,
             sandbox: Confined::default(),
         };
         let text = serde_json::to_vec(&status).unwrap();

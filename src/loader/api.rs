@@ -1,5 +1,6 @@
 //! The interface between a loader and the rest of the program.
 
+use super::firmware::FirmwareSet;
 use super::payload::{Limits, Payload};
 use crate::Result;
 use crate::bytes::ReadAt;
@@ -29,11 +30,12 @@ pub trait Loader: fmt::Debug + Send + Sync {
         Chooses::Planner
     }
 
-    /// Makes sure that this host has the files that the loader is made from.
+    /// Makes sure that this host has the files that the loader for `firmware` is made from.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) with the package to install.
-    fn check_host(&self) -> Result<()> {
+    fn check_host(&self, firmware: FirmwareSet) -> Result<()> {
+        let _ = firmware;
         Ok(())
     }
 
@@ -44,9 +46,10 @@ pub trait Loader: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Partitions that it needs for itself on a disk with a `table` of this type.
-    fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
-        let _ = table;
+    /// Partitions that it needs for itself on a disk with a `table` of this type that boots under
+    /// `firmware`.
+    fn partitions(&self, table: TableKind, firmware: FirmwareSet) -> Vec<WantedPartition> {
+        let _ = (table, firmware);
         Vec::new()
     }
 
@@ -102,6 +105,10 @@ pub struct Space {
     pub gap: Range<u64>,
     /// The partitions that it requested, in the same order.
     pub partitions: Vec<Placed>,
+    /// The firmware that the disk boots under.
+    pub firmware: FirmwareSet,
+    /// Serial number for a filesystem of the loader's.
+    pub volume_id: u32,
 }
 
 /// What a loader should do.

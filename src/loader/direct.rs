@@ -1,20 +1,24 @@
-//! The direct loader: a BIOS boot program that loads a kernel from fixed sectors of the disk,
-//! without reading a filesystem.
+//! The direct loader: a boot program for a BIOS and one for UEFI that load a kernel from fixed
+//! sectors of the disk, without reading a filesystem.
 //!
-//! Its space holds, in this order, the [stage 2](STAGE2) that the boot code loads, the [parameter
+//! Its space holds, in this order, the [stage 2](STAGE2) that the BIOS's boot code loads, the [parameter
 //! block](Params), the command line, the kernel and its initrds. Kernel and initrds are regions
 //! that read directly from their files.
 
 mod code;
+mod efi;
 mod params;
 
 pub use code::{
     CMDLINE_LBA, CMDLINE_MAX, INITRD_MAX, KERNEL_LBA, KERNEL_MAX, PARAMS_LBA, SECTOR, STAGE1,
     STAGE2, STAGE2_BYTES, STAGE2_LBA,
 };
+pub use efi::EFI_PROGRAM;
 pub use params::{MESSAGE_MAX, Params};
 
 use super::api::{BootOrder, InstalledLoader, Loader, Space, WantedPartition};
+use super::efi_partition;
+use super::firmware::FirmwareSet;
 use super::payload::{Limits, Payload};
 use crate::Result;
 use crate::bytes::ReadAt;
@@ -43,7 +47,7 @@ impl Loader for Direct {
     }
 
     fn about(&self) -> &'static str {
-        "synthdisk's own loader in the MBR; kernel and initrd lie in the boot gap"
+        "synthdisk's own loader; kernel and initrd lie in the boot gap"
     }
 
     fn limits(&self) -> Option<Limits> {
@@ -54,8 +58,8 @@ impl Loader for Direct {
         code::is_stage1(code)
     }
 
-    fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
-        bios_boot_partition(table)
+    fn partitions(&self, table: TableKind, firmware: FirmwareSet) -> Vec<WantedPartition> {
+        own_partitions(table, firmware)
     }
 
     fn reserve(&self, payload: Option<&Payload>) -> u64 {
@@ -63,31 +67,45 @@ impl Loader for Direct {
     }
 
     fn install(&self, space: &Space) -> Result<Arc<dyn InstalledLoader>> {
+        let firmware = space.firmware;
+        let efi = match firmware.has_uefi() {
+            true => efi_partition::regions(space, "synthdisk's loader", EFI_PROGRAM)?,
+            false => Vec::new(),
+        };
         let origin = space.origin / SECTOR;
-        Ok(Arc::new(InstalledDirect { stage1: code::stage1(origin), origin, end: space.gap.end }))
+        Ok(Arc::new(InstalledDirect {
+            stage1: firmware.has_bios().then(|| code::stage1(origin)),
+            efi,
+            origin,
+            end: space.gap.end,
+        }))
     }
 }
 
 /// Length in bytes of the gap for `payload`: twice what it needs, so that a larger kernel that the
 /// guest installs later, in an overlay, still fits.
 ///
-/// All loaders that boot the guest use this length and [`bios_boot_partition`], so that one can
+/// All loaders that boot the guest use this length and [`own_partitions`], so that one can
 /// replace another without moving the guest's partitions.
 pub(super) fn gap_for(payload: Option<&Payload>) -> u64 {
     payload.map_or(0, |p| Placement::of(p, 0).end.saturating_mul(2)).max(MIN_GAP)
 }
 
-/// The partition in which GRUB, ours or one that the guest installs, embeds itself on a GPT disk.
-/// The direct loader does not use it.
-pub(super) fn bios_boot_partition(table: TableKind) -> Vec<WantedPartition> {
-    let wanted = WantedPartition { kind: PartitionKind::BiosBoot, len: BIOS_BOOT_LEN };
-    if table == TableKind::Gpt { vec![wanted] } else { Vec::new() }
+/// On a GPT disk, the partition in which GRUB, ours or one that the guest installs, embeds itself for
+/// a BIOS, which the direct loader does not use; and for UEFI, the EFI system partition.
+pub(super) fn own_partitions(table: TableKind, firmware: FirmwareSet) -> Vec<WantedPartition> {
+    let bios = WantedPartition { kind: PartitionKind::BiosBoot, len: BIOS_BOOT_LEN };
+    let bios = (table == TableKind::Gpt).then_some(bios);
+    bios.into_iter().chain(firmware.has_uefi().then(efi_partition::wanted)).collect()
 }
 
 /// The direct loader on one disk.
 #[derive(Debug)]
 struct InstalledDirect {
-    stage1: [u8; STAGE1.len()],
+    /// For a BIOS.
+    stage1: Option<[u8; STAGE1.len()]>,
+    /// For UEFI: the EFI system partition.
+    efi: Vec<Region>,
     /// The sector from which its positions count.
     origin: u64,
     /// First byte after its space.
@@ -96,28 +114,35 @@ struct InstalledDirect {
 
 impl InstalledLoader for InstalledDirect {
     fn boot_code(&self) -> &[u8] {
-        &self.stage1
+        self.stage1.as_ref().map_or(&[][..], |code| &code[..])
     }
 
     fn regions(&self, order: BootOrder<'_>) -> Vec<Region> {
-        let code = code::stage2(self.origin);
-        let lba = self.origin + STAGE2_LBA;
-        let stage2 = bytes(lba, RegionKind::Loader, "loader, stage 2", &code);
-        let refusal = |message: &str| refusal(message, self.origin);
+        let mut regions = self.gap_regions(order);
+        regions.extend_from_slice(&self.efi);
+        regions
+    }
+}
+
+impl InstalledDirect {
+    fn gap_regions(&self, order: BootOrder<'_>) -> Vec<Region> {
+        let mut regions = Vec::new();
+        if self.stage1.is_some() && !matches!(order, BootOrder::Undecided) {
+            let code = code::stage2(self.origin);
+            let lba = self.origin + STAGE2_LBA;
+            regions.push(bytes(lba, RegionKind::Loader, "loader, stage 2", &code));
+        }
         match order {
-            BootOrder::Undecided => Vec::new(),
-            BootOrder::Print(message) => vec![stage2, refusal(message)],
+            BootOrder::Undecided => {}
+            BootOrder::Print(message) => regions.push(refusal(message, self.origin)),
             BootOrder::Start(payload) if Placement::of(payload, self.origin).end > self.end => {
                 let message = "the guest's kernel and initrd have outgrown this disk's boot area; \
                                start with a new overlay";
-                vec![stage2, refusal(message)]
+                regions.push(refusal(message, self.origin));
             }
-            BootOrder::Start(payload) => {
-                let mut regions = vec![stage2];
-                regions.extend(payload_regions(payload, self.origin));
-                regions
-            }
+            BootOrder::Start(payload) => regions.extend(payload_regions(payload, self.origin)),
         }
+        regions
     }
 }
 
@@ -195,6 +220,7 @@ fn bytes(lba: u64, kind: RegionKind, origin: &str, bytes: &[u8]) -> Region {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Placed;
     use crate::loader::{MenuRules, PayloadFile};
 
     fn payload(kernel: u64, initrds: &[u64]) -> Payload {
@@ -213,9 +239,16 @@ mod tests {
         }
     }
 
+    /// Space with an EFI system partition where UEFI needs one.
+    fn space(gap: u64, firmware: FirmwareSet) -> Space {
+        let efi = efi_partition::wanted();
+        let placed = Placed { number: 5, start: gap, len: efi.len, kind: efi.kind, active: false };
+        let partitions = if firmware.has_uefi() { vec![placed] } else { Vec::new() };
+        Space { origin: 0, gap: SECTOR..gap, partitions, firmware, volume_id: 7 }
+    }
+
     fn installed(gap: u64) -> Arc<dyn InstalledLoader> {
-        let space = Space { origin: 0, gap: SECTOR..gap, partitions: Vec::new() };
-        Direct.install(&space).unwrap()
+        Direct.install(&space(gap, FirmwareSet::Bios)).unwrap()
     }
 
     fn params_of(regions: &[Region]) -> Params {
@@ -261,7 +294,8 @@ mod tests {
     fn all_positions_follow_the_origin() {
         let payload = payload(1000, &[5]);
         let origin = 3 << 40;
-        let space = Space { origin, gap: origin..origin + MIN_GAP, partitions: Vec::new() };
+        let gap = origin..origin + MIN_GAP;
+        let space = Space { origin, gap, ..space(MIN_GAP, FirmwareSet::Bios) };
         let there = Direct.install(&space).unwrap().regions(BootOrder::Start(&payload));
         let here = installed(MIN_GAP).regions(BootOrder::Start(&payload));
         for (there, here) in there.iter().zip(&here) {
@@ -272,6 +306,32 @@ mod tests {
         assert_eq!(there.kernel_lba, here.kernel_lba + lba);
         assert_eq!(there.cmdline_lba, here.cmdline_lba + lba);
         assert_eq!(there.initrd.unwrap().0, here.initrd.unwrap().0 + lba);
+    }
+
+    #[test]
+    fn on_uefi_only_the_partition_is_added() {
+        let payload = payload(1000, &[5]);
+        let of = |firmware, order: BootOrder<'_>| {
+            let installed = Direct.install(&space(MIN_GAP, firmware)).unwrap();
+            let regions = installed.regions(order);
+            let (gap, efi) = regions.into_iter().partition(|r| r.start < MIN_GAP);
+            (installed.boot_code().len(), places(gap), places(efi))
+        };
+        fn places(regions: Vec<Region>) -> Vec<(u64, u64, RegionKind)> {
+            regions.iter().map(|r| (r.start, r.len, r.kind)).collect()
+        }
+        let start = BootOrder::Start(&payload);
+        let (bios, both) = (of(FirmwareSet::Bios, start), of(FirmwareSet::Both, start));
+        let uefi = of(FirmwareSet::Uefi, start);
+        assert_eq!((bios.0, both.0, uefi.0), (STAGE1.len(), STAGE1.len(), 0));
+        assert_eq!((&bios.1, &bios.1[1..]), (&both.1, &uefi.1[..]));
+        assert!(bios.2.is_empty() && uefi.2 == both.2 && !both.2.is_empty());
+        // The filesystem does not depend on what boots.
+        for order in [BootOrder::Undecided, BootOrder::Print("no kernel")] {
+            assert_eq!(of(FirmwareSet::Both, order).2, both.2);
+        }
+        let nowhere = Space { partitions: Vec::new(), ..space(MIN_GAP, FirmwareSet::Uefi) };
+        assert!(Direct.install(&nowhere).is_err());
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct SetupHeader {
     /// Memory in bytes that the kernel needs from its start address on, until it can read the
     /// memory map itself; 0 before protocol 2.10.
     pub init_size: u32,
+    /// How UEFI firmware can start it.
+    pub efi_stub: EfiStub,
     /// For example `6.1.0-9-amd64 (builder@host) #1 SMP ...`. `None` if the kernel has none, or if
     /// the given bytes end before it.
     pub kernel_version: Option<String>,
@@ -97,6 +99,7 @@ impl SetupHeader {
             cmdline_size: since(0x0206, u32_at(0x238), 255),
             pref_address,
             init_size: since(0x020a, u32_at(0x260), 0),
+            efi_stub: EfiStub::of(head, version, u16_at(0x236)),
             kernel_version: version_text(head, u16_at(0x20e), real_sectors),
         })
     }
@@ -105,6 +108,65 @@ impl SetupHeader {
     /// says who built it and when.
     pub fn release(&self) -> Option<&str> {
         self.kernel_version.as_deref()?.split(' ').next()
+    }
+}
+
+/// How UEFI firmware can start a kernel and its initrd.
+///
+/// Sources: kernel `Documentation/arch/x86/boot.rst` (the EFI handover protocol, from boot protocol
+/// 2.12 on with a flag for 64-bit firmware) and `include/linux/pe.h` (the version of the stub: from
+/// 1.0 on, it takes the initrd by LoadFile2; Linux 5.8 for x86).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EfiStub {
+    /// Not at all: there is no EFI stub, or one without any way to pass an initrd.
+    Missing,
+    /// The kernel is for 32-bit processors.
+    Only32Bit,
+    /// By the EFI handover protocol.
+    Handover,
+    /// As an EFI application that asks for its initrd by the protocol LoadFile2.
+    LoadFile2,
+}
+
+impl EfiStub {
+    fn of(head: &[u8], version: u16, xloadflags: u16) -> Self {
+        Self::in_pe_header(head, version, xloadflags).unwrap_or(Self::Missing)
+    }
+
+    fn in_pe_header(head: &[u8], version: u16, xloadflags: u16) -> Option<Self> {
+        const HANDOVER_64: u16 = 1 << 3;
+        let bytes = |at: usize, len: usize| head.get(at..at.checked_add(len)?);
+        let u16_at = |at: usize| Some(u16::from_le_bytes(*bytes(at, 2)?.first_chunk()?));
+        let start = u32::from_le_bytes(*bytes(0x3c, 4)?.first_chunk()?);
+        let pe = usize::try_from(start).ok()?;
+        if !head.starts_with(b"MZ") || bytes(pe, 4)? != b"PE\0\0" {
+            return None;
+        }
+        let (machine, stub_version) = (u16_at(pe + 4)?, u16_at(pe + 68)?);
+        Some(match machine {
+            0x014c => Self::Only32Bit,
+            0x8664 if stub_version > 0 => Self::LoadFile2,
+            0x8664 if version >= 0x020c && xloadflags & HANDOVER_64 != 0 => Self::Handover,
+            _ => Self::Missing,
+        })
+    }
+
+    /// Refuses a kernel that the direct loader cannot start on UEFI.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`].
+    pub fn check(self) -> Result<()> {
+        let why = match self {
+            Self::Handover | Self::LoadFile2 => return Ok(()),
+            Self::Missing => {
+                "it has no EFI stub that takes an initrd (CONFIG_EFI_STUB, Linux 3.8 or newer); use \
+                 --firmware bios, or --bootloader grub"
+            }
+            Self::Only32Bit => {
+                "it is a 32-bit kernel, which 64-bit UEFI firmware cannot start; use --firmware bios"
+            }
+        };
+        Err(Error::new(ErrorKind::Unsupported, why))
     }
 }
 
@@ -214,9 +276,45 @@ mod tests {
                 cmdline_size,
                 pref_address,
                 init_size,
+                efi_stub: EfiStub::Missing,
                 kernel_version: Some("6.1.0".into()),
             };
             assert_eq!(SetupHeader::parse(&head(version)).unwrap(), want, "{version:#06x}");
+        }
+    }
+
+    #[test]
+    fn efi_stubs() {
+        let stub = |machine: u16, stub_version: u8, version: u16, xloadflags: u8| {
+            let mut head = head(version);
+            head[..2].copy_from_slice(b"MZ");
+            head[0x3c] = 0x82;
+            head[0x82..0x86].copy_from_slice(b"PE\0\0");
+            head[0x86..0x88].copy_from_slice(&machine.to_le_bytes());
+            head[0x82 + 68] = stub_version;
+            head[0x236] = xloadflags;
+            head
+        };
+        let of = |head: &[u8]| SetupHeader::parse(head).unwrap().efi_stub;
+        for (machine, stub_version, version, flags, want) in [
+            (0x8664, 1, 0x020f, 0, EfiStub::LoadFile2),
+            (0x8664, 3, 0x020f, 0x2b, EfiStub::LoadFile2),
+            (0x8664, 0, 0x020c, 0x08, EfiStub::Handover),
+            (0x8664, 0, 0x020c, 0x07, EfiStub::Missing),
+            (0x8664, 0, 0x020b, 0x08, EfiStub::Missing),
+            (0x014c, 1, 0x020f, 0x04, EfiStub::Only32Bit),
+            (0xaa64, 1, 0x020f, 0x08, EfiStub::Missing),
+        ] {
+            let found = of(&stub(machine, stub_version, version, flags));
+            assert_eq!(found, want, "{machine:x} {stub_version} {version:x} {flags:x}");
+            let starts = matches!(want, EfiStub::LoadFile2 | EfiStub::Handover);
+            assert_eq!(found.check().is_ok(), starts);
+        }
+        let good = stub(0x8664, 1, 0x020f, 0);
+        for (at, byte) in [(0, b'X'), (0x3c, 0x83), (0x3f, 0xff), (0x83, b'p')] {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            assert_eq!(of(&bad), EfiStub::Missing, "at {at}");
         }
     }
 

@@ -7,7 +7,7 @@ use crate::disk::{Region, RegionKind};
 use crate::layout::{
     BOOTSTRAP_LEN, GPT_LEN, Gpt, Ids, Layout, SECTOR, TableKind, check_code, mbr_sector,
 };
-use crate::loader::{BootOrder, InstalledLoader, LoaderKind, Space};
+use crate::loader::{BootOrder, FirmwareSet, InstalledLoader, LoaderKind, Space};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,18 +28,28 @@ pub(super) struct BootArea {
 }
 
 impl BootArea {
-    /// The boot area for a disk with `layout` that boots with `loader`.
+    /// The boot area for a disk with `layout` that boots with `loader` under `firmware`.
     ///
     /// # Errors
     /// Those of encoding the partition table and of [`install`](crate::loader::Loader::install).
-    pub(super) fn new(layout: &Layout, ids: &Ids, loader: LoaderKind) -> Result<Self> {
+    pub(super) fn new(
+        layout: &Layout,
+        ids: &Ids,
+        loader: LoaderKind,
+        firmware: FirmwareSet,
+    ) -> Result<Self> {
         let table_end = match layout.table {
             TableKind::Mbr => SECTOR,
             TableKind::Gpt => SECTOR + GPT_LEN,
         };
         let own = layout.partitions.iter().filter(|p| p.kind.is_loaders());
-        let (gap, partitions) = (table_end..layout.gap(), own.copied().collect());
-        let space = Space { origin: 0, gap, partitions };
+        let space = Space {
+            origin: 0,
+            gap: table_end..layout.gap(),
+            partitions: own.copied().collect(),
+            firmware,
+            volume_id: ids.disk_id,
+        };
         let installed = loader.install(&space)?;
         let code = installed.boot_code();
         let (mbr, primary, backup) = match layout.table {
@@ -64,7 +74,14 @@ impl BootArea {
         loader: LoaderKind,
     ) -> Result<Self> {
         let end = tail.end;
-        let space = Space { origin: tail.start, gap: tail, partitions: Vec::new() };
+        // UEFI firmware starts what the image itself has.
+        let space = Space {
+            origin: tail.start,
+            gap: tail,
+            partitions: Vec::new(),
+            firmware: FirmwareSet::Bios,
+            volume_id: 0,
+        };
         let installed = loader.install(&space)?;
         let code = installed.boot_code();
         check_code(code)?;
@@ -87,6 +104,11 @@ impl BootArea {
     /// Sector 0.
     pub(super) fn mbr(&self) -> &[u8] {
         &self.mbr
+    }
+
+    /// The firmware that the disk boots under.
+    pub(super) fn firmware(&self) -> FirmwareSet {
+        self.space.firmware
     }
 
     /// First byte after the boot area.
@@ -172,7 +194,7 @@ mod tests {
             None
         }
 
-        fn partitions(&self, table: TableKind) -> Vec<WantedPartition> {
+        fn partitions(&self, table: TableKind, _: FirmwareSet) -> Vec<WantedPartition> {
             let want = |kind, len| WantedPartition { kind, len };
             let bios = want(PartitionKind::BiosBoot, 1 << 20);
             let efi = want(PartitionKind::EfiSystem, 4 << 20);
@@ -209,7 +231,7 @@ mod tests {
 
     fn layout(table: TableKind) -> Layout {
         let part = |number, len, kind| PartitionSpec { number, len, kind, active: false };
-        let own = Everywhere.partitions(table);
+        let own = Everywhere.partitions(table, FirmwareSet::Bios);
         let own = (3..).zip(own).map(|(number, p)| part(number, p.len, p.kind));
         let guest = [part(1, 1 << 20, PartitionKind::Linux), part(2, 1 << 20, PartitionKind::Swap)];
         let (align, gap, table) = (1 << 20, Everywhere.reserve(None), Some(table));
@@ -230,7 +252,7 @@ mod tests {
             (TableKind::Gpt, 34, &[(mib, mib, 3), (2 * mib, 4 * mib, 4)]),
         ] {
             let layout = layout(table);
-            let area = BootArea::new(&layout, &Ids::derive(b"x"), own).unwrap();
+            let area = BootArea::new(&layout, &Ids::derive(b"x"), own, FirmwareSet::Bios).unwrap();
             assert_eq!(area.end(), layout.partitions.iter().find(|p| p.number == 1).unwrap().start);
             assert_eq!(area.mbr[..8], u64::to_le_bytes(first));
             let regions = RegionTable::new(area.regions(BootOrder::Undecided)).unwrap();
@@ -259,7 +281,8 @@ mod tests {
             PartitionSpec { number: 1, len: 1 << 20, kind: PartitionKind::Linux, active: true };
         let spec = LayoutSpec { align: 1 << 20, gap: SECTOR, table: None, partitions: vec![part] };
         let layout = Layout::compute(&spec).unwrap();
-        let area = BootArea::new(&layout, &Ids::derive(b"x"), LoaderKind::none()).unwrap();
+        let (ids, none) = (Ids::derive(b"x"), LoaderKind::none());
+        let area = BootArea::new(&layout, &ids, none, FirmwareSet::Bios).unwrap();
         let regions = RegionTable::new(area.regions(BootOrder::Undecided)).unwrap();
         assert_eq!(kinds(&regions), [(0, RegionKind::Mbr), (SECTOR, RegionKind::Gap)]);
         assert_eq!(regions.regions()[0].origin, "partition table");

@@ -53,7 +53,9 @@ pub(super) fn choose_boot(
             let boot = match previewed {
                 Some(boot) => boot,
                 None => {
-                    let (loader, candidates) = (disks[0].shape.bootloader, &places.candidates);
+                    let candidates = &places.candidates;
+                    let shape = disks[0].shape;
+                    let loader = (shape.bootloader, shape.firmware);
                     let files = (kernel.as_path(), initrds.as_slice());
                     from_host(examiner, files, cmdline, &resolver, loader, candidates)
                         .map_err(|e| suggest_guest_kernel(e, options))?

@@ -2,7 +2,7 @@
 
 use super::boot_area::BootArea;
 use super::current_uuid::changed_uuid;
-use super::disk_source::{images_of, is_read_only, new_ids, new_shape, partitions_of};
+use super::disk_source::{images_of, is_read_only, new_ids, new_shape, partitions_of, shape_with};
 use super::options::SourceOptions;
 use super::overlay_metadata::{ImageMark, OverlayMetadata};
 use super::regions::RegionList;
@@ -72,7 +72,11 @@ impl DiskBuilder {
             Some((overlay, metadata)) => Self {
                 changed_uuids: changed_uuids(&overlay, metadata.layout.as_ref(), &source)?,
                 ids: metadata.ids(),
-                shape: shape_with(loader.filter(|_| role == DiskRole::First), metadata.shape),
+                shape: shape_with(
+                    loader.filter(|_| role == DiskRole::First),
+                    options.firmware,
+                    metadata.shape,
+                ),
                 layout: metadata.layout,
                 overlay_path,
                 existing: Some(overlay),
@@ -194,6 +198,10 @@ impl DiskBuilder {
             ));
         }
         let DiskShape { align, table, bootloader, .. } = self.shape;
+        if self.shape.needs_gpt() && table == Some(TableKind::Mbr) {
+            let what = "--firmware uefi and both need a GPT; drop --table mbr";
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
         let gap = bootloader.reserve(payload);
         let guests = self.guest_partitions(grown)?;
         let compute = |kind: TableKind, table: Option<TableKind>| {
@@ -244,7 +252,8 @@ impl DiskBuilder {
     fn loader_partitions(&self, table: TableKind) -> Vec<PartitionSpec> {
         let most = self.partitions().iter().map(|p| p.number).max().unwrap_or(0);
         let first = self.extra_swap().unwrap_or(most) + 1;
-        let wanted = self.shape.bootloader.partitions(table).into_iter();
+        let DiskShape { bootloader, firmware, .. } = self.shape;
+        let wanted = bootloader.partitions(table, firmware).into_iter();
         let spec = |(number, wanted): (u32, WantedPartition)| PartitionSpec {
             number,
             len: wanted.len,
@@ -270,9 +279,9 @@ impl DiskBuilder {
         if let Some(area) = self.area.get() {
             return Ok(Some(area.clone()));
         }
-        let loader = self.shape.bootloader;
+        let DiskShape { bootloader: loader, firmware, .. } = self.shape;
         let area = match whole_disk(&self.source) {
-            None => BootArea::new(layout, &self.ids, loader)?,
+            None => BootArea::new(layout, &self.ids, loader, firmware)?,
             Some(whole) => {
                 let Some(tail) = layout.tail() else { return Ok(None) };
                 BootArea::in_tail(tail, first_sector(&*whole.image.image)?, loader)?
@@ -435,12 +444,6 @@ impl Drop for CreatedFile {
             let _ = std::fs::remove_file(path);
         }
     }
-}
-
-/// The shape of a disk with an overlay, with another loader if that fits into its layout.
-fn shape_with(loader: Option<LoaderKind>, shape: DiskShape) -> DiskShape {
-    let loader = loader.filter(|loader| loader.can_replace(shape.bootloader));
-    DiskShape { bootloader: loader.unwrap_or(shape.bootloader), ..shape }
 }
 
 /// Opens an existing overlay and checks that it belongs to this disk.

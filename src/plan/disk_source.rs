@@ -4,8 +4,8 @@
 use super::options::SourceOptions;
 use super::source::SourceImage;
 use super::types::{DiskContent, DiskRole, DiskShape, DiskSource, PartitionSource, WholeDisk};
-use crate::layout::Ids;
-use crate::loader::LoaderKind;
+use crate::layout::{Ids, TableKind};
+use crate::loader::{FirmwareSet, LoaderKind};
 
 /// Whether the guest may not write to any part of the disk.
 pub(super) fn is_read_only(source: &DiskSource) -> bool {
@@ -68,11 +68,29 @@ pub(super) fn new_shape(
     let has_swap = options.config.is_some() || images_of(source).iter().any(|(_, i)| i.is_swap());
     let has_table = matches!(source.content, DiskContent::Whole(_));
     let default_swap = if has_swap || has_table { 0 } else { SourceOptions::DEFAULT_SWAP };
-    DiskShape {
+    let shape = DiskShape {
         swap: if first { options.swap.unwrap_or(default_swap) } else { 0 },
         align: options.align.unwrap_or(SourceOptions::DEFAULT_ALIGN),
         root_size: options.root_size.filter(|_| first),
         table: options.table,
         bootloader: if first { loader } else { LoaderKind::none() },
+        firmware: options.firmware.unwrap_or_default(),
+    };
+    DiskShape { table: shape.table.or(shape.needs_gpt().then_some(TableKind::Gpt)), ..shape }
+}
+
+/// The shape of a disk with an overlay, with another loader and for other firmware if that fits into
+/// its layout.
+pub(super) fn shape_with(
+    loader: Option<LoaderKind>,
+    firmware: Option<FirmwareSet>,
+    shape: DiskShape,
+) -> DiskShape {
+    let loader = loader.filter(|loader| loader.can_replace(shape.bootloader));
+    let firmware = firmware.filter(|firmware| shape.fits(*firmware));
+    DiskShape {
+        bootloader: loader.unwrap_or(shape.bootloader),
+        firmware: firmware.unwrap_or(shape.firmware),
+        ..shape
     }
 }

@@ -55,6 +55,7 @@ impl GuestPlanner {
             request: self.request.clone(),
             resolver: self.resolver.clone(),
             loader: self.area.loader(),
+            firmware: self.area.firmware(),
         };
         from_guest(examiner, question)
     }

@@ -6,7 +6,7 @@ use super::options::SourceOptions;
 use super::payload::{from_guest, from_host};
 use super::root_resolver::RootResolver;
 use super::survey::Survey;
-use super::types::{BootRequest, GuestSpec, PartitionNames, PlannedBoot};
+use super::types::{BootRequest, DiskShape, GuestSpec, PartitionNames, PlannedBoot};
 use crate::Result;
 
 /// What boots according to the images alone, and the partition names used to plan it.
@@ -39,7 +39,7 @@ pub(super) fn lay_out(survey: &mut Survey, options: &SourceOptions) -> Result<Pr
 fn preview(survey: &Survey, resolver: &RootResolver) -> Result<Option<PlannedBoot>> {
     let Survey { guest, disks, examiner, places } = survey;
     let disk = &disks[0];
-    let loader = disk.shape.bootloader;
+    let DiskShape { bootloader: loader, firmware, .. } = disk.shape;
     if disk.layout.is_some() {
         return Ok(None);
     }
@@ -48,6 +48,7 @@ fn preview(survey: &Survey, resolver: &RootResolver) -> Result<Option<PlannedBoo
         BootRequest::Host { kernel, initrds, cmdline } => {
             // The next stage opens these files again and reports any errors.
             let files = (kernel.as_path(), initrds.as_slice());
+            let loader = (loader, firmware);
             Ok(from_host(examiner, files, cmdline, resolver, loader, &places.candidates).ok())
         }
         BootRequest::Guest(request) => {
@@ -57,6 +58,7 @@ fn preview(survey: &Survey, resolver: &RootResolver) -> Result<Option<PlannedBoo
                 request: request.clone(),
                 resolver: resolver.clone(),
                 loader,
+                firmware,
             };
             from_guest(examiner, question).map(Some)
         }

@@ -5,7 +5,7 @@ use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
 use crate::image::{self, Foreign, InUse};
 use crate::layout::{TableKind, parse_disk_id, parse_size};
-use crate::loader::LoaderKind;
+use crate::loader::{FirmwareSet, LoaderKind};
 use crate::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -70,6 +70,11 @@ pub struct SourceOptions {
     /// own kernel]
     #[arg(long, value_enum, help_heading = "Boot")]
     pub bootloader: Option<LoaderKind>,
+
+    /// Firmware that the disk boots under; `run` starts a machine with it, with `both` a BIOS
+    /// [default: bios, or that of the overlay]
+    #[arg(long, value_enum, help_heading = "Boot")]
+    pub firmware: Option<FirmwareSet>,
 
     /// The boot loader if none is requested and the guest boots its own kernel; `None` for the one
     /// of the overlay, or the default.

@@ -159,6 +159,7 @@ impl OverlayMetadata {
                 options.bootloader.is_some_and(|v| !v.can_replace(shape.bootloader)),
                 shape.bootloader.to_string(),
             ),
+            ("firmware", options.firmware.is_some_and(|v| !shape.fits(v)), lower(&shape.firmware)),
             (
                 "disk-id",
                 options.disk_id.is_some_and(|v| v != self.disk_id),

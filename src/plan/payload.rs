@@ -9,7 +9,7 @@ use super::types::PlannedBoot;
 use crate::bytes::ReadAt;
 use crate::disk::Source;
 use crate::image::{Image, RawImage};
-use crate::loader::{LoaderKind, Payload, PayloadFile};
+use crate::loader::{FirmwareSet, LoaderKind, Payload, PayloadFile};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) fn from_host(
     (kernel, initrds): (&Path, &[PathBuf]),
     cmdline: &str,
     resolver: &RootResolver,
-    loader: LoaderKind,
+    (loader, firmware): (LoaderKind, FirmwareSet),
     candidates: &[Place],
 ) -> Result<PlannedBoot> {
     let mut images = HostImages::new();
@@ -46,6 +46,7 @@ pub(super) fn from_host(
         candidates: candidates.to_vec(),
         resolver: resolver.clone(),
         loader,
+        firmware,
     };
     planned(examiner, examiner.host_boot(question)?, &images, loader)
 }

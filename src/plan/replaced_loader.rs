@@ -15,7 +15,7 @@ use std::io;
 const STORED_WITH_TABLE: u64 = 64 << 10;
 
 /// Writes the boot code of the loader in `area` to `disk` if the code there belongs to another of
-/// our loaders; boot code of the guest's own stays.
+/// our loaders, or if there is none, as on a disk for UEFI only; boot code of the guest's own stays.
 ///
 /// # Errors
 /// Those of reading and writing the overlay.
@@ -24,10 +24,9 @@ pub(super) fn replace_loader(disk: &Disk, area: &BootArea) -> io::Result<()> {
     disk.read_at(&mut stored, 0)?;
     let code = area.boot_code();
     let is_current = stored.starts_with(code) && !code.is_empty();
-    if disk.is_read_only()
-        || is_current
-        || !LoaderKind::any_recognizes(&stored, disk, area.origin())
-    {
+    let is_missing = area.firmware().has_uefi() && stored == [0; BOOTSTRAP_LEN] && !code.is_empty();
+    let is_ours = is_missing || LoaderKind::any_recognizes(&stored, disk, area.origin());
+    if disk.is_read_only() || is_current || !is_ours {
         return Ok(());
     }
     let mut new = [0; BOOTSTRAP_LEN];

@@ -13,7 +13,7 @@ use super::types::{
 };
 use super::whole_disk::{refuse_layout_options, whole_disk};
 use crate::fs::boot_code::BootCode;
-use crate::loader::{Chooses, LoaderKind};
+use crate::loader::{Chooses, FirmwareSet, LoaderKind};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
@@ -147,6 +147,19 @@ fn loader_of_whole(
 ) -> Result<(Option<LoaderKind>, Option<LoaderNote>)> {
     let none = || Some(options.bootloader.unwrap_or_else(LoaderKind::none));
     let path = whole.image.image.path().display();
+    if options.firmware.is_some_and(FirmwareSet::has_uefi) {
+        let is_host = matches!(boot, BootRequest::Host { .. });
+        let wanted = options.bootloader.map_or(needs_ours(options), |l| l.limits().is_some());
+        if is_host || wanted {
+            let what = format!(
+                "{path} has a partition table of its own and no EFI system partition of \
+                 synthdisk's, so only the image's own loader can boot under UEFI; use --firmware \
+                 bios, or drop --bootloader, --kernel and the like"
+            );
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        return Ok((Some(LoaderKind::none()), None));
+    }
     let asked = options.bootloader.is_some() || options.kernel.is_some() || options.entry.is_some();
     match (&whole.table, boot, &whole.boot_code) {
         (_, BootRequest::Nothing, _) => Ok((none(), None)),

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::fs::boot_code::BootCode;
 use crate::guest::select::EntrySelector;
 use crate::layout::{PartitionKind, Placed, TableKind};
-use crate::loader::{LoaderKind, Payload};
+use crate::loader::{FirmwareSet, LoaderKind, Payload};
 use crate::lvm::mapper_name;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -162,6 +162,21 @@ pub(super) struct DiskShape {
     pub(super) root_size: Option<u64>,
     pub(super) table: Option<TableKind>,
     pub(super) bootloader: LoaderKind,
+    /// The firmware that the disk boots under. Overlays of earlier versions do not store it.
+    #[serde(default)]
+    pub(super) firmware: FirmwareSet,
+}
+
+impl DiskShape {
+    /// Whether the disk must have a GPT with an EFI system partition.
+    pub(super) fn needs_gpt(&self) -> bool {
+        self.firmware.has_uefi() && self.bootloader.limits().is_some()
+    }
+
+    /// Whether the disk can boot under `firmware` without another layout.
+    pub(super) fn fits(&self, firmware: FirmwareSet) -> bool {
+        self.bootloader.limits().is_none() || firmware.same_layout(self.firmware)
+    }
 }
 
 /// The names that the kernel's command line may use for a partition.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::accel::Accel;
 use super::machine::{
-    Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, Graphics, Lifecycle, Machine, Nic,
-    NicBackend, OnFull,
+    Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, FlashFile, Graphics, Lifecycle,
+    Machine, Nic, NicBackend, OnFull,
 };
 use super::shell::quote;
 
@@ -181,9 +181,20 @@ impl Machine {
         args
     }
 
-    fn firmware(&self, _: &mut Args) {
-        match self.firmware {
+    fn firmware(&self, args: &mut Args) {
+        let flash = |unit: &str, file: &FlashFile| {
+            Options::new("if=pflash")
+                .with("unit", unit)
+                .with("format", &file.format)
+                .with("file", &file.path)
+        };
+        match &self.firmware {
             Firmware::Bios => {} // QEMU's own
+            Firmware::Uefi { code, variables } => {
+                args.options("-drive", flash("0", code).with("readonly", "on"));
+                // QEMU writes to a nameless temporary file, and to the template never.
+                args.options("-drive", flash("1", variables).with("snapshot", "on"));
+            }
         }
     }
 

@@ -28,11 +28,27 @@ impl Board {
 }
 
 /// The firmware that starts the boot loader.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Firmware {
     /// SeaBIOS, QEMU's default.
     #[default]
     Bios,
+    /// UEFI in two flash memories.
+    Uefi {
+        /// The firmware's code, which nobody writes to.
+        code: FlashFile,
+        /// The initial content of the memory for the firmware's variables: a machine gets a copy.
+        variables: FlashFile,
+    },
+}
+
+/// The content of a flash memory.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FlashFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Its format, `raw` or `qcow2`.
+    pub format: String,
 }
 
 /// What the machine's clock shows when the guest starts.

@@ -8,7 +8,7 @@ use super::terminal::Terminal;
 use crate::daemon::{MountReport, MountRequest};
 use crate::private_file::{self, Existing};
 use crate::process::{self, Stop, bound_to_us, poll_until};
-use crate::qemu::{Accel, Launch, Serial};
+use crate::qemu::{Accel, Board, Launch, Serial};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -85,11 +85,13 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let report = mount.wait_ready(stop, limit)?;
     tell(&report, job, matches!(mode, Mode::Terminal));
     let disks = report.status_disks();
+    let firmware = report.firmware.find(Board::default())?;
     let guest = GuestDisks {
         dir: mount.dir(),
         disks: &disks,
         bus: report.hardware.bus,
         nic: report.hardware.nic,
+        firmware: &firmware,
     };
     let machine = describe(&job.name, job.domain.as_ref(), guest, &job.machine);
     check_buses(&machine)?;

@@ -3,7 +3,8 @@
 use crate::export::StatusDisk;
 use crate::plan::CIDATA_FILE;
 use crate::qemu::{
-    Aio, Clock, DiskBus, Drive, Graphics, Lifecycle, Machine, Nic, NicBackend, NicModel, OnFull,
+    Aio, Clock, DiskBus, Drive, Firmware, Graphics, Lifecycle, Machine, Nic, NicBackend, NicModel,
+    OnFull,
 };
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -52,6 +53,8 @@ pub struct GuestDisks<'a> {
     pub bus: DiskBus,
     /// The network card.
     pub nic: NicModel,
+    /// The firmware that starts the first disk's loader.
+    pub firmware: &'a Firmware,
 }
 
 /// The machine for the guest `name`. Options override the config, which overrides the defaults.
@@ -87,6 +90,7 @@ pub fn describe(
     let shown = domain.is_some_and(|d| d.graphic);
     Machine {
         name: name.to_owned(),
+        firmware: guest.firmware.clone(),
         uuid: domain.and_then(|d| d.uuid.as_deref()).and_then(plain_uuid),
         memory_mib,
         max_memory_mib: domain.and_then(|d| d.maxmem_mib).unwrap_or(0).max(memory_mib),
@@ -193,7 +197,8 @@ mod tests {
         nic: NicModel,
     ) -> Machine {
         let disks = domain.map_or_else(Vec::new, disks_of);
-        let guest = GuestDisks { dir: Path::new("/run/m"), disks: &disks, bus, nic };
+        let firmware = &Firmware::Bios;
+        let guest = GuestDisks { dir: Path::new("/run/m"), disks: &disks, bus, nic, firmware };
         describe("web1", domain, guest, options)
     }
 

@@ -11,5 +11,6 @@ mod lvm;
 mod mini;
 mod new_kernel;
 mod run;
+mod uefi;
 mod whole_disk;
 mod xfs;

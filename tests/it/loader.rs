@@ -1,3 +1,4 @@
 mod grub;
 mod qemu;
 mod source;
+mod uefi;

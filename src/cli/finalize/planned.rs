@@ -126,7 +126,7 @@ fn prefer_grub(options: &mut SourceOptions) -> Option<Error> {
         return None;
     }
     let grub = LoaderKind::grub();
-    match grub.check_host() {
+    match grub.check_host(options.firmware.unwrap_or_default()) {
         Ok(()) => {
             options.preferred_loader = Some(grub);
             None

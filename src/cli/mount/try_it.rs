@@ -1,19 +1,24 @@
 //! The line in which `mount` shows how to boot its disks.
 
 use crate::daemon::MountReport;
-use crate::qemu::{Graphics, allowed_by_kernel};
+use crate::qemu::{Board, Graphics, allowed_by_kernel};
 use crate::run::machine::{GuestDisks, MachineOptions, describe};
 use crate::xen::DomainConfig;
 use std::path::Path;
 
-/// A shell command that boots the disks. `domain` is the guest's config.
+/// A shell command that boots the disks, or why there is none. `domain` is the guest's config.
 pub(super) fn qemu_line(report: &MountReport, domain: Option<&DomainConfig>) -> String {
+    let firmware = match report.firmware.find(Board::default()) {
+        Ok(firmware) => firmware,
+        Err(e) => return e.to_string(),
+    };
     let disks = report.status_disks();
     let guest = GuestDisks {
         dir: &report.mountpoint,
         disks: &disks,
         bus: report.hardware.bus,
         nic: report.hardware.nic,
+        firmware: &firmware,
     };
     let options = MachineOptions {
         graphics: Some(Graphics::Headless),

@@ -34,6 +34,7 @@ fn fs_of(disk: &Arc<Disk>, options: &str) -> DiskFs {
         bootloader: None,
         bus: None,
         nic: None,
+        firmware: Default::default(),
         sandbox: Default::default(),
     };
     let set = ExportSet {

@@ -235,6 +235,31 @@ mod tests {
     }
 
     #[test]
+    fn the_efi_loader_has_the_same_fields() {
+        let source = include_str!("efi/loader.c");
+        let (_, fields) = source.split_once("struct params {\n").expect("the structure");
+        let mut at = 0;
+        let mut found = Vec::new();
+        for line in fields.lines().take_while(|line| *line != "};") {
+            let (kind, name) = line.trim().trim_end_matches(';').split_once(' ').expect("a field");
+            let unit = match kind {
+                "u8" => 1,
+                "u32" => 4,
+                "u64" => 8,
+                other => panic!("unknown type {other}"),
+            };
+            let (name, count) = name.split_once('[').unwrap_or((name, "1"));
+            let count = count.trim_end_matches(']');
+            let len =
+                unit * if count == "MESSAGE_MAX" { MESSAGE_MAX } else { count.parse().unwrap() };
+            found.push((at, len, name));
+            at += len;
+        }
+        assert_eq!(found.pop(), Some((480, 32, "zero")));
+        assert_eq!(found, FIELDS.map(|f| (f.at, f.len, f.name)));
+    }
+
+    #[test]
     fn the_loader_has_the_same_limits_and_places() {
         use crate::loader::direct::{INITRD_MAX, KERNEL_MAX, PARAMS_LBA, STAGE2_BYTES, STAGE2_LBA};
         for (name, value) in [

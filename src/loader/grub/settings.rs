@@ -13,8 +13,10 @@ pub(super) struct Script<'a> {
     pub(super) rules: Option<&'a MenuRules>,
     /// A message to show before the menu.
     pub(super) message: Option<&'a str>,
-    /// First sector and number of sectors of the linux module.
-    pub(super) module: (u64, u64),
+    /// First sector and number of sectors of the linux module for a BIOS.
+    pub(super) bios_module: Option<(u64, u64)>,
+    /// The same for UEFI.
+    pub(super) uefi_module: Option<(u64, u64)>,
     /// First sector and number of sectors of the initrd with drivers.
     pub(super) drivers: Option<(u64, u64)>,
     /// Length of the script in bytes.
@@ -47,7 +49,8 @@ fn settings(script: &Script<'_>) -> String {
         let _ = writeln!(out, "set synthdisk_{name}={}\nexport synthdisk_{name}", quoted(value));
     };
     let place = |(lba, len): (u64, u64)| format!("{lba}+{len}");
-    set("module", &place(script.module));
+    set("module", &script.bios_module.map(place).unwrap_or_default());
+    set("efi_module", &script.uefi_module.map(place).unwrap_or_default());
     set("message", script.message.unwrap_or_default());
     set("drivers", &script.drivers.map(place).unwrap_or_default());
     let none = MenuRules::default();
@@ -105,7 +108,8 @@ mod tests {
     }
 
     fn of(rules: Option<&MenuRules>, len: usize) -> String {
-        script(&Script { rules, message: None, module: (10, 2), drivers: None, len })
+        let (bios_module, uefi_module) = (Some((10, 2)), Some((20, 2)));
+        script(&Script { rules, message: None, bios_module, uefi_module, drivers: None, len })
     }
 
     fn check(text: &str) -> bool {

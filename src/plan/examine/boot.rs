@@ -11,7 +11,7 @@ use crate::bytes::ReadAt;
 use crate::fs::{GuestFs, Stat};
 use crate::guest::select::{Boot, BootSource, choose};
 use crate::loader::linux::HEAD_BYTES;
-use crate::loader::{KernelKind, LoaderKind, MenuRules, SetupHeader};
+use crate::loader::{Chooses, FirmwareSet, KernelKind, LoaderKind, MenuRules, SetupHeader};
 use crate::plan::menu_rules::{kernel_names, menu_rules};
 use crate::plan::root_resolver::RootResolver;
 use crate::plan::types::{BootSummary, GuestBootRequest};
@@ -56,12 +56,12 @@ fn from_partition<'a>(
     (index, source): Place,
     question: &BootQuestion,
 ) -> Result<FoundBoot> {
-    let BootQuestion { candidates, others, request, resolver, loader } = question;
+    let BootQuestion { candidates, others, request, resolver, loader, firmware } = question;
     let fs = guests.fs(source)?;
     let mut boot = boot_of(fs, request)?;
     boot.notes.extend(fs.caveat());
     let EntryFiles { head, found, made } = entry_files(fs, source, &boot)?;
-    let header = check_kernel(&head, &boot.kernel)?;
+    let header = check_kernel(&head, &boot.kernel, *loader, *firmware)?;
     let likely_root = match fs.stat("/etc") {
         Ok(_) => Some(index),
         Err(_) if resolver.knows_root(&boot.cmdline) => None,
@@ -106,13 +106,14 @@ pub(super) fn host_boot<'a>(
     files: &mut OpenFiles<'a>,
     question: &HostBootQuestion,
 ) -> Result<FoundBoot> {
-    let HostBootQuestion { kernel, initrds, cmdline, candidates, resolver, loader } = question;
+    let HostBootQuestion { kernel, initrds, cmdline, candidates, resolver, loader, firmware } =
+        question;
     let bytes = guests.bytes(kernel.source)?;
     let mut head = vec![0; bytes.len().min(HEAD_BYTES as u64) as usize];
     bytes
         .read_at(&mut head, 0)
         .map_err(|e| Error::io(format!("cannot read {}", kernel.name), e))?;
-    let header = check_kernel(&head, &kernel.name)?;
+    let header = check_kernel(&head, &kernel.name, *loader, *firmware)?;
     let (adapted, changes) = resolver.adapt(cmdline, !initrds.is_empty(), None);
     let root = resolver.root_index(&adapted).and_then(|root| place_of(root, candidates.iter()));
     let root_fs = root.and_then(|root| guests.fs(root).ok());
@@ -241,9 +242,22 @@ fn finish<'a>(
     Ok(found)
 }
 
-fn check_kernel(head: &[u8], name: &str) -> Result<SetupHeader> {
+/// The header of a kernel that `loader` can start under `firmware`.
+fn check_kernel(
+    head: &[u8],
+    name: &str,
+    loader: LoaderKind,
+    firmware: FirmwareSet,
+) -> Result<SetupHeader> {
+    // GRUB starts kernels without an EFI stub too.
+    let needs_stub = firmware.has_uefi() && loader.chooses() == Chooses::Planner;
+    let check = |header: SetupHeader| match needs_stub {
+        true => header.efi_stub.check().map(|()| header),
+        false => Ok(header),
+    };
     KernelKind::detect(head)
         .and_then(KernelKind::bootable)
+        .and_then(check)
         .map_err(|e| Error::new(e.kind(), format!("{name} cannot be booted: {e}")))
 }
 

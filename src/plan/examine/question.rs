@@ -2,7 +2,7 @@
 
 use crate::adapt::{Devices, Selection};
 use crate::edit::Change;
-use crate::loader::{LoaderKind, MenuRules};
+use crate::loader::{FirmwareSet, LoaderKind, MenuRules};
 use crate::plan::root_resolver::RootResolver;
 use crate::plan::types::{BootSummary, GuestBootRequest};
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,8 @@ pub(in crate::plan) struct BootQuestion {
     pub(in crate::plan) request: GuestBootRequest,
     pub(in crate::plan) resolver: RootResolver,
     pub(in crate::plan) loader: LoaderKind,
+    /// The firmware that must be able to start the kernel.
+    pub(in crate::plan) firmware: FirmwareSet,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,6 +84,8 @@ pub(in crate::plan) struct HostBootQuestion {
     pub(in crate::plan) candidates: Vec<Place>,
     pub(in crate::plan) resolver: RootResolver,
     pub(in crate::plan) loader: LoaderKind,
+    /// The firmware that must be able to start the kernel.
+    pub(in crate::plan) firmware: FirmwareSet,
 }
 
 /// A file of this host.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub use super::drive::{Bus, Disk};
 use super::process::command;
 use super::slots::Slot;
+use synthdisk::qemu::{Board, Firmware, FirmwareKind};
 
 /// How to start a guest.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub struct GuestBuilder {
     kernel: Option<(PathBuf, Option<PathBuf>, String)>,
     no_reboot: bool,
     user: Option<u32>,
+    uefi: bool,
     extra: Vec<OsString>,
 }
 
@@ -65,6 +67,12 @@ impl GuestBuilder {
         self
     }
 
+    /// UEFI firmware in place of the BIOS (package ovmf).
+    pub fn uefi(mut self) -> Self {
+        self.uefi = true;
+        self
+    }
+
     /// More arguments for QEMU, such as `["-nic", "user,model=virtio-net-pci"]`.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.extra.extend(args.iter().map(OsString::from));
@@ -83,6 +91,15 @@ impl GuestBuilder {
         add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         if self.no_reboot {
             add(&["-no-reboot"]);
+        }
+        if self.uefi {
+            let found = FirmwareKind::Uefi.find(Board::Pc).unwrap_or_else(|e| panic!("{e}"));
+            let Firmware::Uefi { code, variables } = found else { panic!("{found:?}") };
+            for (unit, file, how) in [(0, code, "readonly"), (1, variables, "snapshot")] {
+                let (path, format) = (file.path.display(), file.format);
+                let drive = format!("if=pflash,unit={unit},format={format},file={path},{how}=on");
+                add(&["-drive", &drive]);
+            }
         }
         for (n, disk) in self.disks.iter().enumerate() {
             let file = disk.path.to_string_lossy().replace(',', ",,");
@@ -220,6 +237,7 @@ impl Guest {
             kernel: None,
             no_reboot: false,
             user: None,
+            uefi: false,
             extra: Vec::new(),
         }
     }

@@ -89,10 +89,14 @@ pub fn menu(version: &str) -> String {
     )
 }
 
-/// The head of a bzImage, then noise.
+/// The head of a bzImage with an EFI stub, then noise.
 pub fn fake_kernel(seed: u64) -> Vec<u8> {
     let mut kernel = noise(KERNEL_LEN, seed);
     kernel[..0x1400].fill(0);
+    kernel[..2].copy_from_slice(b"MZ");
+    kernel[0x3c] = 0x40;
+    kernel[0x40..0x46].copy_from_slice(b"PE\0\0\x64\x86");
+    kernel[0x40 + 68] = 1;
     kernel[0x1f1] = 9;
     kernel[0x202..0x206].copy_from_slice(b"HdrS");
     kernel[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());

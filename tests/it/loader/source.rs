@@ -1,16 +1,32 @@
-//! The committed programs are equal to their assembled sources.
+//! The committed programs are equal to what their sources give.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
+
+fn build(script: &str, to: &Path) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+    let output = Command::new(&script).arg(to).output();
+    output.unwrap_or_else(|e| {
+        panic!("{} could not be started: {e}; is bash installed?", script.display())
+    })
+}
+
+fn compare(built: &Path, folder: &str, name: &str, script: &str) {
+    let fresh = std::fs::read(built.join(name)).unwrap();
+    let committed = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(name));
+    let committed = committed.unwrap();
+    assert!(
+        fresh == committed,
+        "{folder}/{name} is not what {script} makes of its source; run it and commit both (first \
+         difference at byte {:?})",
+        fresh.iter().zip(&committed).position(|(a, b)| a != b)
+    );
+}
 
 #[test]
 fn the_binaries_are_assembled_from_their_sources() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(root.join("scripts/assemble-loader"))
-        .arg(dir.path())
-        .output()
-        .expect("scripts/assemble-loader could not be started; is bash installed?");
+    let output = build("scripts/assemble-loader", dir.path());
     assert!(
         output.status.success(),
         "scripts/assemble-loader failed (it needs binutils: apt-get install binutils):\n{}",
@@ -21,13 +37,18 @@ fn the_binaries_are_assembled_from_their_sources() {
         ("src/plan/examine/extra_initrd", "insmod64.bin"),
         ("src/plan/examine/extra_initrd", "insmod32.bin"),
     ] {
-        let fresh = std::fs::read(dir.path().join(name)).unwrap();
-        let committed = std::fs::read(root.join(folder).join(name)).unwrap();
-        assert!(
-            fresh == committed,
-            "{folder}/{name} is not what its source assembles to; run scripts/assemble-loader and \
-             commit both (first difference at byte {:?})",
-            fresh.iter().zip(&committed).position(|(a, b)| a != b)
-        );
+        compare(dir.path(), folder, name, "scripts/assemble-loader");
     }
+}
+
+#[test]
+fn the_loader_for_uefi_is_compiled_from_its_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = build("scripts/build-efi-loader", dir.path());
+    assert!(
+        output.status.success(),
+        "scripts/build-efi-loader failed (it needs gcc-12 and binutils):\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    compare(dir.path(), "src/loader/direct/efi", "loader.efi", "scripts/build-efi-loader");
 }
