@@ -192,3 +192,26 @@ fn machines_have_the_firmware() {
     assert!(!xml(&[]).contains("<loader"));
     mount.unmount();
 }
+
+/// UEFI starts what an image with a partition table of its own has; nothing is added to it.
+#[test]
+fn whole_disks_have_their_own_loader() {
+    let tiny = Tiny::new();
+    let disk = tiny.file("disk.raw");
+    let options = ["--firmware", "uefi", "--bootloader", "direct", "--adapt", "none"];
+    let result = [arg(&tiny.image), "-o", arg(&disk)];
+    run(SYNTHDISK, &[&["finalize", "-q"], &options[..], &result].concat());
+    let untouched = Untouched::remember(&disk);
+    let mount = Mount::new(&["--firmware", "uefi"], &disk);
+    let len = std::fs::metadata(&disk).expect("our own file").len();
+    assert_eq!(std::fs::metadata(mount.disk()).expect("it is there").len(), len);
+    assert!(program_of(&mount.disk(), tiny.path()) == EFI_PROGRAM);
+    assert!(mount.printed().contains("pflash"), "{}", mount.printed());
+    mount.unmount();
+    for more in [["--bootloader", "grub"], ["--entry", "0"]] {
+        let args = [&["map", "--firmware", "uefi"], &more[..], &[arg(&disk)]].concat();
+        let said = expect_failure(&args, 1);
+        assert!(said.contains("only the image's own loader can boot under UEFI"), "{said}");
+    }
+    untouched.check();
+}
