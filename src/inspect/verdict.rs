@@ -23,13 +23,18 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     }
     let Some(boot) = &plan.boot else {
         return match &plan.own_loader {
-            Some(evidence) => Verdict {
-                answer: Answer::Boots,
-                text: format!(
-                    "boots by its own boot loader ({evidence}), which inspect does not follow"
-                ),
-                advice: None,
-            },
+            Some(evidence) => {
+                let files = files(&report.edits);
+                let edits = match files.is_empty() {
+                    true => String::new(),
+                    false => format!(", with edits in {}", files.join(", ")),
+                };
+                let text = format!(
+                    "boots by its own boot loader ({evidence}), which inspect does not follow{edits}"
+                );
+                let answer = if files.is_empty() { Answer::Boots } else { Answer::BootsWithEdits };
+                Verdict { answer, text, advice: None }
+            }
             None => no("it has no boot loader of ours", "leave out --bootloader none"),
         };
     };

@@ -123,8 +123,21 @@ pub(super) fn adaptation(
         }
         return Ok(None);
     };
+    adaptation_of(guests, resolver, index, notes)
+}
+
+/// As [`adaptation`], for the guest whose root filesystem is partition `index` of `resolver`.
+///
+/// # Errors
+/// Errors from reading the root filesystem.
+pub(super) fn adaptation_of(
+    guests: &LiveGuest<'_>,
+    resolver: &RootResolver,
+    index: usize,
+    notes: &mut Vec<String>,
+) -> Result<Option<Adaptation>> {
+    let Some(root) = resolver.partitions.get(index) else { return Ok(None) };
     let Some((file, source)) = guests.source(resolver, index)? else { return Ok(None) };
-    let root = &resolver.partitions[index];
     let (devices, selection) = (devices(resolver, root, guests), resolver.selection.clone());
     let (edits, kernel_mount) = guests.examiner.edits(source, devices, selection)?;
     if edits.is_empty() {

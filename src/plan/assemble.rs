@@ -1,9 +1,9 @@
 //! Stage 4: build the disks, make the boot area follow the guest, and plan the edits.
 
-use super::adapting::{Adaptation, LiveGuest, adaptation};
+use super::adapting::{Adaptation, LiveGuest, adaptation, adaptation_of};
 use super::boot_choice::BootChoice;
 use super::candidates::LivePartition;
-use super::clone::{clone_edits, rename_root, root_of};
+use super::clone::{clone_edits, only_root, rename_root, root_of};
 use super::cloud_init::seed_disk;
 use super::disk_builder::{CreatedFile, DiskBuilder};
 use super::disk_source::images_of;
@@ -162,8 +162,21 @@ pub(super) fn assemble(
     let adaptation = if !options.identity.is_empty() {
         Ok(clone_edits(&guests, &resolver, words, uuid.as_ref(), options)?)
     } else {
-        let words = words.filter(|_| *overlays != OverlayChoice::ReadOnly);
-        words.map_or(Ok(None), |words| adaptation(&guests, &resolver, words, &mut notes))
+        let edited = *overlays != OverlayChoice::ReadOnly && !resolver.selection.is_none();
+        match words.filter(|_| edited) {
+            Some(words) => adaptation(&guests, &resolver, words, &mut notes),
+            // Boot code of the image, as long as the image is not requested as it is.
+            None if edited
+                && options.bootloader.is_none()
+                && own_loader(&builders[0]).is_some() =>
+            {
+                match only_root(&resolver, &guests) {
+                    Some(root) => adaptation_of(&guests, &resolver, root, &mut notes),
+                    None => Ok(None),
+                }
+            }
+            None => Ok(None),
+        }
     };
     let root = root_place(&guests, &resolver, summary.as_ref());
     let mut plan = Plan {

@@ -34,19 +34,34 @@ pub(super) fn root_of(
     let told = resolver.root_partition;
     let named = told.or_else(|| cmdline.and_then(|words| resolver.root_index(words)));
     let named = named.or_else(|| resolver.root_index(resolver.root_hint.as_deref()?));
-    let looks_like_one = |index: usize| {
-        let fs = guests.filesystem(resolver, index).ok().flatten();
-        fs.is_some_and(|(_, fs)| fs.stat("/etc").is_ok() && fs.stat("/boot/etc").is_err())
-    };
-    let mut linux = resolver.partitions.iter().enumerate();
-    let mut found =
-        || linux.find(|(i, p)| p.kind.may_hold_root() && looks_like_one(*i)).map(|(i, _)| i);
-    named.or_else(&mut found).ok_or_else(|| {
+    named.or_else(|| likely_roots(resolver, guests).next()).ok_or_else(|| {
         Error::new(
             ErrorKind::Unsupported,
             "--hostname and the like edit the guest's root filesystem, and none of its partitions \
              can be read as one (ext2, ext3, ext4, XFS or Btrfs)",
         )
+    })
+}
+
+/// The partitions that look like root filesystems.
+fn likely_roots<'a>(
+    resolver: &'a RootResolver,
+    guests: &'a LiveGuest<'_>,
+) -> impl Iterator<Item = usize> + 'a {
+    let looks_like_one = |index: usize| {
+        let fs = guests.filesystem(resolver, index).ok().flatten();
+        fs.is_some_and(|(_, fs)| fs.stat("/etc").is_ok() && fs.stat("/boot/etc").is_err())
+    };
+    let linux = resolver.partitions.iter().enumerate().filter(|(_, p)| p.kind.may_hold_root());
+    linux.map(|(index, _)| index).filter(move |index| looks_like_one(*index))
+}
+
+/// The root filesystem that the user or the config names, or the only one that looks like one.
+pub(super) fn only_root(resolver: &RootResolver, guests: &LiveGuest<'_>) -> Option<usize> {
+    let hint = || resolver.root_index(resolver.root_hint.as_deref()?);
+    resolver.root_partition.or_else(hint).or_else(|| {
+        let mut found = likely_roots(resolver, guests);
+        found.next().filter(|_| found.next().is_none())
     })
 }
 

@@ -103,6 +103,7 @@ fn own_table(found: DiskTable, image: &SourceImage, read_only: bool) -> Result<O
         let kind = match image.content {
             ImageContent::Swap { .. } => PartitionKind::Swap,
             _ if image.has_filesystem() => PartitionKind::Linux,
+            _ if image.holds_volumes() => PartitionKind::Lvm,
             ImageContent::Lvm2Pv => PartitionKind::Lvm,
             _ => p.placed.kind,
         };

@@ -153,7 +153,7 @@ fn boot_code_of_the_image_is_used_unless_ours_is_requested() {
     SHAPES[1].make(&image, &root, Some(&swap));
     write_at(&writer(&image), b"\xfa\xebLILO", 0);
     field.guard(&image);
-    let mount = Mount::new(&[], &image);
+    let mount = Mount::new(&["--adapt", "none"], &image);
     let said = mount.printed();
     let expected = "boots:   by its own boot loader (its MBR has boot code of an unknown kind)";
     assert!(said.contains(expected), "{said}");
@@ -166,9 +166,19 @@ fn boot_code_of_the_image_is_used_unless_ours_is_requested() {
         keeps_the_image(&image, &mount.disk());
         mount.unmount();
     }
+    // The files of the guest are adapted, and nothing else is changed.
+    let mount = Mount::new(&[], &image);
+    let part = mount.part(2);
+    let show = ["-R".as_ref(), "cat /etc/fstab".as_ref(), part.as_os_str()];
+    assert!(run_text("debugfs", &show).contains(&format!("UUID={ROOT} / ext4")));
+    assert_eq!(bytes_of(mount.disk(), 0, 2 * MIB as usize), bytes_of(&image, 0, 2 * MIB as usize));
+    mount.unmount();
+    let said = run_text(SYNTHDISK, &["inspect", arg(&image)]);
+    let verdict = "which inspect does not follow, with edits in /etc/fstab";
+    assert!(said.contains(verdict), "{said}");
     // The tools of the guest find what they expect: its own loader, in a file too.
     let out = field.path("out.raw");
-    run(SYNTHDISK, &["finalize", "-q", arg(&image), "-o", arg(&out)]);
+    run(SYNTHDISK, &["finalize", "-q", "--adapt", "none", arg(&image), "-o", arg(&out)]);
     run("cmp", &[&image, &out]);
     let none = Mount::new(&["--bootloader", "none"], &image);
     run("cmp", &[&image, &none.disk()]);

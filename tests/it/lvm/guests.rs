@@ -13,6 +13,7 @@ use crate::common::lvm::Group;
 use crate::common::mount::Mount;
 use crate::common::process::{SYNTHDISK, output, run, run_text, text};
 use crate::common::tiny::{fake_kernel, noise};
+use crate::common::whole::{put, whole_disk};
 
 const MIB: u64 = 1 << 20;
 
@@ -107,6 +108,28 @@ fn it_boots_by_its_own_names_and_is_adapted() {
     run("cmp", &[swap.as_os_str(), centos.field.path("swap.img").as_os_str()]);
     let kinds: Vec<String> = table(&mount.disk()).1.into_iter().map(|p| p.kind).collect();
     assert_eq!(kinds, ["83", "8e"]);
+    mount.unmount();
+}
+
+/// The same guest as one image with a partition table, as XenServer has it.
+#[test]
+fn on_a_whole_disk() {
+    let Some(centos) = Centos::new(&[]) else { return };
+    let disk = centos.field.path("disk.img");
+    let script = "label: dos\nstart=63, size=32768, bootable\nstart=34816, size=81920, type=8e\n";
+    whole_disk(&disk, 60 * MIB, script);
+    put(&disk, 63, &centos.field.path("boot.img"));
+    put(&disk, 34816, &centos.group.part(0));
+    centos.field.guard(&disk);
+    let mount = Mount::new(&[], &disk);
+    let printed = mount.printed();
+    assert!(printed.contains("root=/dev/mapper/vg--01-root"), "{printed}");
+    let root = mount.dir().join("vg--01-root.raw");
+    run("e2fsck", &["-fn".as_ref(), root.as_os_str()]);
+    assert_eq!(cat(&root, "/etc/fstab"), FSTAB.replace("/dev/xvda1", &format!("UUID={BOOT}")));
+    let swap = mount.dir().join("vg--01-swap.raw");
+    run("cmp", &[swap.as_os_str(), centos.field.path("swap.img").as_os_str()]);
+    assert_eq!(table(&mount.disk()), table(&disk));
     mount.unmount();
 }
 
