@@ -7,12 +7,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::common::field::{BOOT, Field, ROOT, SWAP, cmdline, map, mount, table, word};
-use crate::common::file::{write_at, writer};
+use crate::common::file::{bytes_of, write_at, writer};
 use crate::common::hash::Untouched;
 use crate::common::lvm::Group;
 use crate::common::mount::Mount;
 use crate::common::process::{SYNTHDISK, output, run, run_text, text};
-use crate::common::tiny::{fake_kernel, noise};
+use crate::common::tiny::{Tiny, fake_kernel, noise};
 use crate::common::whole::{put, whole_disk};
 
 const MIB: u64 = 1 << 20;
@@ -231,4 +231,28 @@ fn a_physical_volume_as_a_whole_disk() {
     let mount = mount(&config, &[]);
     let fstab = cat(&mount.dir().join("vg--01-root.raw"), "/etc/fstab");
     assert!(fstab.contains(&format!("UUID={BOOT} /boot")), "{fstab}");
+}
+
+/// A guest without a separate /boot boots from its root volume, with either loader.
+#[test]
+fn boot_on_the_root_volume() {
+    let Some(mut group) = Group::new("vg", MIB, &[(20 * MIB, &[])]) else { return };
+    let tiny = Tiny::new();
+    group.create_from("root", 16, &tiny.image);
+    group.detach();
+    let untouched = Untouched::remember(group.part(0));
+    for loader in ["direct", "grub"] {
+        let mount = Mount::new(&["--bootloader", loader], group.part(0));
+        let printed = mount.printed();
+        assert!(printed.contains("boots:   Tiny 1"), "{printed}");
+        // The menu names a partition of the Xen machine that is not here.
+        assert!(printed.contains("root=/dev/mapper/vg-root ro"), "{printed}");
+        // GRUB's script is at a fixed place in the gap.
+        let gap = bytes_of(mount.disk(), 4096 * 512, 64 * 512);
+        let script = b"set synthdisk_volume='lvm/vg-root'";
+        let has_script = gap.windows(script.len()).any(|window| window == script);
+        assert_eq!(has_script, loader == "grub");
+        mount.unmount();
+    }
+    untouched.check();
 }
