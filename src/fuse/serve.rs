@@ -35,7 +35,7 @@ impl Export for FuseExport {
 
         let counted = |e| Error::io("cannot start the threads that serve", e);
         let counter = ThreadCounter::open().map_err(counted)?;
-        let others = counter.now().map_err(counted)?;
+        let others = counter.settled().map_err(counted)?;
         let confinement = Confinement::begin(Profile::Serve, sandbox)?;
         let serving = Serving::start(fs, device)?;
         serving.wait_for_threads(&counter, others).map_err(counted)?;

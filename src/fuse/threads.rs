@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// How long starting threads may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long threads that have done their work may take to disappear.
+const SETTLING: Duration = Duration::from_secs(2);
+
 /// `/proc/self/status`, opened while this process could open files.
 #[derive(Debug)]
 pub(super) struct ThreadCounter(File);
@@ -29,6 +32,22 @@ impl ThreadCounter {
         let text = String::from_utf8_lossy(&text[..len]);
         let number = text.lines().find_map(|line| line.strip_prefix("Threads:"));
         number.and_then(|n| n.trim().parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Number of threads of a process that should have one: threads that were joined are counted
+    /// until the kernel has removed them.
+    ///
+    /// # Errors
+    /// As [`ThreadCounter::now`].
+    pub(super) fn settled(&self) -> io::Result<usize> {
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            let now = self.now()?;
+            if now <= 1 || Instant::now() > deadline {
+                return Ok(now);
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 
     /// Wait until this process has `wanted` threads, or until `failed`.
