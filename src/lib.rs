@@ -7,6 +7,7 @@ pub mod adapt;
 pub mod bootmenu;
 pub mod bytes;
 pub mod cli;
+pub mod crc;
 pub mod daemon;
 pub mod device_name;
 pub mod disk;

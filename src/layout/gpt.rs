@@ -5,6 +5,7 @@
 use super::kind::GPT_NUMBERS;
 use super::mbr::{BOOTSTRAP_LEN, check_code};
 use super::{Ids, Layout, Placed, SECTOR};
+use crate::crc::ISO_3309;
 use crate::{Error, ErrorKind, Result};
 use uuid::Uuid;
 
@@ -130,24 +131,8 @@ fn protective_mbr(sectors: u64, code: &[u8]) -> [u8; SECTOR as usize] {
 
 /// CRC-32 of ISO 3309, as used by Ethernet and zlib.
 pub fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
+    !ISO_3309.update(u32::MAX, bytes)
 }
-
-const CRC_TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut i = 0;
-    while i < table.len() {
-        let mut crc = i as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
-            bit += 1;
-        }
-        table[i] = crc;
-        i += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {

@@ -1,25 +1,11 @@
 //! The checksum of LVM2 (`lib/misc/crc.c`): CRC-32 with a start value of its own, and without the
 //! final inversion.
 
-const TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut i = 0;
-    while i < 256 {
-        let mut value = i as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            value = (value >> 1) ^ if value & 1 != 0 { 0xedb8_8320 } else { 0 };
-            bit += 1;
-        }
-        table[i] = value;
-        i += 1;
-    }
-    table
-};
+use crate::crc::ISO_3309;
 
 /// The checksum of `data`.
 pub(super) fn crc(data: &[u8]) -> u32 {
-    data.iter().fold(0xf597_a6cf, |crc: u32, b| (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ b)])
+    ISO_3309.update(0xf597_a6cf, data)
 }
 
 #[cfg(test)]
