@@ -1,11 +1,10 @@
 //! `synthdisk inspect`.
 
 use super::args::SourceArgs;
-use crate::fs::usage::Usage;
 use crate::guest::drivers::{Driver, Place};
 use crate::inspect::{
-    DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, PartitionReport, Report,
-    VolumeReport, inspect,
+    ContentReport, DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, PartitionReport,
+    Report, VolumeReport, inspect,
 };
 use crate::layout::format_size;
 use crate::plan::OverlayChoice;
@@ -73,9 +72,9 @@ fn print(report: &Report, out: &mut String) -> fmt::Result {
         print_disk(disk, out)?;
     }
     for volume in &report.volumes {
-        let VolumeReport { file, kind, size, .. } = volume;
-        write!(out, "volume   {file}  {kind} {}", format_size(*size))?;
-        print_content((volume.usage, volume.journal), (&volume.uuid, &volume.label), out)?;
+        let VolumeReport { file, content, size, .. } = volume;
+        write!(out, "volume   {file}  {} {}", content.kind, format_size(*size))?;
+        print_content(content, out)?;
     }
     if let Some(guest) = &report.guest {
         let or = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
@@ -125,28 +124,24 @@ fn print_disk(disk: &DiskReport, out: &mut String) -> fmt::Result {
 
 fn print_partition(p: &PartitionReport, out: &mut String) -> fmt::Result {
     match p.number {
-        0 => write!(out, "         {}", p.kind)?,
-        n => write!(out, "  part{n}  {} {}", p.kind, format_size(p.size))?,
+        0 => write!(out, "         {}", p.content.kind)?,
+        n => write!(out, "  part{n}  {} {}", p.content.kind, format_size(p.size))?,
     }
-    print_content((p.usage, p.journal), (&p.uuid, &p.label), out)
+    print_content(&p.content, out)
 }
 
-fn print_content(
-    (usage, journal): (Option<Usage>, Option<Journal>),
-    (uuid, label): (&Option<String>, &Option<String>),
-    out: &mut String,
-) -> fmt::Result {
-    if let Some(usage) = usage {
+fn print_content(content: &ContentReport, out: &mut String) -> fmt::Result {
+    if let Some(usage) = content.usage {
         // A superblock may claim a size of 0.
         let percent = usage.used.saturating_mul(100).checked_div(usage.size).unwrap_or(0);
         write!(out, ", {percent} % used")?;
     }
-    match journal {
+    match content.journal {
         Some(Journal::Dirty) => write!(out, ", journal dirty")?,
         Some(Journal::Clean) => write!(out, ", clean")?,
         None => {}
     }
-    for (key, value) in [("UUID", uuid), ("label", label)] {
+    for (key, value) in [("UUID", &content.uuid), ("label", &content.label)] {
         if let Some(value) = value {
             write!(out, ", {key} {}", in_a_line(value))?;
         }

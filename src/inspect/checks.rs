@@ -1,6 +1,6 @@
 //! What can be right or wrong with a guest that moves to KVM, one check each.
 
-use super::partitions::{Journal, root_facts};
+use super::partitions::{Journal, root_content};
 use super::report::{Check, Outcome, Report};
 use crate::guest::about::{Hypervisor, RootAccount};
 use crate::plan::{Plan, RootPlace};
@@ -91,15 +91,17 @@ fn is_lost(root: &str, report: &Report) -> bool {
     let partitions: Vec<_> = report.disks.iter().flat_map(|d| &d.partitions).collect();
     // Nested contents, and those of an image that is a whole disk, have identifiers that were not
     // read.
-    if partitions.iter().any(|p| p.uuid.is_none() || p.number == 0) {
+    if partitions.iter().any(|p| p.content.uuid.is_none() || p.number == 0) {
         return false;
     }
     let has = |value: Option<&String>, wanted: &str| {
         value.is_some_and(|value| value.eq_ignore_ascii_case(wanted.trim_matches('"')))
     };
     match root.split_once('=') {
-        Some(("UUID", wanted)) => !partitions.iter().any(|p| has(p.uuid.as_ref(), wanted)),
-        Some(("LABEL", wanted)) => !partitions.iter().any(|p| has(p.label.as_ref(), wanted)),
+        Some(("UUID", wanted)) => !partitions.iter().any(|p| has(p.content.uuid.as_ref(), wanted)),
+        Some(("LABEL", wanted)) => {
+            !partitions.iter().any(|p| has(p.content.label.as_ref(), wanted))
+        }
         _ => false,
     }
 }
@@ -197,7 +199,7 @@ fn shadow(report: &Report) -> Option<Check> {
 }
 
 fn clean(report: &Report, plan: &Plan) -> Option<Check> {
-    let root = root_facts(&report.disks, &report.volumes, plan.root)?;
+    let root = root_content(&report.disks, &report.volumes, plan.root)?;
     match root.journal? {
         Journal::Clean => check("journal", Outcome::Ok, "the filesystem is clean"),
         Journal::Dirty if !root.kind.starts_with("ext") => check(

@@ -8,6 +8,7 @@ use crate::fs::xfs::log_is_dirty;
 use crate::layout::TableKind;
 use crate::plan::{Plan, PlannedDisk, PlannedVolume, RootPlace};
 use serde::Serialize;
+use std::io;
 use std::path::PathBuf;
 
 /// A disk.
@@ -36,17 +37,9 @@ pub struct PartitionReport {
     pub start: u64,
     /// Length in bytes.
     pub size: u64,
-    /// Its contents in one word: `ext4`, `xfs`, `swap`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// UUID of the filesystem or swap area.
-    pub uuid: Option<String>,
-    /// Its label.
-    pub label: Option<String>,
-    /// Size of the filesystem, and how much of it is in use.
-    pub usage: Option<Usage>,
-    /// State of its journal; `None` when it has none or the state is unknown.
-    pub journal: Option<Journal>,
+    /// What it contains.
+    #[serde(flatten)]
+    pub content: ContentReport,
     /// The image that it shows; `None` for a generated one.
     pub image: Option<PathBuf>,
 }
@@ -64,7 +57,15 @@ pub struct VolumeReport {
     pub size: u64,
     /// Whether writes to its file are refused.
     pub read_only: bool,
-    /// Its contents in one word: `ext4`, `xfs`, `swap`.
+    /// What it contains.
+    #[serde(flatten)]
+    pub content: ContentReport,
+}
+
+/// What a partition or a volume contains.
+#[derive(Debug, Serialize)]
+pub struct ContentReport {
+    /// In one word: `ext4`, `xfs`, `swap`.
     #[serde(rename = "type")]
     pub kind: String,
     /// UUID of the filesystem or swap area.
@@ -97,52 +98,52 @@ pub(super) fn volumes(plan: &Plan) -> Vec<VolumeReport> {
     let report = |volume: &PlannedVolume| {
         let bytes = volume.bytes(&plan.disks)?;
         let size = bytes.len();
-        let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
-        let content = match bytes.read_at(&mut head, 0) {
-            Ok(()) => probe(&head, size),
-            Err(_) => ImageContent::Unknown,
-        };
         Some(VolumeReport {
             file: volume.file.clone(),
             group: volume.group.clone(),
             name: volume.name.clone(),
             size,
             read_only: volume.read_only,
-            kind: content.short_name().into(),
-            uuid: content.uuid().map(|uuid| uuid_text(&uuid)),
-            label: content.label().map(str::to_owned),
-            usage: usage(&head),
-            journal: journal(&content, &head, Some(&bytes)),
+            content: content(size, |head| bytes.read_at(head, 0), Some(&bytes)),
         })
     };
     plan.volumes.iter().filter_map(report).collect()
 }
 
-/// What is known of the root filesystem.
-pub(super) struct RootFacts<'a> {
-    /// As in a [`PartitionReport`].
-    pub(super) kind: &'a str,
-    pub(super) uuid: Option<&'a str>,
-    pub(super) journal: Option<Journal>,
-}
-
 /// The root filesystem, wherever it is.
-pub(super) fn root_facts<'a>(
+pub(super) fn root_content<'a>(
     disks: &'a [DiskReport],
     volumes: &'a [VolumeReport],
     root: Option<RootPlace>,
-) -> Option<RootFacts<'a>> {
-    let (kind, uuid, journal) = match root? {
+) -> Option<&'a ContentReport> {
+    match root? {
         RootPlace::Partition { disk, number } => {
-            let p = disks.get(disk)?.partitions.iter().find(|p| p.number == number)?;
-            (&p.kind, &p.uuid, p.journal)
+            let mut partitions = disks.get(disk)?.partitions.iter();
+            partitions.find(|p| p.number == number).map(|p| &p.content)
         }
-        RootPlace::Volume(index) => {
-            let v = volumes.get(index)?;
-            (&v.kind, &v.uuid, v.journal)
-        }
+        RootPlace::Volume(index) => volumes.get(index).map(|v| &v.content),
+    }
+}
+
+/// What is in `size` bytes: `read` reads the first of them, and `bytes` all of them where that is
+/// possible.
+fn content(
+    size: u64,
+    read: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    bytes: Option<&dyn ReadAt>,
+) -> ContentReport {
+    let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
+    let found = match read(&mut head) {
+        Ok(()) => probe(&head, size),
+        Err(_) => ImageContent::Unknown,
     };
-    Some(RootFacts { kind, uuid: uuid.as_deref(), journal })
+    ContentReport {
+        kind: found.short_name().into(),
+        uuid: found.uuid().map(|uuid| uuid_text(&uuid)),
+        label: found.label().map(str::to_owned),
+        usage: usage(&head),
+        journal: journal(&found, &head, bytes),
+    }
 }
 
 fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
@@ -159,21 +160,16 @@ fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
         None => vec![(0, 0, disk.disk.len())],
     };
     let partition = |(number, start, size): (u32, u64, u64)| {
-        let mut head = vec![0; size.min(HEAD_LEN as u64) as usize];
-        let content = match disk.disk.read_at(&mut head, start) {
-            Ok(()) => probe(&head, size),
-            Err(_) => ImageContent::Unknown,
-        };
         let reader = disk.partition(number);
         PartitionReport {
             number,
             start,
             size,
-            kind: content.short_name().into(),
-            uuid: content.uuid().map(|uuid| uuid_text(&uuid)),
-            label: content.label().map(str::to_owned),
-            usage: usage(&head),
-            journal: journal(&content, &head, reader.as_ref().map(|r| r as &dyn ReadAt)),
+            content: content(
+                size,
+                |head| disk.disk.read_at(head, start),
+                reader.as_ref().map(|r| r as &dyn ReadAt),
+            ),
             image: image(start),
         }
     };

@@ -1,6 +1,6 @@
 //! The verdict: the answer that users want first.
 
-use super::partitions::{RootFacts, root_facts};
+use super::partitions::{ContentReport, root_content};
 use super::report::{Answer, EditReport, Outcome, Report, Verdict};
 use crate::Error;
 use crate::plan::Plan;
@@ -40,7 +40,7 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     };
     let failed = report.checks.iter().find(|c| c.outcome == Outcome::Fail);
     if let Some(check) = failed {
-        let uuid = root(report, plan).and_then(|root| root.uuid);
+        let uuid = root(report, plan).and_then(|root| root.uuid.as_deref());
         return match (check.name, uuid) {
             ("root", Some(uuid)) => no(
                 check.detail.clone(),
@@ -86,8 +86,8 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     }
 }
 
-fn root<'a>(report: &'a Report, plan: &Plan) -> Option<RootFacts<'a>> {
-    root_facts(&report.disks, &report.volumes, plan.root)
+fn root<'a>(report: &'a Report, plan: &Plan) -> Option<&'a ContentReport> {
+    root_content(&report.disks, &report.volumes, plan.root)
 }
 
 /// The files that are edited, each listed once, in the order of their edits.
