@@ -36,6 +36,7 @@ mod root_resolver;
 mod source;
 mod survey;
 mod types;
+mod unique_names;
 mod volumes;
 mod whole_disk;
 

@@ -13,14 +13,27 @@ pub struct Device {
     pub disk: String,
     /// Its partition number on that disk.
     pub number: u32,
-    /// Stable identifier: `UUID=…` or `PARTUUID=…`.
+    /// A name that no other partition has: `UUID=…`, `PARTUUID=…` or a link in `/dev/disk`.
     pub spec: String,
+    /// UUID of its contents; `None` if they have none, or if it was not read.
+    pub uuid: Option<String>,
     /// Identifier in the partition table, in the form that `PARTUUID=` takes.
     pub partuuid: String,
     /// Label of its contents; `None` if they have none.
     pub label: Option<String>,
     /// Whether it is swap.
     pub swap: bool,
+}
+
+impl Device {
+    /// The path of its device.
+    pub fn path(&self) -> String {
+        match self.spec.split_once('=') {
+            Some(("UUID", uuid)) => format!("/dev/disk/by-uuid/{uuid}"),
+            Some(("PARTUUID", id)) => format!("/dev/disk/by-partuuid/{id}"),
+            _ => self.spec.clone(),
+        }
+    }
 }
 
 /// All partitions.
@@ -62,7 +75,7 @@ impl Devices {
     pub fn and_no_others(mut self) -> Self {
         // The contents of a partition without a UUID of its own, such as a volume group, have UUIDs
         // that have not been read.
-        self.complete = self.list.iter().all(|d| d.spec.starts_with("UUID="));
+        self.complete = self.list.iter().all(|d| d.uuid.is_some());
         self
     }
 
@@ -90,6 +103,7 @@ impl Devices {
             disk: disk.into(),
             number,
             spec: spec.into(),
+            uuid: spec.strip_prefix("UUID=").map(str::to_owned),
             partuuid: format!("{disk}-0{number}"),
             label: None,
             swap,
@@ -132,18 +146,21 @@ impl Devices {
         if let Some(uuid) =
             name.strip_prefix("UUID=").or_else(|| name.strip_prefix("/dev/disk/by-uuid/"))
         {
-            return self.meaning_of_uuid(uuid.trim_matches('"'));
+            let has = |d: &Device, uuid: &str| {
+                d.uuid.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(uuid))
+            };
+            return self.only(uuid, has);
         }
         if let Some(label) =
             name.strip_prefix("LABEL=").or_else(|| name.strip_prefix("/dev/disk/by-label/"))
         {
-            return self.unless_had(label, |d, label| d.label.as_deref() == Some(label));
+            return self.only(label, |d, label| d.label.as_deref() == Some(label));
         }
         let partuuid =
             name.strip_prefix("PARTUUID=").or_else(|| name.strip_prefix("/dev/disk/by-partuuid/"));
         if let Some(partuuid) = partuuid {
             // Identifiers of the old partition table do not apply to partitions of the new one.
-            return self.unless_had(partuuid, |d, id| d.partuuid.eq_ignore_ascii_case(id));
+            return self.only(partuuid, |d, id| d.partuuid.eq_ignore_ascii_case(id));
         }
         if let Some(rest) = name.strip_prefix("/dev/disk/by-path/") {
             return match xen_path(rest) {
@@ -163,21 +180,24 @@ impl Devices {
         }
     }
 
-    fn meaning_of_uuid(&self, uuid: &str) -> Meaning<'_> {
-        self.unless_had(uuid, |d, uuid| {
-            d.spec.split_once('=').is_some_and(|(_, value)| value.eq_ignore_ascii_case(uuid))
-        })
-    }
-
-    /// What a machine-independent name refers to: the device is missing if it is known that no
-    /// partition `has` it.
-    fn unless_had(&self, value: &str, has: impl Fn(&Device, &str) -> bool) -> Meaning<'_> {
+    /// What a machine-independent name refers to. The device is missing if it is known that no
+    /// partition `has` it. Of several that have it, it is the root filesystem, else one on the same
+    /// disk, else the first.
+    fn only(&self, value: &str, has: impl Fn(&Device, &str) -> bool) -> Meaning<'_> {
         let value = value.trim_matches('"');
+        let found: Vec<&Device> = self.list.iter().filter(|d| has(d, value)).collect();
         // fstab(5) and udev write a space as `\040` and `\x20`.
         let is_plain = !value.contains('\\');
-        match self.complete && is_plain && !self.list.iter().any(|d| has(d, value)) {
-            true => Meaning::Missing,
-            false => Meaning::Unrelated,
+        match found.as_slice() {
+            [] if self.complete && is_plain => Meaning::Missing,
+            [] | [_] => Meaning::Unrelated,
+            [first, ..] => {
+                let root = self.root();
+                let is_root = |d: &&&Device| root.is_some_and(|root| root == **d);
+                let beside = |d: &&&Device| root.is_some_and(|root| root.disk == d.disk);
+                let best = found.iter().find(is_root).or_else(|| found.iter().find(beside));
+                Meaning::Present(best.unwrap_or(first))
+            }
         }
     }
 
@@ -265,6 +285,34 @@ mod tests {
         let opaque = Devices::of(&[("a", 1, "PARTUUID=9", false)], true).and_no_others();
         assert_eq!(opaque.meaning("UUID=3"), Meaning::Unrelated, "it may be inside");
         assert_eq!(opaque.meaning("LABEL=x"), Meaning::Unrelated, "it may be inside");
+    }
+
+    /// A snapshot of the root's disk is attached too.
+    #[test]
+    fn of_several_it_is_the_one_beside_the_root() {
+        let device = |disk: &str, number, uuid: &str, swap| Device {
+            disk: disk.into(),
+            number,
+            spec: format!("PARTUUID={disk}-{number}"),
+            uuid: Some(uuid.into()),
+            partuuid: format!("{disk}-{number}"),
+            label: Some("data".into()),
+            swap,
+        };
+        let list = [("b", 2, "R"), ("a", 1, "h"), ("a", 2, "r"), ("b", 1, "h")];
+        let list = list.map(|(disk, number, uuid)| device(disk, number, uuid, false));
+        let devices = Devices::new(list.to_vec(), true).and_no_others();
+        for (name, expected) in [
+            ("UUID=r", "/dev/disk/by-partuuid/b-2"),
+            ("UUID=h", "/dev/disk/by-partuuid/b-1"),
+            ("/dev/disk/by-uuid/H", "/dev/disk/by-partuuid/b-1"),
+            ("LABEL=data", "/dev/disk/by-partuuid/b-2"),
+        ] {
+            let Meaning::Present(found) = devices.meaning(name) else { panic!("{name}") };
+            assert_eq!(found.path(), expected, "{name}");
+            assert_eq!(devices.meaning(&found.spec), Meaning::Unrelated, "once is enough");
+        }
+        assert_eq!(devices.meaning("UUID=x"), Meaning::Missing);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::bytes::ReadAt;
 use crate::export::{ExportSet, StatusDisk};
+use crate::fs::boot_code::BootCode;
 use crate::fuse::with_private_view;
 use crate::layout::{PartitionKind, TableKind};
 use crate::plan::{Hardware, Plan, PlannedDisk};
@@ -130,8 +131,10 @@ impl MountReport {
                 changes: boot.notes.clone(),
             },
             None => match &plan.own_loader {
-                Some(evidence) => BootReport::OwnLoader { evidence: evidence.clone() },
-                None => BootReport::Nothing,
+                Some(BootCode::Present(evidence) | BootCode::Unknown(evidence)) => {
+                    BootReport::OwnLoader { evidence: evidence.clone() }
+                }
+                Some(BootCode::Absent(_)) | None => BootReport::Nothing,
             },
         };
         Self {

@@ -15,6 +15,8 @@ use std::io;
 pub enum BootCode {
     /// Something that starts; what it does then is not known.
     Present(String),
+    /// Code that is not known: it may start something.
+    Unknown(String),
     /// Nothing, or code that cannot get further.
     Absent(String),
 }
@@ -75,7 +77,7 @@ pub fn boot_code(disk: &dyn ReadAt, table: &DiskTable) -> io::Result<BootCode> {
     if contains(code, b"synthdisk") {
         return present("synthdisk's loader is in its MBR".to_owned());
     }
-    present("its MBR has boot code of an unknown kind".to_owned())
+    Ok(BootCode::Unknown("its MBR has boot code of an unknown kind".to_owned()))
 }
 
 /// A sector; `None` after the end.
@@ -122,6 +124,7 @@ mod tests {
         let (bytes, table) = disk(code, also, active);
         match boot_code(&bytes, &table).unwrap() {
             BootCode::Present(what) => Ok(what),
+            BootCode::Unknown(what) => Ok(format!("?{what}")),
             BootCode::Absent(why) => Err(why),
         }
     }
@@ -162,7 +165,7 @@ mod tests {
         let ours = found(b"\xfasynthdisk: ", &[], false);
         assert_eq!(ours, Ok("synthdisk's loader is in its MBR".into()));
         let other = found(b"\xfaLILO", &[], false);
-        assert_eq!(other, Ok("its MBR has boot code of an unknown kind".into()));
+        assert_eq!(other, Ok("?its MBR has boot code of an unknown kind".into()));
         let (_, table) = disk(&[], &[], false);
         assert!(matches!(boot_code(&vec![1; 100], &table).unwrap(), BootCode::Absent(_)));
     }

@@ -11,16 +11,16 @@ use crate::device_name::DeviceName;
 pub struct CmdlineContext {
     /// Whether an initrd is loaded: only it can resolve `UUID=` and `LABEL=`.
     pub has_initrd: bool,
-    /// UUID of the root filesystem in lower case, if it has one.
-    pub root_uuid: Option<String>,
-    /// The root's device, if it is a logical volume: an initrd activates it by this name.
-    pub root_volume: Option<String>,
-    /// Earlier UUIDs of the root filesystem, in lower case.
-    pub former_uuids: Vec<String>,
+    /// The root filesystem, as `root=` names it on KVM.
+    pub root: String,
+    /// Names of the root filesystem that do not, or not only, mean it: `UUID=…`, `LABEL=…`.
+    pub stale_names: Vec<String>,
     /// The root partition as `DISKSIG-NN`: 8 hex digits, a dash, 2 hex digits.
     pub root_partuuid: String,
-    /// UUID of the swap area, if the disk has one.
-    pub swap_uuid: Option<String>,
+    /// The swap area, as `resume=` names it, if the disk has one.
+    pub swap: Option<String>,
+    /// Names of swap areas that another partition has too.
+    pub stale_swaps: Vec<String>,
     /// UUIDs of all filesystems and swap areas; `None` unless the list is known to be complete.
     pub all_uuids: Option<Vec<String>>,
     /// Parameters to add at the end (`--append`).
@@ -107,14 +107,7 @@ fn drop_xen(words: &mut Vec<String>, changes: &mut Vec<String>) {
 }
 
 fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>) {
-    let by_partuuid = match &ctx.root_volume {
-        Some(device) => format!("root={device}"),
-        None => format!("root=PARTUUID={}", ctx.root_partuuid),
-    };
-    let wanted = match &ctx.root_uuid {
-        Some(uuid) if ctx.has_initrd && ctx.root_volume.is_none() => format!("root=UUID={uuid}"),
-        _ => by_partuuid.clone(),
-    };
+    let wanted = format!("root={}", ctx.root);
     // As in the kernel, the last root= wins.
     let Some(last) = words.iter().rposition(|w| value(w, "root").is_some()) else {
         changes.push(format!("{wanted} added"));
@@ -126,15 +119,10 @@ fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>
     let by_name = upper.starts_with("UUID=")
         || upper.starts_with("LABEL=")
         || device.starts_with("/dev/disk/by-");
-    let uuid = device.get(5..).filter(|_| upper.starts_with("UUID="));
-    let uuid = uuid.or_else(|| device.strip_prefix("/dev/disk/by-uuid/"));
-    let is_former = uuid.is_some_and(|uuid| {
-        ctx.former_uuids.iter().any(|former| former.eq_ignore_ascii_case(uuid))
-    });
-    let new = if device.is_empty() || DeviceName::parse(&device).is_some() || is_former {
+    let is_stale = ctx.stale_names.iter().any(|name| is_name(&device, name));
+    let is_device = DeviceName::parse(&device).is_some();
+    let new = if device.is_empty() || is_device || is_stale || (by_name && !ctx.has_initrd) {
         wanted
-    } else if by_name && !ctx.has_initrd {
-        by_partuuid
     } else if upper.starts_with("PARTUUID=")
         && !device[9..].eq_ignore_ascii_case(&ctx.root_partuuid)
     {
@@ -154,6 +142,15 @@ fn root(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<String>
         at += 1;
         at > last || value(w, "root").is_none()
     });
+}
+
+/// Whether `device` is `name`, which begins with `UUID=`, `LABEL=` or `PARTUUID=`, or udev's link of
+/// that meaning.
+fn is_name(device: &str, name: &str) -> bool {
+    let links = [("UUID=", "/by-uuid/"), ("LABEL=", "/by-label/"), ("PARTUUID=", "/by-partuuid/")];
+    let link = links.iter().find_map(|(key, dir)| Some((*dir, name.strip_prefix(key)?)));
+    let link = link.map(|(dir, value)| format!("/dev/disk{dir}{value}"));
+    device.eq_ignore_ascii_case(name) || link.is_some_and(|link| device.eq_ignore_ascii_case(&link))
 }
 
 fn read_only(words: &mut Vec<String>, changes: &mut Vec<String>) {
@@ -214,12 +211,14 @@ fn resume(words: &mut Vec<String>, ctx: &CmdlineContext, changes: &mut Vec<Strin
         uuid.zip(all).is_some_and(|(uuid, all)| !all.iter().any(|u| u.eq_ignore_ascii_case(uuid)))
     };
     let mends = |w: &String| {
-        value(w, "resume").is_some_and(|d| DeviceName::parse(d).is_some() || is_lost(d))
+        let is_stale = |d: &str| ctx.stale_swaps.iter().any(|name| is_name(d, name));
+        let is_old = |d: &str| DeviceName::parse(d).is_some() || is_lost(d) || is_stale(d);
+        value(w, "resume").is_some_and(is_old)
     };
     let Some(first) = words.iter().position(mends) else { return };
-    let new = match &ctx.swap_uuid {
+    let new = match &ctx.swap {
         // Without an initrd, nothing resolves a UUID.
-        Some(uuid) if ctx.has_initrd => format!("resume=UUID={uuid}"),
+        Some(swap) if ctx.has_initrd => format!("resume={swap}"),
         _ => "noresume".to_owned(),
     };
     changes.push(format!("{} became {new}", words[first]));
@@ -238,9 +237,9 @@ mod tests {
     fn ctx(has_initrd: bool) -> CmdlineContext {
         CmdlineContext {
             has_initrd,
-            root_uuid: Some("u1".into()),
+            root: if has_initrd { "UUID=u1".into() } else { "PARTUUID=0badcafe-01".into() },
             root_partuuid: "0badcafe-01".into(),
-            swap_uuid: Some("s1".into()),
+            swap: Some("UUID=s1".into()),
             ..CmdlineContext::default()
         }
     }
@@ -317,8 +316,8 @@ mod tests {
     #[test]
     fn options() {
         let mut c = ctx(true);
-        c.swap_uuid = None;
-        c.root_uuid = None;
+        c.swap = None;
+        c.root = "PARTUUID=0badcafe-01".into();
         let got = adapt("root=/dev/xvda1 ro resume=/dev/xvda2 console=ttyS0", &c);
         assert_eq!(got.cmdline, "root=PARTUUID=0badcafe-01 ro noresume console=ttyS0");
         assert_eq!(got.changes.len(), 2);

@@ -12,6 +12,7 @@ pub(super) fn checks(report: &Report, plan: &Plan) -> Vec<Check> {
         kernel_format(report),
         disk_driver(report, plan),
         root_by_uuid(report, plan),
+        unique_names(report, plan),
         fstab(report),
         lvm(report, plan),
         network(report),
@@ -79,6 +80,24 @@ fn root_by_uuid(report: &Report, plan: &Plan) -> Option<Check> {
     });
     let said = root.map_or("the boot menu names no root".into(), |r| format!("root={r}"));
     check("root", if lasting { Outcome::Ok } else { Outcome::Fixed }, said)
+}
+
+/// Whether names in the guest mean one partition only.
+fn unique_names(report: &Report, plan: &Plan) -> Option<Check> {
+    const NAME: &str = "names";
+    if let Some(copied) = &plan.copied_group {
+        let what = format!("{copied}: LVM in the guest may refuse both, or use the copy");
+        return check(NAME, Outcome::Unknown, what);
+    }
+    let shared = plan.shared_names.first()?;
+    let root = root_content(&report.disks, &report.volumes, plan.root);
+    let is_btrfs = root.is_some_and(|root| root.kind == "btrfs");
+    let uuid = root.and_then(|root| root.uuid.as_deref());
+    if is_btrfs && uuid.is_some_and(|uuid| shared.contains(uuid)) {
+        let what = format!("{shared}; Linux takes copies of a Btrfs for one filesystem");
+        return check(NAME, Outcome::Unknown, what);
+    }
+    check(NAME, Outcome::Fixed, plan.shared_names.join("; "))
 }
 
 /// The last `root=` of a command line, which is the one that takes effect.
@@ -249,13 +268,14 @@ fn firmware(report: &Report) -> Option<Check> {
         g.fstab.iter().any(|e| e.mountpoint == "/boot/efi" || e.mountpoint == "/efi")
     });
     let table = disk.table;
+    let name = if disk.firmware == Some("uefi") { "UEFI" } else { "BIOS" };
     match (table, efi) {
         ("as it is", _) => check("firmware", Outcome::Ok, "a disk of its own; boots by itself"),
         (_, true) => check(
             "firmware",
             Outcome::Ok,
-            format!("was made for EFI; boots by BIOS with the direct loader ({table})"),
+            format!("was made for EFI; boots under {name} here ({table})"),
         ),
-        (_, false) => check("firmware", Outcome::Ok, format!("BIOS ({table})")),
+        (_, false) => check("firmware", Outcome::Ok, format!("{name} ({table})")),
     }
 }

@@ -7,6 +7,7 @@ use crate::fs::usage::{Usage, usage};
 use crate::fs::xfs::log_is_dirty;
 use crate::layout::TableKind;
 use crate::plan::{Plan, PlannedDisk, PlannedVolume, RootPlace};
+use crate::qemu::FirmwareKind;
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub struct DiskReport {
     pub size: u64,
     /// `mbr`, `gpt`, or `as it is` for an image that is a whole disk already.
     pub table: &'static str,
-    /// `bios` when this disk boots; `None` when another one does.
+    /// `bios` or `uefi`, under which this disk boots; `None` when another one does.
     pub firmware: Option<&'static str>,
     /// Its partitions, or the contents of the whole disk.
     pub partitions: Vec<PartitionReport>,
@@ -90,7 +91,12 @@ pub enum Journal {
 
 /// The disks of `plan`.
 pub(super) fn disks(plan: &Plan) -> Vec<DiskReport> {
-    plan.disks.iter().enumerate().map(|(i, disk)| report(disk, i == 0 && !disk.cdrom)).collect()
+    let firmware = match plan.firmware {
+        FirmwareKind::Bios => "bios",
+        FirmwareKind::Uefi => "uefi",
+    };
+    let boots = |i: usize, disk: &PlannedDisk| (i == 0 && !disk.cdrom).then_some(firmware);
+    plan.disks.iter().enumerate().map(|(i, disk)| report(disk, boots(i, disk))).collect()
 }
 
 /// The logical volumes of `plan`.
@@ -146,7 +152,7 @@ fn content(
     }
 }
 
-fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
+fn report(disk: &PlannedDisk, firmware: Option<&'static str>) -> DiskReport {
     let regions = disk.disk.table();
     let image = |start: u64| {
         let region = regions.regions().iter().find(|r| r.start == start)?;
@@ -182,7 +188,7 @@ fn report(disk: &PlannedDisk, boots: bool) -> DiskReport {
             Some(TableKind::Gpt) => "gpt",
             None => "as it is",
         },
-        firmware: boots.then_some("bios"),
+        firmware,
         partitions: partitions.into_iter().map(partition).collect(),
     }
 }

@@ -124,6 +124,8 @@ pub enum Answer {
     Boots,
     /// It boots with what synthdisk changes in the overlay or on the command line.
     BootsWithEdits,
+    /// Whether it boots cannot be told.
+    Unknown,
     /// It does not boot unless the user changes something.
     #[default]
     DoesNotBoot,
@@ -161,6 +163,8 @@ pub enum Outcome {
     Fixed,
     /// It works, but needs attention.
     Warn,
+    /// Whether it keeps the guest from booting is not known.
+    Unknown,
     /// It keeps the guest from booting.
     Fail,
 }
@@ -172,6 +176,7 @@ impl Outcome {
             Self::Ok => "ok",
             Self::Fixed => "fixed",
             Self::Warn => "warn",
+            Self::Unknown => "unknown",
             Self::Fail => "fail",
         }
     }

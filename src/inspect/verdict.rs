@@ -3,6 +3,7 @@
 use super::partitions::{ContentReport, root_content};
 use super::report::{Answer, EditReport, Outcome, Report, Verdict};
 use crate::Error;
+use crate::fs::boot_code::BootCode;
 use crate::plan::Plan;
 use crate::qemu::DiskBus;
 use nix::unistd::geteuid;
@@ -23,7 +24,13 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     }
     let Some(boot) = &plan.boot else {
         return match &plan.own_loader {
-            Some(evidence) => {
+            Some(BootCode::Absent(why)) => no(why, "give the disk a loader with --bootloader"),
+            Some(BootCode::Unknown(evidence)) => Verdict {
+                answer: Answer::Unknown,
+                text: format!("not known whether it boots: {evidence}"),
+                advice: Some("try it, or replace that boot code with --bootloader direct".into()),
+            },
+            Some(BootCode::Present(evidence)) => {
                 let files = files(&report.edits);
                 let edits = match files.is_empty() {
                     true => String::new(),
@@ -75,6 +82,19 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
         advice.get_or_insert_with(|| {
             format!("the edits are made only when root mounts or runs it: it is {}", root.kind)
         });
+    }
+    let doubt = report.checks.iter().find(|c| c.outcome == Outcome::Unknown);
+    if let Some(check) = doubt {
+        let with = match changes.is_empty() {
+            true => String::new(),
+            false => format!("; if it does, then with {}", and(&changes)),
+        };
+        return Verdict {
+            answer: Answer::Unknown,
+            text: format!("not known whether it boots: {}{with}", check.detail),
+            advice: advice
+                .or_else(|| Some("try it; synthdisk run --expect says what happened".into())),
+        };
     }
     match changes.is_empty() {
         true => Verdict { answer: Answer::Boots, text: "boots as it is".into(), advice },

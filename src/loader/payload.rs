@@ -39,6 +39,10 @@ pub struct MenuRules {
     pub partition: u32,
     /// The logical volume that holds the menu instead, by its name in `/dev/mapper`.
     pub volume: Option<String>,
+    /// Whether another filesystem has the UUID or label of the one with the menu, so that a menu that
+    /// searches for it may find either.
+    #[serde(default)]
+    pub is_copied: bool,
     /// The entry to boot by default: its number from 0, or its title; `None` for the guest's own
     /// default.
     pub entry: Option<String>,

@@ -28,6 +28,8 @@ pub struct Survey {
     pub volumes: Vec<Volume>,
     /// What cannot be read, why, and what can be done: one sentence each.
     pub problems: Vec<String>,
+    /// Two physical volumes or groups that cannot be told apart, in a few words.
+    pub copies: Option<String>,
 }
 
 /// A logical volume that can be read.
@@ -61,6 +63,9 @@ pub fn survey(pvs: &[PhysicalVolume<'_>]) -> Survey {
             }
         };
         if let Some(first) = places.get(&label.uuid) {
+            let names = (pvs[*first].name, pv.name);
+            survey.copies =
+                Some(format!("{} and {} are the same physical volume", names.0, names.1));
             survey.problem(format!(
                 "{} and {} have the same UUID: one is a copy of the other, and only the first \
                  is read; leave one of them out",
@@ -77,6 +82,7 @@ pub fn survey(pvs: &[PhysicalVolume<'_>]) -> Survey {
     let mut names: Vec<String> = Vec::new();
     for group in current(groups, &mut survey) {
         if names.contains(&group.name) {
+            survey.copies = Some(format!("there are two volume groups called {}", group.name));
             survey.problem(format!(
                 "there are two volume groups called {}, and only one of them is read; rename one \
                  in its guest (vgrename)",

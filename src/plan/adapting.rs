@@ -6,6 +6,7 @@ use super::examine::{Examiner, RemoteFs, SourceId};
 use super::planned_disk::PlannedDisk;
 use super::root_resolver::RootResolver;
 use super::types::PartitionNames;
+use super::unique_names::spec;
 use crate::adapt::{Device, Devices};
 use crate::bytes::ReadAt;
 use crate::edit::{Edit, apply, check_room, set_uuid};
@@ -173,7 +174,8 @@ pub(super) fn devices(
     let all = all.filter(|(_, p)| !p.kind.holds_volumes());
     let (mut list, others): (Vec<_>, Vec<_>) = all.partition(|(_, p)| std::ptr::eq(*p, root));
     list.extend(others);
-    let list = list.into_iter().map(|(index, p)| device(index, p, guests)).collect();
+    let device = |(index, p): (usize, &PartitionNames)| device(index, p, resolver, guests);
+    let list = list.into_iter().map(device).collect();
     let devices = Devices::new(list, resolver.same_names).with_macs(&resolver.macs);
     let has_tail =
         guests.disks.iter().any(|d| d.layout.as_ref().is_some_and(|l| l.tail().is_some()));
@@ -181,15 +183,17 @@ pub(super) fn devices(
     if resolver.complete { devices.and_no_others() } else { devices }
 }
 
-fn device(index: usize, p: &PartitionNames, guests: &LiveGuest<'_>) -> Device {
+fn device(
+    index: usize,
+    p: &PartitionNames,
+    resolver: &RootResolver,
+    guests: &LiveGuest<'_>,
+) -> Device {
     Device {
         disk: p.disk.clone(),
         number: p.number,
-        spec: match (&p.uuid, &p.volume) {
-            (Some(uuid), _) => format!("UUID={uuid}"),
-            (None, Some(volume)) => volume.device(),
-            (None, None) => format!("PARTUUID={}", p.partuuid),
-        },
+        spec: spec(&resolver.partitions, p),
+        uuid: p.uuid.clone(),
         partuuid: p.partuuid.clone(),
         label: label_now(index, p, guests).unwrap_or_else(|| p.label.clone()),
         swap: p.kind.is_swap(),

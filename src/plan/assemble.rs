@@ -16,6 +16,7 @@ use super::planned_volume::PlannedVolume;
 use super::root_resolver::RootResolver;
 use super::survey::Survey;
 use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
+use super::unique_names;
 use super::whole_disk::{changed_table, whole_disk};
 use crate::bytes::ReadAt;
 use crate::disk::ReadSet;
@@ -44,8 +45,8 @@ pub struct Plan {
     pub volumes: Vec<PlannedVolume>,
     /// What boots; `None` without one of our boot loaders.
     pub boot: Option<BootSummary>,
-    /// Why the first disk boots by boot code of its image, if it does: the evidence.
-    pub own_loader: Option<String>,
+    /// The boot code of its image by which the first disk boots, if it does.
+    pub own_loader: Option<BootCode>,
     /// The loader on the first disk.
     pub loader: LoaderKind,
     /// The firmware of a machine for the guest.
@@ -59,6 +60,10 @@ pub struct Plan {
     pub images: Vec<PathBuf>,
     /// What the user should know.
     pub notes: Vec<String>,
+    /// UUIDs and labels that several partitions have; they are among the notes too.
+    pub shared_names: Vec<String>,
+    /// Physical volumes or volume groups that the guest cannot tell apart.
+    pub copied_group: Option<String>,
     /// New overlays, which are removed again unless [`Plan::keep`] is called.
     created: Vec<CreatedFile>,
     /// Examines the guest's filesystems, within the budget of this plan.
@@ -138,6 +143,8 @@ pub(super) fn assemble(
         notes.extend(changed_table(&planned.disk, planned.layout.as_ref(), &builder.source));
     }
     notes.extend(places.volumes.problems.iter().cloned());
+    let shared_names = unique_names::notes(&resolver.partitions);
+    notes.extend(shared_names.iter().cloned());
     let mut summary = boot.map(|boot| boot.summary);
     if uuid.is_none() {
         uuid = change_uuid(&guests, &guest.boot, summary.as_ref(), &mut resolver, options)?;
@@ -193,6 +200,8 @@ pub(super) fn assemble(
         adaptation,
         images: image_paths(&builders),
         notes,
+        shared_names,
+        copied_group: places.volumes.copies.clone(),
         created,
         examiner,
     };
@@ -256,13 +265,10 @@ fn image_paths(builders: &[DiskBuilder]) -> Vec<PathBuf> {
     images.map(|(_, image)| image.image.path().to_path_buf()).collect()
 }
 
-/// The evidence that a disk boots by boot code of its image.
-fn own_loader(first: &DiskBuilder) -> Option<String> {
+/// The boot code of its image by which a disk boots.
+fn own_loader(first: &DiskBuilder) -> Option<BootCode> {
     let whole = whole_disk(&first.source).filter(|_| first.shape.bootloader.limits().is_none())?;
-    match &whole.boot_code {
-        BootCode::Present(evidence) => Some(evidence.clone()),
-        BootCode::Absent(_) => None,
-    }
+    Some(whole.boot_code.clone()).filter(|code| !matches!(code, BootCode::Absent(_)))
 }
 
 /// The location of the root filesystem: from the user, else from the command line, else from the

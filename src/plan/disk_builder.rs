@@ -130,6 +130,7 @@ impl DiskBuilder {
     pub(super) fn names(&self) -> Vec<PartitionNames> {
         let name = |number, kind, uuid, label: Option<&str>, read_only| PartitionNames {
             disk: self.source.letters.clone(),
+            vdev: self.source.vdev.clone(),
             number,
             kind,
             uuid,

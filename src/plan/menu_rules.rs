@@ -18,11 +18,7 @@ pub(super) fn menu_rules(
     settings: &LegacySettings,
 ) -> MenuRules {
     let has_initrd = !boot.initrds.is_empty();
-    let spec = |p: &PartitionNames| match (&p.uuid, &p.volume) {
-        (_, Some(volume)) => volume.device(),
-        (Some(uuid), _) if has_initrd => format!("UUID={uuid}"),
-        _ => format!("PARTUUID={}", p.partuuid),
-    };
+    let spec = |p: &PartitionNames| resolver.root_spec(p, has_initrd);
     let menu = resolver.partitions.get(index);
     let mut devices = Vec::new();
     for p in resolver.partitions.iter().filter(|p| p.kind.may_hold_root()) {
@@ -33,16 +29,17 @@ pub(super) fn menu_rules(
         }
         devices.extend(p.former.iter().map(|uuid| (format!("UUID={uuid}"), spec(p))));
     }
-    let mut swaps = resolver.partitions.iter().filter(|p| p.kind.is_swap());
+    devices.extend(resolver.shared_roots(has_initrd));
     let defaults = resolver.legacy_parameters("", settings, has_initrd);
     MenuRules {
         partition: menu.map_or(0, |p| p.number),
         volume: menu.and_then(|p| Some(p.volume.as_ref()?.mapper())),
+        is_copied: menu.is_some_and(|p| resolver.is_copied(p)),
         entry: request.entry.as_ref().and_then(|_| entry_of(boot)),
         kernel: request.kernel.as_ref().map(|_| (boot.kernel.clone(), boot.initrds.clone())),
         root: last_value(cmdline, "root").unwrap_or_default(),
         devices,
-        swap: swaps.find_map(|p| p.uuid.as_ref()).map(|uuid| format!("UUID={uuid}")),
+        swap: resolver.swap_spec(),
         defaults: defaults.into_iter().map(|(word, _)| word).collect(),
         extra: request.append.clone().unwrap_or_default(),
         append: appended(cmdline, resolver),
@@ -98,6 +95,7 @@ mod tests {
     ) -> PartitionNames {
         PartitionNames {
             disk: disk.into(),
+            vdev: format!("xvd{disk}"),
             number,
             kind,
             uuid: uuid.map(str::to_owned),

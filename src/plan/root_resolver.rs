@@ -1,6 +1,7 @@
 //! Resolves partition names: from those that a Xen guest uses to those that are valid on KVM.
 
 use super::types::PartitionNames;
+use super::unique_names::{early_spec, has_own_uuid, spec};
 use crate::adapt::{LegacySettings, NETWORK, RESUME, Selection};
 use crate::device_name::DeviceName;
 use crate::guest::cmdline::{CmdlineContext, adapt, without};
@@ -23,6 +24,10 @@ pub(super) struct RootResolver {
     pub(super) macs: Vec<String>,
     /// The config's command line, used when the guest's own does not name a root.
     pub(super) root_hint: Option<String>,
+    /// The partition with the boot menu, as an index into the partitions: of several with one name,
+    /// the menu refers to this one, or to one on its disk.
+    #[serde(default)]
+    pub(super) menu: Option<usize>,
 }
 
 impl RootResolver {
@@ -43,7 +48,6 @@ impl RootResolver {
             .or_else(|| self.root_hint.as_deref().and_then(named))
             .or_else(|| likely_root.and_then(|i| self.partitions.get(i)))
             .or_else(|| self.partitions.iter().find(|p| p.kind.may_hold_root()));
-        let swap = self.partitions.iter().find(|p| p.kind.is_swap());
         // A partition without a known UUID may hold filesystems whose UUIDs were not read.
         let all = self.partitions.iter().filter(|p| !p.kind.holds_volumes());
         let uuids: Option<Vec<String>> = all.map(|p| p.uuid.clone()).collect();
@@ -51,17 +55,79 @@ impl RootResolver {
             cmdline,
             &CmdlineContext {
                 has_initrd,
-                root_uuid: root.and_then(|p| p.uuid.clone()),
-                root_volume: root.and_then(|p| Some(p.volume.as_ref()?.device())),
-                former_uuids: root.map(|p| p.former.clone()).unwrap_or_default(),
+                root: root.map(|p| self.root_spec(p, has_initrd)).unwrap_or_default(),
+                stale_names: root.map(|p| self.stale_names(p)).unwrap_or_default(),
                 root_partuuid: root.map(|p| p.partuuid.clone()).unwrap_or_default(),
-                swap_uuid: swap.and_then(|p| p.uuid.clone()),
+                swap: self.swap_spec(),
+                stale_swaps: self.stale_swaps(),
                 all_uuids: uuids.filter(|_| self.complete),
                 append: self.append.clone(),
                 replace: self.replace.clone(),
             },
         );
         (adapted.cmdline, adapted.changes)
+    }
+
+    /// The name of `p` as the root filesystem, unlike that of any other partition. An initrd
+    /// activates a logical volume by its device.
+    pub(super) fn root_spec(&self, p: &PartitionNames, has_initrd: bool) -> String {
+        match &p.volume {
+            Some(volume) => volume.device(),
+            None if has_initrd => spec(&self.partitions, p),
+            None => early_spec(&self.partitions, p),
+        }
+    }
+
+    /// The name of the first swap area.
+    pub(super) fn swap_spec(&self) -> Option<String> {
+        let swap = self.partitions.iter().find(|p| p.kind.is_swap() && p.uuid.is_some())?;
+        Some(spec(&self.partitions, swap))
+    }
+
+    /// Names by which the guest may call its root filesystem `p`, and which do not, or not only,
+    /// mean it: earlier UUIDs, and those that another partition has.
+    fn stale_names(&self, p: &PartitionNames) -> Vec<String> {
+        let mut out: Vec<String> = p.former.iter().map(|uuid| format!("UUID={uuid}")).collect();
+        let all = &self.partitions;
+        out.extend(p.uuid.iter().filter(|_| !has_own_uuid(all, p)).map(|u| format!("UUID={u}")));
+        let label = p.label.iter().filter(|_| self.has_shared_label(p));
+        out.extend(label.map(|label| format!("LABEL={label}")));
+        let partuuid = format!("PARTUUID={}", p.partuuid);
+        if p.volume.is_none() && self.find_all(&partuuid).len() > 1 {
+            out.push(partuuid);
+        }
+        out
+    }
+
+    /// Names of swap areas that another partition has too.
+    fn stale_swaps(&self) -> Vec<String> {
+        let swaps = self.partitions.iter().filter(|p| p.kind.is_swap());
+        let shared = swaps.filter(|p| !has_own_uuid(&self.partitions, p));
+        shared.filter_map(|p| Some(format!("UUID={}", p.uuid.as_ref()?))).collect()
+    }
+
+    fn has_shared_label(&self, p: &PartitionNames) -> bool {
+        p.label.as_ref().is_some_and(|label| self.find_all(&format!("LABEL={label}")).len() > 1)
+    }
+
+    /// Whether another filesystem has the UUID or label of `p`.
+    pub(super) fn is_copied(&self, p: &PartitionNames) -> bool {
+        p.uuid.is_some() && !has_own_uuid(&self.partitions, p) || self.has_shared_label(p)
+    }
+
+    /// The UUIDs and labels that several partitions have, and the names of the ones that are meant.
+    pub(super) fn shared_roots(&self, has_initrd: bool) -> Vec<(String, String)> {
+        let mut out: Vec<(String, String)> = Vec::new();
+        for p in self.partitions.iter().filter(|p| p.kind.may_hold_root()) {
+            for name in self.stale_names(p) {
+                let is_new = !out.iter().any(|(old, _)| *old == name);
+                let is_shared = self.find_all(&name).len() > 1;
+                if let Some(meant) = self.find(&name).filter(|_| is_new && is_shared) {
+                    out.push((name, self.root_spec(meant, has_initrd)));
+                }
+            }
+        }
+        out
     }
 
     /// The partition that the last `root=` among `words` refers to.
@@ -137,9 +203,8 @@ impl RootResolver {
         let resumes = said("resume=") || said("noresume");
         if let Some(device) = settings.resume_device.as_ref().filter(|_| has_initrd && !resumes) {
             if self.selection.has(RESUME) {
-                let mut swaps = self.partitions.iter().filter(|p| p.kind.is_swap());
-                let word = match swaps.find_map(|p| p.uuid.as_ref()) {
-                    Some(uuid) => format!("resume=UUID={uuid}"),
+                let word = match self.swap_spec() {
+                    Some(swap) => format!("resume={swap}"),
                     None => "noresume".to_owned(),
                 };
                 let why = format!("{word} added: the guest's initrd may wait for {device}");
@@ -149,34 +214,66 @@ impl RootResolver {
         added
     }
 
-    /// The partition that `name` refers to: a device under Xen or KVM, `UUID=` or `LABEL=`.
+    /// The partition that `name` refers to: a device under Xen or KVM, `UUID=` or `LABEL=`. Of
+    /// several, it is the one with the boot menu, else the one that the config names, else one on
+    /// the menu's disk, else the first.
     fn find(&self, name: &str) -> Option<&PartitionNames> {
-        let same = |a: &Option<String>, b: &str| {
-            a.as_ref().is_some_and(|a| a.eq_ignore_ascii_case(b.trim_matches('"')))
+        let found = self.find_all(name);
+        let is = |p: &PartitionNames, other: &PartitionNames| std::ptr::eq(p, other);
+        let menu = self.menu.and_then(|i| self.partitions.get(i));
+        let with_menu = || found.iter().find(|p| menu.is_some_and(|menu| is(p, menu)));
+        let hinted = || {
+            let hint = last_value(self.root_hint.as_deref()?, "root")?;
+            let device = self.device(&hint)?;
+            found.iter().find(|p| is(p, device))
         };
+        let beside = || found.iter().find(|p| menu.is_some_and(|menu| menu.disk == p.disk));
+        match found.as_slice() {
+            [] => None,
+            [only] => Some(only),
+            [first, ..] => {
+                Some(with_menu().or_else(hinted).or_else(beside).copied().unwrap_or(first))
+            }
+        }
+    }
+
+    /// The partition with the device name `name`.
+    fn device(&self, name: &str) -> Option<&PartitionNames> {
+        let device = DeviceName::parse(name)?;
+        self.partitions.iter().find(|p| p.disk == device.letters() && p.number == device.number())
+    }
+
+    /// All partitions that `name` refers to.
+    fn find_all(&self, name: &str) -> Vec<&PartitionNames> {
+        let all = || self.partitions.iter();
+        let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b.trim_matches('"'));
         if let Some(uuid) =
             name.strip_prefix("UUID=").or_else(|| name.strip_prefix("/dev/disk/by-uuid/"))
         {
-            let former = |p: &&PartitionNames| {
-                p.former.iter().any(|f| f.eq_ignore_ascii_case(uuid.trim_matches('"')))
-            };
-            let now = self.partitions.iter().find(|p| same(&p.uuid, uuid));
-            return now.or_else(|| self.partitions.iter().find(former));
+            let has = |p: &&PartitionNames| p.uuid.as_ref().is_some_and(|own| same(own, uuid));
+            let had = |p: &&PartitionNames| p.former.iter().any(|former| same(former, uuid));
+            return all().filter(|p| has(p) || had(p)).collect();
         }
-        if let Some(label) = name.strip_prefix("LABEL=") {
-            return self.partitions.iter().find(|p| same(&p.label, label));
+        if let Some(label) =
+            name.strip_prefix("LABEL=").or_else(|| name.strip_prefix("/dev/disk/by-label/"))
+        {
+            let has = |p: &&PartitionNames| p.label.as_ref().is_some_and(|own| same(own, label));
+            return all().filter(has).collect();
         }
-        if let Some(partuuid) = name.strip_prefix("PARTUUID=") {
-            return self.partitions.iter().find(|p| p.partuuid.eq_ignore_ascii_case(partuuid));
+        if let Some(id) =
+            name.strip_prefix("PARTUUID=").or_else(|| name.strip_prefix("/dev/disk/by-partuuid/"))
+        {
+            return all().filter(|p| p.volume.is_none() && same(&p.partuuid, id)).collect();
         }
-        let is_called = |p: &&PartitionNames| {
-            p.volume.as_ref().is_some_and(|v| v.is_called(name.trim_matches('"')))
-        };
-        if let Some(volume) = self.partitions.iter().find(is_called) {
-            return Some(volume);
+        let name = name.trim_matches('"');
+        let is_called = |p: &&PartitionNames| p.volume.as_ref().is_some_and(|v| v.is_called(name));
+        if let Some(volume) = all().find(is_called) {
+            return vec![volume];
         }
-        let device = DeviceName::parse(name)?;
-        self.partitions.iter().find(|p| p.disk == device.letters() && p.number == device.number())
+        if let Some(device) = self.device(name) {
+            return vec![device];
+        }
+        all().filter(|p| p.volume.is_none() && spec(&self.partitions, p) == name).collect()
     }
 }
 
@@ -203,6 +300,7 @@ mod tests {
     fn resolver() -> RootResolver {
         let part = |disk: &str, number, kind, uuid: &str, label: Option<&str>| PartitionNames {
             disk: disk.into(),
+            vdev: format!("xvd{disk}"),
             number,
             kind,
             uuid: Some(uuid.into()),
@@ -259,6 +357,7 @@ mod tests {
         let (group, name, uuid) = ("my-vg".into(), "root".into(), "Gr00t".into());
         resolver.partitions.push(PartitionNames {
             disk: String::new(),
+            vdev: String::new(),
             number: 0,
             uuid: Some("lv".into()),
             former: vec!["old-lv".into()],

@@ -95,6 +95,7 @@ impl Survey {
             complete: self.disks.iter().all(is_known) && volumes.problems.is_empty(),
             macs: self.guest.macs.clone(),
             root_hint: self.guest.root_hint.clone(),
+            menu: None,
         }
     }
 }
@@ -174,7 +175,9 @@ fn loader_of_whole(
             let note = LoaderNote { text: format!("{path} is not looked into: {e}"), ours: false };
             Ok((Some(LoaderKind::none()), Some(note)))
         }
-        (Ok(_), BootRequest::Guest(_), BootCode::Present(_)) if !needs_ours(options) => {
+        (Ok(_), BootRequest::Guest(_), BootCode::Present(_) | BootCode::Unknown(_))
+            if !needs_ours(options) =>
+        {
             Ok((Some(LoaderKind::none()), None))
         }
         (Ok(_), BootRequest::Guest(_), BootCode::Absent(why)) => {

@@ -184,6 +184,8 @@ impl DiskShape {
 pub(super) struct PartitionNames {
     /// Letters of its disk under Xen: `a`.
     pub(super) disk: String,
+    /// The disk's name under Xen, which is its serial number on KVM: `xvda`.
+    pub(super) vdev: String,
     /// Its number; a bare filesystem, which has no number under Xen, gets 1.
     pub(super) number: u32,
     pub(super) kind: PartitionKind,

@@ -64,6 +64,7 @@ impl FoundVolume {
         let before = self.pristine.as_ref().and_then(|(_, uuid)| uuid.clone());
         PartitionNames {
             disk: String::new(),
+            vdev: String::new(),
             number: 0,
             kind: if self.is_swap() { PartitionKind::Swap } else { PartitionKind::Linux },
             former: before.filter(|uuid| Some(uuid) != now.as_ref()).into_iter().collect(),
@@ -87,6 +88,8 @@ pub(super) struct Volumes {
     found: Vec<FoundVolume>,
     /// What cannot be read, for the user.
     pub(super) problems: Vec<String>,
+    /// Physical volumes or groups that cannot be told apart.
+    pub(super) copies: Option<String>,
     /// Index of the first volume among the resolver's partitions.
     first: usize,
 }
@@ -140,6 +143,7 @@ impl Volumes {
     {
         let survey = self.survey(examiner, &sources)?;
         self.problems = survey.problems;
+        self.copies = survey.copies;
         if survey.volumes.len() > MAX_VOLUMES {
             self.problems.push(format!("only the first {MAX_VOLUMES} logical volumes are shown"));
         }

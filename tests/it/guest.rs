@@ -1,3 +1,4 @@
+mod copies;
 mod examine;
 mod hostile_ext4;
 mod initrd;

@@ -27,9 +27,7 @@ fn spec<'a>(fields: &[&str], devices: &'a Devices) -> Meaning<'a> {
     let Some(name) = fields.get(1) else { return Meaning::Unrelated };
     match devices.meaning(name) {
         // A device that holds a filesystem was never encrypted with a random key by this entry.
-        Meaning::Present(device)
-            if is_random(fields) && !device.swap && device.spec.starts_with("UUID=") =>
-        {
+        Meaning::Present(device) if is_random(fields) && !device.swap && device.uuid.is_some() => {
             Meaning::Missing
         }
         meaning => meaning,

@@ -29,18 +29,15 @@ fn draft(draft: &mut Draft, devices: &Devices) -> Result<()> {
         let Some(what) = text.lines().filter_map(|l| assigned(l, "What")).next_back() else {
             continue;
         };
-        let uuid = match devices.meaning(what) {
+        let new = match devices.meaning(what) {
             Meaning::Unrelated => continue,
-            Meaning::Present(device) if !is_swap && !device.swap => {
-                device.spec.strip_prefix("UUID=")
-            }
+            Meaning::Present(device) if !is_swap && !device.swap => Some(device.path()),
             _ => None,
         };
-        let Some(uuid) = uuid else {
+        let Some(new) = new else {
             disable(draft, &path, what);
             continue;
         };
-        let new = format!("/dev/disk/by-uuid/{uuid}");
         draft.edit(&path, |text| {
             edit_lines(text, |line| {
                 assigned(line, "What").filter(|here| *here == what)?;

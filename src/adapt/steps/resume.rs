@@ -63,13 +63,14 @@ fn variable(line: &str, devices: &Devices, (key, none): (&str, &str)) -> Option<
     let device = value.trim_matches(['"', '\'']);
     let new = match devices.meaning(device) {
         Meaning::Unrelated => return None,
-        Meaning::Present(device) if device.swap => device.spec.as_str(),
-        _ => devices.swaps().next().map_or(none, |swap| swap.spec.as_str()),
+        Meaning::Present(device) if device.swap => Some(device),
+        _ => devices.swaps().next(),
     };
-    // uswsusp takes only paths.
-    let new = match new.strip_prefix("UUID=") {
-        Some(uuid) if key != "RESUME" => format!("/dev/disk/by-uuid/{uuid}"),
-        _ => new.to_owned(),
+    let new = match new {
+        None => none.to_owned(),
+        Some(swap) if key == "RESUME" => swap.spec.clone(),
+        // uswsusp takes only paths.
+        Some(swap) => swap.path(),
     };
     let at = line.rfind(device)?;
     let why = match new.as_str() {

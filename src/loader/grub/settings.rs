@@ -62,6 +62,7 @@ fn settings(script: &Script<'_>) -> String {
     );
     let volume = rules.volume.as_ref().map(|name| format!("lvm/{name}"));
     set("volume", volume.as_deref().unwrap_or_default());
+    set("copied", if rules.is_copied { "y" } else { "" });
     set("entry", rules.entry.as_deref().unwrap_or_default());
     set("kernel", &kernel);
     set("initrds", &initrds.join(" "));

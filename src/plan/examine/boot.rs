@@ -57,6 +57,7 @@ fn from_partition<'a>(
     question: &BootQuestion,
 ) -> Result<FoundBoot> {
     let BootQuestion { candidates, others, request, resolver, loader, firmware } = question;
+    let resolver = &RootResolver { menu: Some(index), ..resolver.clone() };
     let fs = guests.fs(source)?;
     let mut boot = boot_of(fs, request)?;
     boot.notes.extend(fs.caveat());

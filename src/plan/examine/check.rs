@@ -121,7 +121,8 @@ pub(super) fn check_volumes(found: Survey, lens: &[u64]) -> Result<Survey> {
         }
         volume.map.check(lens)?;
     }
-    Ok(Survey { problems: clean_all(found.problems), ..found })
+    let copies = found.copies.as_deref().map(clean);
+    Ok(Survey { problems: clean_all(found.problems), copies, ..found })
 }
 
 /// A type and options that this program itself could have chosen.
