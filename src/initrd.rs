@@ -10,6 +10,7 @@
 mod archive;
 mod compression;
 mod configured;
+mod entry;
 mod generator;
 mod input;
 mod limits;
@@ -18,8 +19,8 @@ mod read;
 
 pub use compression::Compression;
 pub use configured::made_for_any_machine;
+pub use entry::InitrdEntry;
 pub use generator::Generator;
-pub use listing::InitrdEntry;
 pub(crate) use listing::module_name;
 pub(crate) use read::unpack_file;
 pub use read::{Initrd, Segment, SegmentKind, Whole};

@@ -47,4 +47,4 @@ pub use hardware::Hardware;
 pub use options::{CloudInitFiles, SourceOptions};
 pub use planned_disk::{PartitionReader, PlannedDisk, disk_file_name, partition_file_name};
 pub use planned_volume::PlannedVolume;
-pub use types::{BootSummary, OverlayChoice};
+pub use types::{BootSummary, DiskDriver, OverlayChoice};

@@ -104,8 +104,9 @@ const KNOWN: [Known; 25] = [
 impl KernelDrivers {
     /// The drivers of the kernel `version` in the root filesystem `fs`, which boots with `initrd`.
     pub fn look(fs: &dyn GuestFs, version: &str, initrd: Option<&Initrd>) -> Self {
-        let modules = Modules::open(fs, version);
-        Self::of(modules.as_ref(), version, initrd)
+        let modules = Modules::of_configuration(fs, version);
+        let known = Modules::open(fs, version).map(|m| m.dir().to_owned());
+        Self { modules_dir: known, ..Self::of(modules.as_ref(), version, initrd) }
     }
 
     /// As [`look`](Self::look), with the modules already opened.

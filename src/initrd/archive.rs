@@ -6,9 +6,10 @@ use std::io::{self, BufRead, Read};
 use std::time::Instant;
 
 use super::compression::Decoder;
+use super::entry::InitrdEntry;
 use super::input::Input;
 use super::limits;
-use super::listing::{InitrdEntry, Listing};
+use super::listing::Listing;
 use crate::fs::{Budget, Cost};
 
 /// Length of a header in bytes: a magic number, then 13 numbers of 8 hex digits each.

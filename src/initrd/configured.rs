@@ -3,6 +3,7 @@
 //!
 //! Sources: initramfs.conf(5) and mkinitramfs(8); dracut.conf(5).
 
+use super::generator::Generator;
 use crate::fs::{FileKind, GuestFs};
 
 /// Largest configuration file that is read, in bytes.
@@ -10,9 +11,10 @@ const MAX_CONFIG: usize = 64 << 10;
 /// Maximum number of files in a configuration directory; a larger one is not read.
 const MAX_FILES: usize = 100;
 
-/// Whether an initrd created at `made` (seconds since 1970) contains the drivers of all common
-/// disks, according to the guest's configuration. In doubt, the answer is no.
-pub fn made_for_any_machine(fs: &dyn GuestFs, made: i64) -> bool {
+/// The program that, according to the guest's configuration, put the drivers of all common disks into
+/// the initrd that was created at `made` (seconds since 1970). In doubt, there is none. Another
+/// program may have created that initrd: what it contains decides.
+pub fn made_for_any_machine(fs: &dyn GuestFs, made: i64) -> Option<Generator> {
     let has = |paths: &[&str]| paths.iter().any(|p| fs.stat(p).is_ok());
     let initramfs_tools = has(&["/usr/sbin/mkinitramfs"]);
     let dracut = has(&["/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut"]);
@@ -20,20 +22,23 @@ pub fn made_for_any_machine(fs: &dyn GuestFs, made: i64) -> bool {
         (true, false) => {
             let dirs = ["/usr/share/initramfs-tools/conf.d", "/etc/initramfs-tools/conf.d"];
             let files = files(fs, "/etc/initramfs-tools/initramfs.conf", &dirs, "", made);
-            files.is_some_and(|files| last_value(&files, "MODULES").as_deref() == Some("most"))
+            let most =
+                |files: &Vec<String>| last_value(files, "MODULES").as_deref() == Some("most");
+            files.filter(most).map(|_| Generator::InitramfsTools)
         }
         (false, true) => {
             let dirs = ["/usr/lib/dracut/dracut.conf.d", "/etc/dracut.conf.d"];
             let files = files(fs, "/etc/dracut.conf", &dirs, ".conf", made);
-            files.is_some_and(|files| {
+            let any = |files: &Vec<String>| {
                 let limits = |line: &&str| {
                     ["omit_", "drivers=", "dracutmodules="].iter().any(|w| line.contains(w))
                 };
                 !files.iter().any(|text| lines(text).any(|line| limits(&line)))
-                    && last_value(&files, "hostonly").as_deref() == Some("no")
-            })
+                    && last_value(files, "hostonly").as_deref() == Some("no")
+            };
+            files.filter(any).map(|_| Generator::Dracut)
         }
-        _ => false,
+        _ => None,
     }
 }
 
@@ -89,6 +94,10 @@ fn last_value(files: &[String], key: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::fs::MemFs;
+
+    fn made_for_any_machine(fs: &dyn GuestFs, made: i64) -> bool {
+        super::made_for_any_machine(fs, made).is_some()
+    }
 
     #[test]
     fn initramfs_tools() {

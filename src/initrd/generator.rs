@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::listing::InitrdEntry;
+use super::entry::InitrdEntry;
 
 /// The program that generated an initrd.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -22,9 +22,14 @@ pub enum Generator {
     Mkinitrd,
     /// booster.
     Booster,
+    /// tiny-initramfs.
+    TinyInitramfs,
     /// Another program.
     Other,
 }
+
+/// tiny-initramfs adds one program, three directories and a few modules.
+const TINY: usize = 40;
 
 impl Generator {
     /// Its human-readable name.
@@ -36,8 +41,27 @@ impl Generator {
             Self::Mkinitfs => "mkinitfs",
             Self::Mkinitrd => "mkinitrd",
             Self::Booster => "booster",
+            Self::TinyInitramfs => "tiny-initramfs",
             Self::Other => "something else",
         }
+    }
+
+    /// Whether a path may tell the generator of an initrd.
+    pub(super) fn is_marker(path: &str) -> bool {
+        let exact = [
+            "conf/initramfs.conf",
+            "conf/arch.conf",
+            "scripts/init-top/ORDER",
+            "init_functions",
+            "buildconfig",
+            "hooks",
+            "sbin/nash",
+            "bin/nash",
+            "etc/booster.init.yaml",
+            "sbin/nlplug-findfs",
+            "newroot",
+        ];
+        exact.contains(&path) || path.contains("dracut")
     }
 
     pub(super) fn of(entries: &BTreeMap<String, InitrdEntry>) -> Self {
@@ -58,6 +82,8 @@ impl Generator {
             Self::Booster
         } else if has(&["etc/mkinitfs", "newroot"]) && has(&["sbin/nlplug-findfs"]) {
             Self::Mkinitfs
+        } else if entries.len() < TINY && has(&["init"]) && has(&["target"]) && has(&["dev"]) {
+            Self::TinyInitramfs
         } else {
             Self::Other
         }

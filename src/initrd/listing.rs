@@ -3,27 +3,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::entry::InitrdEntry;
+use super::generator::Generator;
 use super::limits;
 use crate::fs::{Budget, Cost};
 
-/// An entry of the archive.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum InitrdEntry {
-    /// A directory.
-    Dir,
-    /// A regular file of this many bytes.
-    File(u64),
-    /// A symbolic link to this target.
-    Symlink(String),
-    /// A device, fifo or socket.
-    Other,
-}
-
-/// The drivers to find; when all were seen, reading stops.
+/// What to find; when all of it was seen, reading stops: the generator, and the drivers unless the
+/// generator is one that is trusted to add them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
     pub(super) version: String,
     pub(super) drivers: BTreeSet<String>,
+    pub(super) trusted: Option<Generator>,
+    /// The generator, once it was seen.
+    generator: Option<Generator>,
+}
+
+impl Wanted {
+    pub(super) fn new(version: &str, drivers: &[&str], trusted: Option<Generator>) -> Self {
+        let drivers = drivers.iter().map(|d| (*d).to_owned()).collect();
+        Self { version: version.to_owned(), drivers, trusted, generator: None }
+    }
+
+    fn is_found(&self) -> bool {
+        let trusts = self.trusted.is_some() && self.trusted == self.generator;
+        self.generator.is_some() && (self.drivers.is_empty() || trusts)
+    }
 }
 
 /// Collects the contents of the archives. Later entries replace earlier ones, as in the kernel.
@@ -64,6 +69,7 @@ impl<'b> Listing<'b> {
         let wanted = name.starts_with("conf/")
             || name == "etc/initrd-release"
             || name == "VERSION"
+            || name == "init"
             || (file == "build-parameter.txt" && name.contains("dracut/"))
             || (matches!(file, "modules.dep" | "modules.builtin") && name.contains("lib/modules/"));
         wanted && len <= limits::KEPT_FILE && self.kept_bytes + len <= limits::KEPT
@@ -93,17 +99,22 @@ impl<'b> Listing<'b> {
             self.files += 1;
             self.early_files += u64::from(is_early(&name));
         }
-        let mut enough = false;
         if let Some((version, driver)) = driver_of(&name) {
             if let Some(wanted) = self.wanted.as_mut().filter(|w| w.version == version) {
-                enough = wanted.drivers.remove(&driver) && wanted.drivers.is_empty();
+                wanted.drivers.remove(&driver);
             }
             self.drivers.entry(version.to_owned()).or_default().insert(driver);
         } else if let Some(version) = version_of(&name) {
             self.drivers.entry(version.to_owned()).or_default();
         }
+        let is_marker = Generator::is_marker(&name);
         self.entries.insert(name, entry);
-        Ok(enough)
+        let Some(wanted) = &mut self.wanted else { return Ok(false) };
+        if is_marker && wanted.generator.is_none() {
+            let generator = Generator::of(&self.entries);
+            wanted.generator = Some(generator).filter(|g| *g != Generator::Other);
+        }
+        Ok(wanted.is_found())
     }
 }
 

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::archive::{End, Unpacked, archive, members};
 use super::compression::{Compression, Decoder};
+use super::entry::InitrdEntry;
 use super::generator::Generator;
 use super::input::Input;
 use super::limits;
-use super::listing::{InitrdEntry, Listing, Wanted};
+use super::listing::{Listing, Wanted};
 use crate::bytes::ReadAt;
 use crate::fs::guard::quietly;
 use crate::fs::{Budget, Cost, GuestFile};
@@ -82,8 +83,9 @@ impl Initrd {
         look(file, None, budget)
     }
 
-    /// Reads until all `drivers` of kernel `version` are found; [`complete`](Self::complete) is
-    /// then false, without a [`problem`](Self::problem).
+    /// Reads until the generator and all `drivers` of kernel `version` are found;
+    /// [`complete`](Self::complete) is then false, without a [`problem`](Self::problem). An initrd
+    /// of the generator `trusted` has the drivers.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -91,10 +93,37 @@ impl Initrd {
         file: &mut dyn GuestFile,
         version: &str,
         drivers: &[&str],
+        trusted: Option<Generator>,
         budget: &Budget,
     ) -> Result<Self> {
-        let drivers = drivers.iter().map(|d| (*d).to_owned()).collect();
-        look(file, Some(Wanted { version: version.to_owned(), drivers }), budget)
+        look(file, Some(Wanted::new(version, drivers, trusted)), budget)
+    }
+
+    /// Whether it was made with the setting `MODULES=most` of initramfs-tools, which puts the setting
+    /// into the initrd as well.
+    pub fn is_for_most_machines(&self) -> bool {
+        let text = self.small_files.get("conf/initramfs.conf").map(|b| String::from_utf8_lossy(b));
+        let modules = |line: &str| line.trim().strip_prefix("MODULES=").map(str::to_owned);
+        let last = text.and_then(|text| text.lines().filter_map(modules).next_back());
+        self.generator != Generator::InitramfsTools || last.is_none_or(|m| m.contains("most"))
+    }
+
+    /// Whether its `/init` can find a filesystem by `name`, which begins with `UUID=`, `LABEL=` or
+    /// `PARTUUID=`; `None` if that cannot be told.
+    pub fn finds(&self, name: &str) -> Option<bool> {
+        let has = |init: &[u8], text: &str| init.windows(text.len()).any(|w| w == text.as_bytes());
+        let init = || self.small_files.get("init").map(Vec::as_slice);
+        match self.generator {
+            Generator::TinyInitramfs => Some(name.starts_with("UUID=")),
+            Generator::Other => {
+                let init = init()?;
+                let is_program = init.starts_with(b"\x7fELF");
+                let found = ["UUID", "findfs", "blkid"].iter().any(|text| has(init, text));
+                // A program may know more words than those it prints.
+                (found || !is_program).then_some(found)
+            }
+            _ => Some(true),
+        }
     }
 
     /// Whether it contains this module for kernel `version`; `name` as in `lsmod`.

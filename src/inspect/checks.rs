@@ -1,9 +1,10 @@
 //! What can be right or wrong with a guest that moves to KVM, one check each.
 
+use super::kernels::InitrdReport;
 use super::partitions::{Journal, root_content};
 use super::report::{Check, Outcome, Report};
 use crate::guest::about::{Hypervisor, RootAccount};
-use crate::plan::{Plan, RootPlace};
+use crate::plan::{DiskDriver, Plan, RootPlace};
 use crate::qemu::DiskBus;
 
 /// All checks that can be made of this guest.
@@ -50,17 +51,26 @@ fn disk_driver(report: &Report, plan: &Plan) -> Option<Check> {
     if bus != DiskBus::default() {
         return check(NAME, Outcome::Warn, format!("no virtio; the disk goes to {}", bus.name()));
     }
-    if let Some(warning) = boot.warnings.first() {
-        return check(NAME, Outcome::Fail, warning.clone());
+    match &boot.disk_driver {
+        DiskDriver::Present(evidence) => return check(NAME, Outcome::Ok, evidence.clone()),
+        DiskDriver::Unknown(why) => return check(NAME, Outcome::Unknown, why.clone()),
+        DiskDriver::Missing(what) => return check(NAME, Outcome::Fail, what.clone()),
+        DiskDriver::Unchecked => {}
     }
-    match kernel.map(|k| &k.drivers) {
-        Some(drivers) if drivers.early(&["virtio_pci", "virtio_blk"]) => {
-            check(NAME, Outcome::Ok, "virtio is there from the start")
-        }
-        Some(drivers) if drivers.modules_dir.is_some() => {
-            check(NAME, Outcome::Warn, "virtio is not there from the start")
-        }
-        _ => check(NAME, Outcome::Warn, "not known: the guest has no modules for this kernel"),
+    // The drivers are left alone (--adapt).
+    let Some(kernel) = kernel else {
+        return check(NAME, Outcome::Unknown, "the kernel's drivers were not looked at");
+    };
+    let read = |i: &InitrdReport| i.contents.as_ref().is_some_and(|c| c.problem.is_none());
+    let is_known = kernel.drivers.modules_dir.is_some() && kernel.initrds.iter().all(read);
+    match kernel.drivers.early(&["virtio_pci", "virtio_blk"]) {
+        true => check(NAME, Outcome::Ok, "virtio is there from the start"),
+        false if is_known => check(
+            NAME,
+            Outcome::Fail,
+            "virtio is not there from the start, and --adapt leaves it so",
+        ),
+        false => check(NAME, Outcome::Unknown, "virtio may not be there from the start"),
     }
 }
 

@@ -17,6 +17,7 @@ mod extra_initrd;
 mod files;
 mod guest_file;
 mod guests;
+mod initrds;
 mod question;
 mod remote_fs;
 mod start;

@@ -1,7 +1,7 @@
 //! Resolves partition names: from those that a Xen guest uses to those that are valid on KVM.
 
 use super::types::PartitionNames;
-use super::unique_names::{early_spec, has_own_uuid, spec};
+use super::unique_names::{early_spec, has_own_uuid, kernel_device, spec};
 use crate::adapt::{LegacySettings, NETWORK, RESUME, Selection};
 use crate::device_name::DeviceName;
 use crate::guest::cmdline::{CmdlineContext, adapt, without};
@@ -28,6 +28,21 @@ pub(super) struct RootResolver {
     /// the menu refers to this one, or to one on its disk.
     #[serde(default)]
     pub(super) menu: Option<usize>,
+    /// What finds the root filesystem.
+    #[serde(default)]
+    pub(super) finder: Finder,
+}
+
+/// What finds the root filesystem by its name, if there is an initrd.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(super) enum Finder {
+    /// The initrd, which knows UUIDs.
+    #[default]
+    Initrd,
+    /// The initrd, which knows devices only.
+    SimpleInitrd,
+    /// The kernel: the initrd has no `/init`.
+    Kernel,
 }
 
 impl RootResolver {
@@ -54,7 +69,7 @@ impl RootResolver {
         let adapted = adapt(
             cmdline,
             &CmdlineContext {
-                has_initrd,
+                has_initrd: has_initrd && self.finder == Finder::Initrd,
                 root: root.map(|p| self.root_spec(p, has_initrd)).unwrap_or_default(),
                 stale_names: root.map(|p| self.stale_names(p)).unwrap_or_default(),
                 root_partuuid: root.map(|p| p.partuuid.clone()).unwrap_or_default(),
@@ -68,13 +83,22 @@ impl RootResolver {
         (adapted.cmdline, adapted.changes)
     }
 
+    /// The same, with something else to find the root filesystem.
+    pub(super) fn found_by(&self, finder: Finder) -> Self {
+        Self { finder, ..self.clone() }
+    }
+
     /// The name of `p` as the root filesystem, unlike that of any other partition. An initrd
     /// activates a logical volume by its device.
     pub(super) fn root_spec(&self, p: &PartitionNames, has_initrd: bool) -> String {
-        match &p.volume {
-            Some(volume) => volume.device(),
-            None if has_initrd => spec(&self.partitions, p),
-            None => early_spec(&self.partitions, p),
+        let all = &self.partitions;
+        match (&p.volume, self.finder) {
+            (Some(volume), _) => volume.device(),
+            (None, Finder::Initrd) if has_initrd => spec(all, p),
+            (None, Finder::SimpleInitrd) if has_initrd => {
+                kernel_device(all, p).unwrap_or_else(|| spec(all, p))
+            }
+            (None, _) => early_spec(all, p),
         }
     }
 

@@ -7,7 +7,7 @@ use super::disk_source::is_read_only;
 use super::examine::Examiner;
 use super::options::SourceOptions;
 use super::raid::check_raid;
-use super::root_resolver::RootResolver;
+use super::root_resolver::{Finder, RootResolver};
 use super::types::{
     BootRequest, DiskContent, DiskRole, DiskSource, GuestSpec, OverlayChoice, WholeDisk,
 };
@@ -96,6 +96,7 @@ impl Survey {
             macs: self.guest.macs.clone(),
             root_hint: self.guest.root_hint.clone(),
             menu: None,
+            finder: Finder::default(),
         }
     }
 }

@@ -239,6 +239,20 @@ pub(super) struct PlannedBoot {
     pub(super) summary: BootSummary,
 }
 
+/// Whether the kernel has a driver for its disk in time.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum DiskDriver {
+    /// Nobody has looked.
+    #[default]
+    Unchecked,
+    /// In the kernel or in an initrd: the evidence.
+    Present(String),
+    /// It cannot be told: the reason.
+    Unknown(String),
+    /// It has none: what it lacks.
+    Missing(String),
+}
+
 /// What will boot, for display.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct BootSummary {
@@ -256,6 +270,8 @@ pub struct BootSummary {
     pub notes: Vec<String>,
     /// Hardware that the guest has drivers for.
     pub hardware: Hardware,
+    /// Whether the kernel finds its disk there.
+    pub disk_driver: DiskDriver,
     /// Whether the first initrd is ours, with drivers that the guest's lacks.
     pub extra_initrd: bool,
     /// Warnings for the user: the guest may not boot everywhere.

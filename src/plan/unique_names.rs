@@ -22,12 +22,22 @@ pub(super) fn early_spec(all: &[PartitionNames], p: &PartitionNames) -> String {
     match &p.volume {
         Some(volume) => volume.device(),
         None if has_own_partuuid(all, p) => format!("PARTUUID={}", p.partuuid),
-        None => match all.first().is_some_and(|first| first.disk == p.disk) {
-            // The kernel finds the first disk first.
-            true => format!("/dev/vda{}", p.number),
-            false => format!("PARTUUID={}", p.partuuid),
-        },
+        None => kernel_device(all, p).unwrap_or_else(|| format!("PARTUUID={}", p.partuuid)),
     }
+}
+
+/// The device that the kernel calls `p` if it is a virtio disk; `None` for a logical volume. The
+/// firmware's disk is first among `all`, and the others follow in the order in which they are plugged
+/// in.
+pub(super) fn kernel_device(all: &[PartitionNames], p: &PartitionNames) -> Option<String> {
+    if p.volume.is_some() {
+        return None;
+    }
+    let mut disks: Vec<&str> = all.iter().map(|other| other.disk.as_str()).collect();
+    disks.dedup();
+    let index = disks.iter().position(|disk| *disk == p.disk)?;
+    let letter = char::from(b'a' + u8::try_from(index).ok().filter(|index| *index < 26)?);
+    Some(format!("/dev/vd{letter}{}", p.number))
 }
 
 /// A name from the partition table, or from the machine.
@@ -117,9 +127,8 @@ mod tests {
         let (a, b) = (format!("{virtio}a-part1"), format!("{virtio}b-part1"));
         assert_eq!(specs, [&*a, "PARTUUID=1-2", &b, "PARTUUID=2-1", "UUID=c"]);
         let early: Vec<_> = all.iter().map(|p| early_spec(&all, p)).collect();
-        let partuuid = |id: &str| format!("PARTUUID={id}");
-        let rest = ["1-2", "1-1", "2-1", "2-2"].map(partuuid);
-        assert_eq!((early[0].as_str(), &early[1..]), ("/dev/vda1", &rest[..]));
+        let device = ["/dev/vda1", "PARTUUID=1-2", "/dev/vdb1", "PARTUUID=2-1", "PARTUUID=2-2"];
+        assert_eq!(early, device);
         let said = notes(&all);
         assert_eq!(said.len(), 2);
         assert!(said[0].starts_with("xvda1 and xvdb1 have the UUID a;"), "{said:?}");

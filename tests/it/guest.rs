@@ -3,6 +3,7 @@ mod examine;
 mod hostile_ext4;
 mod initrd;
 mod md;
+mod odd_initrds;
 mod plan_initrd;
 mod probe;
 mod pygrub;

@@ -50,6 +50,23 @@ impl<'a> Modules<'a> {
         })
     }
 
+    /// The modules of a kernel that may have none in `fs`: what is built in is known from its
+    /// configuration, `/boot/config-VERSION`. `None` for what is no version.
+    pub fn of_configuration(fs: &'a dyn GuestFs, version: &str) -> Option<Self> {
+        Self::open(fs, version).or_else(|| {
+            let is_version =
+                !version.is_empty() && !version.contains('/') && !version.starts_with('.');
+            is_version.then(|| Self {
+                fs,
+                version: version.to_owned(),
+                dir: format!("/lib/modules/{version}"),
+                builtin: OnceCell::new(),
+                config: OnceCell::new(),
+                list: OnceCell::new(),
+            })
+        })
+    }
+
     /// The directory, as an absolute path.
     pub fn dir(&self) -> &str {
         &self.dir

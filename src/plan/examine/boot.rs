@@ -1,8 +1,9 @@
 //! What boots: kernel, initrds and command line, from inside the guest or from the host.
 
-use super::extra_initrd::{self, DriverSurvey, remedy, survey};
+use super::extra_initrd::{self, DriverSurvey, Initrds, remedy, survey};
 use super::files::{OpenFiles, identity, read_exact};
 use super::guests::Guests;
+use super::initrds;
 use super::question::{
     BootQuestion, FileOrigin, FoundBoot, FoundFile, HostBootQuestion, HostFile, Place, SourceId,
 };
@@ -10,11 +11,12 @@ use crate::adapt::{DRIVERS, LegacySettings};
 use crate::bytes::ReadAt;
 use crate::fs::{GuestFs, Stat};
 use crate::guest::select::{Boot, BootSource, choose};
+use crate::initrd::Initrd;
 use crate::loader::linux::HEAD_BYTES;
 use crate::loader::{Chooses, FirmwareSet, KernelKind, LoaderKind, MenuRules, SetupHeader};
 use crate::plan::menu_rules::{kernel_names, menu_rules};
-use crate::plan::root_resolver::RootResolver;
-use crate::plan::types::{BootSummary, GuestBootRequest};
+use crate::plan::root_resolver::{Finder, RootResolver, last_value};
+use crate::plan::types::{BootSummary, DiskDriver, GuestBootRequest};
 use crate::{Error, ErrorKind, Result};
 
 /// Largest fstab that is read, in bytes.
@@ -68,19 +70,21 @@ fn from_partition<'a>(
         Err(_) if resolver.knows_root(&boot.cmdline) => None,
         Err(_) => only_root(guests, question)?,
     };
-    let (cmdline, mut changes) =
-        resolver.adapt(&boot.cmdline, !boot.initrds.is_empty(), likely_root);
+    let has_initrd = !boot.initrds.is_empty();
+    let (words, _) = resolver.adapt(&boot.cmdline, has_initrd, likely_root);
     let version = header.release().map(str::to_owned);
     // A separate /boot has no information about the network and the drivers, but its root has.
-    let root = match resolver.root_index(&cmdline) {
+    let root = match resolver.root_index(&words) {
         Some(root) if root != index => place_of(root, candidates.iter().chain(others)),
         _ => Some(source),
     };
     let root_fs = root.and_then(|root| guests.fs(root).ok());
     let settings = root_fs.map(LegacySettings::of).unwrap_or_default();
     let drivers = root_fs.and_then(|fs| survey(fs, version.as_deref(), made));
-    let (cmdline, whys) =
-        resolver.with_legacy_settings(cmdline, &settings, !boot.initrds.is_empty());
+    let initrd = read_initrds(guests, &found, drivers.as_ref());
+    let resolver = &resolver.found_by(finder(&initrd, &words));
+    let (cmdline, mut changes) = resolver.adapt(&boot.cmdline, has_initrd, likely_root);
+    let (cmdline, whys) = resolver.with_legacy_settings(cmdline, &settings, has_initrd);
     changes.extend(whys);
     let menu = menu_rules(&boot, &cmdline, index, request, resolver, &settings);
     let menu = MenuRules { drivers_for: kernel_names(&boot), ..menu };
@@ -94,7 +98,31 @@ fn from_partition<'a>(
         ..BootSummary::default()
     };
     let found = FoundBoot { summary, files: found, menu };
-    finish(guests, files, found, &header, resolver, *loader, drivers.zip(root))
+    let early = Early { drivers: drivers.zip(root), initrd };
+    finish(guests, files, found, &header, resolver, *loader, early)
+}
+
+/// What the kernel has before its root filesystem: its drivers and where that is, and its initrds.
+struct Early {
+    drivers: Option<(DriverSurvey, SourceId)>,
+    initrd: Result<Option<Initrd>>,
+}
+
+/// What the initrds among `files`, which follow the kernel, contain.
+fn read_initrds(
+    guests: &Guests<'_>,
+    files: &[FoundFile],
+    drivers: Option<&DriverSurvey>,
+) -> Result<Option<Initrd>> {
+    let (version, outside) = drivers.map_or(("", &[][..]), |d| (&d.version, &d.outside));
+    let trusted = drivers.and_then(|d| d.trusted);
+    initrds::read(guests, files.get(1..).unwrap_or_default(), version, outside, trusted)
+}
+
+/// What finds the root filesystem that `words` name.
+fn finder(initrd: &Result<Option<Initrd>>, words: &str) -> Finder {
+    let initrd = initrd.as_ref().ok().and_then(Option::as_ref);
+    initrds::finder(initrd, &last_value(words, "root").unwrap_or_default())
 }
 
 /// How a kernel of this host boots.
@@ -115,11 +143,10 @@ pub(super) fn host_boot<'a>(
         .read_at(&mut head, 0)
         .map_err(|e| Error::io(format!("cannot read {}", kernel.name), e))?;
     let header = check_kernel(&head, &kernel.name, *loader, *firmware)?;
-    let (adapted, changes) = resolver.adapt(cmdline, !initrds.is_empty(), None);
-    let root = resolver.root_index(&adapted).and_then(|root| place_of(root, candidates.iter()));
+    let (words, _) = resolver.adapt(cmdline, !initrds.is_empty(), None);
+    let root = resolver.root_index(&words).and_then(|root| place_of(root, candidates.iter()));
     let root_fs = root.and_then(|root| guests.fs(root).ok());
     let settings = root_fs.map(LegacySettings::of).unwrap_or_default();
-    let (adapted, _) = resolver.with_legacy_settings(adapted, &settings, !initrds.is_empty());
     let version = header.release().map(str::to_owned);
     let drivers = root_fs.and_then(|fs| survey(fs, version.as_deref(), None));
     let found = |file: &HostFile| {
@@ -130,7 +157,12 @@ pub(super) fn host_boot<'a>(
             from: FileOrigin::Host(file.source),
         })
     };
-    let all = std::iter::once(kernel).chain(initrds).map(found).collect::<Result<_>>()?;
+    let all: Vec<FoundFile> =
+        std::iter::once(kernel).chain(initrds).map(found).collect::<Result<_>>()?;
+    let initrd = read_initrds(guests, &all, drivers.as_ref());
+    let resolver = &resolver.found_by(finder(&initrd, &words));
+    let (adapted, changes) = resolver.adapt(cmdline, !initrds.is_empty(), None);
+    let (adapted, _) = resolver.with_legacy_settings(adapted, &settings, !initrds.is_empty());
     let summary = BootSummary {
         title: "a kernel of this host".into(),
         kernel: kernel_text(&kernel.name, &header),
@@ -142,7 +174,8 @@ pub(super) fn host_boot<'a>(
         ..BootSummary::default()
     };
     let found = FoundBoot { summary, files: all, menu: MenuRules::default() };
-    finish(guests, files, found, &header, resolver, *loader, drivers.zip(root))
+    let early = Early { drivers: drivers.zip(root), initrd };
+    finish(guests, files, found, &header, resolver, *loader, early)
 }
 
 /// The partition that looks like a root filesystem: it has `/etc`, and its fstab does not say that
@@ -205,7 +238,7 @@ fn place_of<'p>(index: usize, mut places: impl Iterator<Item = &'p Place>) -> Op
     places.find(|(i, _)| *i == index).map(|(_, source)| *source)
 }
 
-/// Adds drivers that the guest lacks. `drivers` is their survey and the root filesystem.
+/// Adds drivers that the guest lacks.
 fn finish<'a>(
     guests: &Guests<'a>,
     files: &mut OpenFiles<'a>,
@@ -213,15 +246,21 @@ fn finish<'a>(
     header: &SetupHeader,
     resolver: &RootResolver,
     loader: LoaderKind,
-    drivers: Option<(DriverSurvey, SourceId)>,
+    early: Early,
 ) -> Result<FoundBoot> {
     let summary = &mut found.summary;
+    if early.drivers.is_none() {
+        let why = "the kernel's version or its root filesystem is not known, and so its drivers";
+        summary.disk_driver = DiskDriver::Unknown(why.into());
+    }
+    let Early { drivers, initrd } = early;
     if let Some((survey, root)) = drivers.filter(|_| resolver.selection.has(DRIVERS)) {
         let room = cmdline_max(header, loader).saturating_sub(summary.cmdline.len());
         let extra = resolver.replace.is_none() && room >= extra_initrd::PARAMETER_MAX;
-        let initrds = found.files.get(1..).unwrap_or_default();
-        let remedy = remedy(&survey, guests, root, initrds, &summary.cmdline, extra);
+        let initrds = Initrds { found: initrd, extra };
+        let remedy = remedy(&survey, guests, root, &initrds, &summary.cmdline);
         summary.hardware = remedy.hardware;
+        summary.disk_driver = remedy.disk_driver;
         summary.warnings.extend(remedy.warning);
         if let Some(initrd) = remedy.initrd {
             summary.cmdline = remedy.cmdline;

@@ -6,22 +6,23 @@
 //! guest's own `/init`. So it does not matter which program generated the guest's initrd, or what
 //! is in it. The extra initrd precedes the guest's because Linux cannot detect where LZ4 data end.
 //!
-//! Reading an initrd takes a tenth of a second or more, so it is read only if needed: when drivers
-//! are not built into the kernel, and the guest is not configured to generate initrds for any
-//! machine.
+//! Reading all of an initrd takes a tenth of a second or more, so it is read only as far as needed:
+//! until it is known what made it, and to its end only when drivers are not built into the kernel and
+//! that program is not configured to generate initrds for any machine.
 
 mod cpio;
 mod insmod;
 
 use super::guests::Guests;
-use super::question::{FileOrigin, FoundFile, SourceId};
+use super::question::SourceId;
 use crate::bytes::ReadAt;
+use crate::fs::GuestFs;
 use crate::fs::probe::{HEAD_LEN, ImageContent, probe};
-use crate::fs::{GuestFile, GuestFs};
 use crate::guest::drivers::{KernelDrivers, Modules};
-use crate::initrd::{Compression, Initrd, Whole, made_for_any_machine};
+use crate::initrd::{Compression, Generator, Initrd, made_for_any_machine};
 use crate::layout::Ids;
 use crate::plan::hardware::{Hardware, card, other_bus};
+use crate::plan::types::DiskDriver;
 use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
@@ -39,28 +40,37 @@ const NEEDED: [(&str, &str); 2] = [("virtio_pci", "VIRTIO_PCI"), ("virtio_blk", 
 /// Facts about the kernel's drivers from a few small files in the guest's root filesystem.
 #[derive(Clone, Debug)]
 pub(super) struct DriverSurvey {
-    version: String,
+    pub(super) version: String,
     nic: NicModel,
-    /// Drivers that only the initrd can provide in time, and that it may lack.
-    doubtful: Vec<&'static str>,
+    /// Whether the guest has modules for this kernel.
+    has_modules: bool,
+    /// Drivers that only the initrd can provide in time.
+    pub(super) outside: Vec<&'static str>,
+    /// The program that is configured to put all of them into the initrds that it makes.
+    pub(super) trusted: Option<Generator>,
 }
 
 /// Surveys the guest's drivers without reading an initrd. `made` is when the guest's initrd was
 /// generated, in seconds since 1970; `None` if it has none, or one that is not the guest's own.
-/// Returns `None` for a kernel without modules in `fs`: nothing is known about its drivers.
+/// Returns `None` for a kernel that does not say which version it is.
 pub(super) fn survey(
     fs: &dyn GuestFs,
     version: Option<&str>,
     made: Option<i64>,
 ) -> Option<DriverSurvey> {
     let version = version?;
-    let modules = Modules::open(fs, version)?;
+    let modules = Modules::of_configuration(fs, version)?;
+    let has_modules = Modules::open(fs, version).is_some();
     let outside = NEEDED.iter().filter(|(name, config)| !modules.is_builtin(name, config));
-    let mut doubtful: Vec<&str> = outside.map(|(name, _)| *name).collect();
-    if !doubtful.is_empty() && made.is_some_and(|made| made_for_any_machine(fs, made)) {
-        doubtful.clear();
-    }
-    Some(DriverSurvey { version: version.to_owned(), nic: card(&modules), doubtful })
+    let outside: Vec<&str> = outside.map(|(name, _)| *name).collect();
+    let asked = made.filter(|_| !outside.is_empty());
+    Some(DriverSurvey {
+        version: version.to_owned(),
+        nic: if has_modules { card(&modules) } else { NicModel::default() },
+        has_modules,
+        trusted: asked.and_then(|made| made_for_any_machine(fs, made)),
+        outside,
+    })
 }
 
 /// What to do about the guest's drivers.
@@ -72,6 +82,8 @@ pub(super) struct Remedy {
     pub(super) cmdline: String,
     /// Hardware that the guest can boot on.
     pub(super) hardware: Hardware,
+    /// Whether it has a driver for its disk there.
+    pub(super) disk_driver: DiskDriver,
     /// A warning for the user.
     pub(super) warning: Option<String>,
 }
@@ -86,49 +98,84 @@ pub(super) struct ExtraInitrd {
     pub(super) identity: [u8; 16],
 }
 
-/// Makes sure that the kernel detects its disk. `root` is the root filesystem, `initrds` are those
-/// that boot with `cmdline`; `extra` says whether an initrd may be added to them.
+/// The initrds that the kernel boots with.
+pub(super) struct Initrds {
+    /// What they contain, or why that is not known; `None` without any.
+    pub(super) found: Result<Option<Initrd>>,
+    /// Whether another one may be added to them.
+    pub(super) extra: bool,
+}
+
+/// Makes sure that the kernel detects its disk. `root` is the root filesystem; `cmdline` is the
+/// kernel's.
 pub(super) fn remedy(
     survey: &DriverSurvey,
     guests: &Guests<'_>,
     root: SourceId,
-    initrds: &[FoundFile],
+    initrds: &Initrds,
     cmdline: &str,
-    extra: bool,
 ) -> Remedy {
     let hardware = Hardware { nic: survey.nic, ..Hardware::default() };
     let mut out = Remedy { cmdline: cmdline.to_owned(), hardware, ..Remedy::default() };
-    if survey.doubtful.is_empty() {
-        return out;
-    }
-    if let Err(e) = fix(survey, guests, root, initrds, extra, &mut out) {
-        let what = "cannot tell whether the guest's initrd has a driver for its disk";
-        out.warning = Some(format!("{what}: {e}"));
+    let found = match &initrds.found {
+        Ok(found) => found.as_ref(),
+        Err(e) => return unsure(out, &e.to_string()),
+    };
+    if let Err(e) = fix(survey, guests, root, found, initrds.extra, &mut out) {
+        return unsure(out, &e.to_string());
     }
     out
+}
+
+fn unsure(mut out: Remedy, why: &str) -> Remedy {
+    let what = format!("cannot tell whether the guest's initrd has a driver for its disk: {why}");
+    out.warning = Some(what.clone());
+    out.disk_driver = DiskDriver::Unknown(what);
+    out
+}
+
+/// The drivers that the kernel lacks until its root filesystem is mounted. Nobody knows whether an
+/// initrd of unknown making loads the modules that it has.
+fn lacking(survey: &DriverSurvey, found: Option<&Initrd>) -> Vec<&'static str> {
+    let has = |name: &&&str| {
+        found.is_some_and(|initrd| {
+            survey.trusted == Some(initrd.generator) && initrd.is_for_most_machines()
+                || (initrd.generator != Generator::Other
+                    && initrd.has_driver(&survey.version, name))
+        })
+    };
+    survey.outside.iter().filter(|name| !has(name)).copied().collect()
 }
 
 fn fix(
     survey: &DriverSurvey,
     guests: &Guests<'_>,
     root: SourceId,
-    initrds: &[FoundFile],
+    found: Option<&Initrd>,
     extra: bool,
     out: &mut Remedy,
 ) -> Result<()> {
-    let mut found: Option<Initrd> = None;
-    for file in initrds {
-        let mut file = open(guests, file)?;
-        let (version, doubtful) = (&survey.version, &survey.doubtful);
-        let next = Initrd::find(&mut *file, version, doubtful, guests.budget())?;
-        match &mut found {
-            Some(found) => found.join(next),
-            None => found = Some(next),
-        }
-    }
-    let has = |name: &&&str| found.as_ref().is_some_and(|i| i.has_driver(&survey.version, name));
-    let lacking: Vec<&str> = survey.doubtful.iter().filter(|name| !has(name)).copied().collect();
+    let lacking = lacking(survey, found);
+    let problem = found.and_then(|initrd| initrd.problem.as_deref());
     if lacking.is_empty() {
+        out.disk_driver = match problem {
+            // The kernel has the drivers, but this initrd may not get further.
+            Some(problem) => DiskDriver::Unknown(format!("the initrd is damaged: {problem}")),
+            None => DiskDriver::Present("virtio is there from the start".into()),
+        };
+        return Ok(());
+    }
+    if !survey.has_modules {
+        let version = &survey.version;
+        let has = |name: &&str| found.is_some_and(|i| i.has_driver(version, name));
+        out.disk_driver = DiskDriver::Unknown(match lacking.iter().all(has) {
+            true => "the initrd has virtio, and it is not known whether it loads it".into(),
+            false => format!(
+                "the guest has no modules and no configuration of kernel {version}, and its initrd \
+                 no {}, which may be built in",
+                lacking.join(" and no ")
+            ),
+        });
         return Ok(());
     }
     let for_root = drivers_of(guests.bytes(root)?);
@@ -136,35 +183,46 @@ fn fix(
     let no_modules =
         || Error::new(ErrorKind::NotFound, "the guest's kernel modules have been removed");
     let modules = Modules::open(fs, &survey.version).ok_or_else(no_modules)?;
-    let drivers = KernelDrivers::of(Some(&modules), &survey.version, found.as_ref());
+    let drivers = KernelDrivers::of(Some(&modules), &survey.version, found);
     let (init, cmdline) = with_rdinit(&out.cmdline);
-    let able = found.as_ref().is_some_and(|initrd| extra && can_be_joined(initrd, &init));
+    let able = found.is_some_and(|initrd| extra && can_be_joined(initrd, &init));
     let built =
         if able { build(&modules, &drivers, (&lacking, for_root), &init) } else { Ok(None) };
     if let Ok(Some(built)) = built {
+        out.disk_driver =
+            DiskDriver::Present("the initrd lacks virtio, /lib/modules has it".into());
         out.initrd = Some(built);
         out.cmdline = cmdline;
         return Ok(());
     }
-    if let Some(problem) = found.as_ref().and_then(|i| i.problem.as_deref()) {
+    if let Some(problem) = problem {
         return Err(Error::new(ErrorKind::Corrupt, problem));
     }
-    let lacks = if initrds.is_empty() {
-        format!("the guest has {} as modules, and no initrd to load them", lacking.join(" and "))
-    } else {
-        format!("the guest's initrd has no {}", lacking.join(" and no "))
+    let lacks = match found {
+        None => format!(
+            "the guest has {} as modules, and no initrd to load them",
+            lacking.join(" and ")
+        ),
+        Some(_) => format!("the guest's initrd has no {}", lacking.join(" and no ")),
     };
     let why = built.err().map(|e| format!(" ({e})")).unwrap_or_default();
-    out.warning = Some(match other_bus(&drivers) {
+    match other_bus(&drivers) {
         Some(bus) => {
             out.hardware.bus = bus;
-            format!("{lacks}{why}, so its disk must be attached to {}", bus_name(bus))
+            let name = bus_name(bus);
+            out.warning = Some(format!("{lacks}{why}, so its disk must be attached to {name}"));
+            out.disk_driver = DiskDriver::Present(format!("no virtio; the disk goes to {name}"));
         }
-        None => format!(
-            "{lacks}{why}, nor a driver for any other disk controller: it will not find its root \
-             filesystem; make a new initrd in the guest, or give one with --kernel and --initrd"
-        ),
-    });
+        None => {
+            let what = format!(
+                "{lacks}{why}, nor a driver for any other disk controller: it will not find its \
+                 root filesystem; make a new initrd in the guest, or give one with --kernel and \
+                 --initrd"
+            );
+            out.warning = Some(what.clone());
+            out.disk_driver = DiskDriver::Missing(what);
+        }
+    }
     Ok(())
 }
 
@@ -263,16 +321,4 @@ fn build(
         identity: *Ids::fingerprint(&[&bytes]).as_bytes(),
         bytes,
     }))
-}
-
-/// Opens an initrd of a boot entry.
-fn open<'a>(guests: &Guests<'a>, file: &FoundFile) -> Result<Box<dyn GuestFile + 'a>> {
-    match &file.from {
-        FileOrigin::Guest { source, path } => guests.fs(*source)?.open(path),
-        FileOrigin::Host(source) => Ok(Box::new(Whole(guests.bytes(*source)?))),
-        FileOrigin::Made(_) => Err(Error::new(
-            ErrorKind::Invalid,
-            "an initrd with drivers is not searched for drivers",
-        )),
-    }
 }

@@ -14,7 +14,7 @@ use crate::common::mount::{LoopDev, Mount};
 use crate::common::process::{
     SYNTHDISK, command, copy_program, have, is_root, output, run, run_text, skip, text,
 };
-use crate::common::tiny::{fake_kernel, menu, noise};
+use crate::common::tiny::{fake_kernel, initrd, menu, noise};
 use serde_json::json;
 
 /// Whether tests that need root can run.
@@ -28,7 +28,7 @@ fn skipped() -> bool {
 /// A tree that boots kernel 1, with this fstab.
 fn tree(field: &Field, fstab: &str) -> PathBuf {
     let tree = field.path("tree");
-    let (kernel, initrd, menu) = (fake_kernel(1), noise(70_001, 101), menu("1"));
+    let (kernel, initrd, menu) = (fake_kernel(1), initrd(101), menu("1"));
     for (path, bytes) in [
         ("boot/vmlinuz-1", &kernel[..]),
         ("boot/initrd.img-1", &initrd),

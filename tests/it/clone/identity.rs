@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::common::field::{FSTAB, Field, ROOT, blkid, mount};
 use crate::common::mount::Mount;
 use crate::common::process::{run, run_text};
-use crate::common::tiny::{fake_kernel, menu, noise};
+use crate::common::tiny::{fake_kernel, initrd, menu, noise};
 
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
 const KEY: &str =
@@ -17,7 +17,7 @@ const GIVEN: &str = "11111111-2222-4333-8444-555555555555";
 
 /// A guest with systemd that has been used, as golden images have, on `kind` of filesystem.
 fn golden(field: &Field, kind: &str) -> String {
-    let (kernel, initrd) = (fake_kernel(1), noise(70_001, 101));
+    let (kernel, initrd) = (fake_kernel(1), initrd(101));
     let menu = menu("1").replace("root=/dev/xvda2", &format!("root=UUID={ROOT}"));
     let fstab = FSTAB.replace("/dev/xvda2 /", &format!("UUID={ROOT} /"));
     let shadow = "root:$1$a$old:19000:0:99999:7:::\nmail:*:19000:0:99999:7:::\n";

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::hash::Untouched;
 use super::mount::Mount;
 use super::process::{SYNTHDISK, expect_failure, run, run_text};
-use super::tiny::{fake_kernel, menu, noise, open_to_all};
+use super::tiny::{fake_kernel, initrd, menu, open_to_all};
 
 /// UUIDs of the images, by what they hold.
 pub const ROOT: &str = "74696e79-6775-4573-8074-0000000000a1";
@@ -114,7 +114,7 @@ impl Field {
 
     /// A root filesystem that boots kernel 1, with its modules.
     pub fn root(&self, name: &str, fstab: &str) -> PathBuf {
-        let (kernel, initrd, menu) = (fake_kernel(1), noise(70_001, 101), menu("1"));
+        let (kernel, initrd, menu) = (fake_kernel(1), initrd(101), menu("1"));
         self.ext4(
             name,
             ROOT,

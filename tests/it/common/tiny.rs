@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::cpio::Cpio;
 use super::process::run;
 
 /// Length in bytes of the kernel that [`fake_kernel`] makes.
@@ -15,6 +16,18 @@ pub const KERNEL_LEN: usize = 300_123;
 pub const INITRD_LEN: usize = 70_001;
 /// UUID of a tiny guest's filesystem.
 pub const UUID: &str = "74696e79-6775-4573-8074-000000000001";
+
+/// An initrd as initramfs-tools makes it, without drivers; its length is [`INITRD_LEN`].
+pub fn initrd(seed: u64) -> Vec<u8> {
+    let mut cpio = Cpio::default();
+    cpio.add("conf/initramfs.conf", 0o100_644, b"MODULES=most\n");
+    cpio.add("init", 0o100_755, b"#!/bin/sh\n");
+    cpio.add("data", 0o100_644, &noise(60_000, seed));
+    let mut bytes = cpio.finish();
+    assert!(bytes.len() < INITRD_LEN);
+    bytes.resize(INITRD_LEN, 0);
+    bytes
+}
 
 /// A tree and the images made from it, removed when dropped. Every user can read it.
 pub struct Tiny {
@@ -37,7 +50,7 @@ impl Tiny {
         fs::create_dir_all(tree.join("boot/grub")).expect("mkdir in our own directory");
         fs::create_dir_all(tree.join("etc")).expect("mkdir in our own directory");
         fs::write(tree.join("boot/vmlinuz-1"), fake_kernel(1)).expect("our own file");
-        fs::write(tree.join("boot/initrd.img-1"), noise(INITRD_LEN, 101)).expect("our own file");
+        fs::write(tree.join("boot/initrd.img-1"), initrd(101)).expect("our own file");
         fs::write(tree.join("boot/grub/menu.lst"), menu("1")).expect("our own file");
         fs::write(tree.join("etc/fstab"), format!("UUID={UUID} / ext4 defaults 0 1\n"))
             .expect("our own");

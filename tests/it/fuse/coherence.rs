@@ -14,7 +14,7 @@ use crate::common::hash::Untouched;
 use crate::common::map::Map;
 use crate::common::mount::{LoopDev, Mount};
 use crate::common::process::{is_root, run, run_text, skip};
-use crate::common::tiny::{INITRD_LEN, KERNEL_LEN, Tiny, UUID, fake_kernel, menu, noise};
+use crate::common::tiny::{INITRD_LEN, KERNEL_LEN, Tiny, UUID, fake_kernel, initrd, menu, noise};
 use synthdisk::loader::direct::Params;
 use synthdisk::loader::direct::{CMDLINE_LBA, KERNEL_LBA, PARAMS_LBA};
 
@@ -258,7 +258,7 @@ fn the_gap_follows_the_guest() {
     let tiny = Tiny::new();
     let (mount, untouched) = mounted(&tiny);
     let cached = reader(mount.disk());
-    let (old, initrd) = (fake_kernel(1), noise(INITRD_LEN, 101));
+    let (old, initrd) = (fake_kernel(1), initrd(101));
     let first = expect_gap(&mount.disk(), &cached, &old, &initrd);
 
     // A new kernel beside the old one, and a menu that boots it.
@@ -315,7 +315,7 @@ fn the_gap_follows_a_mounted_partition() {
     let tiny = Tiny::new();
     let (mount, untouched) = mounted(&tiny);
     let cached = reader(mount.disk());
-    let initrd = noise(INITRD_LEN, 101);
+    let initrd = initrd(101);
     expect_gap(&mount.disk(), &cached, &fake_kernel(1), &initrd);
     let dir = tiny.file("mnt");
     fs::create_dir(&dir).unwrap();

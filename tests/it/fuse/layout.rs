@@ -294,7 +294,7 @@ fn the_map_says_what_reads_show() {
                 assert!(mount.printed().contains(line), "{}", mount.printed());
             }
             "kernel" => assert_eq!(bytes, fake_kernel(1)),
-            "initrd" => assert_eq!(bytes, noise(crate::common::tiny::INITRD_LEN, 101)),
+            "initrd" => assert_eq!(bytes, crate::common::tiny::initrd(101)),
             "partition" => assert_eq!(bytes, fs::read(&tiny.image).unwrap(), "{region}"),
             "swap-header" => assert_eq!(bytes[4086..], *b"SWAPSPACE2"),
             _ => panic!("unknown kind {kind}"),

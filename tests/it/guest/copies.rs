@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::common::field::{BOOT, Field, ROOT, SWAP, cmdline, map, word};
 use crate::common::process::{SYNTHDISK, run, run_text};
-use crate::common::tiny::{fake_kernel, noise};
+use crate::common::tiny::{fake_kernel, initrd};
 
 const FSTAB: &str = "UUID=74696e79-6775-4573-8074-0000000000a1 / ext4 defaults 0 1\n\
     UUID=74696e79-6775-4573-8074-0000000000a2 none swap sw 0 0\n\
@@ -13,7 +13,7 @@ const FSTAB: &str = "UUID=74696e79-6775-4573-8074-0000000000a1 / ext4 defaults 0
 /// A root whose menu names it by UUID, and its swap area.
 fn guest(root: &str) -> Field {
     let field = Field::new();
-    let (kernel, initrd) = (fake_kernel(1), noise(70_001, 101));
+    let (kernel, initrd) = (fake_kernel(1), initrd(101));
     let menu = format!(
         "default 0\ntitle T\nkernel /boot/vmlinuz-1 root={root} ro resume=UUID={SWAP}\n\
          initrd /boot/initrd.img-1\n"

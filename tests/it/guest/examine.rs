@@ -9,7 +9,7 @@ use crate::common::file::{Aligned, direct, write_at};
 use crate::common::hash::Untouched;
 use crate::common::mount::{Mount, expect_no_mount};
 use crate::common::process::{SYNTHDISK, run};
-use crate::common::tiny::{INITRD_LEN, Tiny, fake_kernel, menu, noise};
+use crate::common::tiny::{INITRD_LEN, Tiny, fake_kernel, initrd, menu, noise};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use synthdisk::loader::direct::{KERNEL_LBA, PARAMS_LBA, Params};
@@ -213,7 +213,7 @@ fn killed_while_the_guest_boots() {
         }
     }
     assert_eq!(initrd_len as usize, INITRD_LEN);
-    assert!(read(initrd_lba * 512, INITRD_LEN) == noise(INITRD_LEN, 101), "another initrd");
+    assert!(read(initrd_lba * 512, INITRD_LEN) == initrd(101), "another initrd");
     assert!(read(ROOT_AT + (1 << 20), 4096) == fs::read(&tiny.image).unwrap()[1 << 20..][..4096]);
     drop(disk);
     mount.unmount();

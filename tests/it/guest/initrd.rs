@@ -146,8 +146,9 @@ fn every_compression_alone_and_behind_others() {
 #[test]
 fn a_search_ends_where_it_has_found_all() {
     let packed = filter("gzip", &[], &main_archive());
-    let wanted =
-        |name| Initrd::find(&mut Whole(packed.clone()), "6.1", &[name], &Budget::new()).unwrap();
+    let wanted = |name| {
+        Initrd::find(&mut Whole(packed.clone()), "6.1", &[name], None, &Budget::new()).unwrap()
+    };
     let found = wanted("virtio_blk");
     assert!(found.has_driver("6.1", "virtio_blk") && !found.complete && found.problem.is_none());
     assert!(!found.entries.contains_key("usr/lib/modules/6.1/modules.dep"));

@@ -61,6 +61,8 @@ fn write_modules(dir: &Path, with: &[&str]) {
 fn write_initrd(file: &Path, modules: &[&str]) {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("init"), "#!/bin/sh\n").unwrap();
+    fs::create_dir(tree.path().join("conf")).unwrap();
+    fs::write(tree.path().join("conf/initramfs.conf"), "MODULES=list\n").unwrap();
     let dir = tree.path().join(format!("usr/lib/modules/{VERSION}/kernel/x"));
     fs::create_dir_all(&dir).unwrap();
     for name in modules {
@@ -143,7 +145,7 @@ fn drivers_are_put_in_front() {
     let own: Vec<_> = found.entries.iter().filter(|(p, _)| p.starts_with("synthdisk")).collect();
     let dirs = found.entries.iter().filter(|(_, e)| **e == InitrdEntry::Dir);
     assert_eq!(own.len(), 6);
-    assert!(dirs.clone().any(|(p, _)| p == "usr") && dirs.count() == 7, "{:?}", found.entries);
+    assert!(dirs.clone().any(|(p, _)| p == "usr") && dirs.count() == 8, "{:?}", found.entries);
 
     // cpio itself unpacks it, and the program is a program.
     let dir = tempfile::tempdir().unwrap();

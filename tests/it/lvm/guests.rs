@@ -12,7 +12,7 @@ use crate::common::hash::Untouched;
 use crate::common::lvm::Group;
 use crate::common::mount::Mount;
 use crate::common::process::{SYNTHDISK, output, run, run_text, text};
-use crate::common::tiny::{Tiny, fake_kernel, noise};
+use crate::common::tiny::{Tiny, fake_kernel, initrd};
 use crate::common::whole::{put, whole_disk};
 
 const MIB: u64 = 1 << 20;
@@ -44,7 +44,7 @@ impl Centos {
             BOOT,
             &[
                 ("vmlinuz-1", &fake_kernel(1)),
-                ("initrd.img-1", &noise(70_001, 101)),
+                ("initrd.img-1", &initrd(101)),
                 ("grub/grub.conf", menu.as_bytes()),
             ],
         );
