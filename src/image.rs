@@ -1,31 +1,43 @@
 //! Read-only backing images behind one trait, and the one function that opens them.
 //!
 //! Nothing in this room can write: files are opened `O_RDONLY`, mappings are `PROT_READ`. To add a
-//! format, add a file to this room and a line to the table in `formats.rs`.
+//! format, add a file with a `Layer` to this room and a line to the table in `formats.rs`.
 
+mod beside;
+mod chain;
 mod driver;
+mod extent;
 mod foreign;
 mod formats;
+mod layer;
+mod layered;
 mod mapping;
 mod open;
+mod opening;
 mod qcow2;
 mod raw;
+mod stored_file;
+#[cfg(test)]
+mod testing;
+mod unpack;
 mod usage;
 mod vhd;
 mod window;
 
-pub use formats::Format;
+pub use beside::InUse;
+pub use driver::Format;
+pub use extent::extent_of;
 pub use mapping::MappedSlice;
-pub use open::{Foreign, InUse, OpenOptions, open, unread};
+pub use open::{Foreign, OpenOptions, open, unread};
 pub use qcow2::header::{Header as Qcow2Header, MAGIC as QCOW2_MAGIC};
-pub use raw::{RawImage, extent_of};
+pub use raw::RawImage;
 pub use usage::{Claim, check_unused, claim, common_mode};
 pub use window::Window;
 
 use crate::bytes::Extents;
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A backing image: read-only bytes. Offsets and lengths in bytes.
 pub trait Image: Extents + Send + Sync + fmt::Debug {
@@ -49,5 +61,32 @@ pub trait Image: Extents + Send + Sync + fmt::Debug {
     /// QEMU's name for the format.
     fn format(&self) -> &'static str {
         "raw"
+    }
+
+    /// All files that the image consists of, those of its backing images included; its own first.
+    fn files(&self) -> Vec<ImageFile> {
+        vec![ImageFile { path: self.path().to_path_buf(), format: self.format() }]
+    }
+}
+
+/// A file of an image.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
+pub struct ImageFile {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// QEMU's name for its format.
+    pub format: &'static str,
+}
+
+impl ImageFile {
+    /// What an image consists of, in words; `None` for a single raw file.
+    pub fn describe(files: &[Self]) -> Option<String> {
+        match files {
+            [] | [Self { format: "raw", .. }] => None,
+            _ => {
+                let words = files.iter().map(|f| format!("{} {}", f.format, f.path.display()));
+                Some(words.collect::<Vec<_>>().join(", "))
+            }
+        }
     }
 }

@@ -12,7 +12,12 @@ fuzz_target!(|data: &[u8]| {
     let format = Format::by_name(names[usize::from(*format) % names.len()]);
     let path = std::env::temp_dir().join(format!("synthdisk-fuzz-image-{}", std::process::id()));
     std::fs::write(&path, bytes).expect("the directory of temporary files is writable");
-    let options = OpenOptions { format, in_use: InUse::Refuse, foreign: Foreign::Refuse };
+    let options = OpenOptions {
+        format,
+        in_use: InUse::Refuse,
+        foreign: Foreign::Refuse,
+        backing_dirs: Vec::new(),
+    };
     let Ok(image) = open(&path, &options) else { return };
     let mut buf = [0; 4096];
     for place in 0..16 {

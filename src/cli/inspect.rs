@@ -2,6 +2,7 @@
 
 use super::args::SourceArgs;
 use crate::guest::drivers::{Driver, Place};
+use crate::image::ImageFile;
 use crate::inspect::{
     ContentReport, DiskReport, InitrdReport, Journal, KernelFormat, KernelReport, PartitionReport,
     Report, VolumeReport, inspect,
@@ -127,7 +128,11 @@ fn print_partition(p: &PartitionReport, out: &mut String) -> fmt::Result {
         0 => write!(out, "         {}", p.content.kind)?,
         n => write!(out, "  part{n}  {} {}", p.content.kind, format_size(p.size))?,
     }
-    print_content(&p.content, out)
+    print_content(&p.content, out)?;
+    match ImageFile::describe(&p.image_files) {
+        Some(files) => writeln!(out, "         from {files}"),
+        None => Ok(()),
+    }
 }
 
 fn print_content(content: &ContentReport, out: &mut String) -> fmt::Result {

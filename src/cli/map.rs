@@ -3,7 +3,8 @@
 use super::args::SourceArgs;
 use crate::Result;
 use crate::bytes::ReadAt;
-use crate::disk::{Region, RegionKind};
+use crate::disk::{Region, RegionKind, Source};
+use crate::image::ImageFile;
 use crate::layout::SECTOR;
 use crate::plan::{OverlayChoice, Plan, PlannedDisk};
 use crate::text::printable;
@@ -68,8 +69,24 @@ fn as_table(plan: &Plan) -> String {
             };
             out.push_str(&line(&r.start, &r.len, &what, &r.origin));
         }
+        for files in image_files(planned).iter().filter_map(|files| ImageFile::describe(files)) {
+            out.push_str(&format!("image files: {files}\n"));
+        }
     }
     out
+}
+
+/// The files of each image that the disk shows.
+fn image_files(planned: &PlannedDisk) -> Vec<Vec<ImageFile>> {
+    let mut found: Vec<Vec<ImageFile>> = Vec::new();
+    for region in planned.disk.current_table().regions() {
+        let Source::Image { image, .. } = &region.source else { continue };
+        let files = image.files();
+        if !found.contains(&files) {
+            found.push(files);
+        }
+    }
+    found
 }
 
 fn number(region: &Region) -> Option<u32> {
@@ -106,6 +123,7 @@ fn disk_json(planned: &PlannedDisk) -> Value {
         "swap_uuid": planned.ids.map(|ids| ids.swap_uuid),
         "partitions": planned.layout.as_ref().map(|l| &l.partitions),
         "regions": regions,
+        "image_files": image_files(planned),
     })
 }
 

@@ -29,11 +29,20 @@ impl Backing {
     ///
     /// # Errors
     /// Errors of [`image::open`]: [`ErrorKind::Busy`] when something writes to it,
-    /// [`ErrorKind::Unsupported`] when it has a backing file of its own.
+    /// [`ErrorKind::Unsupported`] when it has a backing image of its own.
     pub fn open(path: &Path) -> Result<Self> {
         let opened = image::open(path, &OpenOptions::default());
         let image = opened
             .map_err(|e| Error::with_source(e.kind(), "cannot use this as the golden image", e))?;
+        // QEMU opens the golden image of a delta, and reads chains of some formats differently.
+        if image.files().len() > 1 {
+            let what = format!(
+                "{} consists of several files or has a backing image of its own, and the golden image \
+                 must be one file; write it out whole first (synthdisk finalize)",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
         Ok(Self { image })
     }
 

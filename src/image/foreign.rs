@@ -5,8 +5,13 @@
 //! docs/interop/qcow2.rst and the `probe` functions in QEMU's block/; Microsoft's "Virtual Hard
 //! Disk Image Format Specification".
 
+use super::driver::Format;
+use super::opening::Opening;
+use crate::{Error, ErrorKind, Result};
+use std::os::unix::fs::FileExt;
+
 /// Number of bytes of an image that are examined.
-pub(super) const HEAD_LEN: usize = 512;
+const HEAD_LEN: usize = 512;
 
 /// The name of an unsupported format, its signature and where it lies, and QEMU's name.
 struct Signature {
@@ -42,18 +47,47 @@ static SIGNATURES: &[Signature] = &[
 
 /// A format that an image appears to have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Found {
+struct Found {
     /// Its name in messages.
-    pub(super) shown: &'static str,
+    shown: &'static str,
     /// QEMU's name for it.
-    pub(super) qemu_name: &'static str,
+    qemu_name: &'static str,
 }
 
 /// The format that an image starting with `head` appears to have.
-pub(super) fn look(head: &[u8]) -> Option<Found> {
+fn look(head: &[u8]) -> Option<Found> {
     let has = |s: &&Signature| head.get(s.at..).is_some_and(|rest| rest.starts_with(s.bytes));
     let found = SIGNATURES.iter().find(has)?;
     Some(Found { shown: found.shown, qemu_name: found.qemu_name })
+}
+
+/// Refuse a raw image that starts like another format.
+pub(super) fn refuse_foreign(opening: &Opening) -> Result<()> {
+    let shown = opening.path.display();
+    let mut head = vec![0; opening.len.min(HEAD_LEN as u64) as usize];
+    let failed = |e| Error::io(format!("cannot read {shown}"), e);
+    opening.file.read_exact_at(&mut head, 0).map_err(failed)?;
+    let Some(found) = look(&head) else { return Ok(()) };
+    let advice = match Format::by_name(found.qemu_name) {
+        Some(format) => format!(
+            "if that is its format, say so (--image-format {0}; format={0} in a domU config) or \
+             have its name end in .{0}",
+            format.name()
+        ),
+        None => format!(
+            "{} is a format that is not read yet; convert it (qemu-img convert -f {} -O raw {shown} \
+             root.img)",
+            found.shown, found.qemu_name
+        ),
+    };
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "{shown} would be read as raw, but begins like a {} image: {advice}; --image-format raw \
+             shows its bytes as they are",
+            found.shown
+        ),
+    ))
 }
 
 #[cfg(test)]

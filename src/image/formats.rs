@@ -1,6 +1,6 @@
 //! The table of formats: their names, their file name extensions, and the code that opens them.
 
-use super::driver::Driver;
+use super::driver::{Driver, Format};
 use super::{qcow2, raw, vhd};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsStr;
@@ -9,11 +9,6 @@ use std::path::Path;
 
 /// The supported formats. The first is the default for file names without a known extension.
 static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT, &vhd::FORMAT];
-
-/// A supported image format.
-#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Format(pub(super) &'static Driver);
 
 impl Format {
     /// The format that xl or QEMU calls `name`, if it is supported.

@@ -1,22 +1,15 @@
 //! Opening an image: read-only, claimed, and in the format given by its name or by the user.
 
-use super::driver::Opening;
-use super::formats::Format;
-use super::{Claim, Image, check_unused, claim, foreign};
+use super::Image;
+use super::beside::{InUse, Reach, claim_stable};
+use super::chain;
+use super::driver::Format;
+use super::foreign::refuse_foreign;
+use super::opening::Opening;
+use super::raw::RawImage;
 use crate::{Error, ErrorKind, Result};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// What to do with an image that another program writes to.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum InUse {
-    /// Refuse it.
-    #[default]
-    Refuse,
-    /// Open it anyway.
-    Open,
-}
 
 /// What to do with a raw image that starts like another format.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -29,7 +22,7 @@ pub enum Foreign {
 }
 
 /// How to open an image.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
     /// Its format; if `None`, the format that its name stands for. The content is never probed.
     pub format: Option<Format>,
@@ -37,6 +30,9 @@ pub struct OpenOptions {
     pub in_use: InUse,
     /// What to do if it is raw and looks like another format.
     pub foreign: Foreign,
+    /// Directories in which backing images may lie, besides the directory of the image that names
+    /// them.
+    pub backing_dirs: Vec<PathBuf>,
 }
 
 /// Open the image at `path` read-only, and claim it: from then on, a QEMU that wants to write to it
@@ -49,21 +45,16 @@ pub struct OpenOptions {
 /// format or feature, [`ErrorKind::Corrupt`] when it violates its format.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Image>> {
     let opening = Opening::new(path)?;
-    if options.in_use == InUse::Refuse {
-        check_unused(&opening.file, &opening.path)?;
-    }
-    let claimed = claim(&opening.file, Claim::StableRead);
-    if options.in_use == InUse::Refuse {
-        claimed.map_err(|e| {
-            let what = format!("{} is open for writing elsewhere", path.display());
-            Error::with_source(e.kind(), what, e)
-        })?;
-    }
+    claim_stable(&opening, options.in_use)?;
     let format = options.format.unwrap_or_else(|| Format::of_path(path));
-    if format.0.plain && options.foreign == Foreign::Refuse {
-        refuse_foreign(&opening)?;
+    if format.0.is_plain() {
+        if options.foreign == Foreign::Refuse {
+            refuse_foreign(&opening)?;
+        }
+        return Ok(Arc::new(RawImage::from(opening)));
     }
-    (format.0.open)(opening)
+    let reach = Reach { in_use: options.in_use, dirs: &options.backing_dirs };
+    Ok(Arc::new(chain::open_chain(opening, format.0, &reach)?))
 }
 
 /// The error for the image at `path` in the unsupported format `name` (as xl or QEMU calls it). If
@@ -80,35 +71,6 @@ pub fn unread(path: &Path, name: &str) -> Error {
             ),
         ),
     }
-}
-
-/// Refuse a raw image that starts like another format.
-fn refuse_foreign(opening: &Opening) -> Result<()> {
-    let shown = opening.path.display();
-    let mut head = vec![0; opening.len.min(foreign::HEAD_LEN as u64) as usize];
-    let failed = |e| Error::io(format!("cannot read {shown}"), e);
-    opening.file.read_exact_at(&mut head, 0).map_err(failed)?;
-    let Some(found) = foreign::look(&head) else { return Ok(()) };
-    let advice = match Format::by_name(found.qemu_name) {
-        Some(format) => format!(
-            "if that is its format, say so (--image-format {0}; format={0} in a domU config) or \
-             have its name end in .{0}",
-            format.name()
-        ),
-        None => format!(
-            "{} is a format that is not read yet; convert it (qemu-img convert -f {} -O raw {shown} \
-             root.img)",
-            found.shown, found.qemu_name
-        ),
-    };
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!(
-            "{shown} would be read as raw, but begins like a {} image: {advice}; --image-format raw \
-             shows its bytes as they are",
-            found.shown
-        ),
-    ))
 }
 
 #[cfg(test)]
@@ -140,7 +102,7 @@ mod tests {
             // Naming the raw format does not confirm that the image is meant to look like this.
             let raw = OpenOptions { format: Format::by_name("raw"), ..Default::default() };
             assert!(open(&path, &raw).is_err());
-            let forced = OpenOptions { foreign: Foreign::Serve, ..raw };
+            let forced = OpenOptions { foreign: Foreign::Serve, ..raw.clone() };
             let image = open(&path, &forced).unwrap();
             let mut bytes = vec![0; head.len()];
             image.read_at(&mut bytes, 0).unwrap();

@@ -1,23 +1,23 @@
 //! Raw images: regular files and block devices whose bytes are the disk's bytes.
 
-use super::driver::{Driver, Opening};
+use super::driver::Driver;
+use super::extent::extent_of;
 use super::mapping::Mapping;
+use super::opening::Opening;
 use super::{Image, MappedSlice};
+use crate::Result;
 use crate::bytes::{Extent, Extents, ReadAt};
-use crate::{Error, ErrorKind, Result};
-use nix::unistd::{Whence, lseek64};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub(super) static FORMAT: Driver = Driver {
     name: "raw",
     qemu_name: "raw",
+    shown: "raw",
     extensions: &["raw", "img"],
-    plain: true,
-    open: |opening| Ok(Arc::new(RawImage::new(opening))),
+    layer: None,
 };
 
 /// A raw image in a regular file or a block device.
@@ -29,54 +29,6 @@ pub struct RawImage {
     path: PathBuf,
 }
 
-impl Opening {
-    /// Open the file or block device at `path` read-only.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] for a missing file, [`ErrorKind::Io`] for one that cannot be read,
-    /// [`ErrorKind::Invalid`] for an empty file and for anything that is neither a file nor a block
-    /// device.
-    pub(super) fn new(path: &Path) -> Result<Self> {
-        let shown = path.display();
-        let absolute = path.canonicalize().map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                Error::new(ErrorKind::NotFound, format!("there is no file {shown}"))
-            }
-            _ => Error::io(format!("cannot open {shown}"), e),
-        })?;
-        // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&absolute)
-            .map_err(|e| Error::io(format!("cannot open {shown} for reading"), e))?;
-        let meta = file.metadata().map_err(|e| Error::io(format!("cannot stat {shown}"), e))?;
-        let kind = meta.file_type();
-        if kind.is_dir() {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{shown} is a directory; name the image file or block device itself"),
-            ));
-        }
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{shown} is neither a regular file nor a block device"),
-            ));
-        }
-        let len = lseek64(&file, 0, Whence::SeekEnd)
-            .map_err(|e| Error::io(format!("cannot tell the size of {shown}"), e.into()))?;
-        let len = u64::try_from(len).unwrap_or(0);
-        if len == 0 {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{shown} is empty; it should hold a root filesystem"),
-            ));
-        }
-        Ok(Self { file, len, path: absolute })
-    }
-}
-
 impl RawImage {
     /// Open the file or block device at `path` without checking its content or whether other
     /// programs write to it.
@@ -86,18 +38,20 @@ impl RawImage {
     /// [`ErrorKind::Invalid`] for an empty file and for anything that is neither a file nor a block
     /// device.
     pub fn open(path: &Path) -> Result<Self> {
-        Opening::new(path).map(Self::new)
-    }
-
-    fn new(Opening { file, len, path }: Opening) -> Self {
-        // Some filesystems cannot map files; reads then go through a buffer.
-        let mapping = Mapping::new(&file, len).ok();
-        Self { file, mapping, len, path }
+        Opening::new(path).map(Self::from)
     }
 
     /// The open file, for locks and queries that need a file descriptor.
     pub fn file(&self) -> &File {
         &self.file
+    }
+}
+
+impl From<Opening> for RawImage {
+    fn from(Opening { file, len, path }: Opening) -> Self {
+        // Some filesystems cannot map files; reads then go through a buffer.
+        let mapping = Mapping::new(&file, len).ok();
+        Self { file, mapping, len, path }
     }
 }
 
@@ -138,37 +92,10 @@ impl Image for RawImage {
     }
 }
 
-/// The extent that contains `offset` of `file`, which is `len` bytes long. If the filesystem does
-/// not report holes, or the file is a block device, everything is data.
-///
-/// # Errors
-/// Errors of the system call.
-pub fn extent_of(file: &File, len: u64, offset: u64) -> io::Result<Extent> {
-    let seek = |whence| match lseek64(file, offset as i64, whence) {
-        Ok(at) => Ok(Some((at as u64).min(len))),
-        // ENXIO: no data (or no hole) up to the end of the file.
-        Err(nix::Error::ENXIO) => Ok(None),
-        // A block device or an old filesystem does not report holes: it is all data.
-        Err(nix::Error::EINVAL | nix::Error::EOPNOTSUPP) => Err(None),
-        Err(e) => Err(Some(io::Error::from(e))),
-    };
-    let all_data = Extent { data: true, end: len };
-    let answer = match seek(Whence::SeekData) {
-        Ok(None) => return Ok(Extent { data: false, end: len }),
-        Ok(Some(at)) if at > offset => return Ok(Extent { data: false, end: at }),
-        Ok(Some(_)) => seek(Whence::SeekHole),
-        Err(e) => Err(e),
-    };
-    match answer {
-        Ok(Some(hole)) => Ok(Extent { data: true, end: hole }),
-        Ok(None) | Err(None) => Ok(all_data),
-        Err(Some(e)) => Err(e),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     fn sparse() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! A part of an image, as an image of its own: a partition of an image that is a whole disk.
 
-use super::{Image, MappedSlice};
+use super::{Image, ImageFile, MappedSlice};
 use crate::bytes::{Extent, Extents, ReadAt};
 use std::io;
 use std::path::Path;
@@ -63,6 +63,10 @@ impl Image for Window {
 
     fn format(&self) -> &'static str {
         self.image.format()
+    }
+
+    fn files(&self) -> Vec<ImageFile> {
+        self.image.files()
     }
 }
 

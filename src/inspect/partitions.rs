@@ -5,12 +5,14 @@ use crate::disk::Source;
 use crate::fs::probe::{ExtKind, HEAD_LEN, ImageContent, probe, uuid_text};
 use crate::fs::usage::{Usage, usage};
 use crate::fs::xfs::log_is_dirty;
+use crate::image::ImageFile;
 use crate::layout::TableKind;
 use crate::plan::{Plan, PlannedDisk, PlannedVolume, RootPlace};
 use crate::qemu::FirmwareKind;
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A disk.
 #[derive(Debug, Serialize)]
@@ -43,6 +45,8 @@ pub struct PartitionReport {
     pub content: ContentReport,
     /// The image that it shows; `None` for a generated one.
     pub image: Option<PathBuf>,
+    /// The files of that image with their formats, those of its backing images included.
+    pub image_files: Vec<ImageFile>,
 }
 
 /// A logical volume.
@@ -157,7 +161,7 @@ fn report(disk: &PlannedDisk, firmware: Option<&'static str>) -> DiskReport {
     let image = |start: u64| {
         let region = regions.regions().iter().find(|r| r.start == start)?;
         match &region.source {
-            Source::Image { image, .. } => Some(image.path().to_path_buf()),
+            Source::Image { image, .. } => Some(Arc::clone(image)),
             _ => None,
         }
     };
@@ -167,6 +171,7 @@ fn report(disk: &PlannedDisk, firmware: Option<&'static str>) -> DiskReport {
     };
     let partition = |(number, start, size): (u32, u64, u64)| {
         let reader = disk.partition(number);
+        let image = image(start);
         PartitionReport {
             number,
             start,
@@ -176,7 +181,8 @@ fn report(disk: &PlannedDisk, firmware: Option<&'static str>) -> DiskReport {
                 |head| disk.disk.read_at(head, start),
                 reader.as_ref().map(|r| r as &dyn ReadAt),
             ),
-            image: image(start),
+            image: image.as_ref().map(|image| image.path().to_path_buf()),
+            image_files: image.map(|image| image.files()).unwrap_or_default(),
         }
     };
     DiskReport {

@@ -259,10 +259,10 @@ fn change_uuid(
     rename_root(resolver, root, wish, guests.builders, &guests.places.volumes)
 }
 
-/// Absolute paths of all images.
+/// Absolute paths of the files of all images, those of backing images included.
 fn image_paths(builders: &[DiskBuilder]) -> Vec<PathBuf> {
     let images = builders.iter().flat_map(|d| images_of(&d.source));
-    images.map(|(_, image)| image.image.path().to_path_buf()).collect()
+    images.flat_map(|(_, image)| image.image.files()).map(|file| file.path).collect()
 }
 
 /// The boot code of its image by which a disk boots.

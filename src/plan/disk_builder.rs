@@ -364,8 +364,8 @@ impl DiskBuilder {
             (_, Some(path)) => {
                 let marks = images_of(&self.source);
                 // The guest's writes are as confidential as its images.
-                let images = marks.iter().map(|(_, image)| image.image.path().to_path_buf());
-                let mode = common_mode(&images.collect::<Vec<_>>());
+                let files = marks.iter().flat_map(|(_, image)| image.image.files());
+                let mode = common_mode(&files.map(|file| file.path).collect::<Vec<_>>());
                 let marks = marks.iter().map(|(n, image)| ImageMark::new(*n, image)).collect();
                 let metadata =
                     OverlayMetadata::new(self.layout.clone(), self.shape, self.ids, marks);

@@ -57,10 +57,15 @@ pub struct SourceOptions {
     #[arg(value_parser = CloudInitFiles::parse)]
     pub cloud_init: Option<CloudInitFiles>,
 
-    /// Format of the images (raw, qcow2) [default: what the config or a file's name says]; with
+    /// Format of the images (raw, qcow2, vhd) [default: what the config or a file's name says]; with
     /// raw, an image is used verbatim even if it begins like another format
     #[arg(long, value_name = "FORMAT", value_parser = image::Format::parse)]
     pub image_format: Option<image::Format>,
+
+    /// Let backing images lie in this directory, too; can be repeated [default: only in the directory
+    /// of the image that names them]
+    #[arg(long = "backing-dir", value_name = "DIR")]
+    pub backing_dirs: Vec<PathBuf>,
 
     /// Use the image even if it appears to be in use
     #[arg(long)]
@@ -136,7 +141,12 @@ impl SourceOptions {
         let in_use = if self.force { InUse::Open } else { InUse::Refuse };
         // A user who states that an image is raw knows its content; a config may be wrong.
         let foreign = if self.image_format.is_some() { Foreign::Serve } else { Foreign::Refuse };
-        image::OpenOptions { format: self.image_format.or(configured), in_use, foreign }
+        image::OpenOptions {
+            format: self.image_format.or(configured),
+            in_use,
+            foreign,
+            backing_dirs: self.backing_dirs.clone(),
+        }
     }
 }
 

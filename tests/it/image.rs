@@ -1,1 +1,4 @@
+mod oracle;
+mod qcow2;
+mod rule;
 mod vhd;

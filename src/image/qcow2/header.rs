@@ -18,13 +18,19 @@ const FIRST_CLUSTER_MAX: u64 = 2 << 20;
 /// opens, in bytes.
 const L1_MAX: u64 = 32 << 20;
 const REFCOUNT_TABLE_MAX: u64 = 8 << 20;
+/// Maximum length of the name of a backing file, in bytes.
+const BACKING_NAME_MAX: usize = 1023;
 /// Number of bits of the largest offset that tables of this format can hold.
 const OFFSET_BITS: u32 = 56;
 /// The incompatible feature "the image is corrupt".
 const CORRUPT: u64 = 2;
+/// The incompatible feature "extended L2 entries": clusters have subclusters.
+pub(in crate::image) const EXTENDED_L2: u64 = 16;
 /// The header extension that names feature bits, and the length of one of its entries.
-const FEATURE_NAMES: u32 = 0x6803_f857;
-const FEATURE_NAME_LEN: usize = 48;
+pub(in crate::image) const FEATURE_NAMES: u32 = 0x6803_f857;
+pub(in crate::image) const FEATURE_NAME_LEN: usize = 48;
+/// The header extension that names the format of the backing file.
+pub(in crate::image) const BACKING_FORMAT: u32 = 0xe279_2aca;
 
 /// A consistent header. Offsets and lengths in bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,6 +39,8 @@ pub struct Header {
     pub version: u32,
     /// Whether the header names a backing file.
     pub has_backing: bool,
+    /// The name of the backing file, as stored.
+    pub backing_name: Vec<u8>,
     /// Length of a cluster, as a power of two; 9 to 21.
     pub cluster_bits: u32,
     /// Length of the disk.
@@ -53,6 +61,8 @@ pub struct Header {
     pub incompatible: u64,
     /// Autoclear features: a program that does not know them clears them when it writes to the file.
     pub autoclear: u64,
+    /// How clusters are compressed, if they are: 0 is deflate, 1 is zstd.
+    pub compression: u8,
     /// Bits per refcount, as a power of two; at most 6.
     pub refcount_order: u32,
     /// Header extensions: type and content.
@@ -66,14 +76,13 @@ fn corrupt(what: &str) -> Error {
 }
 
 impl Header {
-    /// Read and check the header of `file`.
+    /// Read and check the header of `file`, which is `len` bytes long.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a file that is not qcow2 version 2 or 3;
     /// [`ErrorKind::Corrupt`] for a header that is inconsistent, exceeds QEMU's limits, or marks
     /// the file as corrupt.
-    pub fn read(file: &File) -> Result<Self> {
-        let len = file.metadata().map_err(|e| Error::io("cannot stat the file", e))?.len();
+    pub fn read(file: &File, len: u64) -> Result<Self> {
         let mut head = vec![0; len.min(FIRST_CLUSTER_MAX) as usize];
         file.read_exact_at(&mut head, 0).map_err(|e| Error::io("cannot read the header", e))?;
         Self::parse(&head)
@@ -82,6 +91,11 @@ impl Header {
     /// Length of a cluster.
     pub fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
+    }
+
+    /// Length of an entry of an L2 table.
+    pub fn l2_entry_len(&self) -> u64 {
+        if self.incompatible & EXTENDED_L2 != 0 { 16 } else { 8 }
     }
 
     /// Length of the refcount table.
@@ -114,9 +128,10 @@ impl Header {
             return Err(Error::new(ErrorKind::Unsupported, what));
         }
         let v3 = version == 3;
-        let header = Self {
+        let mut header = Self {
             version,
             has_backing: u64_at(8)? != 0,
+            backing_name: Vec::new(),
             cluster_bits: u32_at(20)?,
             disk_len: u64_at(24)?,
             encrypted: u32_at(32)? != 0,
@@ -127,16 +142,29 @@ impl Header {
             snapshots: u32_at(60)?,
             incompatible: if v3 { u64_at(72)? } else { 0 },
             autoclear: if v3 { u64_at(88)? } else { 0 },
+            compression: 0,
             refcount_order: if v3 { u32_at(96)? } else { 4 },
             extensions: Vec::new(),
             end_marker: 0,
         };
         header.check()?;
         let start = if v3 { u32_at(100)? as usize } else { HEADER_V2 };
+        // The field was added later, and a header says by its length whether it has it.
+        if start > HEADER_V3_MIN {
+            header.compression =
+                *head.get(104).ok_or_else(|| corrupt("its header is cut short"))?;
+        }
         if v3 && (start < HEADER_V3_MIN || start % 8 != 0) {
             return Err(corrupt("invalid header length"));
         }
         let first_cluster = &head[..(1usize << header.cluster_bits).min(head.len())];
+        if header.has_backing {
+            let (at, len) = (usize::try_from(u64_at(8)?), u32_at(16)? as usize);
+            let name = at.ok().filter(|_| len <= BACKING_NAME_MAX);
+            let name = name.and_then(|at| first_cluster.get(at..at.checked_add(len)?));
+            let name = name.ok_or_else(|| corrupt("the name of its backing file is misplaced"))?;
+            header.backing_name = name.to_vec();
+        }
         header.with_extensions(first_cluster, start)
     }
 
@@ -161,8 +189,8 @@ impl Header {
                 "its refcount table is empty or larger than 8 MiB, the largest that QEMU opens",
             ));
         }
-        // One L2 table of `cluster_size / 8` entries per entry of the L1 table.
-        let per_l1 = self.cluster_size() / 8 * self.cluster_size();
+        // One L2 table of a cluster's length per entry of the L1 table.
+        let per_l1 = self.cluster_size() / self.l2_entry_len() * self.cluster_size();
         if self.disk_len.div_ceil(per_l1) > u64::from(self.l1_entries) {
             return Err(corrupt("its L1 table is too small for the disk's length"));
         }

@@ -1,70 +1,63 @@
 //! One file of a VHD chain: which sectors of the disk it stores, and where.
 
 use super::header::{FOOTER_LEN, Footer, HEADER_LEN, Header, Kind, Metadata, SECTOR};
-use crate::image::driver::Opening;
-use crate::image::mapping::Mapping;
+use crate::image::layer::{Layer, Place, Put};
+use crate::image::opening::Opening;
+use crate::image::stored_file::StoredFile;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 
 /// A block allocation table entry for a block that is not stored.
 const UNUSED: u32 = u32::MAX;
 
 /// A file of a chain.
-pub(super) struct Layer {
-    file: File,
-    mapping: Option<Mapping>,
-    path: PathBuf,
-    /// Length of the file in bytes.
-    file_len: u64,
+pub(super) struct VhdLayer {
+    file: [StoredFile; 1],
+    /// Length of the disk in bytes.
+    len: u64,
     blocks: Blocks,
 }
 
 /// How the disk's bytes are laid out in the file.
 enum Blocks {
-    /// Byte N at offset N, for this many bytes.
-    Plain(u64),
+    /// Byte N at offset N.
+    Plain,
     /// In blocks, each preceded by a bitmap: block N begins at sector `table[N]`.
     Table { table: Vec<u32>, block_size: u64 },
 }
 
-impl fmt::Debug for Layer {
+impl fmt::Debug for VhdLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Layer").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("VhdLayer").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
-impl Layer {
-    /// A raw image at the end of a chain.
-    pub(super) fn raw(opening: Opening) -> Self {
-        let len = opening.len;
-        Self::new(opening, Blocks::Plain(len))
-    }
-
+impl VhdLayer {
     /// The VHD in `opening`, and its metadata.
     ///
     /// # Errors
     /// Errors of the file; `Corrupt` and `Unsupported` for its metadata.
     pub(super) fn open(opening: Opening) -> Result<(Self, Metadata)> {
         let footer = read_footer(&opening)?;
+        let len = footer.size;
         if footer.kind == Kind::Fixed {
-            if footer.size > opening.len - FOOTER_LEN as u64 {
+            if len > opening.len - FOOTER_LEN as u64 {
                 return Err(corrupt(format!(
-                    "the file has {} bytes, too few for its disk of {}",
-                    opening.len, footer.size
+                    "the file has {} bytes, too few for its disk of {len}",
+                    opening.len
                 )));
             }
-            let layer = Self::new(opening, Blocks::Plain(footer.size));
+            let layer = Self { file: [opening.into()], len, blocks: Blocks::Plain };
             return Ok((layer, Metadata { footer, header: None }));
         }
         let mut bytes = [0; HEADER_LEN];
         read(&opening.file, &mut bytes, footer.header_offset, "its dynamic disk header")?;
-        let header = Header::parse(&bytes, footer.size)?;
+        let header = Header::parse(&bytes, len)?;
         let block_size = header.block_size;
-        let blocks = footer.size.div_ceil(block_size);
+        let blocks = len.div_ceil(block_size);
         // `Header::parse` limits the number of blocks.
         let mut bytes = vec![0; blocks as usize * 4];
         read(&opening.file, &mut bytes, header.table_offset, "its block allocation table")?;
@@ -74,69 +67,84 @@ impl Layer {
         let outside =
             |entry: &u32| *entry != UNUSED && u64::from(*entry) * SECTOR + stored > opening.len;
         // The last block of a disk may be cut short at the end of the file.
-        let end = table.len() - usize::from(footer.size % block_size != 0);
+        let end = table.len() - usize::from(len % block_size != 0);
         if let Some(block) = table[..end].iter().position(outside) {
             return Err(corrupt(format!("block {block} lies past the end of the file")));
         }
-        let layer = Self::new(opening, Blocks::Table { table, block_size });
+        let layer =
+            Self { file: [opening.into()], len, blocks: Blocks::Table { table, block_size } };
         Ok((layer, Metadata { footer, header: Some(header) }))
     }
 
-    fn new(Opening { file, len, path }: Opening, blocks: Blocks) -> Self {
-        // Some filesystems cannot map files; reads then go through a buffer.
-        let mapping = Mapping::new(&file, len).ok();
-        Self { file, mapping, path, file_len: len, blocks }
+    /// The file that stores the layer.
+    pub(super) fn file(&self) -> &StoredFile {
+        &self.file[0]
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
-    pub(super) fn mapping(&self) -> Option<&Mapping> {
-        self.mapping.as_ref()
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Length of the file in bytes.
-    pub(super) fn len(&self) -> u64 {
-        self.file_len
-    }
-
-    /// Bytes that the file occupies.
-    pub(super) fn allocated(&self) -> u64 {
-        match self.file.metadata() {
-            Ok(meta) if meta.is_file() => meta.blocks() * 512,
-            _ => self.file_len,
-        }
-    }
-
-    /// How many of the disk's bytes are stored in order at their own offsets; `None` if the file
-    /// has blocks.
-    pub(super) fn plain(&self) -> Option<u64> {
-        match self.blocks {
-            Blocks::Plain(len) => Some(len),
-            Blocks::Table { .. } => None,
-        }
-    }
-
-    /// Length of a block in bytes, if the file has blocks.
-    pub(super) fn block_size(&self) -> Option<u64> {
-        match self.blocks {
-            Blocks::Plain(_) => None,
-            Blocks::Table { block_size, .. } => Some(block_size),
-        }
-    }
-
-    /// Where block `number` of a layer with blocks is stored: the offset of its bitmap and that of
-    /// its data, in bytes.
-    pub(super) fn block(&self, number: u64) -> Option<(u64, u64)> {
-        let Blocks::Table { table, block_size } = &self.blocks else { return None };
-        let entry = *table.get(usize::try_from(number).ok()?)?;
+    /// Split the part of block `number` from `at` to `end`, offsets of the disk, by its bitmap.
+    fn locate_in_block(
+        &self,
+        (number, block_size, entry): (u64, u64, u32),
+        (at, end): (u64, u64),
+        put: &mut Put<'_>,
+    ) -> io::Result<()> {
+        let block_start = number * block_size;
         let bitmap = u64::from(entry) * SECTOR;
-        (entry != UNUSED).then(|| (bitmap, bitmap + bitmap_len(*block_size)))
+        let data = bitmap + bitmap_len(block_size);
+        let first = (at - block_start) / SECTOR;
+        let last = (end - block_start).div_ceil(SECTOR);
+        let skip = first / 8;
+        let mut bits = vec![0; (last.div_ceil(8) - skip) as usize];
+        self.file().read(&mut bits, bitmap + skip)?;
+        let has = |sector: u64| {
+            let bit = sector - skip * 8;
+            bits[(bit / 8) as usize] & (0x80 >> (bit % 8)) != 0
+        };
+        let mut sector = first;
+        while sector < last {
+            let here = has(sector);
+            let from = (block_start + sector * SECTOR).max(at);
+            while sector < last && has(sector) == here {
+                sector += 1;
+            }
+            let place = match here {
+                true => Place::Stored { file: 0, offset: data + (from - block_start) },
+                false => Place::Absent,
+            };
+            put(from, (block_start + sector * SECTOR).min(end), place);
+        }
+        Ok(())
+    }
+}
+
+impl Layer for VhdLayer {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn locate(&self, start: u64, end: u64, put: &mut Put<'_>) -> io::Result<()> {
+        let Blocks::Table { table, block_size } = &self.blocks else {
+            put(start, end, Place::Stored { file: 0, offset: start });
+            return Ok(());
+        };
+        let mut at = start;
+        while at < end {
+            let number = at / block_size;
+            let block_end = ((number + 1) * block_size).min(end);
+            // The table has an entry for each block of the disk.
+            match table[number as usize] {
+                UNUSED => put(at, block_end, Place::Absent),
+                entry => {
+                    self.locate_in_block((number, *block_size, entry), (at, block_end), put)?
+                }
+            }
+            at = block_end;
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> &[StoredFile] {
+        &self.file
     }
 }
 

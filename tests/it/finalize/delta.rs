@@ -244,7 +244,7 @@ fn what_does_not_belong_together_is_refused() {
     let chained = used.file("chained.qcow2");
     let chain = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", arg(&golden), arg(&chained)];
     run("qemu-img", &chain);
-    refused(&overlay, &chained, "backing file of its own");
+    refused(&overlay, &chained, "backing image of its own");
     // The golden image is never overwritten.
     let said =
         expect_failure(&[&used.args(&overlay, &golden, &golden)[..], &["--force"]].concat(), 1);

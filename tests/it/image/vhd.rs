@@ -100,7 +100,7 @@ fn a_chain_shows_its_parents_data() {
     // Without its parent it is nothing, and nothing is guessed.
     fs::rename(&base, tiny.file("elsewhere.vhd")).unwrap();
     let said = expect_failure(&["map", arg(&top)], 1);
-    assert!(said.contains("its parent is missing; put base.vhd"), "{said}");
+    assert!(said.contains("its backing image is missing; put"), "{said}");
     // Another disk under that name.
     vhd(&tiny, "base.vhd", "dynamic");
     let said = expect_failure(&["map", arg(&top)], 1);

@@ -1,0 +1,159 @@
+//! Opening the files that an image names, where it may name any: in its directory and beneath it.
+
+use super::opening::Opening;
+use super::usage::{Claim, check_unused, claim};
+use crate::{Error, ErrorKind, Result};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
+use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Component, Path, PathBuf};
+
+/// What to do with an image that another program writes to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum InUse {
+    /// Refuse it.
+    #[default]
+    Refuse,
+    /// Open it anyway.
+    Open,
+}
+
+/// Which files an image may depend on.
+pub(super) struct Reach<'a> {
+    /// What to do if another program writes to one.
+    pub(super) in_use: InUse,
+    /// Directories in which they may lie, besides that of the image.
+    pub(super) dirs: &'a [PathBuf],
+}
+
+/// Open the first of `paths` that exists in a permitted place: beneath `own`, the directory of the
+/// image that names them, or beneath a directory that the user named.
+///
+/// # Errors
+/// Errors of the file; `Invalid` for a symbolic link, `Busy` if it is in use.
+pub(super) fn open_beside(
+    own: &Path,
+    paths: &[PathBuf],
+    reach: &Reach<'_>,
+) -> Result<Option<Opening>> {
+    let dirs = permitted_dirs(own, reach);
+    for (dir, name) in paths.iter().filter_map(|path| permitted(own, path, &dirs)) {
+        if let Some(opening) = open_beneath(dir, &name)? {
+            claim_stable(&opening, reach.in_use)?;
+            return Ok(Some(opening));
+        }
+    }
+    Ok(None)
+}
+
+/// Open the file `name` beneath `dir`, if there is one, following no link.
+fn open_beneath(dir: &Path, name: &Path) -> Result<Option<Opening>> {
+    let path = dir.join(name);
+    let failed = |e: nix::Error| Error::io(format!("cannot open {}", path.display()), e.into());
+    let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let dir = open(dir, directory, Mode::empty()).map_err(failed)?;
+    let resolve = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    match openat2(dir, name, OpenHow::new().flags(flags).resolve(resolve)) {
+        Ok(file) => Opening::of(file.into(), path).map(Some),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        // Logical volumes are links to block devices; any other link may lead out of the directory.
+        Err(Errno::ELOOP) => {
+            let is_device =
+                |file: &File| file.metadata().is_ok_and(|meta| meta.file_type().is_block_device());
+            let opening = Opening::new(&path)?;
+            if is_device(&opening.file) {
+                return Ok(Some(opening));
+            }
+            let what = format!(
+                "the file {} that it depends on is a symbolic link or is reached through one; put \
+                 the file itself there",
+                path.display()
+            );
+            Err(Error::new(ErrorKind::Invalid, what))
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Claim the image, so that a QEMU that wants to write to it gets the error that it is in use.
+///
+/// # Errors
+/// `Busy` if another program writes to it, unless that is to be ignored.
+pub(super) fn claim_stable(opening: &Opening, in_use: InUse) -> Result<()> {
+    if in_use == InUse::Refuse {
+        check_unused(&opening.file, &opening.path)?;
+    }
+    let claimed = claim(&opening.file, Claim::StableRead);
+    if in_use == InUse::Refuse {
+        claimed.map_err(|e| {
+            let what = format!("{} is open for writing elsewhere", opening.path.display());
+            Error::with_source(e.kind(), what, e)
+        })?;
+    }
+    Ok(())
+}
+
+/// The directories that files of an image in the directory `own` may lie in.
+pub(super) fn permitted_dirs(own: &Path, reach: &Reach<'_>) -> Vec<PathBuf> {
+    let named = reach.dirs.iter().filter_map(|dir| dir.canonicalize().ok());
+    std::iter::once(own.to_path_buf()).chain(named).collect()
+}
+
+/// The directory of `dirs` that `path`, which is relative to the directory `own`, lies beneath, and
+/// its name there.
+pub(super) fn permitted<'a>(
+    own: &Path,
+    path: &Path,
+    dirs: &'a [PathBuf],
+) -> Option<(&'a Path, PathBuf)> {
+    let mut absolute = PathBuf::from("/");
+    for part in own.join(path).components() {
+        match part {
+            Component::Normal(name) => absolute.push(name),
+            Component::CurDir | Component::RootDir => {}
+            Component::ParentDir if absolute.pop() => {}
+            Component::ParentDir | Component::Prefix(_) => return None,
+        }
+    }
+    dirs.iter().find_map(|dir| {
+        let name = absolute.strip_prefix(dir).ok().filter(|name| !name.as_os_str().is_empty())?;
+        Some((dir.as_path(), name.to_path_buf()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backing_image_lies_beneath_a_permitted_directory() {
+        let own = Path::new("/sr/one");
+        let dirs = [own.to_path_buf(), PathBuf::from("/golden")];
+        for (path, expected) in [
+            ("./base.vhd", Some("/sr/one/base.vhd")),
+            ("old/base.vhd", Some("/sr/one/old/base.vhd")),
+            ("/sr/one/base.vhd", Some("/sr/one/base.vhd")),
+            ("../one/base.vhd", Some("/sr/one/base.vhd")),
+            ("../../golden/base.vhd", Some("/golden/base.vhd")),
+            ("/golden/x/../base.vhd", Some("/golden/base.vhd")),
+            ("/sr/onebase.vhd", None),
+            ("/sr/one", None),
+            ("/etc/shadow", None),
+            ("../two/base.vhd", None),
+            ("a/../../b", None),
+            ("/sr/one/../b", None),
+            ("../../../../../etc/shadow", None),
+            (".", None),
+            ("", None),
+        ] {
+            let found = permitted(own, Path::new(path), &dirs).map(|(dir, name)| dir.join(name));
+            assert_eq!(found.as_deref(), expected.map(Path::new), "{path}");
+        }
+    }
+}
