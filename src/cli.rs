@@ -13,6 +13,7 @@ mod map;
 mod mount;
 mod parse;
 mod run;
+mod serve;
 mod umount;
 
 use crate::Result;
@@ -35,6 +36,8 @@ struct Cli {
 enum Command {
     /// Mount a directory that shows disk.raw and its partitions
     Mount(mount::MountArgs),
+    /// Serve the disk and its partitions by NBD, which needs neither FUSE nor root
+    Serve(serve::ServeArgs),
     /// Unmount, and wait until all writes are on stable storage
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse_from(args);
     let result: Result<()> = match cli.command {
         Command::Mount(args) => mount::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -12,6 +12,7 @@
 //! The keeper starts `synthdisk internal serve` in the same way.
 
 mod channel;
+mod front;
 mod keeper;
 mod log;
 mod parsers;
@@ -22,7 +23,8 @@ mod text;
 mod wire;
 
 pub use channel::Channel;
-pub use keeper::{Cleanup, keep};
+pub use front::Cleanup;
+pub use keeper::keep;
 pub use report::{BootReport, EditReport, MountReport, PartitionReport, ReportedDisk, adapt};
-pub use request::{Background, MountReply, MountRequest};
+pub use request::{Background, ExportRequest, MountReply, MountRequest, NbdRequest};
 pub use server::serve;

@@ -26,6 +26,7 @@ pub mod layout;
 pub mod libvirt;
 pub mod loader;
 pub mod lvm;
+pub mod nbd;
 pub mod plan;
 pub mod private_file;
 pub mod process;

@@ -24,7 +24,7 @@ pub use other::OtherProcess;
 pub use private_dir::{make_private_dir, private_dir_name};
 pub use signals::{Stop, ending_signals, hold_ending_signals};
 pub use stray::close_inherited_files;
-pub use sweep::{Sweeper, Swept, sweep};
+pub use sweep::{NamedInode, Sweeper, Swept, sweep};
 pub use tool::{clean_environment, find_program, find_tool, is_program};
 pub use unmount::{Unmount, unmount};
 pub use wait::poll_until;

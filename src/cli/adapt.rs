@@ -2,7 +2,7 @@
 
 use super::args::SourceArgs;
 use super::identity::IdentityArgs;
-use crate::daemon::{Background, MountRequest};
+use crate::daemon::{Background, ExportRequest, MountRequest};
 use crate::edit::{Change, Edit, FileContent};
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan};
@@ -52,7 +52,7 @@ pub(super) fn run(args: AdaptArgs) -> Result<()> {
         // clap requires an overlay unless --dry-run is given.
         overlay: OverlayChoice::File(args.overlay.unwrap_or_default()),
         overlay_limit: None,
-        options: MountOptions::default(),
+        export: ExportRequest::Mount(MountOptions::default()),
         sandbox: Mode::Auto,
         must_adapt: true,
         log: None,

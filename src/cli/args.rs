@@ -1,7 +1,9 @@
 //! Arguments that several subcommands share.
 
+use crate::disk::temporary_dir;
+use crate::layout::parse_size;
 use crate::loader::LoaderKind;
-use crate::plan::SourceOptions;
+use crate::plan::{OverlayChoice, SourceOptions};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -40,5 +42,40 @@ impl SourceArgs {
             ));
         }
         Ok(SourceOptions { images, config: self.config, ..self.options })
+    }
+}
+
+/// Where the writes of an export go.
+#[derive(Debug, Args)]
+pub(super) struct OverlayArgs {
+    /// Keep writes in this qcow2 file, created on first use [default: discard them at the end]
+    #[arg(long, value_name = "FILE", conflicts_with = "read_only", help_heading = "Overlay")]
+    pub(super) overlay: Option<PathBuf>,
+
+    /// Keep writes in this directory, one qcow2 file per disk
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["overlay", "read_only"])]
+    #[arg(help_heading = "Overlay")]
+    pub(super) overlay_dir: Option<PathBuf>,
+
+    /// Let the overlay of each disk occupy at most this much storage (512M, 20G); further writes
+    /// fail with ENOSPC
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "read_only")]
+    #[arg(help_heading = "Overlay")]
+    pub(super) overlay_limit: Option<u64>,
+
+    /// Refuse all writes
+    #[arg(long, help_heading = "Overlay")]
+    pub(super) read_only: bool,
+}
+
+impl OverlayArgs {
+    /// The overlay that they ask for; a temporary one without any.
+    pub(super) fn choice(self, read_only: bool) -> OverlayChoice {
+        match (self.overlay, self.overlay_dir) {
+            (Some(path), _) => OverlayChoice::File(path),
+            (None, Some(dir)) => OverlayChoice::Dir(dir),
+            (None, None) if read_only => OverlayChoice::ReadOnly,
+            (None, None) => OverlayChoice::Temporary(temporary_dir()),
+        }
     }
 }

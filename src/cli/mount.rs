@@ -7,13 +7,12 @@ mod serve;
 mod try_it;
 
 pub(super) use args::MountArgs;
+pub(super) use background::start;
 pub(super) use option_list::OptionList;
-pub(super) use serve::{answered, internal};
+pub(super) use serve::{answered, internal, mount as in_foreground};
 
-use crate::daemon::{Background, MountReport, MountRequest};
-use crate::disk::temporary_dir;
+use crate::daemon::{Background, ExportRequest, MountReport, MountRequest};
 use crate::fuse::MountOptions;
-use crate::plan::OverlayChoice;
 use crate::text::printable;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -55,8 +54,8 @@ fn resolve(mut args: MountArgs) -> Result<(MountArgs, MountOptions)> {
         args.update_from_arg_matches_mut(&mut matches)
             .map_err(|e| Error::with_source(ErrorKind::Usage, "cannot use the options in -o", e))?;
     }
-    options.read_only |= args.read_only;
-    if options.read_only && (args.overlay.is_some() || args.overlay_dir.is_some()) {
+    options.read_only |= args.overlay.read_only;
+    if options.read_only && (args.overlay.overlay.is_some() || args.overlay.overlay_dir.is_some()) {
         return Err(Error::new(
             ErrorKind::Usage,
             "a read-only mount needs no overlay; drop --read-only, or --overlay and --overlay-dir",
@@ -79,19 +78,15 @@ pub(super) fn run(args: MountArgs) -> Result<()> {
     let mountpoint = images.pop().unwrap_or_default();
     let mut source = args.source.into_options(images)?;
     source.identity = args.identity.read()?;
-    let overlay = match (args.overlay, args.overlay_dir) {
-        (Some(path), _) => OverlayChoice::File(path),
-        (None, Some(dir)) => OverlayChoice::Dir(dir),
-        (None, None) if options.read_only => OverlayChoice::ReadOnly,
-        (None, None) => OverlayChoice::Temporary(temporary_dir()),
-    };
+    let overlay_limit = args.overlay.overlay_limit;
+    let overlay = args.overlay.choice(options.read_only);
     let request = MountRequest {
         // A guest with a new identity must not boot with its old one.
         must_adapt: !source.identity.is_empty(),
         source,
         overlay,
-        overlay_limit: args.overlay_limit,
-        options,
+        overlay_limit,
+        export: ExportRequest::Mount(options),
         sandbox: args.sandbox,
         log: args.log,
         background: if args.foreground { Background::Stay } else { Background::Detach },

@@ -5,12 +5,12 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
-use crate::daemon::{Background, Channel, MountRequest};
+use crate::daemon::{Background, Channel, ExportRequest, MountRequest};
 use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::MountOptions;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
-use crate::process::{self, Stop, Swept};
+use crate::process::{self, NamedInode, Stop, Swept};
 use crate::qemu::{Accel, Aio, Board, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Verdict, boot};
@@ -58,6 +58,12 @@ pub(super) enum Internal {
         target: Option<PathBuf>,
         #[arg(long)]
         temporary: Option<PathBuf>,
+        #[arg(long, requires_all = ["device", "inode"])]
+        name: Option<PathBuf>,
+        #[arg(long)]
+        device: Option<u64>,
+        #[arg(long)]
+        inode: Option<u64>,
     },
     /// Mount as requested by the process at the other end of standard input
     Mount { mountpoint: PathBuf },
@@ -81,9 +87,11 @@ pub(super) fn internal(args: Internal) -> Result<()> {
             crate::process::exec(signal, parent, keep_mask, &words)
         }
         Internal::EditMounted => crate::edit::kernel_driver::run_job(),
-        Internal::Sweep { mount, mount_id, target, temporary } => {
+        Internal::Sweep { mount, mount_id, target, temporary, name, device, inode } => {
             let attached = mount_id.zip(target);
-            process::sweep(&Swept { mount, attached, temporary })
+            let name = name.zip(device.zip(inode));
+            let name = name.map(|(path, (device, inode))| NamedInode { path, device, inode });
+            process::sweep(&Swept { mount, attached, temporary, name })
         }
         Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),
         Internal::Serve => crate::daemon::serve(),
@@ -222,7 +230,7 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin,
             source,
             overlay,
             overlay_limit: args.overlay_limit,
-            options,
+            export: ExportRequest::Mount(options),
             sandbox: args.sandbox,
             log: None,
             background: Background::Stay,

@@ -1,16 +1,16 @@
-//! The process that keeps a mount.
+//! The process that keeps an export.
 //!
-//! It makes and removes the mount, waits for signals, and starts processes for the server, which
+//! It makes and removes the mount or the socket, waits for signals, and starts processes for the server, which
 //! gives up the right to do any of this. It never looks at a byte from the guest.
 
 use super::channel::Channel;
+use super::front::{Cleanup, Front, nonsense};
 use super::log::start_log;
 use super::parsers::Parsers;
 use super::report::MountReport;
 use super::request::{MountReply, MountRequest};
 use super::wire::{DEVICE, FINISH, FIRST_PARSER, PARSERS, REPLY, REPLY_MAX, send_file};
-use crate::fuse::{KernelMount, MountPoint};
-use crate::process::{MountEntry, Stop, Sweeper, Unmount, end, ourselves, poll_until, unmount};
+use crate::process::{Stop, Sweeper, end, ourselves, poll_until};
 use crate::sandbox::{START_PARSER, receive_descriptor};
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
@@ -20,25 +20,14 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long programs may continue to use open files after a signal.
-const GRACE: Duration = Duration::from_secs(2);
 /// How long the rest of a reply may take after its first byte. A server that was taken over must not
 /// keep the keeper waiting.
 const REPLY_TIME: Duration = Duration::from_secs(60);
 /// How long a server that is not ready yet may take to clean up after a signal.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What cleans up if the keeper is killed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Cleanup {
-    /// A process that is started for that.
-    Sweeper,
-    /// The process that started the keeper.
-    Caller,
-}
-
-/// Mount on `mountpoint` as `request` says, call `ready` once the disks can be used, and keep the
-/// mount until it is removed or a signal arrives. Must be called before the process has threads.
+/// Export as `request` says, a mount on `mountpoint`, call `ready` once the disks can be used, and
+/// keep that until it is removed or a signal arrives. Must be called before the process has threads.
 ///
 /// # Errors
 /// Errors from mounting, from the server, and from `ready`.
@@ -50,7 +39,7 @@ pub fn keep(
 ) -> Result<()> {
     let stop = Stop::on_signals()?;
     start_log(request.log.as_deref())?;
-    let target = MountPoint::open(mountpoint)?;
+    let front = Front::open(request, mountpoint)?;
     let (requests, theirs) =
         UnixStream::pair().map_err(|e| Error::io("cannot create a socket", e))?;
     let (server, channel) = start_server(request, &theirs)?;
@@ -59,11 +48,9 @@ pub fn keep(
         server,
         channel,
         requests: Some(requests),
-        source: shown_source(request),
         request,
-        target,
-        mount: None,
-        entry: None,
+        front,
+        announced: false,
         cleanup,
         sweeper: None,
         parsers: Parsers::default(),
@@ -82,7 +69,7 @@ fn start_server(request: &MountRequest, requests: &UnixStream) -> Result<(Child,
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .spawn()
-        .map_err(|e| Error::io("cannot start the process that serves the mount", e))?;
+        .map_err(|e| Error::io("cannot start the process that serves the disks", e))?;
     let sent = channel.send(request).and_then(|()| send_file(&channel, PARSERS, requests));
     if let Err(e) = sent {
         let _ = server.kill();
@@ -98,13 +85,8 @@ struct Keeper<'a> {
     /// Where the server asks for parsers, until it closes its end.
     requests: Option<UnixStream>,
     request: &'a MountRequest,
-    /// What the host's mount table shows as the source.
-    source: String,
-    target: MountPoint,
-    /// The mount, until it is announced.
-    mount: Option<KernelMount>,
-    /// The mount, once it is announced.
-    entry: Option<MountEntry>,
+    front: Front,
+    announced: bool,
     cleanup: Cleanup,
     sweeper: Option<Sweeper>,
     parsers: Parsers,
@@ -147,14 +129,16 @@ impl Keeper<'_> {
             }
             match receive_descriptor(&self.channel).map_err(|e| Error::io("cannot listen", e))? {
                 None => break,
-                Some((DEVICE, None)) if self.mount.is_none() && self.entry.is_none() => {
-                    self.make_mount()?;
+                Some((DEVICE, None)) => {
+                    let device = self.front.make(self.request)?;
+                    send_file(&self.channel, DEVICE, &device)?;
                 }
                 Some((REPLY, None)) => match self.channel.receive_at_most(REPLY_MAX)? {
                     Some(MountReply::Ready(mut report)) if ready.is_some() => {
                         self.announce()?;
                         self.start_sweeper()?;
-                        report.mountpoint = self.target.path().to_path_buf();
+                        report.mountpoint = self.front.path();
+                        report.uri = self.front.uri();
                         if let Some(ready) = ready.take() {
                             ready(&report)?;
                         }
@@ -195,31 +179,23 @@ impl Keeper<'_> {
         }
     }
 
-    fn make_mount(&mut self) -> Result<()> {
-        let (mount, device) = KernelMount::new(&self.target, &self.source, &self.request.options)?;
-        self.mount = Some(mount);
-        send_file(&self.channel, DEVICE, &device)
-    }
-
     fn announce(&mut self) -> Result<()> {
-        let mount = self.mount.take().ok_or_else(nonsense)?;
-        self.entry = Some(mount.announce(&self.target)?);
+        self.front.announce()?;
+        self.announced = true;
         Ok(())
     }
 
     fn start_sweeper(&mut self) -> Result<()> {
-        let entry = self.entry.as_ref().filter(|_| self.cleanup == Cleanup::Sweeper);
-        self.sweeper = entry.map(Sweeper::of_attached).transpose()?;
+        if self.cleanup == Cleanup::Sweeper {
+            self.sweeper = self.front.sweeper()?;
+        }
         Ok(())
     }
 
-    /// A signal arrived: end the mount.
+    /// A signal arrived: end what is exported.
     fn stop(&mut self, stop: &Stop) -> Result<Stopping> {
-        match &self.entry {
-            Some(entry) => {
-                unmount_lazily(entry);
-                Ok(Stopping::At(Instant::now() + GRACE))
-            }
+        match self.front.hide() {
+            Some(grace) => Ok(Stopping::At(Instant::now() + grace)),
             // It is still planning.
             None => Err(stop.error()),
         }
@@ -236,7 +212,7 @@ impl Keeper<'_> {
             None if status.success() => Ok(()),
             None => {
                 let what =
-                    format!("the process that serves the mount ended unexpectedly ({status})");
+                    format!("the process that serves the disks ended unexpectedly ({status})");
                 Err(Error::new(ErrorKind::Io, what))
             }
         }
@@ -244,18 +220,14 @@ impl Keeper<'_> {
 
     /// Leave nothing behind, however [`Keeper::keep`] ended.
     fn clean_up(&mut self) {
-        if let Some(entry) = &self.entry {
-            unmount_lazily(entry);
-        }
+        let _ = self.front.hide();
         // The server notices, and removes what it has made so far.
         self.channel.shut_down();
-        if let Some(Err(e)) = self.mount.take().map(KernelMount::discard) {
-            tracing::error!("{e}");
-        }
-        match self.entry {
+        self.front.discard();
+        match self.announced {
             // It stores the last writes, however long that takes.
-            Some(_) => drop(self.server.wait()),
-            None => drop(end(&mut self.server, PATIENCE)),
+            true => drop(self.server.wait()),
+            false => drop(end(&mut self.server, PATIENCE)),
         }
         self.sweeper = None;
     }
@@ -276,7 +248,7 @@ struct Events {
 enum Stopping {
     /// There was none.
     No,
-    /// The mount is removed; at this time, the server is told to end.
+    /// Clients see nothing any more; at this time, the server is told to end.
     At(Instant),
     /// The server was told to end.
     Told,
@@ -289,21 +261,4 @@ impl Stopping {
             Self::No | Self::Told => None,
         }
     }
-}
-
-fn unmount_lazily(entry: &MountEntry) {
-    if let Err(e) = unmount(entry, Unmount::Lazy) {
-        tracing::error!("{e}");
-    }
-}
-
-fn nonsense() -> Error {
-    Error::new(ErrorKind::Corrupt, "the process that serves the mount does not follow the protocol")
-}
-
-/// What the host's mount table shows as the source: the config or the first image.
-fn shown_source(request: &MountRequest) -> String {
-    let source = &request.source;
-    let path = source.config.as_ref().or(source.images.first()).cloned().unwrap_or_default();
-    path.canonicalize().unwrap_or(path).display().to_string()
 }

@@ -17,8 +17,10 @@ use std::path::PathBuf;
 pub struct MountReport {
     /// The guest's name.
     pub name: String,
-    /// Directory of the mount, absolute.
+    /// Directory of the mount, or path of the socket of an NBD server, absolute.
     pub mountpoint: PathBuf,
+    /// The URI of the first disk, if it is served by NBD.
+    pub uri: Option<String>,
     /// The disks; the firmware boots from the first.
     pub disks: Vec<ReportedDisk>,
     /// What boots.
@@ -140,6 +142,7 @@ impl MountReport {
         Self {
             name: plan.name.clone(),
             mountpoint: PathBuf::new(),
+            uri: None,
             disks: plan.disks.iter().map(ReportedDisk::of).collect(),
             boot,
             notes: plan.notes.clone(),

@@ -2,13 +2,14 @@
 
 use super::report::MountReport;
 use crate::fuse::MountOptions;
+use crate::nbd::NbdAddress;
 use crate::plan::{OverlayChoice, SourceOptions};
 use crate::sandbox::Mode;
 use crate::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// All that a process needs to mount a guest's disks. Relative paths are relative to the working
+/// All that a process needs to export a guest's disks. Relative paths are relative to the working
 /// directory that it inherits. Files with identities (keys, hashes, scripts) are read already.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountRequest {
@@ -18,8 +19,8 @@ pub struct MountRequest {
     pub overlay: OverlayChoice,
     /// The most that each disk's overlay may occupy, in bytes.
     pub overlay_limit: Option<u64>,
-    /// Options of the mount itself.
-    pub options: MountOptions,
+    /// How clients reach the disks.
+    pub export: ExportRequest,
     /// What happens if the serving process cannot be confined completely.
     pub sandbox: Mode,
     /// Fail when the guest cannot be adapted, in place of a note.
@@ -28,6 +29,34 @@ pub struct MountRequest {
     pub log: Option<PathBuf>,
     /// Whether the process leaves its terminal and session once the disks can be used.
     pub background: Background,
+}
+
+/// How clients reach the disks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ExportRequest {
+    /// Through a mount with these options.
+    Mount(MountOptions),
+    /// Through an NBD server.
+    Nbd(NbdRequest),
+}
+
+/// An NBD server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NbdRequest {
+    /// Where it listens.
+    pub address: NbdAddress,
+    /// Whether all writes are refused.
+    pub read_only: bool,
+}
+
+impl ExportRequest {
+    /// Whether all writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Self::Mount(options) => options.read_only,
+            Self::Nbd(nbd) => nbd.read_only,
+        }
+    }
 }
 
 /// Whether a serving process detaches itself.

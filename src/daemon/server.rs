@@ -6,13 +6,14 @@
 use super::channel::Channel;
 use super::log::start_log;
 use super::report::{EditReport, MountReport, adapt};
-use super::request::{Background, MountReply, MountRequest};
+use super::request::{Background, ExportRequest, MountReply, MountRequest};
 use super::wire::{DEVICE, FINISH, FIRST_PARSER, PARSERS, send_reply};
 use crate::export::{Export, ExportSet};
 use crate::fuse::FuseExport;
+use crate::nbd::{NbdExport, NbdStopper};
 use crate::plan::Plan;
 use crate::process::{close_inherited_files, hold_ending_signals};
-use crate::sandbox::{ask_keeper_for_parsers, receive_descriptor, use_first_parser};
+use crate::sandbox::{Confined, ask_keeper_for_parsers, receive_descriptor, use_first_parser};
 use crate::{Error, ErrorKind, Result};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdout, getppid, setsid};
 use std::fs::File;
@@ -48,7 +49,7 @@ fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
     let mut report = MountReport::of(&plan);
     let mut set = ExportSet::of_plan(&plan);
     if let Some(status) = &mut set.status {
-        status.read_only = request.options.read_only;
+        status.read_only = request.export.is_read_only();
         status.pid = getppid().as_raw().unsigned_abs();
     }
     // Serving needs only the disks.
@@ -65,20 +66,31 @@ fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
         Background::Stay => None,
         Background::Detach => Some(leave_terminal()?),
     };
+    let stopper = match &request.export {
+        ExportRequest::Mount(_) => None,
+        ExportRequest::Nbd(_) => Some(NbdStopper::of(&device)?),
+    };
     let disks = set.clone();
-    let export = FuseExport { device, options: request.options, sandbox: request.sandbox };
-    export.serve(set, |confined| {
+    let ready = |confined: &Confined| {
         plan.keep();
         drop(plan);
         report.sandbox = confined.clone();
-        finish_when_told(keeper.try_clone()?, disks)?;
+        finish_when_told(keeper.try_clone()?, disks, stopper)?;
         if let Some(null) = output {
             let failed = |e: nix::Error| Error::io("cannot go to the background", e.into());
             dup2_stdout(&null).map_err(failed)?;
             dup2_stderr(&null).map_err(failed)?;
         }
         send_reply(keeper, &MountReply::Ready(Box::new(report)))
-    })
+    };
+    let sandbox = request.sandbox;
+    match request.export {
+        ExportRequest::Mount(options) => FuseExport { device, options, sandbox }.serve(set, ready),
+        ExportRequest::Nbd(nbd) => {
+            let read_only = nbd.read_only;
+            NbdExport { listener: device, read_only, sandbox }.serve(set, ready)
+        }
+    }
 }
 
 /// The open file that the keeper sends for `purpose`.
@@ -99,13 +111,16 @@ fn leave_terminal() -> Result<File> {
 }
 
 /// End this process when the keeper asks for it, or when the keeper was killed. Programs may still
-/// have files of the mount open.
-fn finish_when_told(keeper: Channel, disks: ExportSet) -> Result<()> {
+/// have files of a mount open. Where there is a `stopper`, serving ends by itself.
+fn finish_when_told(keeper: Channel, disks: ExportSet, stopper: Option<NbdStopper>) -> Result<()> {
     let wait = move || {
         while let Ok(Some((byte, _))) = receive_descriptor(&keeper) {
             if byte == FINISH {
                 break;
             }
+        }
+        if let Some(stopper) = stopper {
+            return stopper.stop();
         }
         let Err(e) = disks.close() else { std::process::exit(0) };
         let e = Error::io("the last writes could not be stored", e);

@@ -10,7 +10,8 @@ impl MountReport {
     /// in the guest's command line.
     pub fn text(&self, verbose: bool) -> String {
         let mut out = String::new();
-        self.disks.iter().for_each(|disk| disk_lines(disk, &mut out));
+        let end = if self.uri.is_some() { "at the end" } else { "at unmount" };
+        self.disks.iter().for_each(|disk| disk_lines(disk, end, &mut out));
         match &self.boot {
             BootReport::Kernel { title, kernel, initrds, cmdline, changes, .. } => {
                 line(&mut out, "boots", title);
@@ -69,7 +70,8 @@ fn line(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "{:<8} {}", format!("{label}:"), in_a_line(text));
 }
 
-fn disk_lines(disk: &ReportedDisk, out: &mut String) {
+/// `end` says when a temporary overlay is removed.
+fn disk_lines(disk: &ReportedDisk, end: &str, out: &mut String) {
     let mut text = format!("{} {}", disk.disk.file, format_size(disk.len));
     match (disk.table, disk.disk_id) {
         (Some(TableKind::Mbr), Some(id)) => text.push_str(&format!(", id {id:08x}")),
@@ -83,7 +85,7 @@ fn disk_lines(disk: &ReportedDisk, out: &mut String) {
     line(out, if disk.disk.cdrom { "cdrom" } else { "disk" }, &text);
     let writes = match (&disk.overlay, disk.disk.read_only) {
         (Some(path), _) => format!("kept in {}", path.display()),
-        (None, false) => "temporary, gone at unmount".into(),
+        (None, false) => format!("temporary, gone {end}"),
         (None, true) => "refused".into(),
     };
     line(out, "writes", &writes);

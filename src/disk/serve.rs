@@ -255,6 +255,18 @@ impl Disk {
         })
     }
 
+    /// As [`Extents::extent_at`], without looking further than `end`.
+    ///
+    /// # Errors
+    /// Errors of the image and the overlay.
+    pub fn extent_within(&self, offset: u64, end: u64) -> io::Result<Extent> {
+        self.refresh_gap(offset, end.saturating_sub(offset));
+        let table = self.table();
+        let overlay = self.overlay();
+        let end = end.min(self.len);
+        joined_extents(end, offset, |at| one_extent(overlay, &table, at, end))
+    }
+
     pub(super) fn overlay(&self) -> Option<&dyn Overlay> {
         self.overlay.as_deref()
     }

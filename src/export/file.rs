@@ -117,6 +117,20 @@ impl ExportedFile {
         }
     }
 
+    /// Fill `buf` from `offset`; never a short read.
+    ///
+    /// # Errors
+    /// Errors of the image and the overlay; `UnexpectedEof` past the end.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.clip(offset, buf.len() as u64) < buf.len() as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match &self.bytes {
+            FileBytes::Range { disk, start } => disk.read_at(buf, start + offset),
+            FileBytes::Volume(volume) => volume.read_at(buf, offset),
+        }
+    }
+
     /// Write `data`, which must fit, at `offset`.
     ///
     /// # Errors
@@ -186,7 +200,29 @@ impl ExportedFile {
         }
     }
 
-    /// The same, with the file's extents from `extent_at`.
+    /// The data or the hole at `offset`, up to `end` at most, both within the file. A block with any
+    /// data is data, as for [`ExportedFile::seek`].
+    ///
+    /// # Errors
+    /// Errors of the image and the overlay.
+    pub fn extent_within(&self, offset: u64, end: u64) -> io::Result<Extent> {
+        let limit = end.checked_next_multiple_of(BLOCK).map_or(self.len, |at| at.min(self.len));
+        let next = |data| match &self.bytes {
+            FileBytes::Range { disk, start } => self.seek_until((offset, limit), data, |at| {
+                on_file(disk.extent_within(start + at, start + limit)?, *start)
+            }),
+            FileBytes::Volume(volume) => {
+                self.seek_until((offset, limit), data, |at| volume.extent_at(at))
+            }
+        };
+        let hole = next(false)?.unwrap_or(limit);
+        if hole > offset {
+            return Ok(Extent { data: true, end: hole.min(end) });
+        }
+        Ok(Extent { data: false, end: next(true)?.unwrap_or(limit).min(end) })
+    }
+
+    /// The same as [`ExportedFile::seek`], with the file's extents from `extent_at`.
     ///
     /// # Errors
     /// Errors of `extent_at`.
@@ -199,10 +235,22 @@ impl ExportedFile {
         if offset >= self.len {
             return Ok(None);
         }
+        let found = self.seek_until((offset, self.len), data, extent_at)?;
+        Ok(found.or((!data).then_some(self.len)))
+    }
+
+    /// The first byte of data, or of a hole, from `offset` on and before `limit`, which must be a
+    /// multiple of [`BLOCK`] or the end of the file.
+    fn seek_until(
+        &self,
+        (offset, limit): Range,
+        data: bool,
+        extent_at: impl Fn(u64) -> io::Result<Extent>,
+    ) -> io::Result<Option<u64>> {
         // In whole blocks, as on other filesystems: a block with any data is data. QEMU aborts if a
         // file opened with O_DIRECT has a hole that begins within a block.
         let mut at = offset - offset % BLOCK;
-        while at < self.len {
+        while at < limit {
             let run = extent_at(at)?;
             // An extent may continue after the end of this file, in the next partition.
             let end = run.end.min(self.len);
@@ -216,7 +264,7 @@ impl ExportedFile {
                 (false, true) => end,
             };
         }
-        Ok((!data).then_some(self.len))
+        Ok(None)
     }
 
     /// The range that `fallocate` with `mode` asks to zero: offset and length. See fallocate(2).

@@ -1,6 +1,7 @@
 //! The status of an export: one type for the process that serves it and for all programs that read
 //! it.
 
+use super::file::ExportedFile;
 use crate::qemu::FirmwareKind;
 use crate::sandbox::Confined;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,19 @@ pub struct Status {
     /// How the serving process is confined.
     #[serde(default)]
     pub sandbox: Confined,
+}
+
+impl Status {
+    /// The status as of now, as JSON; `files` are what is exported. Empty if a path is not UTF-8.
+    pub fn text<'a>(&self, files: impl Iterator<Item = &'a ExportedFile> + Clone) -> Vec<u8> {
+        let mut status = self.clone();
+        for disk in &mut status.disks {
+            let shown = files.clone().find(|file| file.name == disk.file);
+            let shown = shown.and_then(ExportedFile::whole);
+            disk.overlay_bytes = shown.map_or(0, |disk| disk.overlay_allocated());
+        }
+        serde_json::to_vec_pretty(&status).unwrap_or_default()
+    }
 }
 
 /// An exported disk.

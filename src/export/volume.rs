@@ -94,8 +94,12 @@ impl ExportedVolume {
             scratch.resize(len, 0);
         }
         let buf = &mut scratch[..len];
-        self.pieces((offset, len), |disk, at, range| disk.read_at(&mut buf[range], at))?;
+        self.read_at(buf, offset)?;
         Ok(Chunk::Buffer(buf))
+    }
+
+    pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.pieces((offset, buf.len()), |disk, at, range| disk.read_at(&mut buf[range], at))
     }
 
     pub(super) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {

@@ -459,16 +459,10 @@ impl DiskFs {
         }
     }
 
-    /// The status as of now, as JSON.
+    /// The status as of now, as JSON; `set_status` has shown that it can be written.
     fn status_text(&self) -> Vec<u8> {
-        let mut status = self.status.get().cloned();
-        for disk in status.iter_mut().flat_map(|status| &mut status.disks) {
-            let shown = self.files.iter().find(|(file, _)| file.name == disk.file);
-            let shown = shown.and_then(|(file, _)| file.whole());
-            disk.overlay_bytes = shown.map_or(0, |disk| disk.overlay_allocated());
-        }
-        // `set_status` has shown that it can be written.
-        status.and_then(|status| serde_json::to_vec_pretty(&status).ok()).unwrap_or_default()
+        let files = self.files.iter().map(|(file, _)| file);
+        self.status.get().map(|status| status.text(files)).unwrap_or_default()
     }
 
     fn is_read_only(&self, file: &ExportedFile) -> bool {

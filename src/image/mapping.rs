@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// 2 MiB of page tables, which are only freed by unmapping.
 const RENEW_AFTER: u64 = 4 << 30;
 
+/// Bytes of the smallest page; those of the kernel are this or a multiple.
+const PAGE: usize = 4096;
+
 /// One `mmap` of the whole file.
 #[derive(Debug)]
 struct Map {
@@ -77,6 +80,25 @@ impl MappedSlice {
         // long as `self.map`. Other processes may change the file's bytes while the slice lives; by
         // this type's contract only the kernel reads them, which tolerates such changes.
         unsafe { std::slice::from_raw_parts(self.map.start.as_ptr().add(self.offset), self.len) }
+    }
+
+    /// Read the bytes from storage, if they are not in memory, so that a system call finds them there.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the file has been truncated. Kernels before 5.14 cannot say.
+    pub fn populate(&self) -> io::Result<()> {
+        let slack = self.offset % PAGE;
+        let start = self.map.start.as_ptr().wrapping_add(self.offset - slack);
+        // SAFETY: the range lies within the mapping (`Mapping::slice`), apart from the rest of its
+        // last page. This advice changes no byte and no mapping; it reports an error where a load
+        // would raise a signal.
+        let done =
+            unsafe { libc::madvise(start.cast(), self.len + slack, libc::MADV_POPULATE_READ) };
+        match io::Error::last_os_error() {
+            _ if done == 0 => Ok(()),
+            e if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            e => Err(e),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -37,6 +38,38 @@ enum Leftover {
     Attached(MountEntry),
     /// A file or directory, by a path through the open directory.
     Temporary(PathBuf, Arc<File>),
+    /// A name that the parent removes itself.
+    Name,
+}
+
+/// A name, and the device and inode that it had when it was made: what has that name later may be
+/// another file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NamedInode {
+    /// The name, absolute.
+    pub path: PathBuf,
+    /// The device.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+}
+
+impl NamedInode {
+    /// What is called `path` now; a symlink is not followed.
+    ///
+    /// # Errors
+    /// Errors of lstat(2).
+    pub fn of(path: PathBuf) -> std::io::Result<Self> {
+        let meta = path.symlink_metadata()?;
+        Ok(Self { path, device: meta.dev(), inode: meta.ino() })
+    }
+
+    /// Remove the name if it is still that of the same file.
+    pub fn remove(&self) {
+        if Self::of(self.path.clone()).is_ok_and(|found| found == *self) {
+            let _ = std::fs::remove_file(&self.path); // somebody may have removed it just now
+        }
+    }
 }
 
 impl Sweeper {
@@ -74,6 +107,18 @@ impl Sweeper {
         Self::start(command, Leftover::Temporary(by_descriptor.join(name), Arc::clone(dir)))
     }
 
+    /// For a name. It is removed only if this process is killed: otherwise, it removes the name
+    /// itself.
+    ///
+    /// # Errors
+    /// Errors of starting a process.
+    pub fn of_name(name: &NamedInode) -> Result<Self> {
+        let mut command = ourselves()?;
+        command.args(["internal", "sweep", "--device", &name.device.to_string(), "--inode"]);
+        command.arg(name.inode.to_string()).arg("--name").arg(&name.path);
+        Self::start(command, Leftover::Name)
+    }
+
     fn start(mut command: Command, leftover: Leftover) -> Result<Self> {
         let child = command
             .stdin(Stdio::piped())
@@ -92,6 +137,8 @@ impl Drop for Sweeper {
         if let Leftover::Attached(entry) = &self.leftover {
             // The process must not do it later: by then, another mount may have the same ID.
             let _ = unmount(entry, Unmount::Lazy);
+        }
+        if matches!(self.leftover, Leftover::Attached(_) | Leftover::Name) {
             let _ = pipe.as_mut().map(|pipe| pipe.write_all(DONE)); // it may have been killed
         }
         drop(pipe);
@@ -99,7 +146,7 @@ impl Drop for Sweeper {
         // The sweeper itself may have been killed.
         match &self.leftover {
             Leftover::Mount(dir) => remove_mount(dir),
-            Leftover::Attached(_) => {}
+            Leftover::Attached(_) | Leftover::Name => {}
             Leftover::Temporary(path, _open) => remove_temporary(path),
         }
     }
@@ -114,6 +161,8 @@ pub struct Swept {
     pub attached: Option<(u64, PathBuf)>,
     /// A file or directory.
     pub temporary: Option<PathBuf>,
+    /// A name.
+    pub name: Option<NamedInode>,
 }
 
 /// The sweeper process: wait for end-of-file on standard input, then clean up.
@@ -137,6 +186,7 @@ pub fn sweep(swept: &Swept) -> Result<()> {
         }
     }
     swept.temporary.iter().for_each(|path| remove_temporary(path));
+    swept.name.iter().for_each(NamedInode::remove);
     Ok(())
 }
 

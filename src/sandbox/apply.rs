@@ -71,7 +71,7 @@ impl Confinement {
         self.note(Layer::NoNewPrivileges, done)?;
         let allowed: &[_] = match self.profile {
             Profile::Serve => &[(Path::new("/dev/fuse"), Allowed::Use)],
-            Profile::Parse(_) => &[],
+            Profile::ServeSockets | Profile::Parse(_) => &[],
         };
         self.note(Layer::Landlock, restrict(allowed))
     }

@@ -81,6 +81,9 @@ pub(super) const STORE: &[Call] = &[
     libc::SYS_pwritev2,
 ];
 
+/// Taking connections on a socket that listens already.
+pub(super) const ACCEPT: &[Call] = &[libc::SYS_accept4];
+
 /// Calls that only an intruder makes: executing, inspecting or changing other processes, mounting,
 /// changing privileges, loading code into the kernel.
 pub(super) const DEADLY: &[Call] = &[

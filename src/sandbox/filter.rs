@@ -2,7 +2,7 @@
 //!
 //! Source: seccomp(2).
 
-use super::calls::{BASE, BASE_OF_ARCHITECTURE, Call, DEADLY, NOT_FOR_TOOLS, STORE};
+use super::calls::{ACCEPT, BASE, BASE_OF_ARCHITECTURE, Call, DEADLY, NOT_FOR_TOOLS, STORE};
 use super::profile::Profile;
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
@@ -65,10 +65,16 @@ fn compile(profile: &Profile) -> Result<Vec<BpfProgram>, BackendError> {
     let deadly = program(unconditional(DEADLY), SeccompAction::Allow, SeccompAction::KillProcess)?;
     let mut allowed: Rules = unconditional(BASE);
     allowed.extend(unconditional(BASE_OF_ARCHITECTURE));
-    if *profile == Profile::Serve {
+    if matches!(profile, Profile::Serve | Profile::ServeSockets) {
         allowed.extend(unconditional(STORE));
     }
     allowed.extend(conditional()?);
+    if *profile == Profile::ServeSockets {
+        allowed.extend(unconditional(ACCEPT));
+        let level = (1, Dword, Eq, libc::SOL_SOCKET as u64);
+        let buffer = rule(&[level, (2, Dword, Eq, libc::SO_SNDBUF as u64)])?;
+        allowed.entry(libc::SYS_setsockopt).or_default().push(buffer);
+    }
     let allowed = program(allowed, fails(libc::ENOSYS), SeccompAction::Allow)?;
     // The first filter has to permit applying the second.
     Ok(vec![deadly, allowed])

@@ -20,6 +20,8 @@ pub enum Mode {
 pub enum Profile {
     /// Serves disks: reads and writes the files that it has open, and talks to its keeper.
     Serve,
+    /// The same, to clients that connect to a socket which it has open.
+    ServeSockets,
     /// Parses the bytes of a guest: reads the files that it has open, within limits.
     Parse(Limits),
 }

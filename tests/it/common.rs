@@ -18,6 +18,7 @@ pub mod mount;
 pub mod overlay;
 pub mod process;
 pub mod random;
+pub mod serve;
 pub mod slots;
 pub mod tiny;
 pub mod whole;

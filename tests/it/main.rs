@@ -15,6 +15,7 @@ mod image;
 mod inspect;
 mod loader;
 mod lvm;
+mod nbd;
 mod rooms;
 mod run;
 mod sandbox;

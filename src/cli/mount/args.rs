@@ -1,8 +1,7 @@
 //! Arguments of `mount`.
 
-use crate::cli::args::SourceArgs;
+use crate::cli::args::{OverlayArgs, SourceArgs};
 use crate::cli::identity::IdentityArgs;
-use crate::layout::parse_size;
 use crate::sandbox::Mode;
 use clap::Args;
 use std::ffi::OsString;
@@ -22,24 +21,8 @@ pub(in crate::cli) struct MountArgs {
     #[command(flatten)]
     pub(in crate::cli) identity: IdentityArgs,
 
-    /// Keep writes in this qcow2 file, created on first use [default: discard them at unmount]
-    #[arg(long, value_name = "FILE", conflicts_with = "read_only", help_heading = "Overlay")]
-    pub(in crate::cli) overlay: Option<PathBuf>,
-
-    /// Keep writes in this directory, one qcow2 file per disk
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["overlay", "read_only"])]
-    #[arg(help_heading = "Overlay")]
-    pub(in crate::cli) overlay_dir: Option<PathBuf>,
-
-    /// Let the overlay of each disk occupy at most this much storage (512M, 20G); further writes
-    /// fail with ENOSPC
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "read_only")]
-    #[arg(help_heading = "Overlay")]
-    pub(in crate::cli) overlay_limit: Option<u64>,
-
-    /// Refuse all writes
-    #[arg(long, help_heading = "Overlay")]
-    pub(in crate::cli) read_only: bool,
+    #[command(flatten)]
+    pub(in crate::cli) overlay: OverlayArgs,
 
     /// Mount options: allow_other, ro, uid=USER, gid=GROUP, umask=N, and any of the
     /// long options as name=value

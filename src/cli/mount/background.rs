@@ -13,7 +13,7 @@ use std::process::Stdio;
 ///
 /// # Errors
 /// Fails if the process cannot be started, or with the error that it reports.
-pub(super) fn start(request: &MountRequest, mountpoint: &Path) -> Result<MountReport> {
+pub(in crate::cli) fn start(request: &MountRequest, mountpoint: &Path) -> Result<MountReport> {
     let failed = |e| Error::io("cannot start the background process", e);
     let (mut channel, theirs) = Channel::pair()?;
     let mut process = ourselves()?

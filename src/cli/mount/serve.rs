@@ -12,7 +12,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// Errors from planning, mounting and serving, and from `ready`.
-pub(super) fn mount(
+pub(in crate::cli) fn mount(
     request: &MountRequest,
     mountpoint: &Path,
     ready: impl FnOnce(&MountReport) -> Result<()>,

@@ -13,7 +13,7 @@ fn manual_pages_are_written() {
         assert!(page.contains(word), "{word}: {page}");
     }
     for command in
-        ["umount", "map", "inspect", "adapt", "finalize", "run", "libvirt-xml", "generate"]
+        ["serve", "umount", "map", "inspect", "adapt", "finalize", "run", "libvirt-xml", "generate"]
     {
         let page = pages.join(format!("synthdisk-{command}.1"));
         assert!(page.exists(), "{}", page.display());

@@ -1,0 +1,29 @@
+//! Exporting disks by NBD: clients of a socket read and write `disk.raw` and its partitions.
+//!
+//! ```text
+//! client ◀──▶ handshake ──▶ connection ──▶ execute ──▶ export, disk
+//!                               └──▶ pool (requests that wait for storage)
+//! ```
+//!
+//! `protocol` and `options` turn bytes into messages and back, and do no I/O. The protocol is
+//! doc/proto.md of NetworkBlockDevice/nbd; docs/nbd.md says what of it is served.
+
+mod address;
+mod connection;
+mod execute;
+mod exports;
+mod handshake;
+mod input;
+mod listen;
+mod options;
+mod pace;
+mod pool;
+mod protocol;
+mod serve;
+mod socket;
+mod target;
+mod transport;
+
+pub use address::NbdAddress;
+pub use listen::NbdListener;
+pub use serve::{NbdExport, NbdStopper};
