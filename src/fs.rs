@@ -11,6 +11,7 @@ mod budget;
 pub mod ext4;
 pub(crate) mod guard;
 mod guest_fs;
+mod guest_tree;
 pub mod md;
 mod mem_fs;
 mod metered;
@@ -22,4 +23,5 @@ pub mod xfs;
 
 pub use budget::{Budget, Cost};
 pub use guest_fs::*;
+pub use guest_tree::{GuestTree, MAX_MOUNTS, Mounted};
 pub use mem_fs::MemFs;

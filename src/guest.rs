@@ -7,4 +7,5 @@
 pub mod about;
 pub mod cmdline;
 pub mod drivers;
+pub mod mounts;
 pub mod select;

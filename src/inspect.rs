@@ -52,26 +52,16 @@ pub fn inspect(options: &SourceOptions, choice: &OverlayChoice) -> Result<Report
 fn report(plan: &Plan, failure: Option<Error>, entry: Option<&EntrySelector>) -> Report {
     let disks = partitions::disks(plan);
     let volumes = partitions::volumes(plan);
-    let root = plan.root.map(|place| match place {
-        RootPlace::Partition { disk, number } => {
-            let disk = &plan.disks[disk];
-            (disk.partition_file(number), plan.filesystem(disk, number))
-        }
-        RootPlace::Volume(index) => {
-            let volume = &plan.volumes[index];
-            (volume.file.clone(), plan.volume_filesystem(volume))
-        }
-    });
     let mut notes = plan.notes.clone();
-    let root = root.and_then(|(file, fs)| match fs {
+    let root = plan.guest_files().and_then(|(file, fs)| match fs {
         Ok(fs) => Some((file, fs)),
         Err(e) => {
             notes.push(format!("the root filesystem cannot be read: {e}"));
             None
         }
     });
-    let root_fs = root.as_ref().map(|(_, fs)| &**fs);
-    let guest = root.as_ref().map(|(file, fs)| guest_report(file, &**fs));
+    let root_fs = root.as_ref().map(|(_, fs)| fs as &dyn GuestFs);
+    let guest = root.as_ref().map(|(file, fs)| guest_report(file, fs));
     let boot_fs = boot_filesystem(plan, entry);
     let mut menu = None;
     let mut kernels = Vec::new();

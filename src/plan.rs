@@ -20,6 +20,7 @@ mod disk_source;
 pub mod examine;
 mod guest_planner;
 mod guest_spec;
+mod guest_tree;
 mod hardware;
 mod lay_out;
 mod menu_rules;

@@ -2,7 +2,7 @@
 
 use super::candidates::Places;
 use super::disk_builder::DiskBuilder;
-use super::examine::{Examiner, RemoteFs, SourceId};
+use super::examine::{EditsQuestion, Examiner, Place, RemoteFs, SourceId};
 use super::planned_disk::PlannedDisk;
 use super::root_resolver::RootResolver;
 use super::types::PartitionNames;
@@ -51,6 +51,17 @@ impl LiveGuest<'_> {
             }
         };
         Ok(Some((disk.partition_file(p.number), source)))
+    }
+
+    /// The partitions that may be mounted on the root filesystem, which is partition `root`.
+    fn mountable(&self, resolver: &RootResolver, root: usize) -> Result<Vec<Place>> {
+        let mut out = Vec::new();
+        for (index, p) in resolver.partitions.iter().enumerate() {
+            if index != root && p.kind.may_hold_root() {
+                out.extend(self.source(resolver, index)?.map(|(_, source)| (index, source)));
+            }
+        }
+        Ok(out)
     }
 
     /// The filesystem in partition `index` of `resolver`, and its file in a mount; `None` if it is
@@ -140,7 +151,18 @@ pub(super) fn adaptation_of(
     let Some(root) = resolver.partitions.get(index) else { return Ok(None) };
     let Some((file, source)) = guests.source(resolver, index)? else { return Ok(None) };
     let (devices, selection) = (devices(resolver, root, guests), resolver.selection.clone());
-    let (edits, kernel_mount) = guests.examiner.edits(source, devices, selection)?;
+    let question = EditsQuestion {
+        root: (index, source),
+        others: guests.mountable(resolver, index)?,
+        resolver: resolver.clone(),
+        devices,
+        selection,
+    };
+    let (edits, elsewhere, kernel_mount) = guests.examiner.edits(question)?;
+    if !elsewhere.is_empty() {
+        let list = elsewhere.join(" and ");
+        notes.push(format!("{list} is not on the root filesystem, and is not adapted"));
+    }
     if edits.is_empty() {
         return Ok(None);
     }

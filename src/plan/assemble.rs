@@ -9,19 +9,22 @@ use super::disk_builder::{CreatedFile, DiskBuilder};
 use super::disk_source::images_of;
 use super::examine::{BootQuestion, Examiner, RemoteFs};
 use super::guest_planner::{GuestPlanner, not_planned};
+use super::guest_tree::guest_tree;
 use super::options::SourceOptions;
 use super::payload::from_guest;
 use super::planned_disk::{PlannedDisk, disk_file_name};
 use super::planned_volume::PlannedVolume;
 use super::root_resolver::RootResolver;
 use super::survey::Survey;
-use super::types::{BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PlannedBoot};
+use super::types::{
+    BootRequest, BootSummary, GuestBootRequest, OverlayChoice, PartitionNames, PlannedBoot,
+};
 use super::unique_names;
 use super::whole_disk::{changed_table, whole_disk};
 use crate::bytes::ReadAt;
 use crate::disk::ReadSet;
-use crate::fs::GuestFs;
 use crate::fs::boot_code::BootCode;
+use crate::fs::{GuestFs, GuestTree, Mounted};
 use crate::identity::UuidChange;
 use crate::loader::{BootOrder, FirmwareSet, LoaderKind};
 use crate::qemu::FirmwareKind;
@@ -66,6 +69,8 @@ pub struct Plan {
     pub copied_group: Option<String>,
     /// New overlays, which are removed again unless [`Plan::keep`] is called.
     created: Vec<CreatedFile>,
+    /// The names of the guest's partitions.
+    resolver: RootResolver,
     /// Examines the guest's filesystems, within the budget of this plan.
     examiner: Examiner,
 }
@@ -108,6 +113,41 @@ impl Plan {
         let name = format!("partition {number} of {}", disk.vdev);
         let source = self.examiner.add(&name, Arc::new(reader))?;
         Ok(Box::new(RemoteFs::open(&self.examiner, source)?))
+    }
+
+    /// All files of the guest: its root filesystem, with the others that its fstab mounts; and the name
+    /// of the root's file in a mount. `None` if it is not known which partition the root is.
+    ///
+    /// # Errors
+    /// Those of opening the root filesystem.
+    pub fn guest_files(&self) -> Option<(String, Result<GuestTree<'static>>)> {
+        let volumes = self.resolver.partitions.len().saturating_sub(self.volumes.len());
+        let (file, fs, index) = match self.root? {
+            RootPlace::Partition { disk, number } => {
+                let disk = &self.disks[disk];
+                let is = |p: &PartitionNames| p.disk == disk.letters && p.number == number;
+                let index = self.resolver.partitions.iter().position(is);
+                (disk.partition_file(number), self.filesystem(disk, number), index)
+            }
+            RootPlace::Volume(index) => {
+                let volume = &self.volumes[index];
+                (volume.file.clone(), self.volume_filesystem(volume), Some(volumes + index))
+            }
+        };
+        let open = |index: usize| {
+            let p = self.resolver.partitions.get(index)?;
+            let fs = match self.volumes.get(index.wrapping_sub(volumes)) {
+                Some(volume) => self.volume_filesystem(volume),
+                None => {
+                    let disk = self.disks.iter().find(|d| !d.cdrom && d.letters == p.disk)?;
+                    self.filesystem(disk, p.number)
+                }
+            };
+            Some(Mounted::Own(fs.ok()?))
+        };
+        let index = index.unwrap_or(usize::MAX);
+        let tree = fs.map(|fs| guest_tree(Mounted::Own(fs), index, &self.resolver, open));
+        Some((file, tree))
     }
 
     /// Keeps new overlays; called once the mount has succeeded.
@@ -203,6 +243,7 @@ pub(super) fn assemble(
         shared_names,
         copied_group: places.volumes.copies.clone(),
         created,
+        resolver,
         examiner,
     };
     if let Some(files) = &options.cloud_init {

@@ -7,4 +7,5 @@ mod odd_initrds;
 mod plan_initrd;
 mod probe;
 mod pygrub;
+mod separate_usr;
 mod xfs;

@@ -3,12 +3,15 @@
 use super::boot::{boot, host_boot};
 use super::files::OpenFiles;
 use super::guests::{Guests, PATIENCE, slots};
-use super::question::{FoundEdit, FoundEdits, FsFacts, FsQuestion, Question, SourceId};
+use super::question::{
+    EditsQuestion, FoundEdit, FoundEdits, FsFacts, FsQuestion, Question, SourceId,
+};
 use super::wire::{FromParser, ToParser, WireError, decode, encode};
-use crate::adapt::{Devices, Selection, propose};
+use crate::adapt::propose;
 use crate::edit::Edit;
-use crate::fs::GuestFs;
+use crate::fs::{GuestFs, Mounted};
 use crate::lvm::{PhysicalVolume, Survey, survey};
+use crate::plan::guest_tree::guest_tree;
 use crate::{Error, ErrorKind, Result};
 use serde::Serialize;
 use std::io;
@@ -57,9 +60,7 @@ fn answer<'a>(
         Question::HasModules { root, version } => {
             in_json(guests, Ok(has_modules(guests, root, &version)))
         }
-        Question::Edits { root, devices, selection } => {
-            in_json(guests, edits(guests, root, &devices, &selection))
-        }
+        Question::Edits(question) => in_json(guests, edits(guests, &question)),
         Question::Volumes(parts) => in_json(guests, volumes(guests, &parts)),
         Question::Budget => in_json(guests, Ok(())),
         Question::Fs(source, question) => about_fs(guests, files, source, question),
@@ -108,19 +109,24 @@ fn facts(fs: &dyn GuestFs) -> FsFacts {
 }
 
 /// The edits that adapt a guest.
-fn edits(
-    guests: &Guests<'_>,
-    root: SourceId,
-    devices: &Devices,
-    selection: &Selection,
-) -> Result<FoundEdits> {
-    let fs = guests.fs(root)?;
+fn edits(guests: &Guests<'_>, question: &EditsQuestion) -> Result<FoundEdits> {
+    let EditsQuestion { root: (index, root), others, resolver, devices, selection } = question;
+    let fs = guests.fs(*root)?;
+    let open = |index: usize| {
+        let (_, source) = others.iter().find(|(i, _)| *i == index)?;
+        Some(Mounted::Shared(guests.fs(*source).ok()?))
+    };
+    let tree = guest_tree(Mounted::Shared(fs), *index, resolver, open);
+    let (edits, elsewhere): (Vec<Edit>, Vec<Edit>) = propose(&tree, devices, selection)?
+        .into_iter()
+        .partition(|edit| tree.is_on_root(&edit.path));
     let found = |Edit { path, change, why, step }| {
         let step = str::to_owned(step);
         FoundEdit { path, change, why, step }
     };
-    let edits = propose(fs, devices, selection)?.into_iter().map(found).collect();
-    Ok(FoundEdits { edits, facts: facts(fs) })
+    let edits = edits.into_iter().map(found).collect();
+    let elsewhere = elsewhere.into_iter().map(|edit| edit.path).collect();
+    Ok(FoundEdits { edits, elsewhere, facts: facts(fs) })
 }
 
 /// The logical volumes in `parts`.

@@ -1,6 +1,6 @@
 //! What boots: kernel, initrds and command line, from inside the guest or from the host.
 
-use super::extra_initrd::{self, DriverSurvey, Initrds, remedy, survey};
+use super::extra_initrd::{self, DriverSurvey, Initrds, drivers_of, remedy, survey};
 use super::files::{OpenFiles, identity, read_exact};
 use super::guests::Guests;
 use super::initrds;
@@ -9,11 +9,12 @@ use super::question::{
 };
 use crate::adapt::{DRIVERS, LegacySettings};
 use crate::bytes::ReadAt;
-use crate::fs::{GuestFs, Stat};
+use crate::fs::{GuestFs, Mounted, Stat};
 use crate::guest::select::{Boot, BootSource, choose};
 use crate::initrd::Initrd;
 use crate::loader::linux::HEAD_BYTES;
 use crate::loader::{Chooses, FirmwareSet, KernelKind, LoaderKind, MenuRules, SetupHeader};
+use crate::plan::guest_tree::guest_tree;
 use crate::plan::menu_rules::{kernel_names, menu_rules};
 use crate::plan::root_resolver::{Finder, RootResolver, last_value};
 use crate::plan::types::{BootSummary, DiskDriver, GuestBootRequest};
@@ -74,11 +75,14 @@ fn from_partition<'a>(
     let (words, _) = resolver.adapt(&boot.cmdline, has_initrd, likely_root);
     let version = header.release().map(str::to_owned);
     // A separate /boot has no information about the network and the drivers, but its root has.
-    let root = match resolver.root_index(&words) {
-        Some(root) if root != index => place_of(root, candidates.iter().chain(others)),
-        _ => Some(source),
-    };
-    let root_fs = root.and_then(|root| guests.fs(root).ok());
+    let root_index = resolver.root_index(&words).unwrap_or(index);
+    let places = || candidates.iter().chain(others);
+    let root = if root_index == index { Some(source) } else { place_of(root_index, places()) };
+    let open = |index| Some(Mounted::Shared(guests.fs(place_of(index, places())?).ok()?));
+    let tree = root.and_then(|root| {
+        Some(guest_tree(Mounted::Shared(guests.fs(root).ok()?), root_index, resolver, open))
+    });
+    let root_fs = tree.as_ref().map(|tree| tree as &dyn GuestFs);
     let settings = root_fs.map(LegacySettings::of).unwrap_or_default();
     let drivers = root_fs.and_then(|fs| survey(fs, version.as_deref(), made));
     let initrd = read_initrds(guests, &found, drivers.as_ref());
@@ -98,13 +102,15 @@ fn from_partition<'a>(
         ..BootSummary::default()
     };
     let found = FoundBoot { summary, files: found, menu };
-    let early = Early { drivers: drivers.zip(root), initrd };
+    let early = Early { drivers, root: root_fs.zip(root), initrd };
     finish(guests, files, found, &header, resolver, *loader, early)
 }
 
-/// What the kernel has before its root filesystem: its drivers and where that is, and its initrds.
-struct Early {
-    drivers: Option<(DriverSurvey, SourceId)>,
+/// What the kernel has before its root filesystem: its drivers, the guest's files and the source of
+/// its root, and the initrds.
+struct Early<'t> {
+    drivers: Option<DriverSurvey>,
+    root: Option<(&'t dyn GuestFs, SourceId)>,
     initrd: Result<Option<Initrd>>,
 }
 
@@ -144,8 +150,13 @@ pub(super) fn host_boot<'a>(
         .map_err(|e| Error::io(format!("cannot read {}", kernel.name), e))?;
     let header = check_kernel(&head, &kernel.name, *loader, *firmware)?;
     let (words, _) = resolver.adapt(cmdline, !initrds.is_empty(), None);
-    let root = resolver.root_index(&words).and_then(|root| place_of(root, candidates.iter()));
-    let root_fs = root.and_then(|root| guests.fs(root).ok());
+    let root_index = resolver.root_index(&words);
+    let root = root_index.and_then(|root| place_of(root, candidates.iter()));
+    let open = |index| Some(Mounted::Shared(guests.fs(place_of(index, candidates.iter())?).ok()?));
+    let tree = root.zip(root_index).and_then(|(root, index)| {
+        Some(guest_tree(Mounted::Shared(guests.fs(root).ok()?), index, resolver, open))
+    });
+    let root_fs = tree.as_ref().map(|tree| tree as &dyn GuestFs);
     let settings = root_fs.map(LegacySettings::of).unwrap_or_default();
     let version = header.release().map(str::to_owned);
     let drivers = root_fs.and_then(|fs| survey(fs, version.as_deref(), None));
@@ -174,7 +185,7 @@ pub(super) fn host_boot<'a>(
         ..BootSummary::default()
     };
     let found = FoundBoot { summary, files: all, menu: MenuRules::default() };
-    let early = Early { drivers: drivers.zip(root), initrd };
+    let early = Early { drivers, root: root_fs.zip(root), initrd };
     finish(guests, files, found, &header, resolver, *loader, early)
 }
 
@@ -246,19 +257,21 @@ fn finish<'a>(
     header: &SetupHeader,
     resolver: &RootResolver,
     loader: LoaderKind,
-    early: Early,
+    early: Early<'_>,
 ) -> Result<FoundBoot> {
     let summary = &mut found.summary;
     if early.drivers.is_none() {
         let why = "the kernel's version or its root filesystem is not known, and so its drivers";
         summary.disk_driver = DiskDriver::Unknown(why.into());
     }
-    let Early { drivers, initrd } = early;
-    if let Some((survey, root)) = drivers.filter(|_| resolver.selection.has(DRIVERS)) {
+    let Early { drivers, root, initrd } = early;
+    let wanted = drivers.zip(root).filter(|_| resolver.selection.has(DRIVERS));
+    if let Some((survey, (fs, root))) = wanted {
         let room = cmdline_max(header, loader).saturating_sub(summary.cmdline.len());
         let extra = resolver.replace.is_none() && room >= extra_initrd::PARAMETER_MAX;
         let initrds = Initrds { found: initrd, extra };
-        let remedy = remedy(&survey, guests, root, &initrds, &summary.cmdline);
+        let for_root = drivers_of(guests.bytes(root)?);
+        let remedy = remedy(&survey, (fs, for_root), &initrds, &summary.cmdline);
         summary.hardware = remedy.hardware;
         summary.disk_driver = remedy.disk_driver;
         summary.warnings.extend(remedy.warning);

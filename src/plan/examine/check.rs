@@ -32,7 +32,8 @@ pub(super) fn clean(text: &str) -> String {
     text[..end].chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
 }
 
-fn clean_all(texts: Vec<String>) -> Vec<String> {
+/// Texts that are [`clean`], of a limited number.
+pub(super) fn clean_all(texts: Vec<String>) -> Vec<String> {
     texts.iter().take(MAX_TEXTS).map(|text| clean(text)).collect()
 }
 

@@ -1,13 +1,12 @@
 //! The planner's side: asks what is in a guest.
 
-use super::check::{check_boot, check_edits, check_mount, check_volumes, clean};
+use super::check::{check_boot, check_edits, check_mount, check_volumes, clean, clean_all};
 use super::question::{
-    BootQuestion, FoundBoot, FoundEdits, FsQuestion, HostBootQuestion, MAX_SOURCES, Question,
-    SourceId,
+    BootQuestion, EditsQuestion, FoundBoot, FoundEdits, FsQuestion, HostBootQuestion, MAX_SOURCES,
+    Question, SourceId,
 };
 use super::start::{Start, start};
 use super::wire::{FromParser, MAX_READ, ToParser, WireError, decode, encode};
-use crate::adapt::{Devices, Selection};
 use crate::bytes::SharedBytes;
 use crate::edit::Edit;
 use crate::fs::KernelMount;
@@ -143,19 +142,18 @@ impl Examiner {
         }
     }
 
-    /// The edits that adapt the guest with the root filesystem in `root`, and how the kernel
-    /// mounts it, if only its driver writes to it.
+    /// The edits that adapt a guest, the files that would be edited on other filesystems than its
+    /// root, and how the kernel mounts the root, if only its driver writes to it.
     ///
     /// # Errors
     /// Errors from reading it; if the guest could not be examined.
     pub(in crate::plan) fn edits(
         &self,
-        root: SourceId,
-        devices: Devices,
-        selection: Selection,
-    ) -> Result<(Vec<Edit>, Option<KernelMount>)> {
-        let found: FoundEdits = self.ask(&Question::Edits { root, devices, selection })?;
-        Ok((check_edits(found.edits)?, check_mount(found.facts.kernel_mount)?))
+        question: EditsQuestion,
+    ) -> Result<(Vec<Edit>, Vec<String>, Option<KernelMount>)> {
+        let found: FoundEdits = self.ask(&Question::Edits(question))?;
+        let elsewhere = clean_all(found.elsewhere);
+        Ok((check_edits(found.edits)?, elsewhere, check_mount(found.facts.kernel_mount)?))
     }
 
     /// The logical volumes in physical volumes, which have these names in messages.

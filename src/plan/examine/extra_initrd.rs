@@ -13,8 +13,6 @@
 mod cpio;
 mod insmod;
 
-use super::guests::Guests;
-use super::question::SourceId;
 use crate::bytes::ReadAt;
 use crate::fs::GuestFs;
 use crate::fs::probe::{HEAD_LEN, ImageContent, probe};
@@ -106,12 +104,11 @@ pub(super) struct Initrds {
     pub(super) extra: bool,
 }
 
-/// Makes sure that the kernel detects its disk. `root` is the root filesystem; `cmdline` is the
-/// kernel's.
+/// Makes sure that the kernel detects its disk. The guest's files are `fs`, its root filesystem has one
+/// of the drivers `for_root`; `cmdline` is the kernel's.
 pub(super) fn remedy(
     survey: &DriverSurvey,
-    guests: &Guests<'_>,
-    root: SourceId,
+    root: (&dyn GuestFs, &[&str]),
     initrds: &Initrds,
     cmdline: &str,
 ) -> Remedy {
@@ -121,7 +118,7 @@ pub(super) fn remedy(
         Ok(found) => found.as_ref(),
         Err(e) => return unsure(out, &e.to_string()),
     };
-    if let Err(e) = fix(survey, guests, root, found, initrds.extra, &mut out) {
+    if let Err(e) = fix(survey, root, found, initrds.extra, &mut out) {
         return unsure(out, &e.to_string());
     }
     out
@@ -149,8 +146,7 @@ fn lacking(survey: &DriverSurvey, found: Option<&Initrd>) -> Vec<&'static str> {
 
 fn fix(
     survey: &DriverSurvey,
-    guests: &Guests<'_>,
-    root: SourceId,
+    (fs, for_root): (&dyn GuestFs, &[&str]),
     found: Option<&Initrd>,
     extra: bool,
     out: &mut Remedy,
@@ -178,8 +174,6 @@ fn fix(
         });
         return Ok(());
     }
-    let for_root = drivers_of(guests.bytes(root)?);
-    let fs = guests.fs(root)?;
     let no_modules =
         || Error::new(ErrorKind::NotFound, "the guest's kernel modules have been removed");
     let modules = Modules::open(fs, &survey.version).ok_or_else(no_modules)?;
@@ -260,7 +254,7 @@ fn with_rdinit(cmdline: &str) -> (String, String) {
 }
 
 /// Drivers for the filesystem in `root`, any one of which is enough.
-fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
+pub(super) fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
     let mut head = vec![0; root.len().min(HEAD_LEN as u64) as usize];
     match root.read_at(&mut head, 0).map(|()| probe(&head, root.len())) {
         Ok(ImageContent::Ext { .. }) => &["ext4", "ext3", "ext2"],

@@ -33,11 +33,23 @@ pub(in crate::plan) enum Question {
     /// Whether what was found so far is complete: `()`, or why it is not.
     Budget,
     /// The edits that adapt the guest with this root filesystem: [`FoundEdits`].
-    Edits { root: SourceId, devices: Devices, selection: Selection },
+    Edits(EditsQuestion),
     /// About one filesystem.
     Fs(SourceId, FsQuestion),
     /// Bytes of an open file.
     Read { file: u32, offset: u64, len: u32 },
+}
+
+/// Which edits adapt a guest.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::plan) struct EditsQuestion {
+    /// Its root filesystem.
+    pub(in crate::plan) root: Place,
+    /// Partitions that may be mounted on it.
+    pub(in crate::plan) others: Vec<Place>,
+    pub(in crate::plan) resolver: RootResolver,
+    pub(in crate::plan) devices: Devices,
+    pub(in crate::plan) selection: Selection,
 }
 
 /// A question about one filesystem; paths are in the guest.
@@ -141,6 +153,8 @@ pub(in crate::plan) struct OpenedFile {
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::plan) struct FoundEdits {
     pub(in crate::plan) edits: Vec<FoundEdit>,
+    /// Files that another filesystem of the guest has, which are not edited.
+    pub(in crate::plan) elsewhere: Vec<String>,
     pub(in crate::plan) facts: FsFacts,
 }
 
