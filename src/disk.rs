@@ -30,7 +30,7 @@ pub use read_set::ReadSet;
 pub use region::{Region, RegionKind, RegionTable, Source};
 pub use replanning::{BootPlanner, GapPlan, Validity};
 pub use scratch::{Scratch, temporary_dir};
-pub use serve::{Chunk, Disk, Stored};
+pub use serve::{Chunk, Disk, Stored, Unlocked};
 pub use snapshot::Snapshot;
 #[cfg(test)]
 mod testing;

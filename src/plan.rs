@@ -34,6 +34,7 @@ mod raid;
 mod regions;
 mod replaced_loader;
 mod root_resolver;
+mod scratch_overlay;
 mod source;
 mod survey;
 mod types;

@@ -186,6 +186,8 @@ pub fn adapt(plan: &Plan, set: &ExportSet) -> Result<EditReport> {
         Ok(None) => return Ok(EditReport::default()),
         Err(e) => return Err(Error::new(e.kind(), e.to_string())),
     };
+    // What the guest cannot write to is edited all the same.
+    let _unlocked: Vec<_> = plan.disks.iter().map(|planned| planned.disk.unlock()).collect();
     with_private_view(ExportSet::private(set.files.clone()), |view| {
         adaptation.apply(&view.open_writable(&adaptation.file)?)
     })?;

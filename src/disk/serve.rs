@@ -15,6 +15,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Bytes of the disk, in the form that an export can forward most cheaply.
@@ -46,6 +47,8 @@ pub struct Disk {
     len: u64,
     /// Ranges that refuse writes: partitions that are read-only for the guest.
     read_only: Vec<Range<u64>>,
+    /// Whether these ranges accept writes, because the guest is being edited.
+    unlocked: AtomicBool,
     replanning: OnceLock<Replanning>,
     /// The blocks preserved for a snapshot, if there is one. Every write holds this lock shared
     /// until it completes, so holding it exclusively means no write is in flight.
@@ -58,6 +61,16 @@ impl fmt::Debug for Disk {
     }
 }
 
+/// While it exists, no range of a disk is read-only. See [`Disk::unlock`].
+#[derive(Debug)]
+pub struct Unlocked<'a>(&'a Disk);
+
+impl Drop for Unlocked<'_> {
+    fn drop(&mut self) {
+        self.0.unlocked.store(false, Ordering::SeqCst);
+    }
+}
+
 impl Disk {
     /// A disk of the regions in `table` with `overlay` on top; read-only without an overlay.
     pub fn new(table: RegionTable, overlay: Option<Box<dyn Overlay>>) -> Self {
@@ -67,6 +80,7 @@ impl Disk {
             overlay,
             len,
             read_only: Vec::new(),
+            unlocked: AtomicBool::new(false),
             replanning: OnceLock::new(),
             saved: RwLock::new(None),
         }
@@ -76,6 +90,19 @@ impl Disk {
     pub fn with_read_only(mut self, ranges: Vec<Range<u64>>) -> Self {
         self.read_only = ranges;
         self
+    }
+
+    /// Lets all ranges be written while the result exists: for our own edits, before the guest or anybody
+    /// else sees the disk.
+    pub fn unlock(&self) -> Unlocked<'_> {
+        self.unlocked.store(true, Ordering::SeqCst);
+        Unlocked(self)
+    }
+
+    /// Whether a write to any of these bytes is refused.
+    fn refuses(&self, bytes: Range<u64>) -> bool {
+        let meets = |r: &Range<u64>| bytes.start < r.end && r.start < bytes.end;
+        self.read_only.iter().any(meets) && !self.unlocked.load(Ordering::Relaxed)
     }
 
     /// Make `planner` plan the boot gap again whenever it is read after a write to something that
@@ -97,9 +124,11 @@ impl Disk {
         }
     }
 
-    /// Whether writes are refused.
+    /// Whether all writes are refused.
     pub fn is_read_only(&self) -> bool {
-        self.overlay.is_none()
+        let whole = |r: &Range<u64>| *r == (0..self.len);
+        let is_locked = || !self.unlocked.load(Ordering::Relaxed);
+        self.overlay.is_none() || (self.read_only.iter().any(whole) && is_locked())
     }
 
     /// The current region table.
@@ -292,7 +321,7 @@ impl Disk {
         let overlay =
             self.overlay.as_deref().ok_or_else(|| io::Error::from_raw_os_error(libc::EROFS))?;
         match offset.checked_add(len) {
-            Some(end) if self.read_only.iter().any(|r| offset < r.end && r.start < end) => {
+            Some(end) if self.refuses(offset..end) => {
                 Err(io::Error::from_raw_os_error(libc::EROFS))
             }
             Some(end) if end <= self.len => Ok(overlay),

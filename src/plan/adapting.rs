@@ -166,7 +166,7 @@ pub(super) fn adaptation_of(
     if edits.is_empty() {
         return Ok(None);
     }
-    if root.read_only {
+    if root.read_only && root.volume.is_some() {
         let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
         notes.push(format!("{}, so {} is not adapted", why_read_only(root), paths.join(" and ")));
         return Ok(None);

@@ -7,6 +7,7 @@ use super::options::SourceOptions;
 use super::overlay_metadata::{ImageMark, OverlayMetadata};
 use super::regions::RegionList;
 use super::replaced_loader::replace_loader;
+use super::scratch_overlay::scratch;
 use super::source::SourceImage;
 use super::types::{
     DiskContent, DiskRole, DiskShape, DiskSource, OverlayChoice, PartitionNames, PartitionSource,
@@ -15,7 +16,7 @@ use super::types::{
 use super::whole_disk::{first_sector, image_regions, regions, whole_disk};
 use crate::bytes::ReadAt;
 use crate::disk::{
-    Disk, LayeredOverlay, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, Scratch,
+    Disk, LayeredOverlay, Overlay, Qcow2Overlay, Region, RegionKind, RegionTable, temporary_dir,
 };
 use crate::image::common_mode;
 use crate::layout::{
@@ -325,7 +326,12 @@ impl DiskBuilder {
                 self.partitions().iter().any(|p| p.number == placed.number && p.read_only)
             })
             .map(|placed| placed.start..placed.end());
-        let disk = Disk::new(table, overlay).with_read_only(read_only.collect());
+        let mut read_only: Vec<_> = read_only.collect();
+        if is_read_only(&self.source) {
+            read_only.clear();
+            read_only.push(0..table.len());
+        }
+        let disk = Disk::new(table, overlay).with_read_only(read_only);
         if let Some(area) = area.filter(|_| self.had_overlay) {
             replace_loader(&disk, &area)
                 .map_err(|e| Error::io("cannot replace the boot loader in the overlay", e))?;
@@ -350,14 +356,14 @@ impl DiskBuilder {
                     ),
                 ));
             }
-            if let OverlayChoice::Over { scratch, .. } = choice {
-                let top = Scratch::new(scratch, len).map_err(|e| no_room(scratch, len, e))?;
+            if let OverlayChoice::Over { scratch: dir, .. } = choice {
+                let top = scratch(dir, len)?;
                 return Ok(Some(Box::new(LayeredOverlay::new(top, Box::new(existing)))));
             }
             return Ok(Some(Box::new(existing)));
         }
         if is_read_only(&self.source) {
-            return Ok(None);
+            return self.edits_only(len, choice);
         }
         match (choice, &self.overlay_path) {
             (OverlayChoice::ReadOnly | OverlayChoice::Over { .. }, _) => Ok(None),
@@ -375,11 +381,25 @@ impl DiskBuilder {
                 Ok(Some(Box::new(overlay)))
             }
             (OverlayChoice::Temporary(dir), None) => {
-                let overlay = Scratch::new(dir, len).map_err(|e| no_room(dir, len, e))?;
+                let overlay = scratch(dir, len)?;
                 Ok(Some(Box::new(overlay)))
             }
             (OverlayChoice::File(_) | OverlayChoice::Dir(_), None) => Ok(None),
         }
+    }
+
+    /// The overlay of a disk that the guest cannot write to. It holds our own edits, which are the same at
+    /// each mount, so it is always a temporary one.
+    fn edits_only(&self, len: u64, choice: &OverlayChoice) -> Result<Option<Box<dyn Overlay>>> {
+        let may_be_edited = self.partitions().iter().any(|p| p.kind.may_hold_root());
+        let dir = match choice {
+            _ if !may_be_edited => return Ok(None),
+            OverlayChoice::ReadOnly => return Ok(None),
+            OverlayChoice::Temporary(dir) | OverlayChoice::Over { scratch: dir, .. } => dir.clone(),
+            OverlayChoice::File(_) | OverlayChoice::Dir(_) => temporary_dir(),
+        };
+        let overlay = scratch(&dir, len)?;
+        Ok(Some(Box::new(overlay)))
     }
 
     /// The regions from the first of the guest's partitions to the end of the disk.
@@ -482,18 +502,4 @@ fn changed_uuids(
         out.extend(found.map(|uuid| (p.number, uuid)));
     }
     Ok(out)
-}
-
-fn no_room(dir: &Path, len: u64, e: std::io::Error) -> Error {
-    let hint = if e.kind() == std::io::ErrorKind::FileTooLarge {
-        format!(" ({} is more than its filesystem's largest file)", format_size(len))
-    } else {
-        String::new()
-    };
-    let what = format!(
-        "cannot create a temporary overlay in {}{hint}; set TMPDIR to another directory, or use \
-         --overlay or --read-only",
-        dir.display()
-    );
-    Error::io(what, e)
 }

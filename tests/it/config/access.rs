@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::common::field::{DATA, Field, HOME, mount};
+use crate::common::field::{DATA, Field, HOME, ROOT, mount};
 use crate::common::process::{expect_failure, run, run_text};
 use crate::common::tiny::noise;
 
@@ -48,17 +48,37 @@ fn a_read_only_partition_among_others() {
 }
 
 #[test]
-fn a_read_only_root_is_not_adapted() {
+fn a_read_only_root_is_adapted_for_a_guest_that_cannot_write_to_it() {
     let (field, _) = Field::xen_tools();
     let text = "disk = ['disk.img,,xvda2,r', 'swap.img,,xvda1,w']\n";
     let mounted = field.mount(text, &[]);
+    let adapted = |part: &Path| {
+        let show = ["-R".as_ref(), "cat /etc/fstab".as_ref(), part.as_os_str()];
+        let fstab = crate::common::process::run_text("debugfs", &show);
+        assert!(fstab.contains(&format!("UUID={ROOT} / ext4")), "{fstab}");
+    };
     refuses(&mounted.part(2), MIB);
-    run("cmp", &[field.path("disk.img"), mounted.part(2)]);
-    let printed = mounted.printed();
-    assert!(!printed.contains("adapted: "), "{printed}");
-    assert!(printed.contains("read-only"), "{printed}");
+    adapted(&mounted.part(2));
+    assert!(mounted.printed().contains("adapted: /etc/fstab"), "{}", mounted.printed());
     write(&mounted.part(1), 8192, b"swapped").expect("swap may be written");
     mounted.unmount();
+
+    // A disk that is read-only as a whole, and overlays that are kept for the others.
+    let config = field.config("disk = ['disk.img,,xvda2,r', 'swap.img,,xvdb1,w']\n");
+    let dir = field.arg("overlays");
+    for options in [&[][..], &["--overlay-dir", &*dir], &["--overlay-dir", &*dir]] {
+        let mounted = mount(&config, options);
+        refuses(&mounted.disk(), MIB);
+        refuses(&mounted.part(2), MIB);
+        adapted(&mounted.part(2));
+        let printed = mounted.printed();
+        let line = printed.lines().find(|l| l.starts_with("try it:")).expect("a command");
+        let drive = line.split(" -drive ").find(|part| part.contains("disk.raw")).expect(line);
+        assert!(drive.contains(",readonly=on"), "{drive}");
+        mounted.unmount();
+    }
+    let kept: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
 }
 
 #[test]
