@@ -8,10 +8,12 @@ mod apply;
 mod draft;
 mod e2fs;
 mod editor;
+mod fit;
 pub mod kernel_driver;
 
 pub use apply::{apply, check_room, set_uuid};
 pub use draft::{Draft, can_be_stored};
+pub use fit::fit;
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

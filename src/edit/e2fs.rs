@@ -54,8 +54,9 @@ impl Editor for E2fs {
         }
         let inodes = Inodes::find(&tools, &wanted)?;
         let store = Store { partition, format: found, tools, inodes };
-        store.structure(edits, &parents)?;
-        store.rewrites(edits)
+        // A file that cannot be created is no reason to leave others as they are.
+        let rewritten = store.rewrites(edits);
+        store.structure(edits, &parents).and(rewritten)
     }
 
     fn check_room(&self, edits: &[Edit], partition: &Path) -> Result<()> {
@@ -162,6 +163,17 @@ impl Store<'_> {
                 wanted.push(Rewrite { path: &edit.path, old, new, inode, blocks });
             }
         }
+        // Those that keep their blocks need nothing of the filesystem; each of the others stands alone.
+        let keeps = |r: &Rewrite| kept_blocks(r.old, r.new, self.format.block_size).is_some();
+        let (kept, resized): (Vec<_>, Vec<_>) = wanted.into_iter().partition(keeps);
+        let mut done = self.rewrite(kept);
+        for one in resized {
+            done = self.rewrite(vec![one]).and(done);
+        }
+        done
+    }
+
+    fn rewrite(&self, mut wanted: Vec<Rewrite<'_>>) -> Result<()> {
         if wanted.is_empty() {
             return Ok(());
         }

@@ -15,6 +15,7 @@ pub(super) fn checks(report: &Report, plan: &Plan) -> Vec<Check> {
         root_by_uuid(report, plan),
         unique_names(report, plan),
         fstab(report),
+        left_out(plan),
         lvm(report, plan),
         network(report),
         console(report),
@@ -137,6 +138,14 @@ fn is_lost(root: &str, report: &Report) -> bool {
 
 fn has_edit_of(report: &Report, step: &str) -> bool {
     report.edits.iter().any(|e| e.step == step)
+}
+
+/// Whether all edits can be made that the guest needs.
+fn left_out(plan: &Plan) -> Option<Check> {
+    match plan.left_out.as_slice() {
+        [] => None,
+        list => check("edits", Outcome::Warn, list.join("; ")),
+    }
 }
 
 fn fstab(report: &Report) -> Option<Check> {

@@ -83,6 +83,9 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
             format!("the edits are made only when root mounts or runs it: it is {}", root.kind)
         });
     }
+    if !plan.left_out.is_empty() {
+        changes.push("edits left out that it needs".into());
+    }
     let doubt = report.checks.iter().find(|c| c.outcome == Outcome::Unknown);
     if let Some(check) = doubt {
         let with = match changes.is_empty() {

@@ -8,9 +8,10 @@ use super::root_resolver::RootResolver;
 use super::types::PartitionNames;
 use super::unique_names::spec;
 use crate::adapt::{Device, Devices};
-use crate::bytes::ReadAt;
-use crate::edit::{Edit, apply, check_room, set_uuid};
+use crate::bytes::{ReadAt, SharedBytes};
+use crate::edit::{Edit, apply, check_room, fit, set_uuid};
 use crate::fs::KernelMount;
+use crate::fs::ext4::room::Room;
 use crate::fs::probe::{HEAD_LEN, probe};
 use crate::process::Inherited;
 use crate::{Error, Result};
@@ -121,14 +122,14 @@ pub(super) fn adaptation(
     guests: &LiveGuest<'_>,
     resolver: &RootResolver,
     cmdline: &str,
-    notes: &mut Vec<String>,
+    notes: &mut AdaptationNotes,
 ) -> Result<Option<Adaptation>> {
     if resolver.selection.is_none() {
         return Ok(None);
     }
     let Some(index) = resolver.root_index(cmdline) else {
         if let Some(root) = cmdline.split_ascii_whitespace().rfind(|w| w.starts_with("root=")) {
-            notes.push(format!(
+            notes.general.push(format!(
                 "{root} is none of the partitions that can be read here, so the guest's files are \
                  not adapted"
             ));
@@ -146,7 +147,7 @@ pub(super) fn adaptation_of(
     guests: &LiveGuest<'_>,
     resolver: &RootResolver,
     index: usize,
-    notes: &mut Vec<String>,
+    notes: &mut AdaptationNotes,
 ) -> Result<Option<Adaptation>> {
     let Some(root) = resolver.partitions.get(index) else { return Ok(None) };
     let Some((file, source)) = guests.source(resolver, index)? else { return Ok(None) };
@@ -161,17 +162,42 @@ pub(super) fn adaptation_of(
     let (edits, elsewhere, kernel_mount) = guests.examiner.edits(question)?;
     if !elsewhere.is_empty() {
         let list = elsewhere.join(" and ");
-        notes.push(format!("{list} is not on the root filesystem, and is not adapted"));
+        notes.left_out.push(format!("{list} is not on the root filesystem, and is not adapted"));
     }
+    let (edits, left_out) = match kernel_mount {
+        // The kernel itself finds out.
+        Some(_) => (edits, Vec::new()),
+        None => fit(edits, guests.examiner.source(source).and_then(|bytes| room(&*bytes))),
+    };
+    notes.left_out.extend(left_out);
     if edits.is_empty() {
         return Ok(None);
     }
     if root.read_only && root.volume.is_some() {
         let paths: Vec<&str> = edits.iter().map(|e| e.path.as_str()).collect();
-        notes.push(format!("{}, so {} is not adapted", why_read_only(root), paths.join(" and ")));
+        notes.left_out.push(format!(
+            "{}, so {} is not adapted",
+            why_read_only(root),
+            paths.join(" and ")
+        ));
         return Ok(None);
     }
     Ok(Some(Adaptation { file, edits, uuid: None, kernel_mount }))
+}
+
+/// What the user should know of an adaptation.
+#[derive(Debug, Default)]
+pub(super) struct AdaptationNotes {
+    pub(super) general: Vec<String>,
+    /// Edits that the guest needs and that cannot be made.
+    pub(super) left_out: Vec<String>,
+}
+
+/// The free space of the ext filesystem in `partition`.
+fn room(partition: &SharedBytes) -> Option<Room> {
+    let mut raw = [0; 1024];
+    partition.read_at(&mut raw, 1024).ok()?;
+    Room::parse(&raw)
 }
 
 /// Why nothing can be written to the root filesystem.

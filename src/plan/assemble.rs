@@ -1,6 +1,6 @@
 //! Stage 4: build the disks, make the boot area follow the guest, and plan the edits.
 
-use super::adapting::{Adaptation, LiveGuest, adaptation, adaptation_of};
+use super::adapting::{Adaptation, AdaptationNotes, LiveGuest, adaptation, adaptation_of};
 use super::boot_choice::BootChoice;
 use super::candidates::LivePartition;
 use super::clone::{clone_edits, only_root, rename_root, root_of};
@@ -65,6 +65,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// UUIDs and labels that several partitions have; they are among the notes too.
     pub shared_names: Vec<String>,
+    /// Edits that the guest needs and that cannot be made; they are among the notes too.
+    pub left_out: Vec<String>,
     /// Physical volumes or volume groups that the guest cannot tell apart.
     pub copied_group: Option<String>,
     /// New overlays, which are removed again unless [`Plan::keep`] is called.
@@ -206,25 +208,28 @@ pub(super) fn assemble(
         }
     }
     let words = summary.as_ref().map(|s| s.cmdline.as_str());
+    let mut said = AdaptationNotes::default();
     let adaptation = if !options.identity.is_empty() {
         Ok(clone_edits(&guests, &resolver, words, uuid.as_ref(), options)?)
     } else {
         let edited = *overlays != OverlayChoice::ReadOnly && !resolver.selection.is_none();
         match words.filter(|_| edited) {
-            Some(words) => adaptation(&guests, &resolver, words, &mut notes),
+            Some(words) => adaptation(&guests, &resolver, words, &mut said),
             // Boot code of the image, as long as the image is not requested as it is.
             None if edited
                 && options.bootloader.is_none()
                 && own_loader(&builders[0]).is_some() =>
             {
                 match only_root(&resolver, &guests) {
-                    Some(root) => adaptation_of(&guests, &resolver, root, &mut notes),
+                    Some(root) => adaptation_of(&guests, &resolver, root, &mut said),
                     None => Ok(None),
                 }
             }
             None => Ok(None),
         }
     };
+    notes.extend(said.general);
+    notes.extend(said.left_out.iter().cloned());
     let root = root_place(&guests, &resolver, summary.as_ref());
     let mut plan = Plan {
         name: guest.name,
@@ -241,6 +246,7 @@ pub(super) fn assemble(
         images: image_paths(&builders),
         notes,
         shared_names,
+        left_out: said.left_out,
         copied_group: places.volumes.copies.clone(),
         created,
         resolver,

@@ -1,2 +1,3 @@
 mod e2fs;
+mod full;
 mod kernel_driver;
