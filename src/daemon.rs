@@ -26,5 +26,5 @@ pub use channel::Channel;
 pub use front::Cleanup;
 pub use keeper::keep;
 pub use report::{BootReport, EditReport, MountReport, PartitionReport, ReportedDisk, adapt};
-pub use request::{Background, ExportRequest, MountReply, MountRequest, NbdRequest};
+pub use request::{Background, ExportRequest, MountReply, MountRequest, NbdRequest, SOCKET};
 pub use server::serve;

@@ -9,6 +9,7 @@
 //! determines the content of a disk.
 
 mod adapter;
+mod available;
 mod disk_fs;
 mod invalidator;
 mod kernel_mount;
@@ -19,6 +20,7 @@ mod private;
 mod serve;
 mod threads;
 
+pub use available::why_unavailable;
 pub use kernel_mount::KernelMount;
 pub use live::LiveMount;
 pub use mount::{FS_TYPE, MountPoint};

@@ -5,7 +5,8 @@
 //! escaping).
 
 use crate::qemu::{
-    Clock, DiskBus, Drive, Firmware, FlashFile, Graphics, Machine, Nic, NicBackend, NicModel,
+    Clock, DiskBus, Drive, DriveKind, Firmware, FlashFile, Graphics, Machine, Nic, NicBackend,
+    NicModel,
 };
 use crate::run::report::escape;
 use crate::{Error, ErrorKind, Result};
@@ -16,7 +17,7 @@ use uuid::Uuid;
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] for a name or path that XML or libvirt cannot represent;
-/// [`ErrorKind::Unsupported`] for a disk on NVMe.
+/// [`ErrorKind::Unsupported`] for a disk on NVMe or from an NBD server.
 pub fn domain_xml(machine: &Machine) -> Result<String> {
     check("the guest's name", &machine.name)?;
     let Machine { memory_mib, max_memory_mib, vcpus, max_vcpus, .. } = machine;
@@ -149,6 +150,10 @@ fn disk(drive: &Drive, order: usize, names: &mut TargetNames) -> Result<String> 
     let device = if drive.cdrom { "cdrom" } else { "disk" };
     let discard = if drive.is_read_only() { "" } else { " discard='unmap'" };
     let mut inner = String::new();
+    if let DriveKind::Nbd(_) = drive.kind {
+        let what = "a libvirt definition needs the files of a mount, not an NBD server";
+        return Err(Error::new(ErrorKind::Unsupported, what));
+    }
     if let Some(path) = &drive.path {
         let path = path.to_str().ok_or_else(|| {
             let what = format!("{} is not UTF-8, as XML must be", path.display());

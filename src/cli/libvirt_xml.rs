@@ -7,7 +7,7 @@ use crate::libvirt::domain_xml;
 use crate::loader::{FirmwareSet, LoaderKind};
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::qemu::{Board, DiskBus, NicModel, allowed_by_kernel};
-use crate::run::machine::{GuestDisks, MachineOptions, Net, check_buses, describe};
+use crate::run::machine::{DiskPlace, GuestDisks, MachineOptions, Net, check_buses, describe};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ pub(super) fn run(args: &LibvirtXmlArgs) -> Result<()> {
         }
     };
     let firmware = &firmware.find(Board::default())?;
-    let guest = GuestDisks { dir: &dir, disks: &disks, bus, nic, firmware };
+    let guest = GuestDisks { place: DiskPlace::Directory(&dir), disks: &disks, bus, nic, firmware };
     let options =
         MachineOptions { net: Net::Bridge, aio: allowed_by_kernel(), ..MachineOptions::default() };
     let machine = describe(&name, Some(&domain), guest, &options);

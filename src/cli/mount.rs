@@ -10,6 +10,7 @@ pub(super) use args::MountArgs;
 pub(super) use background::start;
 pub(super) use option_list::OptionList;
 pub(super) use serve::{answered, internal, mount as in_foreground};
+pub(super) use try_it::qemu_line;
 
 use crate::daemon::{Background, ExportRequest, MountReport, MountRequest};
 use crate::fuse::MountOptions;

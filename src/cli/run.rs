@@ -5,19 +5,20 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
-use crate::daemon::{Background, Channel, ExportRequest, MountRequest};
+use crate::daemon::{Background, Channel, ExportRequest, MountRequest, NbdRequest};
 use crate::disk::temporary_dir;
 use crate::export::status_disks;
-use crate::fuse::MountOptions;
+use crate::fuse::{MountOptions, why_unavailable};
+use crate::nbd::NbdAddress;
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::process::{self, NamedInode, Stop, Swept};
 use crate::qemu::{Accel, Aio, Board, Launch, Serial, find_qemu, probe, probe_aio};
-use crate::run::machine::{GuestDisks, check_buses, describe};
+use crate::run::machine::{DiskPlace, GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Verdict, boot};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
-use args::{AccelChoice, AioChoice};
+use args::{AccelChoice, AioChoice, ExportChoice};
 use clap::Subcommand;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -31,6 +32,9 @@ const PROBE: Duration = Duration::from_secs(2);
 
 /// Stands for a directory that does not exist yet, in the output of `--dry-run`.
 const PLACEHOLDER: &str = "MOUNTPOINT";
+
+/// Stands for a socket that does not exist yet.
+const SOCKET_PLACEHOLDER: &str = "SOCKET";
 
 /// Subcommands that only this program starts.
 #[derive(Debug, Subcommand)]
@@ -223,14 +227,24 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin,
             (None, None) => OverlayChoice::Temporary(temporary_dir()),
         };
         let source = SourceOptions { identity: args.identity.read()?, ..guest.source };
-        let mut options = MountOptions::default();
-        options.read_only = args.read_only;
+        let export = match host.export {
+            ExportChoice::Fuse => {
+                let mut options = MountOptions::default();
+                options.read_only = args.read_only;
+                ExportRequest::Mount(options)
+            }
+            // The process that makes the private directory puts the socket there.
+            ExportChoice::Nbd => ExportRequest::Nbd(NbdRequest {
+                address: NbdAddress::Unix(PathBuf::new()),
+                read_only: args.read_only,
+            }),
+        };
         let mount = MountRequest {
             must_adapt: !source.identity.is_empty(),
             source,
             overlay,
             overlay_limit: args.overlay_limit,
-            export: ExportRequest::Mount(options),
+            export,
             sandbox: args.sandbox,
             log: None,
             background: Background::Stay,
@@ -268,6 +282,7 @@ fn log_file(args: &RunArgs, name: &str) -> Result<Option<PathBuf>> {
 struct Host {
     accel: Accel,
     aio: Aio,
+    export: ExportChoice,
 }
 
 /// The user's choices, or what trying QEMU shows; both trials run at once.
@@ -280,9 +295,21 @@ fn host(args: &RunArgs, qemu: &Path) -> Host {
             AioChoice::Native => Aio::Native,
         });
         let accel = accel(args.machine.accel, qemu);
+        let export = args.export.unwrap_or_else(export);
         // A trial that panics has shown nothing.
-        Host { accel, aio: aio.join().unwrap_or_default() }
+        Host { accel, aio: aio.join().unwrap_or_default(), export }
     })
+}
+
+/// The best way for QEMU to get the disks; prints a note when it falls back to the slower one.
+fn export() -> ExportChoice {
+    match why_unavailable() {
+        None => ExportChoice::Fuse,
+        Some(reason) => {
+            eprintln!("note:    QEMU gets the disks by NBD, because {reason}");
+            ExportChoice::Nbd
+        }
+    }
 }
 
 /// The accelerator; prints a note when it falls back to the slow one.
@@ -312,7 +339,10 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
         let domain = guest.domain.as_ref().ok().and_then(Option::as_ref);
         let firmware = plan.firmware.find(Board::default())?;
         let shown = GuestDisks {
-            dir: Path::new(PLACEHOLDER),
+            place: match host.export {
+                ExportChoice::Fuse => DiskPlace::Directory(Path::new(PLACEHOLDER)),
+                ExportChoice::Nbd => DiskPlace::Nbd(Path::new(SOCKET_PLACEHOLDER)),
+            },
             disks: &disks,
             bus: hardware.bus,
             nic: hardware.nic,

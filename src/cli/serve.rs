@@ -2,11 +2,12 @@
 
 use super::args::{OverlayArgs, SourceArgs};
 use super::identity::IdentityArgs;
-use super::mount::{in_foreground, start};
+use super::mount::{in_foreground, qemu_line, start};
 use crate::daemon::{Background, ExportRequest, MountReport, MountRequest, NbdRequest};
 use crate::nbd::NbdAddress;
 use crate::sandbox::Mode;
 use crate::text::printable;
+use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::io::Write;
@@ -71,10 +72,13 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
         log: args.log,
         background: if args.foreground { Background::Stay } else { Background::Detach },
     };
+    let domain = request.source.config.as_deref().map(DomainConfig::load).transpose()?;
     let verbose = args.verbose;
     let print = |report: &MountReport| {
         // A closed output is no reason to give up a working server.
-        let _ = write!(std::io::stderr(), "{}", printable(&report.text(verbose)));
+        let try_it = qemu_line(report, domain.as_ref());
+        let text = format!("{}try it:  {try_it}", report.text(verbose));
+        let _ = writeln!(std::io::stderr(), "{}", printable(&text));
         let uri = report.uri.as_deref().unwrap_or_default();
         let _ = writeln!(std::io::stdout(), "{uri}");
     };

@@ -7,7 +7,10 @@ use crate::plan::{OverlayChoice, SourceOptions};
 use crate::sandbox::Mode;
 use crate::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The name of a socket in a private directory.
+pub const SOCKET: &str = "nbd";
 
 /// All that a process needs to export a guest's disks. Relative paths are relative to the working
 /// directory that it inherits. Files with identities (keys, hashes, scripts) are read already.
@@ -47,6 +50,17 @@ pub struct NbdRequest {
     pub address: NbdAddress,
     /// Whether all writes are refused.
     pub read_only: bool,
+}
+
+impl MountRequest {
+    /// The same request, with its socket, if it asks for one, in the directory `dir`.
+    pub fn in_directory(&self, dir: &Path) -> Self {
+        let mut request = self.clone();
+        if let ExportRequest::Nbd(nbd) = &mut request.export {
+            nbd.address = NbdAddress::Unix(dir.join(SOCKET));
+        }
+        request
+    }
 }
 
 impl ExportRequest {

@@ -4,6 +4,7 @@ use super::partitions::{ContentReport, root_content};
 use super::report::{Answer, EditReport, Outcome, Report, Verdict};
 use crate::Error;
 use crate::fs::boot_code::BootCode;
+use crate::fuse::why_unavailable;
 use crate::plan::Plan;
 use crate::qemu::DiskBus;
 use nix::unistd::geteuid;
@@ -85,6 +86,11 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     }
     if !plan.left_out.is_empty() {
         changes.push("edits left out that it needs".into());
+    }
+    if let Some(reason) = why_unavailable().filter(|_| !files.is_empty()) {
+        advice.get_or_insert_with(|| {
+            format!("the edits are not made on this host: they need FUSE, and {reason}")
+        });
     }
     let doubt = report.checks.iter().find(|c| c.outcome == Outcome::Unknown);
     if let Some(check) = doubt {

@@ -316,11 +316,6 @@ fn serial(args: &mut Args, serial: &Serial) {
 
 fn block_node(node: &str, path: &Path, drive: &Drive) -> Options {
     let on = |yes: bool| if yes { "on" } else { "off" };
-    let driver = match (drive.kind, drive.cdrom) {
-        (DriveKind::File, _) => "file",
-        (DriveKind::BlockDevice, false) => "host_device",
-        (DriveKind::BlockDevice, true) => "host_cdrom",
-    };
     let mut options = Options::new("driver=raw")
         .with("node-name", node)
         .with("read-only", on(drive.is_read_only()))
@@ -329,11 +324,26 @@ fn block_node(node: &str, path: &Path, drive: &Drive) -> Options {
     if !drive.is_read_only() {
         options = options.with("discard", "unmap");
     }
+    let driver = match (&drive.kind, drive.cdrom) {
+        (DriveKind::Nbd(export), _) => return nbd(options, path, export),
+        (DriveKind::File, _) => "file",
+        (DriveKind::BlockDevice, false) => "host_device",
+        (DriveKind::BlockDevice, true) => "host_cdrom",
+    };
     options
         .with("file.driver", driver)
         .with("file.filename", path)
         .with("file.locking", "auto")
         .with("file.aio", drive.aio.name())
+}
+
+/// The image that the NBD server on `socket` has as `export`.
+fn nbd(options: Options, socket: &Path, export: &str) -> Options {
+    options
+        .with("file.driver", "nbd")
+        .with("file.server.type", "unix")
+        .with("file.server.path", socket)
+        .with("file.export", export)
 }
 
 /// The image of a drive as an argument of `-drive`. A read-only disk on a bus without read-only
@@ -344,13 +354,15 @@ fn drive_image(id: &str, path: &Path, drive: &Drive) -> Options {
         Cache::Writeback => "writeback",
         Cache::Unsafe => "unsafe",
     };
-    let options = Options::new("")
-        .with("file", path)
-        .with("format", "raw")
-        .with("if", "none")
-        .with("id", id)
-        .with("cache", cache)
-        .with("aio", drive.aio.name());
+    let options = match &drive.kind {
+        DriveKind::Nbd(export) => nbd(Options::new(""), path, export),
+        DriveKind::File | DriveKind::BlockDevice => Options::new("").with("file", path),
+    };
+    let mut options =
+        options.with("format", "raw").with("if", "none").with("id", id).with("cache", cache);
+    if !matches!(drive.kind, DriveKind::Nbd(_)) {
+        options = options.with("aio", drive.aio.name());
+    }
     match (drive.is_read_only(), drive.cdrom || drive.bus.has_read_only_disks()) {
         (false, _) => options.with("discard", "unmap"),
         (true, true) => options.with("readonly", "on"),

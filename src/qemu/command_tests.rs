@@ -65,6 +65,11 @@ fn words_that_are_in_the_line() {
             "file.driver=host_device",
         ),
         (
+            disks(vec![Drive { kind: DriveKind::Nbd("disk.raw".into()), ..file("/run/a,b/s") }]),
+            "discard=unmap,file.driver=nbd,file.server.type=unix,file.server.path=/run/a,,b/s,\
+             file.export=disk.raw",
+        ),
+        (
             disks(vec![Drive { serial: Some("xvda".into()), ..file("/d") }]),
             "bootindex=1,serial=xvda,id=drive0",
         ),

@@ -135,14 +135,16 @@ impl DiskBus {
     }
 }
 
-/// The type of file that a drive's path names.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// What a drive's path names.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum DriveKind {
     /// A regular file, such as `disk.raw` of a mount.
     #[default]
     File,
     /// A block device of the host.
     BlockDevice,
+    /// The Unix socket of an NBD server, which exports the image under this name.
+    Nbd(String),
 }
 
 /// QEMU's cache mode, as in `-drive cache=`.

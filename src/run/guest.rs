@@ -1,7 +1,7 @@
 //! Runs one guest, from its mount to its end.
 
 use super::console::{Echo, Finding, Watch};
-use super::machine::{GuestDisks, MachineOptions, check_buses, describe};
+use super::machine::{DiskPlace, GuestDisks, MachineOptions, check_buses, describe};
 use super::private::PrivateMount;
 use super::report::{GuestReport, Verdict};
 use super::terminal::Terminal;
@@ -87,7 +87,7 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let disks = report.status_disks();
     let firmware = report.firmware.find(Board::default())?;
     let guest = GuestDisks {
-        dir: mount.dir(),
+        place: DiskPlace::of(&report),
         disks: &disks,
         bus: report.hardware.bus,
         nic: report.hardware.nic,
@@ -264,7 +264,7 @@ impl Complaints {
 
 /// The error for a mount that ended while the guest was using it.
 fn mount_is_gone() -> Error {
-    Error::new(ErrorKind::Io, "the mount ended below the guest")
+    Error::new(ErrorKind::Io, "the disks ended below the guest")
 }
 
 /// Waits until the guest on the terminal ends.

@@ -6,6 +6,7 @@
 //! channel between `run` and the mount, which the keeper passes on.
 
 use super::terminal::Terminal;
+use crate::daemon::SOCKET;
 use crate::process::{
     self, MountEntry, Unmount, bound_to_us, hold_ending_signals, make_private_dir, ourselves,
     poll_until, unmount,
@@ -37,6 +38,7 @@ pub fn keep(dir: &Path, terminal: bool) -> Result<()> {
     if let Some(entry) = MountEntry::at(dir) {
         let _ = unmount(&entry, Unmount::Lazy);
     }
+    let _ = std::fs::remove_file(dir.join(SOCKET)); // there is none, or its keeper was killed
     let removed = std::fs::remove_dir(dir);
     let orderly = result?;
     if !orderly {

@@ -1,14 +1,15 @@
 //! Builds the description of a machine from a domU config, a mount's disks, and options.
 
+use crate::daemon::MountReport;
 use crate::export::StatusDisk;
 use crate::plan::CIDATA_FILE;
 use crate::qemu::{
-    Aio, Clock, DiskBus, Drive, Firmware, Graphics, Lifecycle, Machine, Nic, NicBackend, NicModel,
-    OnFull,
+    Aio, Clock, DiskBus, Drive, DriveKind, Firmware, Graphics, Lifecycle, Machine, Nic, NicBackend,
+    NicModel, OnFull,
 };
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// RAM in MiB if neither the config nor an option specifies it.
 pub const DEFAULT_MEMORY_MIB: u64 = 1024;
@@ -42,11 +43,38 @@ pub struct MachineOptions {
     pub aio: Aio,
 }
 
+/// Where the disks of a guest are.
+#[derive(Clone, Copy, Debug)]
+pub enum DiskPlace<'a> {
+    /// Files in this directory, a mount.
+    Directory(&'a Path),
+    /// Exports of the NBD server on this Unix socket.
+    Nbd(&'a Path),
+}
+
+impl<'a> DiskPlace<'a> {
+    /// Where the disks are that `report` describes.
+    pub fn of(report: &'a MountReport) -> Self {
+        match report.uri {
+            None => Self::Directory(&report.mountpoint),
+            Some(_) => Self::Nbd(&report.mountpoint),
+        }
+    }
+
+    /// The path and the kind of the drive for `disk`.
+    fn drive(self, disk: &StatusDisk) -> (PathBuf, DriveKind) {
+        match self {
+            Self::Directory(dir) => (dir.join(&disk.file), DriveKind::File),
+            Self::Nbd(socket) => (socket.to_path_buf(), DriveKind::Nbd(disk.file.clone())),
+        }
+    }
+}
+
 /// The disks of a mount, and the devices that the guest's kernel has drivers for.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestDisks<'a> {
-    /// The directory that contains the disk files.
-    pub dir: &'a Path,
+    /// Where QEMU finds them.
+    pub place: DiskPlace<'a>,
     /// The disks; the firmware boots from the first.
     pub disks: &'a [StatusDisk],
     /// The bus that disks must be attached to.
@@ -65,8 +93,10 @@ pub fn describe(
     options: &MachineOptions,
 ) -> Machine {
     let bus = options.bus.unwrap_or(guest.bus);
-    let drives = guest.disks.iter().map(|disk| Drive {
-        path: Some(guest.dir.join(&disk.file)),
+    let drives = guest.disks.iter().map(|disk| (disk, guest.place.drive(disk)));
+    let drives = drives.map(|(disk, (path, kind))| Drive {
+        path: Some(path),
+        kind,
         // A guest that reads cloud-init's disk is recent enough to support virtio.
         bus: match disk.file == CIDATA_FILE && !bus.has_read_only_disks() {
             true => DiskBus::Virtio,
@@ -198,7 +228,13 @@ mod tests {
     ) -> Machine {
         let disks = domain.map_or_else(Vec::new, disks_of);
         let firmware = &Firmware::Bios;
-        let guest = GuestDisks { dir: Path::new("/run/m"), disks: &disks, bus, nic, firmware };
+        let guest = GuestDisks {
+            place: DiskPlace::Directory(Path::new("/run/m")),
+            disks: &disks,
+            bus,
+            nic,
+            firmware,
+        };
         describe("web1", domain, guest, options)
     }
 

@@ -1,13 +1,13 @@
 //! A mount in a private directory, as `run` uses it.
 
-use crate::daemon::{Channel, MountReply, MountReport, MountRequest};
+use crate::daemon::{Channel, MountReply, MountReport, MountRequest, SOCKET};
 use crate::process::{MountEntry, Stop, Unmount, ourselves, poll_until, private_dir_name, unmount};
 use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,14 +54,9 @@ impl PrivateMount {
         let messages = keeper.stderr.take();
         // `command` holds a copy of the other end, which would hide the end of the keeper.
         drop(command);
-        let sent = channel.send(request);
+        let sent = channel.send(&request.in_directory(&dir));
         let mount = Self { dir, keeper, lifeline, channel, messages };
         sent.map(|()| mount)
-    }
-
-    /// Where the mount is.
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Waits until the mount can be used.
@@ -143,6 +138,7 @@ impl PrivateMount {
         if let Some(entry) = MountEntry::at(&self.dir) {
             let _ = unmount(&entry, Unmount::Lazy);
         }
+        let _ = std::fs::remove_file(self.dir.join(SOCKET));
         let _ = std::fs::remove_dir(&self.dir);
         match status {
             Ok(status) if status.success() => Ok(()),

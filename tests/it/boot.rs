@@ -9,6 +9,7 @@ mod initrd;
 mod kill;
 mod lvm;
 mod mini;
+mod nbd;
 mod new_kernel;
 mod run;
 mod uefi;

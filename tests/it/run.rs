@@ -1,4 +1,5 @@
 mod cli;
 mod libvirt;
+mod nbd;
 mod scene;
 mod verdicts;

@@ -1,20 +1,20 @@
-//! The line in which `mount` shows how to boot its disks.
+//! The line in which `mount` and `serve` show how to boot the disks.
 
 use crate::daemon::MountReport;
 use crate::qemu::{Board, Graphics, allowed_by_kernel};
-use crate::run::machine::{GuestDisks, MachineOptions, describe};
+use crate::run::machine::{DiskPlace, GuestDisks, MachineOptions, describe};
 use crate::xen::DomainConfig;
 use std::path::Path;
 
 /// A shell command that boots the disks, or why there is none. `domain` is the guest's config.
-pub(super) fn qemu_line(report: &MountReport, domain: Option<&DomainConfig>) -> String {
+pub(in crate::cli) fn qemu_line(report: &MountReport, domain: Option<&DomainConfig>) -> String {
     let firmware = match report.firmware.find(Board::default()) {
         Ok(firmware) => firmware,
         Err(e) => return e.to_string(),
     };
     let disks = report.status_disks();
     let guest = GuestDisks {
-        dir: &report.mountpoint,
+        place: DiskPlace::of(report),
         disks: &disks,
         bus: report.hardware.bus,
         nic: report.hardware.nic,

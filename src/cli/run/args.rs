@@ -54,6 +54,10 @@ pub(in crate::cli) struct RunArgs {
     #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "Machine")]
     pub(super) sandbox: Mode,
 
+    /// How QEMU gets the disks [default: fuse where there is FUSE, else nbd]
+    #[arg(long, value_enum, help_heading = "Machine")]
+    pub(super) export: Option<ExportChoice>,
+
     #[command(flatten)]
     pub(super) machine: MachineArgs,
 
@@ -92,6 +96,15 @@ impl RunArgs {
         };
         clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{wrong}\n")).exit()
     }
+}
+
+/// How QEMU gets the disks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum ExportChoice {
+    /// As files of a private mount
+    Fuse,
+    /// From a private NBD server, without FUSE
+    Nbd,
 }
 
 /// Which accelerator to use.

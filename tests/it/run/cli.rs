@@ -224,7 +224,7 @@ fn a_killed_keeper_or_mount_ends_the_run() {
         let result = child.wait_with_output().unwrap();
         let stderr = text(&result.stderr);
         assert_eq!(result.status.code(), Some(1), "{victim}: {stderr}");
-        assert!(stderr.contains("the mount ended below the guest"), "{victim}: {stderr}");
+        assert!(stderr.contains("the disks ended below the guest"), "{victim}: {stderr}");
         scene.assert_clean();
         assert!(has_ended(qemu), "{victim}");
     }
