@@ -7,6 +7,7 @@
 
 pub mod boot_code;
 pub mod btrfs;
+mod btrfs_sums;
 mod budget;
 pub mod ext4;
 pub(crate) mod guard;

@@ -144,6 +144,7 @@ fn print_content(content: &ContentReport, out: &mut String) -> fmt::Result {
     match content.journal {
         Some(Journal::Dirty) => write!(out, ", journal dirty")?,
         Some(Journal::Clean) => write!(out, ", clean")?,
+        Some(Journal::Errors) => write!(out, ", with errors")?,
         None => {}
     }
     for (key, value) in [("UUID", &content.uuid), ("label", &content.label)] {

@@ -11,6 +11,7 @@
 
 mod leaf;
 
+use super::btrfs_sums::Checksums;
 use super::budget::{Budget, Cost};
 use super::guard::quietly;
 use super::guest_fs::{
@@ -63,7 +64,8 @@ impl BtrfsFs {
         let stale = log_root(&*reader)? != 0;
         let meter = Meter::new(budget);
         let size = reader.len();
-        let metered = Metered { reader, meter: Rc::clone(&meter), blank: 0..0 };
+        let checksums = Checksums::of(&*reader)?;
+        let metered = Metered { reader, meter: Rc::clone(&meter), blank: 0..0, checksums };
         let what = "the filesystem";
         let ask = |f: &dyn Fn(Metered) -> lambutter::Result<Btrfs<Metered>>| {
             meter.begin(PER_OPEN);

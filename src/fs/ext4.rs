@@ -8,17 +8,20 @@
 //! * directories larger than [`MAX_DIR_BYTES`] are refused,
 //! * a dirty journal is replayed here (`journal`),
 //! * interior extent nodes deeper than in any sane file are made unreadable (`Adapter`),
-//! * a panic becomes a `Corrupt` error.
+//! * a panic becomes a `Corrupt` error,
+//! * what the crate cannot read is read by a reader of our own (`plain`).
 
 mod crc;
 pub mod inode;
 mod journal;
+mod plain;
 pub mod room;
 mod superblock;
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
 
 use self::journal::Replay;
+use self::plain::PlainExt;
 use self::superblock::Superblock;
 use super::budget::{Budget, Cost};
 use super::guard::quietly;
@@ -36,10 +39,19 @@ const MAX_DIR_ENTRIES: usize = 500_000;
 /// is meant for short inspections: after searching some gigabytes of directories it fails with
 /// `TooLarge`.
 pub struct Ext4Fs {
-    fs: Ext4,
+    reader: Reader,
+    /// Whether the journal must be replayed and is not on this partition.
+    external_journal: bool,
     uuid: [u8; 16],
     label: String,
     budget: Budget,
+}
+
+/// What reads a filesystem.
+enum Reader {
+    View(Ext4),
+    /// For what `ext4-view` cannot read.
+    Plain(Box<PlainExt>),
 }
 
 impl Ext4Fs {
@@ -59,7 +71,8 @@ impl Ext4Fs {
     /// As [`open`](Self::open).
     pub fn open_within(reader: impl ReadAt + 'static, budget: Budget) -> Result<Self> {
         let mut sb = Superblock::read(&reader)?;
-        let needs_recovery = sb.needs_recovery;
+        let external_journal = sb.needs_recovery && sb.journal_inode == 0;
+        let needs_recovery = sb.needs_recovery && !external_journal;
         let replay =
             if needs_recovery { journal::load(&reader, &sb, &budget)? } else { Replay::new() };
         let adapter = Adapter {
@@ -71,12 +84,12 @@ impl Ext4Fs {
             window: Vec::new(),
             window_start: 0,
         };
+        let (mut raw, size) = ([0; superblock::LEN], adapter.reader.len());
+        adapter
+            .fill(superblock::OFFSET, &mut raw)
+            .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
         if needs_recovery {
             // The journal may hold another superblock, which is just as untrusted.
-            let (mut raw, size) = ([0; superblock::LEN], adapter.reader.len());
-            adapter
-                .fill(superblock::OFFSET, &mut raw)
-                .map_err(|e| Error::io("cannot read the filesystem's superblock", e))?;
             let new = Superblock::parse(&raw, size)?;
             if new.block_size != sb.block_size {
                 return Err(Error::new(
@@ -86,8 +99,11 @@ impl Ext4Fs {
             }
             sb = new;
         }
-        let fs = guarded("the filesystem", || Ext4::load(Box::new(adapter)))?;
-        Ok(Self { uuid: sb.uuid, label: sb.label, fs, budget })
+        let reader = match plain::is_needed(&raw) {
+            true => Reader::Plain(Box::new(PlainExt::new(adapter, &raw, budget.clone())?)),
+            false => Reader::View(guarded("the filesystem", || Ext4::load(Box::new(adapter)))?),
+        };
+        Ok(Self { uuid: sb.uuid, label: sb.label, reader, external_journal, budget })
     }
 
     /// The filesystem's UUID, as its 16 bytes.
@@ -104,7 +120,11 @@ impl Ext4Fs {
 impl GuestFs for Ext4Fs {
     fn node(&self, path: &str, searched: u64) -> Result<Node> {
         self.budget.charge_for(path, Cost::SearchedBytes, searched)?;
-        let meta = guarded(path, || self.fs.symlink_metadata(path))?;
+        let fs = match &self.reader {
+            Reader::View(fs) => fs,
+            Reader::Plain(fs) => return fs.node(path).map(|(stat, target)| Node { stat, target }),
+        };
+        let meta = guarded(path, || fs.symlink_metadata(path))?;
         let kind = match meta.file_type() {
             FileType::Regular => FileKind::File,
             FileType::Directory => FileKind::Dir,
@@ -117,7 +137,7 @@ impl GuestFs for Ext4Fs {
         }
         let target = if kind == FileKind::Symlink {
             check_target_len(path, len)?;
-            let target = guarded(path, || self.fs.read_link(path))?;
+            let target = guarded(path, || fs.read_link(path))?;
             let target = target.to_str().map_err(|_| {
                 Error::new(ErrorKind::Unsupported, format!("symlink {path} is not UTF-8"))
             })?;
@@ -133,9 +153,9 @@ impl GuestFs for Ext4Fs {
     fn read_dir(&self, path: &str) -> Result<Vec<String>> {
         let (full, stat) = resolve_to(self, path, FileKind::Dir)?;
         self.budget.charge_for(path, Cost::SearchedBytes, stat.len)?;
-        let mut names = guarded(path, || {
+        let names = |fs: &Ext4| {
             let mut names = Vec::new();
-            for entry in self.fs.read_dir(full.as_str())? {
+            for entry in fs.read_dir(full.as_str())? {
                 let entry = entry?;
                 match entry.file_name().as_str() {
                     Ok("." | "..") | Err(_) => {}
@@ -146,7 +166,11 @@ impl GuestFs for Ext4Fs {
                 }
             }
             Ok(names)
-        })?;
+        };
+        let mut names = match &self.reader {
+            Reader::View(fs) => guarded(path, || names(fs))?,
+            Reader::Plain(fs) => fs.list(&full)?,
+        };
         if names.len() > MAX_DIR_ENTRIES {
             return Err(too_many(path));
         }
@@ -161,8 +185,19 @@ impl GuestFs for Ext4Fs {
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
         let (full, stat) = resolve_to(self, path, FileKind::File)?;
-        let file = guarded(path, || self.fs.open(full.as_str()))?;
-        Ok(Box::new(Ext4File { file, len: stat.len, path: full }))
+        Ok(match &self.reader {
+            Reader::View(fs) => {
+                let file = guarded(path, || fs.open(full.as_str()))?;
+                Box::new(Ext4File { file, len: stat.len, path: full })
+            }
+            Reader::Plain(fs) => Box::new(fs.open(&full)?),
+        })
+    }
+
+    fn caveat(&self) -> Option<String> {
+        let what = "the filesystem's journal is on another device, and was not replayed: what was read \
+                    may be older than what the guest last wrote";
+        self.external_journal.then(|| what.to_owned())
     }
 }
 

@@ -4,6 +4,7 @@
 //! cost of such a structure is the number of bytes that must be read for it, so that is what is
 //! limited: each call has an allowance of bytes, and all calls together have another.
 
+use super::btrfs_sums::Checksums;
 use super::budget::{Budget, Cost};
 use crate::bytes::ReadAt;
 use crate::{Error, ErrorKind, Result};
@@ -122,6 +123,8 @@ pub(super) struct Metered {
     pub(super) meter: Rc<Meter>,
     /// Range of the image that reads as zeros.
     pub(super) blank: Range<u64>,
+    /// Rewrites checksums of a kind that the crate does not know.
+    pub(super) checksums: Option<Checksums>,
 }
 
 impl Metered {
@@ -143,6 +146,9 @@ impl Metered {
         let to = self.blank.end.clamp(start, start + len) - start;
         // Both are at most `len`; for an empty range they are equal.
         buf[from as usize..to as usize].fill(0);
+        if let Some(checksums) = &self.checksums {
+            checksums.rewrite(buf);
+        }
         if buf.len() <= NODE {
             let mut last = self.meter.last.borrow_mut();
             last.clear();
@@ -174,7 +180,8 @@ mod tests {
 
     fn metered(blank: Range<u64>) -> Metered {
         let image: Vec<u8> = (1..=100).collect();
-        Metered { reader: Arc::new(image), meter: Meter::new(Budget::new()), blank }
+        let (reader, meter) = (Arc::new(image), Meter::new(Budget::new()));
+        Metered { reader, meter, blank, checksums: None }
     }
 
     #[test]

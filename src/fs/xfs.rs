@@ -66,7 +66,8 @@ impl XfsFs {
         let open = |blank: Range<u64>| {
             meter.begin(PER_OPEN);
             let size = reader.len();
-            let metered = Metered { reader: reader.clone(), meter: Rc::clone(&meter), blank };
+            let (reader, meter) = (reader.clone(), Rc::clone(&meter));
+            let metered = Metered { reader, meter, blank, checksums: None };
             quietly(|| Xfs::open(metered, size))
         };
         let mut opened = open(0..0);

@@ -239,6 +239,12 @@ fn shadow(report: &Report) -> Option<Check> {
 fn clean(report: &Report, plan: &Plan) -> Option<Check> {
     let root = root_content(&report.disks, &report.volumes, plan.root)?;
     match root.journal? {
+        Journal::Errors => check(
+            "journal",
+            Outcome::Warn,
+            "the filesystem has errors that its kernel has found: its next boot may repair it, or ask \
+             for a person; repair a copy first (e2fsck -f)",
+        ),
         Journal::Clean => check("journal", Outcome::Ok, "the filesystem is clean"),
         Journal::Dirty if !root.kind.starts_with("ext") => check(
             "journal",

@@ -91,6 +91,8 @@ pub enum Journal {
     Clean,
     /// It must be replayed: the guest was not shut down cleanly.
     Dirty,
+    /// The kernel has found errors in the filesystem.
+    Errors,
 }
 
 /// The disks of `plan`.
@@ -209,11 +211,17 @@ fn has_log_tree(head: &[u8]) -> Option<bool> {
     head.get(0x1_0060..0x1_0068).map(|root| root.iter().any(|b| *b != 0))
 }
 
+/// Whether an ext filesystem is marked as having errors: `s_state` in its superblock.
+fn has_errors(head: &[u8]) -> bool {
+    head.get(1024 + 0x3a).is_some_and(|state| state & 0x2 != 0)
+}
+
 /// The state of the journal of the filesystem in `reader` that begins with `head`.
 fn journal(content: &ImageContent, head: &[u8], reader: Option<&dyn ReadAt>) -> Option<Journal> {
     match content {
         ImageContent::Xfs { .. } => state(log_is_dirty(reader?)?),
         ImageContent::Btrfs { .. } => state(has_log_tree(head)?),
+        ImageContent::Ext { .. } if has_errors(head) => Some(Journal::Errors),
         ImageContent::Ext { kind: ExtKind::Ext2, .. } => None,
         ImageContent::Ext { needs_recovery: true, .. } => Some(Journal::Dirty),
         ImageContent::Ext { .. } => Some(Journal::Clean),

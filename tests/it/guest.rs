@@ -1,5 +1,6 @@
 mod copies;
 mod examine;
+mod ext4_features;
 mod hostile_ext4;
 mod initrd;
 mod md;

@@ -1,6 +1,6 @@
 //! What boots: kernel, initrds and command line, from inside the guest or from the host.
 
-use super::extra_initrd::{self, DriverSurvey, Initrds, drivers_of, remedy, survey};
+use super::extra_initrd::{self, DriverSurvey, Initrds, content, drivers_of, remedy, survey};
 use super::files::{OpenFiles, identity, read_exact};
 use super::guests::Guests;
 use super::initrds;
@@ -61,7 +61,7 @@ fn from_partition<'a>(
 ) -> Result<FoundBoot> {
     let BootQuestion { candidates, others, request, resolver, loader, firmware } = question;
     let resolver = &RootResolver { menu: Some(index), ..resolver.clone() };
-    let fs = guests.fs(source)?;
+    let fs = guests.fs(source).map_err(|e| at_partition(guests, resolver, (index, source), e))?;
     let mut boot = boot_of(fs, request)?;
     boot.notes.extend(fs.caveat());
     let EntryFiles { head, found, made } = entry_files(fs, source, &boot)?;
@@ -230,6 +230,25 @@ fn only_root(guests: &Guests<'_>, question: &BootQuestion) -> Result<Option<usiz
             names.collect::<Vec<_>>().join(", ")
         ),
     ))
+}
+
+/// Adds to `e` which partition it is about, what it holds, and the way out.
+fn at_partition(
+    guests: &Guests<'_>,
+    resolver: &RootResolver,
+    (index, source): Place,
+    e: Error,
+) -> Error {
+    if !matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::Corrupt) {
+        return e;
+    }
+    let name = resolver.partitions.get(index).map_or_else(String::new, |p| match &p.volume {
+        Some(volume) => volume.device(),
+        None => format!("partition {} of {}", p.number, p.vdev),
+    });
+    let kind = guests.bytes(source).ok().map_or("unknown", |bytes| content(bytes).short_name());
+    let what = format!("{name} ({kind}): {e}; give a kernel with --kernel and --initrd");
+    Error::new(e.kind(), what)
 }
 
 /// What fstab calls the root filesystem.

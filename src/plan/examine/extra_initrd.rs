@@ -253,13 +253,21 @@ fn with_rdinit(cmdline: &str) -> (String, String) {
     (init, format!("{} rdinit=/{DIR}/init{init_args}", words.join(" ").trim_end()))
 }
 
+/// What a partition holds.
+pub(super) fn content(partition: &impl ReadAt) -> ImageContent {
+    let mut head = vec![0; partition.len().min(HEAD_LEN as u64) as usize];
+    match partition.read_at(&mut head, 0) {
+        Ok(()) => probe(&head, partition.len()),
+        Err(_) => ImageContent::Unknown,
+    }
+}
+
 /// Drivers for the filesystem in `root`, any one of which is enough.
 pub(super) fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
-    let mut head = vec![0; root.len().min(HEAD_LEN as u64) as usize];
-    match root.read_at(&mut head, 0).map(|()| probe(&head, root.len())) {
-        Ok(ImageContent::Ext { .. }) => &["ext4", "ext3", "ext2"],
-        Ok(ImageContent::Xfs { .. }) => &["xfs"],
-        Ok(ImageContent::Btrfs { .. }) => &["btrfs"],
+    match content(root) {
+        ImageContent::Ext { .. } => &["ext4", "ext3", "ext2"],
+        ImageContent::Xfs { .. } => &["xfs"],
+        ImageContent::Btrfs { .. } => &["btrfs"],
         _ => &[],
     }
 }
