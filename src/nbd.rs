@@ -22,8 +22,10 @@ mod protocol;
 mod serve;
 mod socket;
 mod target;
+mod tls;
 mod transport;
 
-pub use address::NbdAddress;
+pub use address::{Encryption, NbdAddress};
 pub use listen::NbdListener;
-pub use serve::{NbdExport, NbdStopper};
+pub use serve::{NbdExport, NbdStopper, converse};
+pub use tls::TlsConfig;

@@ -9,7 +9,7 @@ use crate::daemon::{Background, Channel, ExportRequest, MountRequest, NbdRequest
 use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::{MountOptions, why_unavailable};
-use crate::nbd::NbdAddress;
+use crate::nbd::{Encryption, NbdAddress};
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::process::{self, NamedInode, Stop, Swept};
 use crate::qemu::{Accel, Aio, Board, Launch, Serial, find_qemu, probe, probe_aio};
@@ -236,6 +236,8 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin,
             // The process that makes the private directory puts the socket there.
             ExportChoice::Nbd => ExportRequest::Nbd(NbdRequest {
                 address: NbdAddress::Unix(PathBuf::new()),
+                encryption: Encryption::None,
+                certificates: None,
                 read_only: args.read_only,
             }),
         };

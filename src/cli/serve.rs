@@ -4,7 +4,7 @@ use super::args::{OverlayArgs, SourceArgs};
 use super::identity::IdentityArgs;
 use super::mount::{in_foreground, qemu_line, start};
 use crate::daemon::{Background, ExportRequest, MountReport, MountRequest, NbdRequest};
-use crate::nbd::NbdAddress;
+use crate::nbd::{Encryption, NbdAddress};
 use crate::sandbox::Mode;
 use crate::text::printable;
 use crate::xen::DomainConfig;
@@ -20,9 +20,16 @@ pub(super) struct ServeArgs {
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
 
-    /// Serve on this Unix socket, which only its owner can use, until a signal ends this
-    #[arg(long, value_name = "SOCKET", value_parser = NbdAddress::parse, help_heading = "Server")]
-    nbd: NbdAddress,
+    /// Serve on this Unix socket, which only its owner can use, or on a TCP port (nbds://HOST[:PORT];
+    /// without TLS: nbd://HOST[:PORT], with --read-only)
+    #[arg(long, value_name = "SOCKET|URI", value_parser = NbdAddress::parse)]
+    #[arg(help_heading = "Server")]
+    nbd: (NbdAddress, Encryption),
+
+    /// Encrypt all connections, and admit only clients with a certificate: a directory with
+    /// ca-cert.pem, server-cert.pem and server-key.pem
+    #[arg(long, value_name = "DIR", help_heading = "Server")]
+    tls_certificates: Option<PathBuf>,
 
     #[command(flatten)]
     source: SourceArgs,
@@ -59,6 +66,14 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
             format!("{option} needs a writable overlay; drop --read-only"),
         ));
     }
+    let nbd = server(args.nbd, args.tls_certificates, read_only)?;
+    // For lists of processes.
+    let place = match &nbd.address {
+        NbdAddress::Unix(path) => path.clone(),
+        address @ NbdAddress::Tcp { .. } => address.uri("", nbd.encryption).into(),
+    };
+    // The command for QEMU would need more options for others.
+    let plain = nbd.encryption == Encryption::None && matches!(nbd.address, NbdAddress::Unix(_));
     let mut source = args.source.into_options(args.images)?;
     source.identity = args.identity.read()?;
     let request = MountRequest {
@@ -67,7 +82,7 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
         source,
         overlay_limit: args.overlay.overlay_limit,
         overlay: args.overlay.choice(read_only),
-        export: ExportRequest::Nbd(NbdRequest { address: args.nbd, read_only }),
+        export: ExportRequest::Nbd(nbd),
         sandbox: args.sandbox,
         log: args.log,
         background: if args.foreground { Background::Stay } else { Background::Detach },
@@ -76,16 +91,13 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
     let verbose = args.verbose;
     let print = |report: &MountReport| {
         // A closed output is no reason to give up a working server.
-        let try_it = qemu_line(report, domain.as_ref());
-        let text = format!("{}try it:  {try_it}", report.text(verbose));
-        let _ = writeln!(std::io::stderr(), "{}", printable(&text));
+        let mut text = report.text(verbose);
+        if plain {
+            text.push_str(&format!("try it:  {}\n", qemu_line(report, domain.as_ref())));
+        }
+        let _ = write!(std::io::stderr(), "{}", printable(&text));
         let uri = report.uri.as_deref().unwrap_or_default();
         let _ = writeln!(std::io::stdout(), "{uri}");
-    };
-    // For lists of processes.
-    let place = match &request.export {
-        ExportRequest::Nbd(NbdRequest { address: NbdAddress::Unix(path), .. }) => path.clone(),
-        ExportRequest::Mount(_) => PathBuf::new(),
     };
     match request.background {
         Background::Stay => in_foreground(&request, Path::new(""), |report| {
@@ -94,4 +106,30 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
         }),
         Background::Detach => start(&request, &place).map(|report| print(&report)),
     }
+}
+
+/// The server that the options ask for.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if it would let others write.
+fn server(
+    (address, asked): (NbdAddress, Encryption),
+    certificates: Option<PathBuf>,
+    read_only: bool,
+) -> Result<NbdRequest> {
+    let wrong = |what: &str| Err(Error::new(ErrorKind::Usage, what));
+    let encryption = match (asked, &certificates) {
+        (_, Some(_)) => Encryption::Tls,
+        (Encryption::None, None) => Encryption::None,
+        (Encryption::Tls, None) => {
+            return wrong("nbds:// needs --tls-certificates, a directory with the server's key");
+        }
+    };
+    if matches!(address, NbdAddress::Tcp { .. }) && encryption == Encryption::None && !read_only {
+        return wrong(
+            "on nbd://, everybody who reaches the port could write to the disks; use nbds:// with \
+             --tls-certificates, a Unix socket, or --read-only",
+        );
+    }
+    Ok(NbdRequest { address, encryption, certificates, read_only })
 }

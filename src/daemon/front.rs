@@ -2,7 +2,7 @@
 
 use super::request::{ExportRequest, MountRequest};
 use crate::fuse::{KernelMount, MountPoint};
-use crate::nbd::NbdListener;
+use crate::nbd::{Encryption, NbdListener};
 use crate::process::{MountEntry, Sweeper, Unmount, unmount};
 use crate::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +26,7 @@ pub(super) enum Front {
         entry: Option<MountEntry>,
     },
     /// A socket.
-    Socket { listener: NbdListener, state: SocketState },
+    Socket { listener: NbdListener, encryption: Encryption, state: SocketState },
 }
 
 /// How far a socket is.
@@ -61,7 +61,8 @@ impl Front {
             },
             ExportRequest::Nbd(nbd) => {
                 let listener = NbdListener::bind(&nbd.address)?;
-                Self::Socket { listener, state: SocketState::Bound }
+                let encryption = nbd.encryption;
+                Self::Socket { listener, encryption, state: SocketState::Bound }
             }
         })
     }
@@ -80,7 +81,7 @@ impl Front {
                 *made = Some(mount);
                 Ok(device)
             }
-            (Self::Socket { listener, state: state @ SocketState::Bound }, _) => {
+            (Self::Socket { listener, state: state @ SocketState::Bound, .. }, _) => {
                 // Clients can connect, and wait until the server is ready.
                 listener.listen()?;
                 *state = SocketState::Listening;
@@ -123,7 +124,9 @@ impl Front {
     pub fn uri(&self) -> Option<String> {
         match self {
             Self::Mount { .. } => None,
-            Self::Socket { listener, .. } => Some(listener.address().uri("")),
+            Self::Socket { listener, encryption, .. } => {
+                Some(listener.address().uri("", *encryption))
+            }
         }
     }
 
@@ -145,7 +148,7 @@ impl Front {
                 unmount_lazily(entry.as_ref()?);
                 Some(GRACE)
             }
-            Self::Socket { listener, state } => {
+            Self::Socket { listener, state, .. } => {
                 listener.remove();
                 // The server itself lets clients have their replies.
                 (*state == SocketState::Announced).then_some(Duration::ZERO)

@@ -2,7 +2,7 @@
 
 use super::report::MountReport;
 use crate::fuse::MountOptions;
-use crate::nbd::NbdAddress;
+use crate::nbd::{Encryption, NbdAddress};
 use crate::plan::{OverlayChoice, SourceOptions};
 use crate::sandbox::Mode;
 use crate::{Error, ErrorKind};
@@ -48,6 +48,10 @@ pub enum ExportRequest {
 pub struct NbdRequest {
     /// Where it listens.
     pub address: NbdAddress,
+    /// Whether connections are encrypted.
+    pub encryption: Encryption,
+    /// The directory with certificates, if they are.
+    pub certificates: Option<PathBuf>,
     /// Whether all writes are refused.
     pub read_only: bool,
 }

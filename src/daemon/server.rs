@@ -6,11 +6,11 @@
 use super::channel::Channel;
 use super::log::start_log;
 use super::report::{EditReport, MountReport, adapt};
-use super::request::{Background, ExportRequest, MountReply, MountRequest};
+use super::request::{Background, ExportRequest, MountReply, MountRequest, NbdRequest};
 use super::wire::{DEVICE, FINISH, FIRST_PARSER, PARSERS, send_reply};
 use crate::export::{Export, ExportSet};
 use crate::fuse::FuseExport;
-use crate::nbd::{NbdExport, NbdStopper};
+use crate::nbd::{NbdExport, NbdStopper, TlsConfig};
 use crate::plan::Plan;
 use crate::process::{close_inherited_files, hold_ending_signals};
 use crate::sandbox::{Confined, ask_keeper_for_parsers, receive_descriptor, use_first_parser};
@@ -42,6 +42,13 @@ fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
     start_log(request.log.as_deref())?;
     ask_keeper_for_parsers(file_from(keeper, PARSERS)?.into());
     use_first_parser(file_from(keeper, FIRST_PARSER)?.into());
+    // A mistake in it is found before anything is made.
+    let tls = match &request.export {
+        ExportRequest::Nbd(NbdRequest { certificates: Some(dir), .. }) => {
+            Some(TlsConfig::load(dir)?)
+        }
+        _ => None,
+    };
     let mut plan = Plan::build(&request.source, &request.overlay)?;
     if let Some(limit) = request.overlay_limit {
         plan.disks.iter().for_each(|planned| planned.disk.set_overlay_limit(limit));
@@ -88,7 +95,7 @@ fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
         ExportRequest::Mount(options) => FuseExport { device, options, sandbox }.serve(set, ready),
         ExportRequest::Nbd(nbd) => {
             let read_only = nbd.read_only;
-            NbdExport { listener: device, read_only, sandbox }.serve(set, ready)
+            NbdExport { listener: device, read_only, tls, sandbox }.serve(set, ready)
         }
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum TlsState {
     Off,
     /// It has to be, first of all.
     Required,
+    /// It is.
+    On,
 }
 
 /// How a negotiation ended.
@@ -202,6 +204,7 @@ impl<S: Stream> Negotiation<'_, S> {
     fn start_tls(&mut self) -> io::Result<Option<Outcome>> {
         match self.offer.tls {
             TlsState::Off => self.refuse(reply::POLICY, "TLS is not set up"),
+            TlsState::On => self.refuse(reply::INVALID, "TLS is in use already"),
             TlsState::Required => {
                 self.reply(reply::ACK, &[])?;
                 Ok(Some(Outcome::StartTls))

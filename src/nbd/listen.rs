@@ -5,8 +5,11 @@ use crate::process::NamedInode;
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
+};
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -31,7 +34,28 @@ impl NbdListener {
     pub fn bind(address: &NbdAddress) -> Result<Self> {
         match address {
             NbdAddress::Unix(path) => Self::bind_unix(path),
+            NbdAddress::Tcp { host, port } => Self::bind_tcp(host, *port),
         }
+    }
+
+    fn bind_tcp(host: &str, port: u16) -> Result<Self> {
+        let failed = |e: io::Error| Error::io(format!("cannot listen on {host}:{port}"), e);
+        let mut found = (host, port).to_socket_addrs().map_err(failed)?;
+        let found = found.next().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let family = if found.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+        let made = || -> rustix::io::Result<(OwnedFd, u16)> {
+            let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+            // Connections inherit these.
+            sockopt::set_tcp_nodelay(&fd, true)?;
+            sockopt::set_socket_keepalive(&fd, true)?;
+            bind(&fd, &found)?;
+            let bound = SocketAddr::try_from(getsockname(&fd)?)?;
+            Ok((fd, bound.port()))
+        };
+        let (fd, port) = made().map_err(|e| failed(e.into()))?;
+        let address = NbdAddress::Tcp { host: host.to_owned(), port };
+        Ok(Self { fd, address, name: None })
     }
 
     fn bind_unix(path: &Path) -> Result<Self> {
@@ -62,7 +86,7 @@ impl NbdListener {
         Ok(Self { fd, address: NbdAddress::Unix(path), name: Some(name) })
     }
 
-    /// Where clients connect; a path is absolute.
+    /// Where clients connect; a path is absolute, and a port known.
     pub fn address(&self) -> &NbdAddress {
         &self.address
     }

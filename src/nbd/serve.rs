@@ -5,6 +5,7 @@ use super::exports::Exports;
 use super::handshake::{Offer, Outcome, Stream, TlsState, greet, negotiate};
 use super::pool::Pool;
 use super::socket::Socket;
+use super::tls::TlsConfig;
 use super::transport::Transport;
 use crate::export::{Export, ExportSet};
 use crate::sandbox::{Confined, Confinement, Mode, Profile};
@@ -13,8 +14,9 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,8 @@ pub struct NbdExport {
     pub listener: OwnedFd,
     /// Whether all writes are refused.
     pub read_only: bool,
+    /// How connections are encrypted, if they have to be.
+    pub tls: Option<TlsConfig>,
     /// What happens if this process cannot be confined completely.
     pub sandbox: Mode,
 }
@@ -61,7 +65,7 @@ impl NbdStopper {
 impl Export for NbdExport {
     /// Serve until [`NbdStopper::stop`]. This process must have a single thread.
     fn serve(self, set: ExportSet, ready: impl FnOnce(&Confined) -> Result<()>) -> Result<()> {
-        let Self { listener, read_only, sandbox } = self;
+        let Self { listener, read_only, tls, sandbox } = self;
         let confinement = Confinement::begin(Profile::ServeSockets, sandbox)?;
         let started = |e| Error::io("cannot start the threads that serve", e);
         let pool = Pool::start(REQUEST_THREADS).map_err(started)?;
@@ -74,7 +78,7 @@ impl Export for NbdExport {
         }
         ready(&confined)?;
 
-        let shared = Arc::new(Shared { exports, pool, clients: Clients::default() });
+        let shared = Arc::new(Shared { exports, tls, pool, clients: Clients::default() });
         let accepted = accept_all(&listener, &shared);
         shared.clients.end(Instant::now() + GRACE);
         shared.pool.close();
@@ -87,6 +91,7 @@ impl Export for NbdExport {
 /// What all connections use.
 struct Shared {
     exports: Exports,
+    tls: Option<TlsConfig>,
     pool: Arc<Pool>,
     clients: Clients,
 }
@@ -137,17 +142,51 @@ fn attend(socket: OwnedFd, shared: &Shared) -> io::Result<()> {
     let mut transport = Transport::Plain(Socket::new(socket));
     transport.set_deadline(Some(Instant::now() + NEGOTIATION));
     let greeting = greet(&mut transport)?;
-    let offer = Offer { exports: &shared.exports, tls: TlsState::Off };
-    match negotiate(&mut transport, greeting, offer)? {
-        Outcome::Begin(session) => {
-            transport.set_deadline(None);
-            transmit(transport, session, &shared.pool)
-        }
-        Outcome::StartTls | Outcome::End => {
-            transport.finish();
-            Ok(())
+    let mut tls = if shared.tls.is_some() { TlsState::Required } else { TlsState::Off };
+    loop {
+        let offer = Offer { exports: &shared.exports, tls };
+        match (negotiate(&mut transport, greeting, offer)?, &shared.tls) {
+            (Outcome::Begin(session), _) => {
+                transport.set_deadline(None);
+                return transmit(transport, session, &shared.pool);
+            }
+            (Outcome::StartTls, Some(config)) => {
+                transport = transport.encrypt(config)?;
+                tls = TlsState::On;
+            }
+            (Outcome::StartTls | Outcome::End, _) => {
+                transport.finish();
+                return Ok(());
+            }
         }
     }
+}
+
+/// What a client is answered that sends `said` and then nothing more, for the fuzz target.
+///
+/// # Errors
+/// Errors of starting threads, and of sockets.
+pub fn converse(set: &ExportSet, said: &[u8]) -> io::Result<Vec<u8>> {
+    let (exports, pool) = (Exports::new(set, false), Pool::start(1)?);
+    let shared = Shared { exports, tls: None, pool, clients: Clients::default() };
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut sender = ours.try_clone()?;
+    let answered = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // The server may end before it has read all of it.
+            let _ = sender.write_all(said);
+            let _ = sender.shutdown(std::net::Shutdown::Write);
+        });
+        let received = scope.spawn(move || {
+            let mut received = Vec::new();
+            let _ = (&ours).read_to_end(&mut received); // it may be reset
+            received
+        });
+        let _ = attend(theirs.into(), &shared); // it may be an error
+        received.join()
+    });
+    shared.pool.close();
+    answered.map_err(|_| io::ErrorKind::Other.into())
 }
 
 impl Stream for Transport {

@@ -6,3 +6,4 @@ mod ends;
 mod handshake;
 mod hostile;
 mod interop;
+mod tls;
