@@ -21,8 +21,12 @@ mod stored_file;
 mod testing;
 mod unpack;
 mod usage;
+mod vdi;
 mod vhd;
+mod vhdx;
+mod vmdk;
 mod window;
+mod xva;
 
 pub use beside::InUse;
 pub use driver::Format;
@@ -33,6 +37,7 @@ pub use qcow2::header::{Header as Qcow2Header, MAGIC as QCOW2_MAGIC};
 pub use raw::RawImage;
 pub use usage::{Claim, check_unused, claim, common_mode};
 pub use window::Window;
+pub use xva::Xva;
 
 use crate::bytes::Extents;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Xen domU configs: reading `/etc/xen/NAME.cfg`.
 //!
 //! Owns the config grammar (xl.cfg(5)), disk specs (xl-disk-configuration(5)), device names
-//! (xen-vbd-interface(7)) and network specs (xl-network-configuration(5)). Depends on `device_name`
-//! only and reads no file except the config itself; the caller checks whether an image exists.
+//! (xen-vbd-interface(7)), network specs (xl-network-configuration(5)), and the description of a guest
+//! in an XVA. Reads no file except the config itself; the caller checks whether an image exists.
 //!
 //! Start at [`DomainConfig`]. All input is untrusted: sizes, nesting and counts are limited.
 
@@ -13,6 +13,7 @@ pub mod domain;
 mod layout;
 mod lexer;
 mod notes;
+mod ova;
 pub mod vdev;
 pub mod vif;
 

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 /// Arguments of `adapt`.
 #[derive(Debug, Args)]
 pub(super) struct AdaptArgs {
-    /// Images of the guest's partitions: files or block devices, opened read-only
+    /// Images of the guest's partitions: files or block devices, opened read-only; or one XVA
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
 

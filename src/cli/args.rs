@@ -1,6 +1,7 @@
 //! Arguments that several subcommands share.
 
 use crate::disk::temporary_dir;
+use crate::image::Xva;
 use crate::layout::parse_size;
 use crate::loader::LoaderKind;
 use crate::plan::{OverlayChoice, SourceOptions};
@@ -41,7 +42,14 @@ impl SourceArgs {
                 "name either the guest's images or, with --config, its domU config",
             ));
         }
-        Ok(SourceOptions { images, config: self.config, ..self.options })
+        // An XVA describes its guest, as a config does.
+        match <[PathBuf; 1]>::try_from(images) {
+            Ok([path]) if Xva::is_meant(&path) => {
+                Ok(SourceOptions { config: Some(path), ..self.options })
+            }
+            Ok(images) => Ok(SourceOptions { images: images.into(), ..self.options }),
+            Err(images) => Ok(SourceOptions { images, config: self.config, ..self.options }),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Images of the guest's partitions: files or block devices, opened read-only
+    /// Images of the guest's partitions: files or block devices, opened read-only; or one XVA
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
 

@@ -9,6 +9,7 @@ use crate::daemon::{Background, Channel, ExportRequest, MountRequest, NbdRequest
 use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::{MountOptions, why_unavailable};
+use crate::image::Xva;
 use crate::nbd::{Encryption, NbdAddress};
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::process::{self, NamedInode, Stop, Swept};
@@ -192,7 +193,8 @@ fn guests(args: &RunArgs) -> Vec<Guest> {
         out.push(Guest { name, config: config.cloned(), domain, source });
     };
     if args.config.is_empty() {
-        add(None);
+        // An XVA describes its guest, as a config does.
+        add(args.images.first().filter(|path| args.images.len() == 1 && Xva::is_meant(path)));
     }
     args.config.iter().for_each(|path| add(Some(path)));
     out

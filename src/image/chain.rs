@@ -8,7 +8,7 @@ use super::driver::Format;
 use super::driver::{Backing, Driver, FoundLayer};
 use super::foreign::refuse_foreign;
 use super::layer::PlainLayer;
-use super::layered::{LayeredImage, Opened};
+use super::layered::{LayeredImage, MAX_LEN, Opened};
 use super::opening::Opening;
 use crate::{Error, ErrorKind, Result};
 use std::os::unix::fs::MetadataExt;
@@ -16,8 +16,6 @@ use std::path::{Path, PathBuf};
 
 /// Maximum number of images in a chain. XCP-ng creates chains of up to 30.
 const MAX_IMAGES: usize = 40;
-/// Maximum length of a disk in bytes: offsets stay far away from the limits of file offsets.
-pub(super) const MAX_LEN: u64 = 1 << 60;
 
 /// The image in `opening`, of `driver`'s format, with the images that it is based on.
 ///

@@ -69,11 +69,18 @@ pub(super) fn refuse_foreign(opening: &Opening) -> Result<()> {
     opening.file.read_exact_at(&mut head, 0).map_err(failed)?;
     let Some(found) = look(&head) else { return Ok(()) };
     let advice = match Format::by_name(found.qemu_name) {
-        Some(format) => format!(
-            "if that is its format, say so (--image-format {0}; format={0} in a domU config) or \
-             have its name end in .{0}",
-            format.name()
-        ),
+        Some(format) => {
+            let name = format.name();
+            // xl knows no others.
+            let config = match name {
+                "qcow2" | "vhd" => format!("; format={name} in a domU config"),
+                _ => String::new(),
+            };
+            format!(
+                "if that is its format, say so (--image-format {name}{config}) or have its name end in \
+                 .{name}"
+            )
+        }
         None => format!(
             "{} is a format that is not read yet; convert it (qemu-img convert -f {} -O raw {shown} \
              root.img)",

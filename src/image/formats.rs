@@ -1,14 +1,22 @@
 //! The table of formats: their names, their file name extensions, and the code that opens them.
 
 use super::driver::{Driver, Format};
-use super::{qcow2, raw, vhd};
+use super::{qcow2, raw, vdi, vhd, vhdx, vmdk, xva};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
 /// The supported formats. The first is the default for file names without a known extension.
-static FORMATS: &[&Driver] = &[&raw::FORMAT, &qcow2::FORMAT, &vhd::FORMAT];
+static FORMATS: &[&Driver] = &[
+    &raw::FORMAT,
+    &qcow2::FORMAT,
+    &vhd::FORMAT,
+    &vhdx::FORMAT,
+    &vmdk::FORMAT,
+    &vdi::FORMAT,
+    &xva::FORMAT,
+];
 
 impl Format {
     /// The format that xl or QEMU calls `name`, if it is supported.
@@ -92,9 +100,12 @@ mod tests {
         ] {
             assert_eq!(Format::of_path(Path::new(path)).name(), name, "{path}");
         }
-        assert_eq!(Format::names().collect::<Vec<_>>(), ["raw", "qcow2", "vhd"]);
+        assert_eq!(
+            Format::names().collect::<Vec<_>>(),
+            ["raw", "qcow2", "vhd", "vhdx", "vmdk", "vdi", "xva"]
+        );
         assert_eq!(Format::parse("vpc").unwrap().name(), "vhd");
         assert_eq!(Format::parse("qcow2").unwrap().name(), "qcow2");
-        assert_eq!(Format::parse("vdi").unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(Format::parse("qed").unwrap_err().kind(), ErrorKind::Usage);
     }
 }

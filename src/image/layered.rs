@@ -25,6 +25,9 @@ const MOST_WINDOWS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const MOST_UNITS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const MOST_UNPACKED: usize = 16 << 20;
 
+/// Maximum length of a disk in bytes: offsets stay far away from the limits of file offsets.
+pub(super) const MAX_LEN: u64 = 1 << 60;
+
 /// A layer, and the name of its format.
 #[derive(Debug)]
 pub(super) struct Opened {

@@ -92,7 +92,8 @@ mod tests {
     fn a_raw_image_is_never_followed() {
         for (head, word) in [
             (&b"QFI\xfb\0\0\0\x03"[..], "--image-format qcow2"),
-            (b"KDMV", "qemu-img convert -f vmdk"),
+            (b"KDMV", "--image-format vmdk"),
+            (b"QED\0", "qemu-img convert -f qed"),
             (b"conectix", "--image-format vhd"),
         ] {
             let (_dir, path) = file("root.img", head);

@@ -8,7 +8,7 @@ use super::types::{
 };
 use crate::fs::probe::ImageContent;
 use crate::guest::select::EntrySelector;
-use crate::image::{self, InUse};
+use crate::image::{self, InUse, Xva};
 use crate::layout::PartitionKind;
 use crate::xen::{Access, BootMethod, DiskSpec, DomainConfig, GuestDiskContent, Vif};
 use crate::{Error, ErrorKind, Result};
@@ -42,6 +42,12 @@ impl GuestSpec {
     /// # Errors
     /// Those of the config and of the images, each naming its file.
     pub(super) fn read(options: &SourceOptions) -> Result<Self> {
+        if options.verify_source && !options.config.as_deref().is_some_and(Xva::is_meant) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "--verify-source compares the checksums of an XVA; other images have none",
+            ));
+        }
         let mut spec = match &options.config {
             Some(path) => Self::from_config(path, options)?,
             None => Self::from_images(options)?,
@@ -120,17 +126,25 @@ impl GuestSpec {
     }
 
     fn from_config(path: &Path, options: &SourceOptions) -> Result<Self> {
-        let config = DomainConfig::load(path)?;
         let named = |e: Error| Error::with_source(e.kind(), path.display().to_string(), e);
+        let archive = match Xva::is_meant(path) {
+            true => Some(open_archive(path, options)?),
+            false => None,
+        };
+        let config = match &archive {
+            Some(archive) => DomainConfig::parse_ova(archive.description()).map_err(named)?,
+            None => DomainConfig::load(path)?,
+        };
+        let opener = Opener { options, archive: archive.as_ref().map(|archive| (path, archive)) };
         let notes: Vec<String> = config.notes.iter().map(ToString::to_string).collect();
         let mut disks = Vec::new();
         for disk in config.layout().map_err(named)? {
             let content = match &disk.content {
                 GuestDiskContent::Whole(spec) => {
-                    whole(spec, options).map_err(|e| named(at(spec, e)))?
+                    whole(spec, &opener).map_err(|e| named(at(spec, e)))?
                 }
                 GuestDiskContent::Partitions(parts) => {
-                    Some(partitions(parts, &config, options).map_err(named)?)
+                    Some(partitions(parts, &config, &opener).map_err(named)?)
                 }
             };
             if let Some(content) = content {
@@ -143,7 +157,7 @@ impl GuestSpec {
         if !disks.iter().any(|d| !matches!(d.content, DiskContent::Cdrom(_))) {
             return Err(Error::new(
                 ErrorKind::NotFound,
-                format!("the domU config {} names no disk", path.display()),
+                format!("{} names no disk for its guest", path.display()),
             ));
         }
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
@@ -210,11 +224,37 @@ fn boot_request(config: &DomainConfig, options: &SourceOptions) -> BootRequest {
 
 /// Adds to `e` the config line that it refers to.
 fn at(spec: &DiskSpec, e: Error) -> Error {
-    Error::with_source(e.kind(), format!("line {}: {}", spec.line, spec.vdev), e)
+    let what = match spec.line {
+        0 => spec.vdev.to_string(),
+        line => format!("line {line}: {}", spec.vdev),
+    };
+    Error::with_source(e.kind(), what, e)
+}
+
+/// The XVA at `path`, with its checksums compared if that is requested.
+fn open_archive(path: &Path, options: &SourceOptions) -> Result<Xva> {
+    let archive = Xva::open(path, options.open_options(None).in_use)?;
+    if options.verify_source && archive.verify()? == 0 {
+        let what = format!("{} has no checksums; leave out --verify-source", path.display());
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
+    Ok(archive)
+}
+
+/// Opens the images that disk specs name.
+struct Opener<'a> {
+    options: &'a SourceOptions,
+    /// The XVA that contains them, and its path.
+    archive: Option<(&'a Path, &'a Xva)>,
 }
 
 /// The image that `spec` names; `None` for an empty cdrom drive.
-fn open(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<(PathBuf, SourceImage)>> {
+fn open(spec: &DiskSpec, opener: &Opener<'_>) -> Result<Option<(PathBuf, SourceImage)>> {
+    let options = opener.options;
+    if let (Some((path, archive)), Some(name)) = (opener.archive, &spec.target) {
+        let image = archive.disk(&name.to_string_lossy(), spec.size.unwrap_or_default())?;
+        return Ok(Some((path.to_path_buf(), SourceImage::of(image)?)));
+    }
     if let Some(script) = &spec.script {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -237,8 +277,8 @@ fn open(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<(PathBuf, Sou
     Ok(Some((path.clone(), image)))
 }
 
-fn whole(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<DiskContent>> {
-    let Some((path, image)) = open(spec, options)? else { return Ok(None) };
+fn whole(spec: &DiskSpec, opener: &Opener<'_>) -> Result<Option<DiskContent>> {
+    let Some((path, image)) = open(spec, opener)? else { return Ok(None) };
     if spec.cdrom {
         return Ok(Some(DiskContent::Cdrom(image)));
     }
@@ -264,11 +304,11 @@ fn whole(spec: &DiskSpec, options: &SourceOptions) -> Result<Option<DiskContent>
 fn partitions(
     parts: &[(u32, &DiskSpec)],
     config: &DomainConfig,
-    options: &SourceOptions,
+    opener: &Opener<'_>,
 ) -> Result<DiskContent> {
     let mut out = Vec::new();
     for (number, spec) in parts {
-        let Some((path, image)) = open(spec, options).map_err(|e| at(spec, e))? else { continue };
+        let Some((path, image)) = open(spec, opener).map_err(|e| at(spec, e))? else { continue };
         image.require_partition(&path).map_err(|e| at(spec, e))?;
         let listed = config.disks.iter().position(|d| d == *spec).unwrap_or(usize::MAX);
         let read_only = spec.access == Access::ReadOnly;

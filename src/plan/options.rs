@@ -57,7 +57,7 @@ pub struct SourceOptions {
     #[arg(value_parser = CloudInitFiles::parse)]
     pub cloud_init: Option<CloudInitFiles>,
 
-    /// Format of the images (raw, qcow2, vhd) [default: what the config or a file's name says]; with
+    /// Format of the images (raw, qcow2, vhd, vhdx, vmdk, vdi) [default: what the config or a file's name says]; with
     /// raw, an image is used verbatim even if it begins like another format
     #[arg(long, value_name = "FORMAT", value_parser = image::Format::parse)]
     pub image_format: Option<image::Format>,
@@ -66,6 +66,10 @@ pub struct SourceOptions {
     /// of the image that names them]
     #[arg(long = "backing-dir", value_name = "DIR")]
     pub backing_dirs: Vec<PathBuf>,
+
+    /// Compare all blocks of an XVA with their checksums first
+    #[arg(long)]
+    pub verify_source: bool,
 
     /// Use the image even if it appears to be in use
     #[arg(long)]

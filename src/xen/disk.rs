@@ -72,7 +72,9 @@ pub struct DiskSpec {
     pub discard: Option<bool>,
     /// The target was marked as a block device (`phy:` or `backendtype=phy`).
     pub block_device: bool,
-    /// The config's line, from 1.
+    /// Length of the disk in bytes, if it is known without the image: in an XVA.
+    pub size: Option<u64>,
+    /// The config's line, from 1; 0 in an XVA.
     pub line: u32,
     /// Notes on parts of the spec that can't be honoured.
     pub notes: Vec<Note>,
@@ -368,6 +370,7 @@ impl Scan {
             script,
             discard: self.discard,
             block_device: self.block_device,
+            size: None,
             line: self.line,
             notes: self.notes,
         })

@@ -14,6 +14,7 @@ use super::layout::{self, GuestDisk};
 use super::lexer::{clip, error_at};
 use super::notes::{self, Note};
 use super::vif::Vif;
+use crate::image::Xva;
 use crate::{Error, ErrorKind, Result};
 
 /// Maximum length of a disk or network spec, in bytes: a path and its parameters.
@@ -75,12 +76,16 @@ pub struct DomainConfig {
 }
 
 impl DomainConfig {
-    /// Reads a config of at most 1 MiB.
+    /// Reads a config of at most 1 MiB, or the description of the guest in an XVA.
     ///
     /// # Errors
-    /// `Io` if it can't be read, otherwise as [`DomainConfig::parse_bytes`]; all errors name the
-    /// file.
+    /// `Io` if it can't be read, otherwise as [`DomainConfig::parse_bytes`] or
+    /// [`DomainConfig::parse_ova`]; all errors name the file.
     pub fn load(path: &Path) -> Result<Self> {
+        if Xva::is_meant(path) {
+            return Self::parse_ova(&Xva::description_in(path)?)
+                .map_err(|e| Error::with_source(e.kind(), path.display().to_string(), e));
+        }
         let io = |e| Error::io(format!("cannot read the domU config {}", path.display()), e);
         let file = File::open(path).map_err(io)?;
         let mut bytes = Vec::new();

@@ -6,7 +6,7 @@ use super::lexer::clip;
 /// A note on one setting, for a line on stderr.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Note {
-    /// The config's line, from 1.
+    /// The config's line, from 1; 0 if it is not a text with lines.
     pub line: u32,
     /// The setting's name.
     pub key: String,
@@ -27,7 +27,10 @@ impl Note {
 
 impl std::fmt::Display for Note {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "line {}: {}: {}", self.line, self.key, self.message)
+        if self.line > 0 {
+            write!(f, "line {}: ", self.line)?;
+        }
+        write!(f, "{}: {}", self.key, self.message)
     }
 }
 

@@ -104,7 +104,7 @@ impl Vif {
 }
 
 /// Parses six hexadecimal bytes; a multicast address (odd first byte) can't be a card's address.
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
+pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {

@@ -3,6 +3,7 @@ mod config;
 mod delta;
 mod domu;
 mod finalize;
+mod formats;
 mod grub;
 mod guests;
 mod initrd;

@@ -22,3 +22,4 @@ pub mod serve;
 pub mod slots;
 pub mod tiny;
 pub mod whole;
+pub mod xva;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Arguments of `finalize`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct FinalizeArgs {
-    /// Images of the guest's partitions (files or block devices, opened read-only), or the
+    /// Images of the guest's partitions (files or block devices, opened read-only) or one XVA, or the
     /// directory of a mount
     #[arg(value_name = "IMAGE... | MOUNTPOINT")]
     pub(super) paths: Vec<PathBuf>,

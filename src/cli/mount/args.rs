@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// Arguments of `mount`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct MountArgs {
-    /// Images of the guest's partitions (files or block devices, opened read-only), then the
+    /// Images of the guest's partitions (files or block devices, opened read-only) or one XVA, then the
     /// mount point
     #[arg(value_name = "IMAGE... MOUNTPOINT", required = true)]
     pub(in crate::cli) paths: Vec<PathBuf>,

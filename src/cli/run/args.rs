@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RunArgs {
-    /// Images of the guest's partitions (files or block devices, opened read-only)
+    /// Images of the guest's partitions (files or block devices, opened read-only), or one XVA
     #[arg(value_name = "IMAGE", required_unless_present = "config", conflicts_with = "config")]
     pub(super) images: Vec<PathBuf>,
 

@@ -58,7 +58,7 @@ fn files_that_are_no_image() {
     for (format, name, advice) in [
         ("qcow2", "qcow2", "--image-format qcow2"),
         ("vpc", "VHD", "--image-format vhd"),
-        ("vmdk", "VMDK", "qemu-img convert -f vmdk"),
+        ("vmdk", "VMDK", "--image-format vmdk"),
     ] {
         let image = tiny.file(&format!("{format}.img"));
         let path = image.to_string_lossy();
