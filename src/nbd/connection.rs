@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Reads up to this length are copied beside other replies; longer ones are sent from where they are.
 const COPIED: u64 = 32 << 10;
@@ -27,6 +27,9 @@ const HANDED: u64 = 256 << 10;
 const LONG_ZEROS: u64 = 1 << 20;
 /// Replies are sent when there are this many bytes of them.
 const ENOUGH: usize = 256 << 10;
+/// Or when the requests since the last time took this long: a client goes on with what it has while
+/// the others are done.
+const LONG_ENOUGH: Duration = Duration::from_micros(20);
 
 /// What a client has chosen.
 #[derive(Debug)]
@@ -44,7 +47,8 @@ pub(super) struct Session {
 pub(super) fn transmit(transport: Transport, session: Session, pool: &Arc<Pool>) -> io::Result<()> {
     let (input, jobs) = (Input::new(), Jobs::new(pool)?);
     let (out, buffer) = (Vec::new(), Vec::new());
-    let mut connection = Connection { transport, session, input, out, buffer, jobs };
+    let unsent = Duration::ZERO;
+    let mut connection = Connection { transport, session, input, out, unsent, buffer, jobs };
     connection.answer()?;
     while connection.jobs.outstanding() > 0 {
         connection.wait_for_job()?;
@@ -60,6 +64,8 @@ struct Connection {
     input: Input,
     /// Replies that are to be sent.
     out: Vec<u8>,
+    /// How long the requests took that they belong to.
+    unsent: Duration,
     /// For data that cannot be sent from where it is.
     buffer: Vec<u8>,
     jobs: Jobs,
@@ -88,7 +94,7 @@ impl Connection {
                 return Ok(());
             }
             self.handle(request)?;
-            if self.out.len() >= ENOUGH {
+            if self.out.len() >= ENOUGH || self.unsent >= LONG_ENOUGH {
                 self.send()?;
             }
         }
@@ -125,6 +131,7 @@ impl Connection {
             self.transport.send(&[&self.out])?;
             self.out.clear();
         }
+        self.unsent = Duration::ZERO;
         Ok(())
     }
 
@@ -196,7 +203,9 @@ impl Connection {
         } else {
             let began = Instant::now();
             execute(target, *style, &request, data, &mut self.out);
-            self.jobs.paces().took(class, began.elapsed());
+            let time = began.elapsed();
+            self.jobs.paces().took(class, time);
+            self.unsent += time;
         }
         self.input.consume(payload);
     }

@@ -3,11 +3,16 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
+use std::sync::Arc;
+
 use super::client::*;
+use crate::common::model::region;
 use crate::common::overlay::wait_until;
 use crate::common::random::random;
 use crate::common::serve::Served;
 use crate::common::tiny::Tiny;
+use synthdisk::disk::{Disk, RegionTable, Scratch, Source};
+use synthdisk::export::{ExportSet, ExportedFile};
 
 /// The server must answer others.
 fn works(served: &Served) {
@@ -133,4 +138,61 @@ fn the_server_has_no_rights() {
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("CapEff:"), "0000000000000000");
     assert_ne!(field("Uid:").split_whitespace().next(), Some("0"));
+}
+
+/// A conversation up to the first request, in a style.
+fn beginning(style: Style) -> Vec<u8> {
+    let option = |number: u32, content: &[u8]| {
+        let len = (content.len() as u32).to_be_bytes();
+        [&b"IHAVEOPT"[..], &number.to_be_bytes(), &len, content].concat()
+    };
+    let mut said = vec![0, 0, 0, 3];
+    said.extend(match style {
+        Style::Simple => Vec::new(),
+        Style::Structured => option(8, b""),
+        Style::Extended => option(11, b""),
+    });
+    said.extend(option(3, b""));
+    said.extend(option(10, &[&text("")[..], &[0, 0, 0, 1], &text("base:allocation")].concat()));
+    said.extend(option(7, &[0, 0, 0, 0, 0, 2, 0, 1, 0, 3]));
+    said
+}
+
+/// The fuzz target's function, with conversations that are valid but for some bytes.
+#[test]
+fn conversations_with_wrong_bytes_end() {
+    const LEN: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let zeros = region(0, LEN, Source::Zeros);
+    let overlay = Scratch::new(dir.path(), LEN).unwrap();
+    let disk = Disk::new(RegionTable::new(vec![zeros]).unwrap(), Some(Box::new(overlay)));
+    let file = ExportedFile::of_disk("disk.raw".into(), Arc::new(disk), 0, LEN);
+    let set = ExportSet::private(vec![file]);
+    let mut random = random(11);
+    for round in 0..300 {
+        let style = STYLES[round % 3];
+        let mut said = beginning(style);
+        let requests = said.len();
+        for _ in 0..8 {
+            let extended = style == Style::Extended;
+            said.extend(if extended { 0x21e4_1c71u32 } else { 0x2560_9513 }.to_be_bytes());
+            let command = (random() % 9) as u8;
+            said.extend([0, (random() % 64) as u8 & random() as u8, 0, command]);
+            said.extend([7; 8]);
+            said.extend((random() as u64 % (LEN + 9)).to_be_bytes());
+            let len = random() as u64 % 9000;
+            said.extend(&len.to_be_bytes()[if extended { 0 } else { 4 }..]);
+            if command == 1 {
+                said.extend(std::iter::repeat_n(5, len as usize));
+            }
+        }
+        for _ in 0..random() % 3 {
+            let most = if random() % 2 == 0 { requests } else { said.len() };
+            let at = random() % most;
+            said[at] = (random() % 256) as u8;
+        }
+        said.truncate(said.len() - random() % 40);
+        let answer = synthdisk::nbd::converse(&set, &said).unwrap();
+        assert!(answer.starts_with(b"NBDMAGICIHAVEOPT"));
+    }
 }
