@@ -5,6 +5,7 @@
 //! children, and panics on some broken directory hashes. Therefore
 //! * the superblock is checked before the crate sees it (`superblock`),
 //! * symlinks are resolved here, one component at a time, after their length was checked,
+//! * files longer than [`MAX_FILE_BYTES`] are not opened,
 //! * directories larger than [`MAX_DIR_BYTES`] are refused,
 //! * a dirty journal is replayed here (`journal`),
 //! * interior extent nodes deeper than in any sane file are made unreadable (`Adapter`),
@@ -31,6 +32,10 @@ use crate::{Error, ErrorKind, Result};
 
 /// Largest directory that is read, in bytes of its blocks: some 400,000 names.
 pub const MAX_DIR_BYTES: u64 = 16 << 20;
+
+/// Longest file that is read, in bytes: `ext4-view` walks over all blocks before a position, and the
+/// length of a hostile file is any number.
+pub const MAX_FILE_BYTES: u64 = 16 << 30;
 /// Maximum number of names in one directory.
 const MAX_DIR_ENTRIES: usize = 500_000;
 
@@ -185,6 +190,10 @@ impl GuestFs for Ext4Fs {
 
     fn open(&self, path: &str) -> Result<Box<dyn GuestFile + '_>> {
         let (full, stat) = resolve_to(self, path, FileKind::File)?;
+        if stat.len > MAX_FILE_BYTES {
+            let what = format!("{path} in the guest is longer than 16 GiB");
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
         Ok(match &self.reader {
             Reader::View(fs) => {
                 let file = guarded(path, || fs.open(full.as_str()))?;
