@@ -14,6 +14,7 @@ mod mount;
 mod parse;
 mod run;
 mod serve;
+mod settle;
 mod umount;
 
 use crate::Result;
@@ -49,6 +50,8 @@ enum Command {
     Adapt(adapt::AdaptArgs),
     /// Write the disk to a file (raw, qcow2, VHD, VHDX, VMDK), exactly as disk.raw shows it
     Finalize(finalize::FinalizeArgs),
+    /// Move the disks of a running guest from a mount to files, while it runs
+    Settle(settle::SettleArgs),
     /// Boot the guest in QEMU and remove the mount afterwards
     Run(run::RunArgs),
     /// Print a libvirt domain definition for a domU config
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Adapt(args) => adapt::run(args),
         Command::Finalize(args) => finalize::run(args),
+        Command::Settle(args) => settle::run(&args),
         Command::Run(args) => run::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
         Command::Generate(args) => generate::run(args, Cli::command()),

@@ -13,6 +13,7 @@
 //!   back
 //! - `new_file`, `hidden`: incomplete files; `room`: checks for free space
 //! - `snapshot`, `live`: disks of a mount
+//! - `outputs`: which disks are written, and the names of their files
 //! - `destination`, `access`, `identity`, `loops`: where results go, who may read them, and a check
 //!   that they do not replace a source
 //! - `backing`, `contents`: what is written
@@ -35,6 +36,7 @@ mod live;
 mod loops;
 mod new_file;
 mod options;
+mod outputs;
 mod progress;
 mod qemu_img;
 mod reflink;
@@ -60,6 +62,8 @@ pub use identity::refuse_sources;
 pub use live::{open_live_disk, writer_of};
 pub use new_file::NewFile;
 pub use options::{CopyOptions, Reflink};
+pub use outputs::{Output, OutputDisk, Wanted, choose, no_partition};
+pub use progress::Progress;
 pub use room::check_room;
 pub use snapshot::LiveSnapshot;
 pub use verify::{sha256, verify};

@@ -33,6 +33,7 @@ pub mod process;
 pub mod qemu;
 pub mod run;
 pub mod sandbox;
+pub mod settle;
 pub mod text;
 pub mod xen;
 

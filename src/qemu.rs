@@ -1,7 +1,8 @@
-//! Machines for QEMU: their description, their command line, and which accelerator works.
+//! Machines for QEMU: their description, their command line, which accelerator works, and commands
+//! for a machine that runs.
 //!
-//! This room owns the machine description and everything written in QEMU's syntax. It depends on no
-//! other room. Starting the guest is the caller's task.
+//! This room owns the machine description and everything written in QEMU's syntax. Starting the
+//! guest is the caller's task.
 
 pub mod accel;
 pub mod aio;
@@ -9,6 +10,7 @@ pub mod command;
 mod firmware;
 pub mod machine;
 mod probe_code;
+mod qmp;
 mod shell;
 
 pub use accel::{Accel, Probe, find_qemu, probe};
@@ -19,4 +21,5 @@ pub use machine::{
     Aio, Board, Cache, Clock, DiskBus, Drive, DriveKind, Firmware, FlashFile, Graphics, Lifecycle,
     Machine, Nic, NicBackend, NicModel, OnFull,
 };
+pub use qmp::{Event, Qmp};
 pub use shell::quote;

@@ -1,7 +1,7 @@
 //! Running a guest: a private mount, a QEMU that uses it, and the cleanup of both.
 //!
 //! Owns the supervision of the two processes, the watching of the serial console, and the verdicts
-//! of test boots with their tables, JSON and JUnit. May use `fuse` (to find and end a mount),
+//! of test boots with their tables, JSON and JUnit. May use `fuse` (to find and end a mount), `settle` (to move a guest's disks to files),
 //! `qemu` (the command line) and `xen` (the machine settings of a config). The content of the disk
 //! is determined by the `synthdisk mount` process that is started as a child.
 //!
@@ -21,9 +21,11 @@ mod keeper;
 pub mod machine;
 mod private;
 pub mod report;
+mod settling;
 mod terminal;
 
 pub use guest::{Expectation, Job, Mode, boot};
 pub use keeper::keep;
 pub use private::once;
 pub use report::{GuestReport, Verdict};
+pub use settling::SettleRequest;

@@ -2,11 +2,11 @@
 
 mod args;
 mod live;
-mod outputs;
 mod planned;
 mod print;
 
 pub(super) use args::FinalizeArgs;
+pub(super) use planned::{frozen_kernel, prefer_grub};
 
 use crate::finalize::{Conversion, OutputFormat, Pending, Reflink, Request};
 use crate::fuse::LiveMount;

@@ -189,7 +189,14 @@ fn guests(args: &RunArgs) -> Vec<Guest> {
             .find(|name| out.iter().all(|g| g.name != *name))
             .unwrap_or(wanted);
         let images = if config.is_none() { args.images.clone() } else { Vec::new() };
-        let source = SourceOptions { images, config: config.cloned(), ..args.options.clone() };
+        let mut source = SourceOptions { images, config: config.cloned(), ..args.options.clone() };
+        if args.settle.request(false).is_some() {
+            // The file boots by itself, as one that `finalize` writes.
+            if let Some(why) = super::finalize::prefer_grub(&mut source) {
+                let frozen = super::finalize::frozen_kernel("direct").unwrap_or_default();
+                eprintln!("warning: {frozen} ({why})");
+            }
+        }
         out.push(Guest { name, config: config.cloned(), domain, source });
     };
     if args.config.is_empty() {
@@ -259,6 +266,7 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin,
             qemu: qemu.into(),
             accel: host.accel,
             machine: args.machine.options(host.aio),
+            settle: args.settle.request(args.options.force),
             extra_args: args.qemu_args.clone(),
             log: log_file(args, &guest.name)?,
             verbose: args.verbose,

@@ -120,6 +120,7 @@ impl StatusDisk {
             read_only: planned.disk.is_read_only(),
             overlay_bytes: planned.disk.overlay_allocated(),
             overlay_limit: planned.disk.overlay_limit(),
+            boot_area: planned.disk.planned().map(|area| (area.start, area.end)),
         }
     }
 }

@@ -67,6 +67,9 @@ pub struct StatusDisk {
     pub overlay_bytes: u64,
     /// The limit of that, if one was given.
     pub overlay_limit: Option<u64>,
+    /// The bytes, from and up to, that are planned again when the guest's boot files change.
+    #[serde(default)]
+    pub boot_area: Option<(u64, u64)>,
 }
 
 #[cfg(test)]
@@ -88,6 +91,7 @@ mod tests {
                 read_only: true,
                 overlay_bytes: 4096,
                 overlay_limit: Some(1 << 20),
+                boot_area: Some((0, 1 << 20)),
             }],
             bootloader: Some("direct".into()),
             bus: Some("virtio".into()),

@@ -151,7 +151,7 @@ impl OutputPath {
     }
 
     /// The error for a failed write to the file.
-    pub(super) fn failed(&self, e: impl Into<io::Error>) -> Error {
+    pub fn failed(&self, e: impl Into<io::Error>) -> Error {
         Error::io(format!("cannot write {}", self.path().display()), e.into())
     }
 

@@ -12,8 +12,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-/// A file that is being written and does not have its final name yet. It is removed when dropped,
-/// and when the process is killed.
+/// A file that is being written and does not have its final name yet. Unless it is published, it is
+/// removed when dropped and when the process is killed. A hidden directory goes when it is dropped.
 #[derive(Debug)]
 pub struct NewFile {
     output: OutputPath,
@@ -66,11 +66,11 @@ impl NewFile {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when another file has taken the name; errors of the system
     /// calls.
-    pub fn publish(self) -> Result<()> {
+    pub fn publish(&self) -> Result<()> {
         let Self { output, file, hidden } = self;
         file.sync_all().map_err(|e| output.failed(e))?;
         if let Some(hidden) = hidden {
-            return output.take_name(&hidden, output.name());
+            return output.take_name(hidden, output.name());
         }
         let own = format!("/proc/self/fd/{}", file.as_raw_fd());
         let link = |name: &OsStr| {
@@ -159,11 +159,13 @@ mod tests {
         let new = NewFile::create_named(output(&path, Existing::Keep)).unwrap();
         new.file().write_all_at(b"new", 0).unwrap();
         new.publish().unwrap();
+        drop(new);
         assert_eq!(names(dir.path()), ["out.raw"]);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7, 0);
         let keep = output(&dir.path().join("second"), Existing::Keep);
         let new = NewFile::create_named(output(&path, Existing::Replace)).unwrap();
         new.publish().unwrap();
+        drop(new);
         assert_eq!(fs::read(&path).unwrap(), b"");
         let new = NewFile::create_named(keep).unwrap();
         fs::write(dir.path().join("second"), b"theirs").unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 /// An open file that child processes inherit. They open it through [`Inherited::path`], which
@@ -24,6 +24,11 @@ impl Inherited {
     /// See proc_pid_fd(5).
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+
+    /// The number that the descriptor has in this process and in its children.
+    pub fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 
     /// A [`File`] of the same open file description.

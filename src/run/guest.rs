@@ -4,6 +4,7 @@ use super::console::{Echo, Finding, Watch};
 use super::machine::{DiskPlace, GuestDisks, MachineOptions, check_buses, describe};
 use super::private::PrivateMount;
 use super::report::{GuestReport, Verdict};
+use super::settling::{Monitor, Outcome, SettleRequest, SettlingGuest, prepare};
 use super::terminal::Terminal;
 use crate::daemon::{MountReport, MountRequest};
 use crate::private_file::{self, Existing};
@@ -45,6 +46,8 @@ pub struct Job {
     pub accel: Accel,
     /// The user's choices for the machine.
     pub machine: MachineOptions,
+    /// Where its disks move to while it runs on the terminal.
+    pub settle: Option<SettleRequest>,
     /// Arguments for QEMU, appended verbatim.
     pub extra_args: Vec<OsString>,
     /// File that records the serial console.
@@ -103,17 +106,29 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
         (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),
         (Mode::Terminal, None) => Serial::Stdio,
     };
-    let launch = Launch { accel: job.accel, serial, extra_args: job.extra_args.clone() };
+    let settling = match &job.settle {
+        Some(request) => Some((prepare(guest.place, request)?, Monitor::new()?, request.options)),
+        None => None,
+    };
+    let mut extra_args = job.extra_args.clone();
+    extra_args.extend(settling.iter().flat_map(|(_, monitor, _)| monitor.args()));
+    let launch = Launch { accel: job.accel, serial, extra_args };
     let mut qemu = Qemu::start(job, &machine.args(&launch), matches!(mode, Mode::Watch(_)))?;
+    let settling = settling.map(|(disks, monitor, options)| monitor.start(disks, options));
+    let mut settling = settling.transpose()?;
+    let mut mount = Some(mount);
     let result = match mode {
-        Mode::Terminal => attend(job, &mut qemu, &mut mount, stop),
-        Mode::Watch(expected) => watch(job, expected, &mut qemu, &mut mount, stop, log),
+        Mode::Terminal => attend(job, &mut qemu, &mut mount, settling.as_mut(), stop),
+        Mode::Watch(expected) => match &mut mount {
+            Some(mount) => watch(job, expected, &mut qemu, mount, stop, log),
+            None => Err(mount_is_gone()),
+        },
     };
     qemu.end();
     if let Some(terminal) = terminal {
         terminal.restore();
     }
-    let ended = mount.end();
+    let ended = mount.map_or(Ok(()), PrivateMount::end);
     let report = result?;
     ended?;
     Ok(report)
@@ -267,36 +282,94 @@ fn mount_is_gone() -> Error {
     Error::new(ErrorKind::Io, "the disks ended below the guest")
 }
 
-/// Waits until the guest on the terminal ends.
+/// Waits until the guest on the terminal ends. A mount that it no longer needs is ended and taken.
 fn attend(
     job: &Job,
     qemu: &mut Qemu,
-    mount: &mut PrivateMount,
+    mount: &mut Option<PrivateMount>,
+    mut settling: Option<&mut SettlingGuest>,
     stop: &Stop,
 ) -> Result<GuestReport> {
+    let mut unsettled = None;
     loop {
-        let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        fds.push(PollFd::new(mount.end_of_keeper(), PollFlags::POLLIN));
-        let errors = qemu.errors.as_ref().map(|e| PollFd::new(e.as_fd(), PollFlags::POLLIN));
-        fds.extend(errors);
-        fds.extend(mount.messages().map(|m| PollFd::new(m, PollFlags::POLLIN)));
+        let sources = [
+            Some(stop.as_fd()),
+            mount.as_ref().map(PrivateMount::end_of_keeper),
+            qemu.errors.as_ref().map(AsFd::as_fd),
+            mount.as_ref().and_then(PrivateMount::messages),
+            settling.as_ref().and_then(|settling| settling.end()),
+        ];
+        let mut fds = Vec::new();
+        let places = sources.map(|source| {
+            fds.push(PollFd::new(source?, PollFlags::POLLIN));
+            Some(fds.len() - 1)
+        });
         let ready = poll_until(&mut fds, None)?;
-        if ready[0] {
+        let ready = places.map(|place| place.is_some_and(|i| ready[i]));
+        let [stopped, keeper_ended, errors, messages, settled] = ready;
+        if stopped {
             return Err(stop.error());
         }
-        if ready[2] {
+        if settled {
+            match settling.as_mut().and_then(|settling| settling.result()) {
+                Some(Ok(outcome)) => leave_mount(job, &outcome, mount)?,
+                Some(Err(e)) => {
+                    eprintln!("warning: the guest does not settle: {}", in_a_line(&e.to_string()));
+                    unsettled = Some(e);
+                }
+                None => {}
+            }
+            continue;
+        }
+        if errors {
             if let Some(status) = qemu.read_errors() {
                 let report = GuestReport::new(&job.name, Verdict::Ended, qemu.started.elapsed());
-                return qemu.failure(status).map_or(Ok(report), Err);
+                if let Some(failure) = qemu.failure(status) {
+                    return Err(failure);
+                }
+                return match unsettled {
+                    Some(e) => Err(e),
+                    None => settled_at_last(settling, job, mount).map(|()| report),
+                };
             }
         }
-        if ready.get(3) == Some(&true) {
+        if let Some(mount) = mount.as_mut().filter(|_| messages) {
             mount.pass_messages();
         }
-        if ready[1] {
+        if keeper_ended {
             return Err(mount_is_gone());
         }
     }
+}
+
+/// After QEMU's end, take the result of the thread that settles the guest, if there is one that has not
+/// told its result.
+fn settled_at_last(
+    settling: Option<&mut SettlingGuest>,
+    job: &Job,
+    mount: &mut Option<PrivateMount>,
+) -> Result<()> {
+    match settling.and_then(SettlingGuest::result) {
+        Some(Ok(outcome)) => leave_mount(job, &outcome, mount),
+        Some(Err(e)) => {
+            let what = format!("the guest ended before it had settled: {e}");
+            Err(Error::with_source(e.kind(), what, e))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Reports where the guest's disks are now, and ends the mount if nothing needs it.
+fn leave_mount(job: &Job, outcome: &Outcome, mount: &mut Option<PrivateMount>) -> Result<()> {
+    let files: Vec<_> = outcome.settled.files.iter().map(|f| f.display().to_string()).collect();
+    let pause = outcome.settled.pause.as_millis();
+    let name = in_a_line(&job.name);
+    eprintln!("settled: {name} is in {} now; paused for {pause} ms", in_a_line(&files.join(", ")));
+    if outcome.left.is_empty() {
+        return mount.take().map_or(Ok(()), PrivateMount::end);
+    }
+    eprintln!("note:    {name} still needs the mount for {}", outcome.left.join(", "));
+    Ok(())
 }
 
 /// Waits until the expected text appears, until it can't appear any more, or until the timeout.

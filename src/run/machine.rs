@@ -212,6 +212,7 @@ mod tests {
             read_only: disk.name() == "xvdb",
             overlay_bytes: 0,
             overlay_limit: None,
+            boot_area: None,
         };
         domain.layout().unwrap().iter().enumerate().map(disk).collect()
     }

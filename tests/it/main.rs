@@ -20,4 +20,5 @@ mod rooms;
 mod run;
 mod sandbox;
 mod semantics;
+mod settle;
 mod xen;

@@ -2,7 +2,7 @@
 
 use crate::cli::args::SourceArgs;
 use crate::cli::identity::IdentityArgs;
-use crate::finalize::{OutputFormat, Reflink, shares_blocks};
+use crate::finalize::{OutputFormat, Reflink, Wanted, shares_blocks};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -98,6 +98,16 @@ impl ResultArgs {
     /// The given format, or the one for the output's extension.
     pub(super) fn format(&self) -> OutputFormat {
         self.format.unwrap_or_else(|| OutputFormat::of_name(&self.output))
+    }
+
+    /// What is written, and where to.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            output: &self.output,
+            format: self.format(),
+            disk: self.disk.as_deref(),
+            partition: self.partition,
+        }
     }
 
     /// Whether data written to `dir` takes up its full size there.

@@ -1,11 +1,11 @@
 //! Writing the disks of a mount that another process serves.
 
 use super::args::ResultArgs;
-use super::outputs::{OutputDisk, choose};
 use super::planned::frozen_kernel;
 use crate::finalize::{
-    Contents, Destination, Input, LiveSnapshot, OpenFile, OutputFormat, Pending, Reflink, Request,
-    SourceAccess, check_room, open_live_disk, write_converted, write_raw, writer_of,
+    Contents, Destination, Input, LiveSnapshot, OpenFile, OutputDisk, OutputFormat, Pending,
+    Reflink, Request, SourceAccess, check_room, choose, open_live_disk, write_converted, write_raw,
+    writer_of,
 };
 use crate::fuse::LiveMount;
 use crate::text::in_a_line;
@@ -38,7 +38,7 @@ pub(super) fn write_live(
     sources.extend(status.overlays.iter().cloned());
     let access = SourceAccess::of(&sources);
     sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
-    let outputs = choose(&disks, result, &sources, &access, request.force)?;
+    let outputs = choose(&disks, &result.wanted(), &sources, &access, request.force)?;
     // All snapshots are taken before the first is read, so that they show almost the same moment.
     let mut sources = Vec::new();
     for output in outputs {

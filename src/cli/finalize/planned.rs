@@ -1,13 +1,13 @@
 //! Writing disks that this process plans itself.
 
 use super::args::ResultArgs;
-use super::outputs::{Output, OutputDisk, choose, no_partition};
 use crate::daemon::{EditReport, adapt};
 use crate::disk::temporary_dir;
 use crate::export::ExportSet;
 use crate::finalize::{
-    Backing, Contents, DiskRange, Input, OutputFormat, Pending, Reflink, Request, SourceAccess,
-    check_room, shares_blocks, write_converted, write_delta, write_raw,
+    Backing, Contents, DiskRange, Input, Output, OutputDisk, OutputFormat, Pending, Reflink,
+    Request, SourceAccess, check_room, choose, no_partition, shares_blocks, write_converted,
+    write_delta, write_raw,
 };
 use crate::fuse::with_private_view;
 use crate::loader::{Chooses, LoaderKind};
@@ -55,7 +55,7 @@ pub(super) fn write_planned(
     sources.extend(options.config);
     let chosen = plan.disks.iter().enumerate().filter(|(i, _)| over.is_none_or(|over| over == *i));
     let disks: Vec<_> = chosen.map(|(_, planned)| disk_of(planned)).collect();
-    let mut outputs = choose(&disks, result, &sources, &access, request.force)?;
+    let mut outputs = choose(&disks, &result.wanted(), &sources, &access, request.force)?;
     if let Some(over) = over {
         outputs.iter_mut().for_each(|output| output.index = over);
     }
@@ -121,7 +121,7 @@ pub(super) fn write_planned(
 
 /// Makes GRUB the boot loader of a guest that boots its own kernel, unless another is requested;
 /// returns the reason if this host has no GRUB.
-fn prefer_grub(options: &mut SourceOptions) -> Option<Error> {
+pub(in crate::cli) fn prefer_grub(options: &mut SourceOptions) -> Option<Error> {
     if options.bootloader.is_some() {
         return None;
     }
@@ -136,7 +136,7 @@ fn prefer_grub(options: &mut SourceOptions) -> Option<Error> {
 }
 
 /// A warning if the loader called `name` starts the same kernel for ever.
-pub(super) fn frozen_kernel(name: &str) -> Option<&'static str> {
+pub(in crate::cli) fn frozen_kernel(name: &str) -> Option<&'static str> {
     let loader = LoaderKind::by_name(name).ok()?;
     (loader.limits().is_some() && loader.chooses() == Chooses::Planner).then_some(
         "this disk always boots the kernel in its boot gap; kernels that the guest installs later do \

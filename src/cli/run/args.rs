@@ -1,9 +1,11 @@
 //! Arguments of `run`.
 
 use crate::cli::identity::IdentityArgs;
+use crate::finalize::OutputFormat;
 use crate::layout::parse_size;
 use crate::plan::SourceOptions;
 use crate::qemu::{Aio, DiskBus, Graphics};
+use crate::run::SettleRequest;
 use crate::run::duration::parse_duration;
 use crate::run::machine::{MachineOptions, Net};
 use crate::sandbox::Mode;
@@ -60,6 +62,9 @@ pub(in crate::cli) struct RunArgs {
 
     #[command(flatten)]
     pub(super) machine: MachineArgs,
+
+    #[command(flatten)]
+    pub(super) settle: SettleArgs,
 
     #[command(flatten)]
     pub(super) test: TestArgs,
@@ -211,6 +216,35 @@ impl MachineArgs {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|e| e.to_string())
+}
+
+/// Moving the guest's disks to files while it runs.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Settling")]
+pub(super) struct SettleArgs {
+    /// Copy the guest's disks to this file while it runs, and let it go on from there; further
+    /// disks go to files next to it. In a directory, each disk gets the name that it has in a mount
+    #[arg(long, value_name = "FILE|DIR/", conflicts_with_all = ["read_only", "expect"])]
+    settle: Option<PathBuf>,
+
+    /// Format of these files: raw or qcow2 [default: by the extension, else raw]
+    #[arg(long, value_enum, value_name = "raw|qcow2", hide_possible_values = true)]
+    #[arg(requires = "settle")]
+    settle_format: Option<OutputFormat>,
+
+    /// Copy at most this much per second (20M)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "settle")]
+    settle_rate: Option<u64>,
+}
+
+impl SettleArgs {
+    /// What is requested, if anything is. `force`: replace existing files.
+    pub(super) fn request(&self, force: bool) -> Option<SettleRequest> {
+        let output = self.settle.clone()?;
+        let format = self.settle_format.unwrap_or_else(|| OutputFormat::of_name(&output));
+        let options = crate::settle::Options { rate: self.settle_rate };
+        Some(SettleRequest { output, format, options, force })
+    }
 }
 
 /// Test boots.

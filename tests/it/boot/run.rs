@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::guests::mini_guest;
 use crate::common::hash::Untouched;
+use crate::common::mount::Mount;
 use crate::common::process::{SYNTHDISK, command, run_text, text};
 use crate::common::slots::Slot;
 use nix::sys::signal::{Signal, kill};
@@ -224,6 +225,15 @@ impl Terminal {
         self.child.stdin.as_mut().expect("a pipe").write_all(keys).expect("QEMU reads");
     }
 
+    fn log_in(&mut self) {
+        self.type_in(b"root\n");
+        self.until("assword:");
+        // The echo goes off only after the prompt, and nothing tells when.
+        std::thread::sleep(Duration::from_millis(500));
+        self.type_in(b"root\n");
+        self.until("#");
+    }
+
     /// Exit code and standard error.
     fn wait(mut self) -> (Option<i32>, String) {
         let mut rest = Vec::new();
@@ -244,12 +254,7 @@ fn a_guest_on_the_terminal() {
     // The guest powers itself off. Writes are gone with it.
     let log = home.path().join("console");
     let mut guest = Terminal::boot(&home, &["--log", &log.to_string_lossy(), &image]);
-    guest.type_in(b"root\n");
-    guest.until("assword:");
-    // The echo goes off only after the prompt, and nothing tells when.
-    std::thread::sleep(Duration::from_millis(500));
-    guest.type_in(b"root\n");
-    guest.until("#");
+    guest.log_in();
     guest.type_in(b"echo written >/root/file; sync; poweroff -f\n");
     let (code, said) = guest.wait();
     assert_eq!(code, Some(0), "{said}");
@@ -283,4 +288,47 @@ fn a_guest_on_the_terminal() {
         std::thread::sleep(Duration::from_millis(50));
     }
     untouched.check();
+}
+
+/// A guest moves to a file while it runs, and one that is faster than the copy is waited for.
+#[test]
+#[ignore = "boots guests"]
+fn a_guest_settles_while_it_runs() {
+    let (home, image) = (private(), mini_guest());
+    let untouched = Untouched::remember(&image);
+    let image = image.to_string_lossy().into_owned();
+    let files = TempDir::with_prefix("synthdisk-boot-run-").expect("a temporary directory");
+    let arg = |name: &str| files.path().join(name).to_string_lossy().into_owned();
+
+    let out = arg("moved.raw");
+    let mut guest = Terminal::boot(&home, &["--settle", &out, &image]);
+    guest.log_in();
+    guest.type_in(b"echo first >/root/file; sync\n");
+    let end = Instant::now() + Duration::from_secs(300);
+    while !Path::new(&out).exists() {
+        assert!(Instant::now() < end, "the guest does not settle");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    guest.type_in(b"echo second >>/root/file; sync; poweroff -f\n");
+    let (code, said) = guest.wait();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("settled: ") && !said.contains("does not settle"), "{said}");
+    assert_clean(home.path());
+
+    let out = arg("late.qcow2");
+    let mut guest = Terminal::boot(&home, &["--settle", &out, "--settle-rate", "4M", &image]);
+    guest.log_in();
+    guest.type_in(b"echo first >/root/file; echo second >>/root/file; sync; poweroff -f\n");
+    let (code, said) = guest.wait();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("settled: "), "{said}");
+    assert_clean(home.path());
+    untouched.check();
+
+    let expected = Some("first\nsecond\n".to_owned());
+    for file in [arg("moved.raw"), out] {
+        let mount = Mount::new(&[], &file);
+        assert_eq!(mount.guest_file("/root/file"), expected, "{file}");
+        mount.fsck();
+    }
 }

@@ -1,17 +1,32 @@
 //! Which disks are written, and where to.
 
-use super::args::ResultArgs;
-use crate::finalize::{Destination, Existing, SourceAccess, refuse_sources};
+use super::access::SourceAccess;
+use super::destination::{Destination, Existing};
+use super::formats::OutputFormat;
+use super::identity::refuse_sources;
 use crate::plan::partition_file_name;
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// What is to be written, and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The file or device of the first disk, or a directory for all.
+    pub output: &'a Path,
+    /// The format of the files.
+    pub format: OutputFormat,
+    /// The only disk that is written, named as in the guest or as in a mount.
+    pub disk: Option<&'a str>,
+    /// The only partition that is written, of the first disk.
+    pub partition: Option<u32>,
+}
+
 /// A disk of the guest.
 #[derive(Clone, Debug)]
-pub(super) struct OutputDisk {
+pub struct OutputDisk {
     /// Its name in a mount.
-    pub(super) file: String,
+    pub file: String,
     /// The guest's name for it under Xen.
     vdev: String,
     cdrom: bool,
@@ -19,17 +34,18 @@ pub(super) struct OutputDisk {
 
 /// A disk that is to be written.
 #[derive(Debug)]
-pub(super) struct Output {
+pub struct Output {
     /// Its index among the guest's disks.
-    pub(super) index: usize,
+    pub index: usize,
     /// Its name in a mount.
-    pub(super) disk: String,
+    pub disk: String,
     /// Where it is written.
-    pub(super) target: Destination,
+    pub target: Destination,
 }
 
 impl OutputDisk {
-    pub(super) fn new(file: String, vdev: String, cdrom: bool) -> Self {
+    /// A disk with the name `file` in a mount, and the name `vdev` under Xen.
+    pub fn new(file: String, vdev: String, cdrom: bool) -> Self {
         Self { file, vdev, cdrom }
     }
 
@@ -43,39 +59,39 @@ impl OutputDisk {
     }
 }
 
-/// The outputs that `args` ask for, in the order of `disks`. None of them is one of `sources` or
+/// The outputs that are `wanted`, in the order of `disks`. None of them is one of `sources` or
 /// less restricted in access than `access` says.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] for a disk that does not exist; those of [`refuse_sources`] and
 /// [`Destination::examine`].
-pub(super) fn choose(
+pub fn choose(
     disks: &[OutputDisk],
-    args: &ResultArgs,
+    wanted: &Wanted<'_>,
     sources: &[PathBuf],
     access: &SourceAccess,
     force: bool,
 ) -> Result<Vec<Output>> {
     let all = disks.iter().enumerate();
-    let mut chosen: Vec<(usize, &OutputDisk)> = match &args.disk {
+    let mut chosen: Vec<(usize, &OutputDisk)> = match wanted.disk {
         Some(name) => all.filter(|(_, d)| d.is_called(name)).collect(),
         // A CD is a complete image already.
         None => all.filter(|(_, d)| !d.cdrom).collect(),
     };
-    if args.partition.is_some() {
+    if wanted.partition.is_some() {
         chosen.truncate(1);
     }
     if chosen.is_empty() {
         let names: Vec<&str> = disks.iter().map(|d| d.vdev.as_str()).collect();
-        let wanted = args.disk.as_deref().unwrap_or("to write");
-        let what = format!("there is no disk {wanted}; the guest has {}", names.join(", "));
+        let which = wanted.disk.unwrap_or("to write");
+        let what = format!("there is no disk {which}; the guest has {}", names.join(", "));
         return Err(Error::new(ErrorKind::NotFound, what));
     }
     let existing = if force { Existing::Replace } else { Existing::Keep };
     let several = chosen.len() > 1;
     let mut outputs = Vec::new();
     for (place, (index, disk)) in chosen.into_iter().enumerate() {
-        let path = path_for(args, disk, place);
+        let path = path_for(wanted, disk, place);
         // This check comes first, so that --force cannot bypass it.
         refuse_sources(&path, sources)?;
         let target = Destination::examine(&path, existing, access.clone())?;
@@ -89,14 +105,14 @@ pub(super) fn choose(
 }
 
 /// The output path of `disk`, which is number `place` (from 0) of the disks that are written.
-fn path_for(args: &ResultArgs, disk: &OutputDisk, place: usize) -> PathBuf {
-    let output = &args.output;
+fn path_for(wanted: &Wanted<'_>, disk: &OutputDisk, place: usize) -> PathBuf {
+    let output = wanted.output;
     let named_dir = output.as_os_str().as_encoded_bytes().ends_with(b"/");
     if named_dir || output.is_dir() {
-        let part = args.partition.map_or(String::new(), |number| format!("-part{number}"));
-        return output.join(format!("{}{part}.{}", disk.stem(), args.format().extension()));
+        let part = wanted.partition.map_or(String::new(), |number| format!("-part{number}"));
+        return output.join(format!("{}{part}.{}", disk.stem(), wanted.format.extension()));
     }
-    if place == 0 { output.clone() } else { beside(output, disk.stem()) }
+    if place == 0 { output.to_path_buf() } else { beside(output, disk.stem()) }
 }
 
 /// `web1-b.raw` for `web1.raw` and `disk-b`.
@@ -117,18 +133,14 @@ impl Output {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if it does not.
-    pub(super) fn partition_file(
-        &self,
-        number: u32,
-        exists: impl FnOnce(&str) -> bool,
-    ) -> Result<String> {
+    pub fn partition_file(&self, number: u32, exists: impl FnOnce(&str) -> bool) -> Result<String> {
         let file = partition_file_name(&self.disk, number);
         if exists(&file) { Ok(file) } else { Err(no_partition(&self.disk, number)) }
     }
 }
 
 /// The error for a partition that a disk does not have.
-pub(super) fn no_partition(disk: &str, number: u32) -> Error {
+pub fn no_partition(disk: &str, number: u32) -> Error {
     let what = format!("{disk} has no partition {number}; `synthdisk map` lists what it has");
     Error::new(ErrorKind::NotFound, what)
 }
