@@ -130,12 +130,36 @@ fn parse(header: &[u8; BLOCK as usize], at: u64) -> Option<Entry> {
 
 /// A number in octal digits, or as GNU tar stores large ones: bytes with the first bit set.
 fn number(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
-        let (high, low) = field.split_at(field.len() - 8);
-        let small = high[0] == 0x80 && high[1..].iter().all(|b| *b == 0);
-        return small.then(|| u64::from_be_bytes(low.try_into().unwrap_or_default()));
+    let (first, rest) = field.split_first()?;
+    if first & 0x80 != 0 {
+        let number = |n: u64, byte: &u8| n.checked_mul(256)?.checked_add(u64::from(*byte));
+        return rest.iter().try_fold(0, number).filter(|_| *first == 0x80);
     }
     let text = std::str::from_utf8(field).ok()?;
     let digits = text.trim_matches(|c| c == ' ' || c == '\0');
     u64::from_str_radix(if digits.is_empty() { "0" } else { digits }, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_both_notations() {
+        let large = |last: &[u8]| [&[0x80, 0, 0, 0][..], last].concat();
+        for (field, expected) in [
+            (&b"0000644\0"[..], Some(0o644)),
+            (b"     12 ", Some(0o12)),
+            (b"\0\0\0\0", Some(0)),
+            (b"12x", None),
+            (b"", None),
+            (&large(&[0, 0, 0, 2, 0, 0, 0, 0]), Some(8 << 30)),
+            (&[0x80, 0, 0, 0, 0, 0, 1, 0], Some(256)),
+            (&[0x81, 0, 0, 0, 0, 0, 0, 0], None),
+            (&[0xff; 12], None),
+            (&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0], None),
+        ] {
+            assert_eq!(number(field), expected, "{field:?}");
+        }
+    }
 }
