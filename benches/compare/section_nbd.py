@@ -13,7 +13,7 @@ import tempfile
 import time
 
 from common import GIB, MIB, Missing, median, ratio, sh, version, wait_for
-from contestants import PARTITION
+from contestants import PARTITION, children
 from section_qemu import Nbd, NbdkitFile, StorageDaemonNbd
 
 
@@ -35,6 +35,10 @@ class SynthdiskNbd(Nbd):
         # The socket exists before it listens.
         wait_for(lambda: subprocess.run(["nbdinfo", "--size", self.path], capture_output=True)
                  .returncode == 0, what="synthdisk serve")
+
+
+    def daemons(self):
+        return [self.process.pid] + children(self.process.pid)
 
 
 class CachedQemuNbd(Nbd):
@@ -110,6 +114,28 @@ def fio(pattern, depth):
     return measure
 
 
+def processor_time(pids):
+    """Seconds that these processes have used."""
+    ticks = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as f:
+            fields = f.read().rsplit(") ", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def cost(pattern, depth, count, size):
+    """Requests that the server does in a second of processor time: other load matters little."""
+    def measure(shown, span):
+        pids = shown.daemons()
+        before = processor_time(pids)
+        sh("fio", "--name=x", "--ioengine=nbd", f"--uri={shown.path}", f"--rw={pattern}",
+           f"--bs={size}", f"--iodepth={depth}", f"--offset={shown.offset}", f"--size={span}",
+           f"--number_ios={count}")
+        return count / max(processor_time(pids) - before, 0.01)
+    return measure
+
+
 def copied(args):
     """MiB per second that nbdcopy copies."""
     def measure(shown, span):
@@ -131,6 +157,11 @@ def rows(source, scale):
         ("random rewrites, depth 16", REWRITERS, fio("randwrite", 16)),
         ("QEMU's rewrites, depth 1", REWRITERS, requests(1, 20_000 // scale, True)),
         ("QEMU's rewrites, depth 16", REWRITERS, requests(16, 60_000 // scale, True)),
+        ("reads per second of CPU, depth 1", REWRITERS, cost("randread", 1, 30_000, "4k")),
+        ("reads per second of CPU, depth 16", REWRITERS, cost("randread", 16, 60_000, "4k")),
+        ("reads of 256 KiB per second of CPU", REWRITERS, cost("read", 8, 4_096, "256k")),
+        ("rewrites per second of CPU, depth 1", REWRITERS, cost("randwrite", 1, 30_000, "4k")),
+        ("rewrites per second of CPU, depth 16", REWRITERS, cost("randwrite", 16, 60_000, "4k")),
         ("QEMU's first writes, depth 16", FIRST_WRITERS, requests(16, 7_000 // scale, True)),
     ]
 
