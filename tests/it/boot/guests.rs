@@ -177,12 +177,6 @@ const BOOKWORM: Case = Case {
 
 #[test]
 #[ignore = "boots QEMU; makes a domU as root"]
-fn bookworm() {
-    BOOKWORM.check();
-}
-
-#[test]
-#[ignore = "boots QEMU; makes a domU as root"]
 fn trixie() {
     Case {
         name: "domu-trixie",
@@ -196,6 +190,12 @@ fn trixie() {
 /// Kinds that only `scripts/test --matrix` boots.
 mod matrix {
     use super::*;
+
+    #[test]
+    #[ignore = "boots QEMU; makes a domU as root"]
+    fn bookworm() {
+        BOOKWORM.check();
+    }
 
     #[test]
     #[ignore = "boots QEMU; makes a domU as root"]
