@@ -5,7 +5,9 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
-use crate::daemon::{Background, Channel, ExportRequest, MountRequest, NbdRequest};
+use crate::daemon::{
+    Background, Channel, EditReport, ExportRequest, MountReport, MountRequest, NbdRequest,
+};
 use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::{MountOptions, why_unavailable};
@@ -16,7 +18,6 @@ use crate::process::{self, NamedInode, Stop, Swept};
 use crate::qemu::{Accel, Aio, Board, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::machine::{DiskPlace, GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Verdict, boot};
-use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use args::{AccelChoice, AioChoice, ExportChoice};
@@ -381,8 +382,7 @@ fn planned(args: &RunArgs, guest: &Guest) -> Result<Plan> {
         false => OverlayChoice::Temporary(temporary_dir()),
     };
     let plan = Plan::build(&guest.source, &overlay)?;
-    for note in &plan.notes {
-        eprintln!("note:    {}", in_a_line(note));
-    }
+    let report = MountReport { edits: EditReport::planned(&plan), ..MountReport::of(&plan) };
+    eprint!("{}", report.text(args.verbose));
     Ok(plan)
 }

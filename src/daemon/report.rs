@@ -114,6 +114,22 @@ impl EditReport {
         self.root_uuid.is_none() && self.paths.is_empty()
     }
 
+    /// The edits that a mount of `plan` makes.
+    pub fn planned(plan: &Plan) -> Self {
+        let adaptation = match &plan.adaptation {
+            Ok(Some(adaptation)) => adaptation,
+            Ok(None) => return Self::default(),
+            Err(e) => return Self::failed(e),
+        };
+        let listed = adaptation.edits.iter().take(Self::MOST);
+        Self {
+            root_uuid: adaptation.uuid.clone(),
+            paths: listed.map(|e| (e.path.clone(), e.why.clone())).collect(),
+            more: adaptation.edits.len().saturating_sub(Self::MOST),
+            failure: None,
+        }
+    }
+
     /// Nothing was edited because of `e`.
     pub fn failed(e: &Error) -> Self {
         Self { failure: Some(e.to_string()), ..Self::default() }
@@ -191,11 +207,5 @@ pub fn adapt(plan: &Plan, set: &ExportSet) -> Result<EditReport> {
     with_private_view(ExportSet::private(set.files.clone()), |view| {
         adaptation.apply(&view.open_writable(&adaptation.file)?)
     })?;
-    let listed = adaptation.edits.iter().take(EditReport::MOST);
-    Ok(EditReport {
-        root_uuid: adaptation.uuid.clone(),
-        paths: listed.map(|e| (e.path.clone(), e.why.clone())).collect(),
-        more: adaptation.edits.len().saturating_sub(EditReport::MOST),
-        failure: None,
-    })
+    Ok(EditReport::planned(plan))
 }

@@ -47,7 +47,11 @@ fn disk_driver(report: &Report, plan: &Plan) -> Option<Check> {
     let kernel = report.kernels.iter().find(|k| k.default);
     let bus = boot.hardware.bus;
     if boot.extra_initrd {
-        return check(NAME, Outcome::Fixed, "the initrd lacks virtio, /lib/modules has it");
+        let evidence = match &boot.disk_driver {
+            DiskDriver::Present(evidence) => evidence.as_str(),
+            _ => "the initrd lacks virtio, /lib/modules has it",
+        };
+        return check(NAME, Outcome::Fixed, evidence);
     }
     if bus != DiskBus::default() {
         return check(NAME, Outcome::Warn, format!("no virtio; the disk goes to {}", bus.name()));

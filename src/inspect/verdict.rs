@@ -70,7 +70,9 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
     }
     let mut advice = None;
     if boot.extra_initrd {
-        changes.push("virtio drivers for its initrd".into());
+        let own = boot.initrds.len() > 1;
+        let what = if own { "virtio drivers for its initrd" } else { "an initrd made for it" };
+        changes.push(what.into());
     }
     let bus = boot.hardware.bus;
     if bus != DiskBus::default() {

@@ -136,15 +136,15 @@ impl GuestSpec {
             None => DomainConfig::load(path)?,
         };
         let opener = Opener { options, archive: archive.as_ref().map(|archive| (path, archive)) };
-        let notes: Vec<String> = config.notes.iter().map(ToString::to_string).collect();
+        let mut notes: Vec<String> = config.notes.iter().map(ToString::to_string).collect();
         let mut disks = Vec::new();
         for disk in config.layout().map_err(named)? {
             let content = match &disk.content {
                 GuestDiskContent::Whole(spec) => {
-                    whole(spec, &opener).map_err(|e| named(at(spec, e)))?
+                    whole(spec, &opener, &mut notes).map_err(|e| named(at(spec, e)))?
                 }
                 GuestDiskContent::Partitions(parts) => {
-                    Some(partitions(parts, &config, &opener).map_err(named)?)
+                    Some(partitions(parts, &config, &opener, &mut notes).map_err(named)?)
                 }
             };
             if let Some(content) = content {
@@ -160,6 +160,8 @@ impl GuestSpec {
                 format!("{} names no disk for its guest", path.display()),
             ));
         }
+        let macs: Vec<String> = config.vifs.iter().filter_map(Vif::mac_string).collect();
+        notes.extend(shared_macs(&macs));
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let boot = boot_request(&config, options);
         Ok(Self {
@@ -167,7 +169,7 @@ impl GuestSpec {
             disks,
             boot,
             root_hint: config.command_line(),
-            macs: config.vifs.iter().filter_map(Vif::mac_string).collect(),
+            macs,
             memory_mib: config.memory_mib,
             first_listed: matches!(config.boot_method(), BootMethod::GuestConfig { .. }),
             notes,
@@ -248,8 +250,25 @@ struct Opener<'a> {
     archive: Option<(&'a Path, &'a Xva)>,
 }
 
-/// The image that `spec` names; `None` for an empty cdrom drive.
-fn open(spec: &DiskSpec, opener: &Opener<'_>) -> Result<Option<(PathBuf, SourceImage)>> {
+/// A note for each address that several cards have.
+fn shared_macs(macs: &[String]) -> Vec<String> {
+    let mut shared: Vec<String> = macs.iter().map(|mac| mac.to_ascii_lowercase()).collect();
+    shared.sort_unstable();
+    let mut twice: Vec<String> =
+        shared.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0].clone()).collect();
+    twice.dedup();
+    let note = |mac: String| {
+        format!("several network cards have the address {mac}; give each its own in the config")
+    };
+    twice.into_iter().map(note).collect()
+}
+
+/// The image that `spec` names; `None` for an empty cdrom drive. A CD that is gone is one, with a note.
+fn open(
+    spec: &DiskSpec,
+    opener: &Opener<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Option<(PathBuf, SourceImage)>> {
     let options = opener.options;
     if let (Some((path, archive)), Some(name)) = (opener.archive, &spec.target) {
         let image = archive.disk(&name.to_string_lossy(), spec.size.unwrap_or_default())?;
@@ -269,6 +288,11 @@ fn open(spec: &DiskSpec, opener: &Opener<'_>) -> Result<Option<(PathBuf, SourceI
     let name = spec.format.name();
     let format = image::Format::by_name(name).ok_or_else(|| image::unread(path, name))?;
     let mut how = options.open_options(Some(format));
+    if spec.cdrom && !path.exists() {
+        let (path, vdev) = (path.display(), &spec.vdev);
+        notes.push(format!("{path} does not exist, so the CD drive {vdev} is empty"));
+        return Ok(None);
+    }
     if spec.cdrom {
         // A CD is often shared between guests and never written to.
         how.in_use = InUse::Open;
@@ -277,8 +301,12 @@ fn open(spec: &DiskSpec, opener: &Opener<'_>) -> Result<Option<(PathBuf, SourceI
     Ok(Some((path.clone(), image)))
 }
 
-fn whole(spec: &DiskSpec, opener: &Opener<'_>) -> Result<Option<DiskContent>> {
-    let Some((path, image)) = open(spec, opener)? else { return Ok(None) };
+fn whole(
+    spec: &DiskSpec,
+    opener: &Opener<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Option<DiskContent>> {
+    let Some((path, image)) = open(spec, opener, notes)? else { return Ok(None) };
     if spec.cdrom {
         return Ok(Some(DiskContent::Cdrom(image)));
     }
@@ -305,10 +333,13 @@ fn partitions(
     parts: &[(u32, &DiskSpec)],
     config: &DomainConfig,
     opener: &Opener<'_>,
+    notes: &mut Vec<String>,
 ) -> Result<DiskContent> {
     let mut out = Vec::new();
     for (number, spec) in parts {
-        let Some((path, image)) = open(spec, opener).map_err(|e| at(spec, e))? else { continue };
+        let Some((path, image)) = open(spec, opener, notes).map_err(|e| at(spec, e))? else {
+            continue;
+        };
         image.require_partition(&path).map_err(|e| at(spec, e))?;
         let listed = config.disks.iter().position(|d| d == *spec).unwrap_or(usize::MAX);
         let read_only = spec.access == Access::ReadOnly;

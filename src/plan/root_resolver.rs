@@ -1,7 +1,7 @@
 //! Resolves partition names: from those that a Xen guest uses to those that are valid on KVM.
 
 use super::types::PartitionNames;
-use super::unique_names::{early_spec, has_own_uuid, kernel_device, spec};
+use super::unique_names::{disk_index, early_spec, has_own_uuid, kernel_device, spec};
 use crate::adapt::{LegacySettings, NETWORK, RESUME, Selection};
 use crate::device_name::DeviceName;
 use crate::guest::cmdline::{CmdlineContext, adapt, without};
@@ -100,6 +100,12 @@ impl RootResolver {
             }
             (None, _) => early_spec(all, p),
         }
+    }
+
+    /// The index of the disk of partition `index`, and its number; `None` for a logical volume.
+    pub(super) fn place(&self, index: usize) -> Option<(u8, u32)> {
+        let p = self.partitions.get(index)?;
+        Some((disk_index(&self.partitions, p)?, p.number))
     }
 
     /// The name of the first swap area.

@@ -30,14 +30,19 @@ pub(super) fn early_spec(all: &[PartitionNames], p: &PartitionNames) -> String {
 /// firmware's disk is first among `all`, and the others follow in the order in which they are plugged
 /// in.
 pub(super) fn kernel_device(all: &[PartitionNames], p: &PartitionNames) -> Option<String> {
+    let letter = char::from(b'a' + disk_index(all, p)?);
+    Some(format!("/dev/vd{letter}{}", p.number))
+}
+
+/// The index of the disk of `p`, from 0 to 25; `None` for a logical volume.
+pub(super) fn disk_index(all: &[PartitionNames], p: &PartitionNames) -> Option<u8> {
     if p.volume.is_some() {
         return None;
     }
     let mut disks: Vec<&str> = all.iter().map(|other| other.disk.as_str()).collect();
     disks.dedup();
     let index = disks.iter().position(|disk| *disk == p.disk)?;
-    let letter = char::from(b'a' + u8::try_from(index).ok().filter(|index| *index < 26)?);
-    Some(format!("/dev/vd{letter}{}", p.number))
+    u8::try_from(index).ok().filter(|index| *index < 26)
 }
 
 /// A name from the partition table, or from the machine.

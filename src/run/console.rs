@@ -117,6 +117,8 @@ pub struct Watch {
     last_at: Option<Duration>,
     tail: VecDeque<String>,
     echo: Option<Echo>,
+    /// What is likely if nothing is printed.
+    if_empty: String,
 }
 
 impl Watch {
@@ -130,7 +132,14 @@ impl Watch {
             last_at: None,
             tail: VecDeque::new(),
             echo,
+            if_empty: "is `console=ttyS0` missing?".to_owned(),
         }
+    }
+
+    /// Says `why` if the console stays empty.
+    #[must_use]
+    pub fn if_empty(self, why: &str) -> Self {
+        Self { if_empty: why.to_owned(), ..self }
     }
 
     /// Processes output that the console printed at `at` after the guest's start.
@@ -185,7 +194,7 @@ impl Watch {
             Some(partial.as_str())
         };
         let (Some(last), Some(at)) = (last, self.last_at) else {
-            return "the serial console stayed empty (is `console=ttyS0` missing?)".into();
+            return format!("the serial console stayed empty: {}", self.if_empty);
         };
         let ago = now.saturating_sub(at).as_secs();
         let mut text = format!("last line, {ago} s before: {}", clip(last.trim()));

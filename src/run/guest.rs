@@ -6,7 +6,7 @@ use super::private::PrivateMount;
 use super::report::{GuestReport, Verdict};
 use super::settling::{Monitor, Outcome, SettleRequest, SettlingGuest, prepare};
 use super::terminal::Terminal;
-use crate::daemon::{MountReport, MountRequest};
+use crate::daemon::{BootReport, MountReport, MountRequest};
 use crate::private_file::{self, Existing};
 use crate::process::{self, Stop, bound_to_us, poll_until};
 use crate::qemu::{Accel, Board, Launch, Serial};
@@ -120,7 +120,11 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let result = match mode {
         Mode::Terminal => attend(job, &mut qemu, &mut mount, settling.as_mut(), stop),
         Mode::Watch(expected) => match &mut mount {
-            Some(mount) => watch(job, expected, &mut qemu, mount, stop, log),
+            Some(mount) => {
+                let console = Watch::new(expected.text.clone(), job.verbose.then_some(Echo))
+                    .if_empty(why_silent(&report.boot));
+                watch(job, (expected, console), &mut qemu, mount, stop, log)
+            }
             None => Err(mount_is_gone()),
         },
     };
@@ -372,16 +376,32 @@ fn leave_mount(job: &Job, outcome: &Outcome, mount: &mut Option<PrivateMount>) -
     Ok(())
 }
 
+/// What is likely if a guest that boots so prints nothing.
+fn why_silent(boot: &BootReport) -> &'static str {
+    match boot {
+        BootReport::Nothing => "the disk has no boot loader",
+        BootReport::OwnLoader { .. } => {
+            "the image's own boot code does not start, or nothing of it is told to use the serial \
+             port (console=ttyS0 in the guest's own menu)"
+        }
+        BootReport::Kernel { cmdline, .. } if !cmdline.contains("console=ttyS0") => {
+            "the command line has no console=ttyS0; give it with --append"
+        }
+        BootReport::Kernel { .. } => {
+            "the kernel stopped before its first line, or has no driver for the serial port"
+        }
+    }
+}
+
 /// Waits until the expected text appears, until it can't appear any more, or until the timeout.
 fn watch(
     job: &Job,
-    expected: &Expectation,
+    (expected, mut watch): (&Expectation, Watch),
     qemu: &mut Qemu,
     mount: &mut PrivateMount,
     stop: &Stop,
     mut log: Option<File>,
 ) -> Result<GuestReport> {
-    let mut watch = Watch::new(expected.text.clone(), job.verbose.then_some(Echo));
     let end = qemu.started + expected.timeout;
     let mut buffer = [0; 16 << 10];
     // Whether an incomplete line still has to be checked for a prompt.

@@ -41,6 +41,14 @@ const MOST_NAMED: usize = 10;
 
 /// `changes` in one phrase of bounded length.
 pub(super) fn in_short(changes: &[String]) -> String {
+    // Several entries may name one device.
+    let mut once: Vec<&String> = Vec::new();
+    for change in changes {
+        if !once.contains(&change) {
+            once.push(change);
+        }
+    }
+    let changes = once;
     let named = changes.len().min(MOST_NAMED);
     let more = match changes.len() - named {
         0 => String::new(),

@@ -11,7 +11,9 @@ mod blocks;
 mod dir;
 mod inline;
 
-use super::{Adapter, MAX_DIR_BYTES, too_many};
+use super::adapter::Adapter;
+use super::fields::{le16, le32};
+use super::limits::{MAX_DIR_BYTES, too_many};
 use crate::fs::budget::{Budget, Cost};
 use crate::fs::guest_fs::{FileKind, GuestFile, Stat, check_target_len, target_text};
 use crate::{Error, ErrorKind, Result};
@@ -383,12 +385,4 @@ impl GuestFile for PlainFile<'_> {
 
 fn damaged(what: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("cannot read {what} in the guest: damaged ext4"))
-}
-
-fn le32(data: &[u8], at: usize) -> u32 {
-    data.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-}
-
-fn le16(data: &[u8], at: usize) -> u16 {
-    data.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
 }

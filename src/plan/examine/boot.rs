@@ -1,6 +1,8 @@
 //! What boots: kernel, initrds and command line, from inside the guest or from the host.
 
-use super::extra_initrd::{self, DriverSurvey, Initrds, content, drivers_of, remedy, survey};
+use super::extra_initrd::{
+    self, DriverSurvey, Initrds, Root, RootMount, content, drivers_of, remedy, survey,
+};
 use super::files::{OpenFiles, identity, read_exact};
 use super::guests::Guests;
 use super::initrds;
@@ -102,7 +104,8 @@ fn from_partition<'a>(
         ..BootSummary::default()
     };
     let found = FoundBoot { summary, files: found, menu };
-    let early = Early { drivers, root: root_fs.zip(root), initrd };
+    let mount = resolver.place(root_index);
+    let early = Early { drivers, root: root_fs.zip(root), initrd, mount };
     finish(guests, files, found, &header, resolver, *loader, early)
 }
 
@@ -112,6 +115,8 @@ struct Early<'t> {
     drivers: Option<DriverSurvey>,
     root: Option<(&'t dyn GuestFs, SourceId)>,
     initrd: Result<Option<Initrd>>,
+    /// The index of the root's disk and its number, if it is a partition.
+    mount: Option<(u8, u32)>,
 }
 
 /// What the initrds among `files`, which follow the kernel, contain.
@@ -185,7 +190,8 @@ pub(super) fn host_boot<'a>(
         ..BootSummary::default()
     };
     let found = FoundBoot { summary, files: all, menu: MenuRules::default() };
-    let early = Early { drivers, root: root_fs.zip(root), initrd };
+    let mount = root_index.and_then(|index| resolver.place(index));
+    let early = Early { drivers, root: root_fs.zip(root), initrd, mount };
     finish(guests, files, found, &header, resolver, *loader, early)
 }
 
@@ -283,14 +289,20 @@ fn finish<'a>(
         let why = "the kernel's version or its root filesystem is not known, and so its drivers";
         summary.disk_driver = DiskDriver::Unknown(why.into());
     }
-    let Early { drivers, root, initrd } = early;
+    let Early { drivers, root, initrd, .. } = early;
     let wanted = drivers.zip(root).filter(|_| resolver.selection.has(DRIVERS));
     if let Some((survey, (fs, root))) = wanted {
         let room = cmdline_max(header, loader).saturating_sub(summary.cmdline.len());
         let extra = resolver.replace.is_none() && room >= extra_initrd::PARAMETER_MAX;
         let initrds = Initrds { found: initrd, extra };
-        let for_root = drivers_of(guests.bytes(root)?);
-        let remedy = remedy(&survey, (fs, for_root), &initrds, &summary.cmdline);
+        let bytes = guests.bytes(root)?;
+        // A menu without initrds has no place for one.
+        let may_mount = loader.chooses() == Chooses::Planner;
+        let place = early.mount.filter(|_| may_mount);
+        let fs_type = content(bytes).short_name().to_owned();
+        let mount = place.map(|(disk, number)| RootMount { fs_type, disk, number });
+        let root = Root { fs, drivers: drivers_of(bytes), mount };
+        let remedy = remedy(&survey, &root, &initrds, &summary.cmdline);
         summary.hardware = remedy.hardware;
         summary.disk_driver = remedy.disk_driver;
         summary.warnings.extend(remedy.warning);

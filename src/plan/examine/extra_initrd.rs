@@ -12,6 +12,7 @@
 
 mod cpio;
 mod insmod;
+mod mount_root;
 
 use crate::bytes::ReadAt;
 use crate::fs::GuestFs;
@@ -25,6 +26,7 @@ use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
 use insmod::{WordSize, program};
+pub(super) use mount_root::RootMount;
 
 /// Directory of the extra initrd's files. No guest's initrd has such a directory.
 const DIR: &str = "synthdisk";
@@ -104,11 +106,20 @@ pub(super) struct Initrds {
     pub(super) extra: bool,
 }
 
-/// Makes sure that the kernel detects its disk. The guest's files are `fs`, its root filesystem has one
-/// of the drivers `for_root`; `cmdline` is the kernel's.
+/// The guest's files and their root filesystem.
+pub(super) struct Root<'t> {
+    pub(super) fs: &'t dyn GuestFs,
+    /// Drivers for it, any one of which is enough.
+    pub(super) drivers: &'static [&'static str],
+    /// How to mount it without the guest's own initrd; `None` if that cannot be done.
+    pub(super) mount: Option<RootMount>,
+}
+
+/// Makes sure that the kernel detects its disk, and without an initrd its root filesystem; `cmdline` is
+/// the kernel's.
 pub(super) fn remedy(
     survey: &DriverSurvey,
-    root: (&dyn GuestFs, &[&str]),
+    root: &Root<'_>,
     initrds: &Initrds,
     cmdline: &str,
 ) -> Remedy {
@@ -146,12 +157,15 @@ fn lacking(survey: &DriverSurvey, found: Option<&Initrd>) -> Vec<&'static str> {
 
 fn fix(
     survey: &DriverSurvey,
-    (fs, for_root): (&dyn GuestFs, &[&str]),
+    root: &Root<'_>,
     found: Option<&Initrd>,
     extra: bool,
     out: &mut Remedy,
 ) -> Result<()> {
-    let lacking = lacking(survey, found);
+    let mut lacking = lacking(survey, found);
+    if found.is_none() && survey.has_modules {
+        lacking.extend(missing_filesystem(survey, root));
+    }
     let problem = found.and_then(|initrd| initrd.problem.as_deref());
     if lacking.is_empty() {
         out.disk_driver = match problem {
@@ -176,15 +190,23 @@ fn fix(
     }
     let no_modules =
         || Error::new(ErrorKind::NotFound, "the guest's kernel modules have been removed");
-    let modules = Modules::open(fs, &survey.version).ok_or_else(no_modules)?;
+    let modules = Modules::open(root.fs, &survey.version).ok_or_else(no_modules)?;
     let drivers = KernelDrivers::of(Some(&modules), &survey.version, found);
     let (init, cmdline) = with_rdinit(&out.cmdline);
-    let able = found.is_some_and(|initrd| extra && can_be_joined(initrd, &init));
-    let built =
-        if able { build(&modules, &drivers, (&lacking, for_root), &init) } else { Ok(None) };
+    let first = match (found, &root.mount) {
+        (Some(initrd), _) if extra && can_be_joined(initrd, &init) => Some(First::Of(&init)),
+        (None, Some(mount)) if extra => Some(First::Mounts(mount, &out.cmdline)),
+        _ => None,
+    };
+    let built = match first {
+        Some(first) => build(&modules, &drivers, (&lacking, root.drivers), first),
+        None => Ok(None),
+    };
     if let Ok(Some(built)) = built {
-        out.disk_driver =
-            DiskDriver::Present("the initrd lacks virtio, /lib/modules has it".into());
+        out.disk_driver = DiskDriver::Present(match found {
+            Some(_) => "the initrd lacks virtio, /lib/modules has it".into(),
+            None => "there is no initrd; one is made from /lib/modules".into(),
+        });
         out.initrd = Some(built);
         out.cmdline = cmdline;
         return Ok(());
@@ -272,6 +294,24 @@ pub(super) fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
     }
 }
 
+/// The driver for the root filesystem, if it is a module.
+fn missing_filesystem(survey: &DriverSurvey, root: &Root<'_>) -> Option<&'static str> {
+    let modules = Modules::open(root.fs, &survey.version)?;
+    let option = |name: &str| format!("{}_FS", name.to_ascii_uppercase());
+    let is_builtin = root.drivers.iter().any(|name| modules.is_builtin(name, &option(name)));
+    let found = root.drivers.iter().find(|name| modules.find(name).is_some());
+    found.filter(|_| !is_builtin).copied()
+}
+
+/// What our program starts.
+#[derive(Clone, Copy)]
+enum First<'a> {
+    /// The init of the guest's initrd.
+    Of(&'a str),
+    /// A program that mounts the root filesystem for this command line.
+    Mounts(&'a RootMount, &'a str),
+}
+
 /// The extra initrd with the missing drivers, and one for the root filesystem if the guest's initrd
 /// has none; `None` if the guest does not have the missing drivers either.
 ///
@@ -281,7 +321,7 @@ fn build(
     modules: &Modules<'_>,
     drivers: &KernelDrivers,
     (lacking, for_root): (&[&str], &[&str]),
-    init: &str,
+    first: First<'_>,
 ) -> Result<Option<ExtraInitrd>> {
     let mut paths: Vec<String> = Vec::new();
     for driver in lacking {
@@ -316,6 +356,21 @@ fn build(
         names.push(name);
     }
     let Some(bits) = bits else { return Ok(None) };
+    let own = format!("/{DIR}/mountroot");
+    let init = match first {
+        First::Of(init) => init,
+        First::Mounts(..) if bits != WordSize::B64 => {
+            let what = "a 32-bit kernel without an initrd; make one in the guest";
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        First::Mounts(root, cmdline) => {
+            archive.dir(&format!("{DIR}/dev"))?;
+            archive.dir(&format!("{DIR}/root"))?;
+            let program = mount_root::program(root, cmdline)?;
+            archive.file(own.trim_start_matches('/'), 0o755, &program)?;
+            &own
+        }
+    };
     archive.file(&format!("{DIR}/init"), 0o755, &program(bits, init, &loaded)?)?;
     let bytes = archive.finish()?;
     Ok(Some(ExtraInitrd {

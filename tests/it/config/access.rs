@@ -199,3 +199,18 @@ fn one_overlay_is_not_enough_for_two_disks() {
     let said = field.refused(text, &["--overlay-dir", &overlay]);
     assert!(said.contains("directory") && said.contains("o.qcow2"), "{said}");
 }
+
+#[test]
+fn a_cd_that_is_gone_and_cards_with_one_address() {
+    let (field, _) = Field::xen_tools();
+    let text = "disk = ['disk.img,,xvda2', 'swap.img,,xvda1', 'gone.iso,,hdc,cdrom']\n\
+                vif = ['mac=00:16:3e:00:00:0A', 'mac=00:16:3E:00:00:0a', 'mac=00:16:3e:00:00:0b']\n";
+    let mounted = field.mount(text, &[]);
+    let printed = mounted.printed();
+    assert!(printed.contains("gone.iso does not exist, so the CD drive hdc is empty"), "{printed}");
+    assert!(
+        printed.contains("several network cards have the address 00:16:3e:00:00:0a"),
+        "{printed}"
+    );
+    mounted.unmount();
+}

@@ -40,6 +40,50 @@ enum Kernel {
     Monolithic,
 }
 
+/// What `inspect` says of a guest without any initrd.
+fn inspect_without(module: &[u8], menu: &str, options: &[&str]) -> Value {
+    let field = Field::new();
+    let dir = format!("lib/modules/{VERSION}");
+    let names = ["virtio_pci", "virtio_blk", "ext4"];
+    let list = names.map(|name| format!("kernel/{name}.ko:\n")).concat();
+    let paths = names.map(|name| format!("{dir}/kernel/{name}.ko"));
+    let (dep, builtin) = (format!("{dir}/modules.dep"), format!("{dir}/modules.builtin"));
+    let kernel = fake_kernel(1);
+    let mut files: Vec<(&str, &[u8])> = vec![
+        ("boot/vmlinuz-1", &kernel),
+        ("boot/grub/menu.lst", menu.as_bytes()),
+        ("etc/fstab", b"/dev/xvda1 / ext4 defaults 0 1\n"),
+        (&dep, list.as_bytes()),
+        (&builtin, b""),
+    ];
+    files.extend(paths.iter().map(|path| (path.as_str(), module)));
+    let image = field.ext4("root.img", ROOT, &files);
+    let args = [&["inspect", "--json"], options, &[image.to_str().expect("UTF-8")]].concat();
+    serde_json::from_slice(&run(SYNTHDISK, &args).stdout).expect("JSON")
+}
+
+/// The head of a module for a kernel of this many bits.
+fn module(bits: u32) -> Vec<u8> {
+    let mut out = vec![0; 64];
+    let (class, machine) = if bits == 64 { (2, 62) } else { (1, 3) };
+    out[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, 1, 1]);
+    out[16..20].copy_from_slice(&[1, 0, machine, 0]);
+    out
+}
+
+#[test]
+fn a_guest_without_an_initrd_gets_one() {
+    let menu = "default 0\ntitle T\nkernel /boot/vmlinuz-1 root=/dev/xvda1 rw init=/sbin/myinit\n";
+    let report = inspect_without(&module(64), menu, &[]);
+    assert_eq!(verdict(&report), ("boots-with-edits", true), "{report:#}");
+    let text = report["verdict"]["text"].as_str().expect("a text");
+    assert!(text.contains("an initrd made for it"), "{text}");
+    for (bits, options) in [(32, &[][..]), (64, &["--bootloader", "grub"])] {
+        let report = inspect_without(&module(bits), menu, options);
+        assert_eq!(verdict(&report), ("does-not-boot", false), "{bits} {options:?}");
+    }
+}
+
 /// What `inspect` says of a guest that is configured to make initrds for any machine, and has this
 /// one.
 fn inspect(initrd: &[u8], kernel: Kernel) -> Value {

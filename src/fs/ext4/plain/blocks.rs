@@ -1,7 +1,7 @@
 //! The blocks of a file: extents, or ext2's direct and indirect blocks.
 
-use super::{le16, le32};
 use crate::Error;
+use crate::fs::ext4::fields::{le16, le32};
 
 /// Most nodes and indirect blocks of one file.
 const MAX_NODES: usize = 4096;

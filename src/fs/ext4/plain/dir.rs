@@ -1,6 +1,6 @@
 //! The entries of directories.
 
-use super::{le16, le32};
+use crate::fs::ext4::fields::{le16, le32};
 use std::collections::HashMap;
 
 /// Adds the names in one block of a directory. Empty entries, which the parts of a hash tree and

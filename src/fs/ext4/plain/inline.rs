@@ -1,6 +1,6 @@
 //! Data that are stored in an inode: in place of its block numbers, and in the attribute `system.data`.
 
-use super::{le16, le32};
+use crate::fs::ext4::fields::{le16, le32};
 
 const MAGIC: u32 = 0xea02_0000;
 /// The prefix `system.` of the names of attributes.
