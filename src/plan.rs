@@ -14,6 +14,7 @@ mod build;
 mod candidates;
 mod clone;
 mod cloud_init;
+mod created_file;
 mod current_uuid;
 mod disk_builder;
 mod disk_source;

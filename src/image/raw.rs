@@ -34,9 +34,9 @@ impl RawImage {
     /// programs write to it.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a missing file, [`ErrorKind::Io`] for one that cannot be read,
-    /// [`ErrorKind::Invalid`] for an empty file and for anything that is neither a file nor a block
-    /// device.
+    /// [`NotFound`](crate::ErrorKind::NotFound) for a missing file, [`Io`](crate::ErrorKind::Io) for one
+    /// that cannot be read, [`Invalid`](crate::ErrorKind::Invalid) for an empty file and for anything that
+    /// is neither a file nor a block device.
     pub fn open(path: &Path) -> Result<Self> {
         Opening::new(path).map(Self::from)
     }

@@ -1,6 +1,7 @@
 //! Building one disk: its layout, its regions and its overlay.
 
 use super::boot_area::BootArea;
+use super::created_file::CreatedFile;
 use super::current_uuid::changed_uuid;
 use super::disk_source::{images_of, is_read_only, new_ids, new_shape, partitions_of, shape_with};
 use super::options::SourceOptions;
@@ -377,7 +378,7 @@ impl DiskBuilder {
                     OverlayMetadata::new(self.layout.clone(), self.shape, self.ids, marks);
                 let metadata = metadata.encode()?;
                 let overlay = Qcow2Overlay::create_with_mode(path, len, &metadata, mode)?;
-                created.push(CreatedFile(Some(path.clone())));
+                created.push(CreatedFile::new(path.clone()));
                 Ok(Some(Box::new(overlay)))
             }
             (OverlayChoice::Temporary(dir), None) => {
@@ -446,24 +447,6 @@ impl DiskBuilder {
         let kind = RegionKind::SwapHeader(p.number);
         out.bytes(p.start, kind, &origin, &page[..(stop - p.start) as usize]);
         stop
-    }
-}
-
-/// Removes a file on drop unless [`CreatedFile::keep`] was called.
-#[derive(Debug)]
-pub(super) struct CreatedFile(Option<PathBuf>);
-
-impl CreatedFile {
-    pub(super) fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CreatedFile {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
