@@ -9,7 +9,6 @@ use crate::qemu::Qmp;
 use crate::settle::{Options, Settled, disks_in_qemu, prepare_files, recover, settle};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
-use serde_json::json;
 use std::path::PathBuf;
 
 /// Arguments of `settle`.
@@ -56,7 +55,7 @@ pub(super) fn run(args: &SettleArgs) -> Result<()> {
         Error::new(ErrorKind::NotFound, format!("{shown} is not a synthdisk mount"))
     })?;
     let mut qmp = Qmp::connect(&args.qmp, Some(&stop))?;
-    if recover(&mut qmp)? && !args.quiet {
+    if recover(&mut qmp, &live)? && !args.quiet {
         eprintln!(
             "note:    an earlier `synthdisk settle` of this guest was killed; its copy is given up"
         );
@@ -71,7 +70,7 @@ pub(super) fn run(args: &SettleArgs) -> Result<()> {
     let settling = prepare_files(&live, &wanted, args.force, |index, disk| {
         places.get(index).cloned().flatten().ok_or_else(|| {
             let what = format!(
-                "the QEMU at {} does not have {} of this mount open for writing",
+                "the QEMU at {} does not use {} of this mount for writing; it may have settled already",
                 args.qmp.display(),
                 disk.file
             );
@@ -83,10 +82,6 @@ pub(super) fn run(args: &SettleArgs) -> Result<()> {
     let options = Options { rate: args.rate };
     let settled = settle(&mut qmp, settling.disks, options, &mut |done, _| bar.set(done))?;
     drop(bar);
-    if settled.is_off {
-        qmp.ignore_stop();
-        qmp.execute("quit", json!({}))?;
-    }
     if !args.quiet {
         eprint!("{}", report(&settled, &settling.left));
         if let Some(what) = live.status.bootloader.as_deref().and_then(frozen_kernel) {

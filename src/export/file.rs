@@ -219,7 +219,13 @@ impl ExportedFile {
         if hole > offset {
             return Ok(Extent { data: true, end: hole.min(end) });
         }
-        Ok(Extent { data: false, end: next(true)?.unwrap_or(limit).min(end) })
+        let data = next(true)?.unwrap_or(limit).min(end);
+        if data > offset {
+            return Ok(Extent { data: false, end: data });
+        }
+        // The hole at `offset` was written to between the two questions.
+        let block_end = (offset - offset % BLOCK).saturating_add(BLOCK);
+        Ok(Extent { data: true, end: block_end.min(end) })
     }
 
     /// The same as [`ExportedFile::seek`], with the file's extents from `extent_at`.

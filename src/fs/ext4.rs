@@ -28,7 +28,7 @@ use ext4_view::{Ext4, Ext4Error, FileType};
 
 use self::adapter::Adapter;
 use self::journal::Replay;
-use self::limits::too_many;
+use self::limits::{MAX_DIR_ENTRIES, too_many};
 use self::plain::PlainExt;
 use self::superblock::Superblock;
 use super::budget::{Budget, Cost};
@@ -40,9 +40,6 @@ use crate::{Error, ErrorKind, Result};
 /// Longest file that is read, in bytes: `ext4-view` walks over all blocks before a position, and the
 /// length of a hostile file is any number.
 pub const MAX_FILE_BYTES: u64 = 16 << 30;
-/// Maximum number of names in one directory.
-const MAX_DIR_ENTRIES: usize = 500_000;
-
 /// An ext2, ext3 or ext4 filesystem. Not `Send`: create it in the thread that uses it. The
 /// underlying bytes must not change during its lifetime; create a new one to read changed bytes. It
 /// is meant for short inspections: after searching some gigabytes of directories it fails with

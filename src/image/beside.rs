@@ -4,9 +4,10 @@ use super::opening::Opening;
 use super::usage::{Claim, check_unused, claim};
 use crate::{Error, ErrorKind, Result};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::Mode;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -48,7 +49,7 @@ pub(super) fn open_beside(
     Ok(None)
 }
 
-/// Open the file `name` beneath `dir`, if there is one, following no link.
+/// Open the image `name` beneath `dir`, if there is one, following no link except one to a block device.
 fn open_beneath(dir: &Path, name: &Path) -> Result<Option<Opening>> {
     let path = dir.join(name);
     let failed = |e: nix::Error| Error::io(format!("cannot open {}", path.display()), e.into());
@@ -57,28 +58,46 @@ fn open_beneath(dir: &Path, name: &Path) -> Result<Option<Opening>> {
     let resolve = ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_SYMLINKS
         | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    match openat2(dir, name, OpenHow::new().flags(flags).resolve(resolve)) {
-        Ok(file) => Opening::of(file.into(), path).map(Some),
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+    // Nothing is opened before its type is known: opening some devices has effects.
+    let beneath = |name: &Path, more| {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | more;
+        openat2(&dir, name, OpenHow::new().flags(flags).resolve(resolve))
+    };
+    let (place, is_link) = match beneath(name, OFlag::empty()) {
+        Ok(place) => (place, false),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
         // Logical volumes are links to block devices; any other link may lead out of the directory.
         Err(Errno::ELOOP) => {
-            let is_device =
-                |file: &File| file.metadata().is_ok_and(|meta| meta.file_type().is_block_device());
-            let opening = Opening::new(&path)?;
-            if is_device(&opening.file) {
-                return Ok(Some(opening));
-            }
-            let what = format!(
-                "the file {} that it depends on is a symbolic link or is reached through one; put \
-                 the file itself there",
-                path.display()
-            );
-            Err(Error::new(ErrorKind::Invalid, what))
+            let parent = name.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = beneath(parent.unwrap_or(Path::new(".")), OFlag::O_DIRECTORY);
+            let last = name.file_name().unwrap_or_default();
+            let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+            let place = parent.and_then(|parent| openat(parent, last, flags, Mode::empty()));
+            (place.map_err(|_| is_a_link(&path))?, true)
         }
-        Err(e) => Err(failed(e)),
+        Err(e) => return Err(failed(e)),
+    };
+    let place = File::from(place);
+    let kind = place.metadata().map_err(|e| Error::io("cannot examine a file", e))?.file_type();
+    if is_link && !kind.is_block_device() {
+        return Err(is_a_link(&path));
     }
+    if !kind.is_file() && !kind.is_block_device() {
+        let what = format!("{} is neither a file nor a block device", path.display());
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
+    let opened = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()));
+    let file = opened.map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
+    Opening::of(file, path).map(Some)
+}
+
+fn is_a_link(path: &Path) -> Error {
+    let what = format!(
+        "the file {} that it depends on is a symbolic link or is reached through one; put the file \
+         itself there",
+        path.display()
+    );
+    Error::new(ErrorKind::Invalid, what)
 }
 
 /// Claim the image, so that a QEMU that wants to write to it gets the error that it is in use.
@@ -102,7 +121,9 @@ pub(super) fn claim_stable(opening: &Opening, in_use: InUse) -> Result<()> {
 /// The directories that files of an image in the directory `own` may lie in.
 pub(super) fn permitted_dirs(own: &Path, reach: &Reach<'_>) -> Vec<PathBuf> {
     let named = reach.dirs.iter().filter_map(|dir| dir.canonicalize().ok());
-    std::iter::once(own.to_path_buf()).chain(named).collect()
+    // Beside a device are the disks of everybody else.
+    let own = Some(own.to_path_buf()).filter(|own| !own.starts_with("/dev"));
+    own.into_iter().chain(named).collect()
 }
 
 /// The directory of `dirs` that `path`, which is relative to the directory `own`, lies beneath, and

@@ -102,7 +102,7 @@ impl Xva {
         let file = self.opening.file.try_clone();
         let file = file.map_err(|e| Error::io("cannot duplicate a file descriptor", e))?;
         let opening = Opening { file, len: self.opening.len, path: self.opening.path.clone() };
-        let layer = XvaLayer { file: [opening.into()], blocks: found.blocks.clone(), len };
+        let layer = XvaLayer { file: [opening.into()], blocks: Arc::clone(&found.blocks), len };
         let layer = Opened { layer: Box::new(layer), format: FORMAT.qemu_name };
         Ok(Arc::new(LayeredImage::new(vec![layer])))
     }

@@ -50,7 +50,6 @@ impl Generator {
     pub(super) fn is_marker(path: &str) -> bool {
         let exact = [
             "conf/initramfs.conf",
-            "conf/arch.conf",
             "scripts/init-top/ORDER",
             "init_functions",
             "buildconfig",

@@ -49,13 +49,14 @@ pub(super) fn transmit(transport: Transport, session: Session, pool: &Arc<Pool>)
     let (out, buffer) = (Vec::new(), Vec::new());
     let unsent = Duration::ZERO;
     let mut connection = Connection { transport, session, input, out, unsent, buffer, jobs };
-    connection.answer()?;
+    let ended = connection.serve();
+    // The requests of a broken connection take memory until they are done: its place is not free
+    // before.
     while connection.jobs.outstanding() > 0 {
-        connection.wait_for_job()?;
+        connection.jobs.collect(&mut connection.out)?;
+        connection.out.clear();
     }
-    connection.send()?;
-    connection.transport.finish();
-    Ok(())
+    ended
 }
 
 struct Connection {
@@ -77,6 +78,17 @@ fn nonsense(what: &str) -> io::Error {
 }
 
 impl Connection {
+    /// Until the client has the last reply.
+    fn serve(&mut self) -> io::Result<()> {
+        self.answer()?;
+        while self.jobs.outstanding() > 0 {
+            self.wait_for_job()?;
+        }
+        self.send()?;
+        self.transport.finish();
+        Ok(())
+    }
+
     /// Until the client disconnects.
     fn answer(&mut self) -> io::Result<()> {
         let len = self.session.style.request_len();
@@ -160,21 +172,21 @@ impl Connection {
     }
 
     fn check(&self, request: &Request) -> Result<(), NbdError> {
-        let known = match request.command {
-            command::READ => flag::DF,
-            command::WRITE if self.session.style == Style::Extended => {
-                flag::FUA | flag::PAYLOAD_LEN
-            }
-            command::WRITE | command::FLUSH | command::TRIM => flag::FUA,
-            command::WRITE_ZEROES => flag::FUA | flag::NO_HOLE | flag::FAST_ZERO,
-            command::BLOCK_STATUS if self.session.block_status => flag::REQ_ONE,
-            _ => return Err(NbdError::Invalid),
-        };
+        // Clients may set FUA wherever they like.
+        let known = flag::FUA
+            | match request.command {
+                command::READ => flag::DF,
+                command::WRITE if self.session.style == Style::Extended => flag::PAYLOAD_LEN,
+                command::WRITE | command::FLUSH | command::TRIM => 0,
+                command::WRITE_ZEROES => flag::NO_HOLE | flag::FAST_ZERO,
+                command::BLOCK_STATUS if self.session.block_status => flag::REQ_ONE,
+                _ => return Err(NbdError::Invalid),
+            };
         if request.flags & !known != 0 {
             return Err(NbdError::Invalid);
         }
         if request.command == command::READ && request.len > MAX_PAYLOAD {
-            return Err(NbdError::Overflow);
+            return Err(NbdError::Invalid);
         }
         self.session.target.check(request)
     }
@@ -197,7 +209,9 @@ impl Connection {
             && request.len >= LONG_ZEROS;
         let Session { target, style, .. } = &self.session;
         let data = &self.input.bytes()[..payload];
-        let short = payload as u64 <= HANDED;
+        // Zeros that must be stored are written for as long as the client likes: by its own thread.
+        let stored = request.command == command::WRITE_ZEROES && request.has(flag::NO_HOLE);
+        let short = payload as u64 <= HANDED && !(long && stored);
         if short && (long || self.jobs.paces().is_slow(class)) && !self.jobs.is_full() {
             self.jobs.hand_over(target, *style, class, request, data.to_vec());
         } else {

@@ -4,6 +4,7 @@ use super::target::Target;
 use crate::export::{ExportSet, ExportedFile, STATUS_FILE, Status};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// All exports: the files of the set, by the names that a mount would show, and the status.
 #[derive(Debug)]
@@ -11,14 +12,22 @@ pub(super) struct Exports {
     files: Vec<ExportedFile>,
     targets: Vec<Arc<Target>>,
     status: Mutex<Option<Status>>,
+    ending: Arc<AtomicBool>,
 }
 
 impl Exports {
     /// The files of `set`; its status becomes visible with [`Exports::set_status`].
     pub fn new(set: &ExportSet, read_only: bool) -> Self {
-        let target = |file: &ExportedFile| Arc::new(Target::of_file(file.clone(), read_only));
+        let ending = Arc::default();
+        let target =
+            |file: &ExportedFile| Arc::new(Target::of_file(file.clone(), read_only, &ending));
         let targets = set.files.iter().map(target).collect();
-        Self { files: set.files.clone(), targets, status: Mutex::default() }
+        Self { files: set.files.clone(), targets, status: Mutex::default(), ending }
+    }
+
+    /// Give up what takes long, because serving has to end.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 
     pub fn set_status(&self, status: Status) {

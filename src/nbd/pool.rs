@@ -16,8 +16,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Requests of one connection that other threads may have at a time.
-const MOST: usize = 16;
+/// Requests of one connection that other threads may have at a time: half of the threads, so that
+/// another client finds one.
+const MOST: usize = 8;
 
 /// A request that some thread of the pool does.
 struct Job {

@@ -99,7 +99,8 @@ pub(super) enum NbdError {
 impl From<&std::io::Error> for NbdError {
     fn from(e: &std::io::Error) -> Self {
         match (e.kind(), e.raw_os_error()) {
-            (std::io::ErrorKind::StorageFull, _) | (_, Some(libc::ENOSPC)) => Self::NoSpace,
+            (std::io::ErrorKind::StorageFull, _)
+            | (_, Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)) => Self::NoSpace,
             (_, Some(libc::EROFS)) => Self::NotPermitted,
             (_, Some(libc::ENOMEM)) => Self::NoMemory,
             _ => Self::Io,

@@ -80,7 +80,7 @@ impl Export for NbdExport {
 
         let shared = Arc::new(Shared { exports, tls, pool, clients: Clients::default() });
         let accepted = accept_all(&listener, &shared);
-        shared.clients.end(Instant::now() + GRACE);
+        shared.clients.end(Instant::now() + GRACE, || shared.exports.end());
         shared.pool.close();
         let flushed = set.close();
         accepted.map_err(|e| Error::io("cannot accept connections", e))?;
@@ -239,8 +239,8 @@ impl Clients {
     }
 
     /// Take no more requests, and wait until all connections have ended. After `deadline`, those
-    /// whose clients do not read their replies are broken.
-    fn end(&self, deadline: Instant) {
+    /// whose clients do not read their replies are broken, and `give_up` is called.
+    fn end(&self, deadline: Instant, give_up: impl FnOnce()) {
         let mut sockets = self.sockets.lock();
         let shut = |open: &BTreeMap<u64, OwnedFd>, how| {
             for socket in open.values() {
@@ -251,6 +251,7 @@ impl Clients {
         while !sockets.open.is_empty() {
             if self.fewer.wait_until(&mut sockets, deadline).timed_out() {
                 shut(&sockets.open, Shutdown::Both);
+                give_up();
                 break;
             }
         }

@@ -5,6 +5,8 @@ use crate::bytes::{Extent, ReadAt};
 use crate::disk::Chunk;
 use crate::export::ExportedFile;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A target of requests. Offsets and lengths in bytes.
 #[derive(Debug)]
@@ -13,6 +15,8 @@ pub(super) struct Target {
     pub name: String,
     content: Content,
     read_only: bool,
+    /// Whether serving has to end: what takes long is given up.
+    ending: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -25,13 +29,15 @@ enum Content {
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 impl Target {
-    pub fn of_file(file: ExportedFile, read_only: bool) -> Self {
+    pub fn of_file(file: ExportedFile, read_only: bool, ending: &Arc<AtomicBool>) -> Self {
         let read_only = read_only || file.is_read_only();
-        Self { name: file.name.clone(), content: Content::File(file), read_only }
+        let ending = Arc::clone(ending);
+        Self { name: file.name.clone(), content: Content::File(file), read_only, ending }
     }
 
     pub fn of_text(name: &str, text: Vec<u8>) -> Self {
-        Self { name: name.to_owned(), content: Content::Text(text), read_only: true }
+        let ending = Arc::default();
+        Self { name: name.to_owned(), content: Content::Text(text), read_only: true, ending }
     }
 
     pub fn len(&self) -> u64 {
@@ -67,7 +73,7 @@ impl Target {
         }
         match request.offset.checked_add(request.len) {
             Some(end) if end <= self.len() => Ok(()),
-            _ if writes => Err(NbdError::NoSpace),
+            _ if writes && request.command != command::TRIM => Err(NbdError::NoSpace),
             _ => Err(NbdError::Invalid),
         }
     }
@@ -128,6 +134,9 @@ impl Target {
         }
         let mut done = 0;
         while done < len {
+            if self.ending.load(Ordering::Relaxed) {
+                return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
+            }
             let n = (len - done).min(ZEROS.len() as u64);
             file.write_at(&ZEROS[..n as usize], offset + done)?;
             done += n;

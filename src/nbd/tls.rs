@@ -34,8 +34,11 @@ impl TlsConfig {
             roots.add(certificate).map_err(|e| unusable(&path, e))?;
         }
         let path = dir.join("ca-crl.pem");
-        let revoked: Vec<CertificateRevocationListDer<'_>> =
-            if path.exists() { all(&path)? } else { Vec::new() };
+        // A link to nowhere, or to what cannot be read, is an error: revoked clients would be admitted.
+        let revoked: Vec<CertificateRevocationListDer<'_>> = match path.symlink_metadata() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            _ => all(&path)?,
+        };
         let verifier =
             WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
         let verifier = match revoked.is_empty() {

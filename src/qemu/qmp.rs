@@ -54,17 +54,25 @@ impl<'a> Qmp<'a> {
         let shown = path.display();
         let stream = UnixStream::connect(path)
             .map_err(|e| Error::io(format!("cannot connect to the QMP socket {shown}"), e))?;
-        Self::over(stream, stop)
+        Self::greeted(stream, stop, Some(Instant::now() + GREETING))
     }
 
-    /// Use `stream`, whose other end QEMU has.
+    /// Use `stream`, whose other end a QEMU has that serves nobody else there.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// Errors of the connection, and when `stop` is raised.
     pub fn over(stream: UnixStream, stop: Option<&'a Stop>) -> Result<Self> {
+        Self::greeted(stream, stop, None)
+    }
+
+    fn greeted(
+        stream: UnixStream,
+        stop: Option<&'a Stop>,
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
         let (input, events) = Default::default();
         let mut qmp = Self { stream, stop, input, scanned: 0, events, last_id: 0 };
-        let greeting = qmp.message(Some(Instant::now() + GREETING))?.ok_or_else(|| {
+        let greeting = qmp.message(deadline)?.ok_or_else(|| {
             let what =
                 "QEMU does not answer on its QMP socket; is another program connected to it?";
             Error::new(ErrorKind::Busy, what)

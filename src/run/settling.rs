@@ -117,11 +117,17 @@ fn move_disks(settling: Settling, options: Options, stream: UnixStream) -> Resul
     // Its end is QEMU's end: `run` ends QEMU when it is stopped.
     let mut qmp = Qmp::over(stream, None)?;
     let settled = settle(&mut qmp, settling.disks, options, &mut |_, _| {});
-    // From now on, a guest that shuts down ends QEMU, and one that did before is not waited for.
+    // What fails here, fails because QEMU has ended.
+    let _ = let_it_end(&mut qmp);
+    Ok(Outcome { settled: settled?, left: settling.left })
+}
+
+/// From now on, a guest that shuts down ends QEMU, and one that did before is not waited for.
+fn let_it_end(qmp: &mut Qmp<'_>) -> Result<()> {
     qmp.execute("set-action", json!({ "shutdown": "poweroff" }))?;
     let status = qmp.execute("query-status", json!({}))?;
     if status.get("status").and_then(Value::as_str) == Some("shutdown") {
         qmp.execute("quit", json!({}))?;
     }
-    Ok(Outcome { settled: settled?, left: settling.left })
+    Ok(())
 }

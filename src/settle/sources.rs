@@ -130,6 +130,23 @@ pub fn disks_in_qemu(qmp: &mut Qmp<'_>, live: &LiveMount) -> Result<Vec<Option<P
     Ok(live.status.disks.iter().map(find).collect())
 }
 
+/// Make QEMU close the disks of `live` that no device uses any more.
+///
+/// # Errors
+/// As [`Qmp::execute`].
+pub(super) fn leave_mount(qmp: &mut Qmp<'_>, live: &LiveMount) -> Result<()> {
+    let nodes = qmp.execute("query-named-block-nodes", json!({ "flat": true }))?;
+    let nodes = nodes.as_array().into_iter().flatten();
+    let of_mount =
+        nodes.filter(|n| text(n, "file").is_some_and(|f| Path::new(f).starts_with(&live.dir)));
+    let named: Vec<_> = of_mount.filter_map(|n| text(n, "node-name")).collect();
+    // Twice, because a node may be in use by another one of them. What a device uses is not closed.
+    for node in named.iter().chain(&named) {
+        let _ = qmp.execute("blockdev-del", json!({ "node-name": node }));
+    }
+    Ok(())
+}
+
 /// The disks in the answers to `query-block` and `query-named-block-nodes`.
 fn open_disks(devices: &Value, nodes: &Value) -> Vec<InQemu> {
     let disk = |device: &Value| {

@@ -2,10 +2,12 @@
 
 use super::Options;
 use super::disk::SettleDisk;
-use super::jobs::{ASK_EVERY, JobState, await_equal, cancel_all, end_of, finish, state_of};
+use super::jobs::{ASK_EVERY, JobState, await_equal, cancel_all, end_of, finish, state_of, text};
 use super::names::{Names, PAUSED};
+use super::sources::leave_mount;
 use super::target::{attach, detach, detach_unused, forget, prepare, store_boot_area};
 use crate::finalize::OutputFormat;
+use crate::fuse::LiveMount;
 use crate::qemu::Qmp;
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
@@ -19,7 +21,7 @@ pub struct Settled {
     pub files: Vec<PathBuf>,
     /// How long the guest was paused.
     pub pause: Duration,
-    /// Whether the guest was shut down while its disks were copied; QEMU still exists.
+    /// Whether the guest has shut down; QEMU still exists.
     pub is_off: bool,
 }
 
@@ -115,26 +117,29 @@ impl Settling<'_, '_> {
         self.qmp.ignore_stop();
         self.pause()?;
         self.switch().map_err(|e| self.explain(e))?;
+        // While the mark is there: who is killed before the end is found by the next call.
+        self.leave();
         self.go_on()?;
         let pause = started.elapsed();
-        self.leave();
         let files = self.copies.iter().filter_map(|copy| copy.named.clone()).collect();
         Ok(Settled { files, pause, is_off: self.is_off })
     }
 
     /// Wait until all disks are copied.
     fn copy(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let mut ask = Instant::now() + ASK_EVERY;
         loop {
-            let event = self.qmp.next_event(Instant::now() + ASK_EVERY)?;
-            if let Some(event) = event {
-                self.is_off |= event.name == "SHUTDOWN";
+            if let Some(event) = self.qmp.next_event(ask)? {
                 for copy in &self.copies {
                     if let Some(end) = end_of(&event, copy.names.mirror()) {
                         return end.and(Err(Error::new(ErrorKind::Io, "QEMU stopped copying")));
                     }
                 }
-                continue;
+                if Instant::now() < ask {
+                    continue;
+                }
             }
+            ask = Instant::now() + ASK_EVERY;
             let mut all = JobState { ready: true, ..JobState::default() };
             for copy in &self.copies {
                 let one = state_of(self.qmp, copy.names.mirror())?;
@@ -152,7 +157,13 @@ impl Settling<'_, '_> {
     /// Pause the guest if it runs. A mark in QEMU says that it was us.
     fn pause(&mut self) -> Result<()> {
         let status = self.qmp.execute("query-status", json!({}))?;
-        if status.get("running").and_then(Value::as_bool) != Some(true) {
+        self.is_off = text(&status, "status") == Some("shutdown");
+        if text(&status, "status") == Some("suspended") {
+            // It may wake at any time, and QEMU before 9.0 cannot be told to prevent that.
+            let what = "the guest sleeps, so it cannot settle; wake it first";
+            return Err(Error::new(ErrorKind::Busy, what));
+        }
+        if !is_running(&status) {
             return Ok(());
         }
         let mark = json!({ "qom-type": "throttle-group", "id": PAUSED });
@@ -165,6 +176,11 @@ impl Settling<'_, '_> {
     fn switch(&mut self) -> Result<()> {
         for copy in &self.copies {
             copy.make_whole(self.qmp)?;
+        }
+        // Somebody else at QEMU's monitor could make it run on.
+        if is_running(&self.qmp.execute("query-status", json!({}))?) {
+            let what = "the guest was continued by another program while it was switched";
+            return Err(Error::new(ErrorKind::Busy, what));
         }
         for copy in &mut self.copies {
             copy.disk.file.publish()?;
@@ -227,17 +243,23 @@ impl Settling<'_, '_> {
     }
 }
 
+/// Whether an answer to `query-status` says that the guest runs.
+fn is_running(status: &Value) -> bool {
+    status.get("running").and_then(Value::as_bool) == Some(true)
+}
+
 /// Leave nothing in QEMU of a call of [`settle`] that was killed: the guest goes on with the mount,
 /// unless it has its disks in files already. Returns whether there was anything.
 ///
 /// # Errors
 /// As [`Qmp::execute`].
-pub fn recover(qmp: &mut Qmp<'_>) -> Result<bool> {
+pub fn recover(qmp: &mut Qmp<'_>, live: &LiveMount) -> Result<bool> {
     let jobs = cancel_all(qmp)?;
     let objects = qmp.execute("qom-list", json!({ "path": "/objects" }))?;
     let mut objects = objects.as_array().into_iter().flatten();
     let paused = objects.any(|o| o.get("name").and_then(Value::as_str) == Some(PAUSED));
     if paused {
+        leave_mount(qmp, live)?;
         qmp.execute("cont", json!({}))?;
         qmp.execute("object-del", json!({ "id": PAUSED }))?;
     }

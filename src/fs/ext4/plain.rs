@@ -13,7 +13,7 @@ mod inline;
 
 use super::adapter::Adapter;
 use super::fields::{le16, le32};
-use super::limits::{MAX_DIR_BYTES, too_many};
+use super::limits::{MAX_DIR_BYTES, MAX_DIR_ENTRIES, too_many};
 use crate::fs::budget::{Budget, Cost};
 use crate::fs::guest_fs::{FileKind, GuestFile, Stat, check_target_len, target_text};
 use crate::{Error, ErrorKind, Result};
@@ -26,8 +26,9 @@ use std::rc::Rc;
 
 /// Number of the root directory's inode.
 const ROOT: u32 = 2;
-/// Directories whose names are kept.
+/// Directories whose names are kept, at most, and names in them.
 const KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+const KEPT_NAMES: usize = 500_000;
 /// Flags of inodes.
 const ENCRYPTED: u32 = 0x800;
 const EXTENTS: u32 = 0x8_0000;
@@ -260,10 +261,17 @@ impl PlainExt {
                 let n = data.read_at(&mut block, number * size as u64)?;
                 let has_types = self.geometry.incompat & FILETYPE != 0;
                 dir::block(&block[..n], has_types, &mut names);
+                if names.len() > MAX_DIR_ENTRIES {
+                    return Err(too_many(path));
+                }
             }
         }
         let names: Names = Rc::new(names);
-        self.dirs.borrow_mut().put(dir.number, Rc::clone(&names));
+        let mut dirs = self.dirs.borrow_mut();
+        if dirs.iter().map(|(_, names)| names.len()).sum::<usize>() + names.len() > KEPT_NAMES {
+            dirs.clear();
+        }
+        dirs.put(dir.number, Rc::clone(&names));
         Ok(names)
     }
 
@@ -376,7 +384,8 @@ impl GuestFile for PlainFile<'_> {
             // Both are within the file and within the buffer.
             let (at, n) = ((from - offset) as usize, (to - from) as usize);
             let start = run.block.checked_mul(size).ok_or_else(|| damaged(&self.path))?;
-            let start = start + (from - run.index * size);
+            let start = start.checked_add(from - run.index * size);
+            let start = start.ok_or_else(|| damaged(&self.path))?;
             buf[at..at + n].copy_from_slice(&self.fs.bytes(start, n, &self.path)?);
         }
         Ok(total)

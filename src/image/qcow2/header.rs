@@ -165,7 +165,9 @@ impl Header {
             let name = name.ok_or_else(|| corrupt("the name of its backing file is misplaced"))?;
             header.backing_name = name.to_vec();
         }
-        header.with_extensions(first_cluster, start)
+        let end = header.has_backing.then(|| u64_at(8)).transpose()?;
+        let end = end.and_then(|end| usize::try_from(end).ok()).filter(|end| *end >= start);
+        header.with_extensions(first_cluster, start, end)
     }
 
     /// Check the fields against each other and against QEMU's limits.
@@ -197,9 +199,14 @@ impl Header {
         Ok(())
     }
 
-    fn with_extensions(mut self, cluster: &[u8], start: usize) -> Result<Self> {
+    fn with_extensions(mut self, cluster: &[u8], start: usize, end: Option<usize>) -> Result<Self> {
         let mut at = start;
         loop {
+            // Without an end marker, the backing file's name ends them.
+            if end.is_some_and(|end| at >= end) {
+                self.end_marker = at;
+                return Ok(self);
+            }
             let Some(&[a, b, c, d, e, f, g, h]) = cluster.get(at..at.saturating_add(8)) else {
                 return Err(corrupt("its header extensions have no end"));
             };

@@ -3,6 +3,7 @@
 use crate::image::layer::{Layer, Place, Put};
 use crate::image::stored_file::StoredFile;
 use std::io;
+use std::sync::Arc;
 
 /// A stored block. Offsets and lengths in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,7 +20,7 @@ pub(super) struct Block {
 pub(super) struct XvaLayer {
     pub(super) file: [StoredFile; 1],
     /// Sorted, without overlaps.
-    pub(super) blocks: Vec<Block>,
+    pub(super) blocks: Arc<Vec<Block>>,
     pub(super) len: u64,
 }
 

@@ -10,6 +10,7 @@ use super::tar::{Entry, Walk};
 use crate::image::opening::Opening;
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Maximum number of disks in an archive; xapi's own limit for a guest is 255.
 const MAX_DISKS: usize = 256;
@@ -19,7 +20,8 @@ const MAX_BLOCKS: usize = 8 << 20;
 /// What was found of a disk.
 #[derive(Debug, Default)]
 pub(super) struct DiskIndex {
-    pub(super) blocks: Vec<Block>,
+    /// A guest may have a disk more than once.
+    pub(super) blocks: Arc<Vec<Block>>,
     /// The end of the last block, on the disk, in bytes.
     pub(super) end: u64,
     /// Number of the last file, and the length of the first block.
@@ -82,7 +84,11 @@ impl DiskIndex {
             .ok_or_else(|| wrong("has an impossible number"))?;
         self.last = Some(number);
         if entry.len > 0 {
-            self.blocks.push(Block { start: end.0, at: entry.at, len: entry.len });
+            Arc::make_mut(&mut self.blocks).push(Block {
+                start: end.0,
+                at: entry.at,
+                len: entry.len,
+            });
         }
         self.end = end.1;
         Ok(())

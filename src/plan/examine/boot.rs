@@ -1,7 +1,7 @@
 //! What boots: kernel, initrds and command line, from inside the guest or from the host.
 
 use super::extra_initrd::{
-    self, DriverSurvey, Initrds, Root, RootMount, content, drivers_of, remedy, survey,
+    self, DriverSurvey, Initrds, Root, RootMount, content, drivers_of, mounted_as, remedy, survey,
 };
 use super::files::{OpenFiles, identity, read_exact};
 use super::guests::Guests;
@@ -299,9 +299,9 @@ fn finish<'a>(
         // A menu without initrds has no place for one.
         let may_mount = loader.chooses() == Chooses::Planner;
         let place = early.mount.filter(|_| may_mount);
-        let fs_type = content(bytes).short_name().to_owned();
-        let mount = place.map(|(disk, number)| RootMount { fs_type, disk, number });
-        let root = Root { fs, drivers: drivers_of(bytes), mount };
+        let mut root = Root { fs, drivers: drivers_of(bytes), mount: None };
+        let fs_type = mounted_as(&survey, &root).unwrap_or(content(bytes).short_name()).to_owned();
+        root.mount = place.map(|(disk, number)| RootMount { fs_type, disk, number });
         let remedy = remedy(&survey, &root, &initrds, &summary.cmdline);
         summary.hardware = remedy.hardware;
         summary.disk_driver = remedy.disk_driver;

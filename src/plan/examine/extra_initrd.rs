@@ -287,11 +287,23 @@ pub(super) fn content(partition: &impl ReadAt) -> ImageContent {
 /// Drivers for the filesystem in `root`, any one of which is enough.
 pub(super) fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
     match content(root) {
-        ImageContent::Ext { .. } => &["ext4", "ext3", "ext2"],
+        ext @ ImageContent::Ext { .. } => match ext.short_name() {
+            "ext2" => &["ext4", "ext2"],
+            "ext3" => &["ext4", "ext3"],
+            _ => &["ext4"],
+        },
         ImageContent::Xfs { .. } => &["xfs"],
         ImageContent::Btrfs { .. } => &["btrfs"],
         _ => &[],
     }
+}
+
+/// The driver that the kernel has for the root filesystem, as it is named in mount(2).
+pub(super) fn mounted_as(survey: &DriverSurvey, root: &Root<'_>) -> Option<&'static str> {
+    let modules = Modules::open(root.fs, &survey.version)?;
+    let option = |name: &str| format!("{}_FS", name.to_ascii_uppercase());
+    let builtin = root.drivers.iter().find(|name| modules.is_builtin(name, &option(name)));
+    builtin.or_else(|| root.drivers.iter().find(|name| modules.find(name).is_some())).copied()
 }
 
 /// The driver for the root filesystem, if it is a module.

@@ -64,7 +64,7 @@ fn look(guest: &mut Guest, name: &str) -> Said {
     }
 }
 
-/// Boot clones called `names` at the same time, the first of them twice.
+/// Boot clones called `names` at the same time; if there are several, the first of them twice.
 fn boot_clones(names: &[&str]) {
     let domu = domu("bookworm");
     let untouched = [&domu.disk, &domu.swap, &domu.config].map(Untouched::remember);
@@ -125,13 +125,15 @@ fn boot_clones(names: &[&str]) {
         assert_ne!(left.host_key, right.host_key);
     }
 
-    // After a reboot all is as it was, and the script has not run again.
-    let first = &mut guests[0];
-    first.reboot(BOOT);
-    first.login("root", "root", BOOT);
-    let again = look(first, names[0]);
-    assert_eq!(again.machine_id, said[0].machine_id);
-    assert_eq!(again.host_key, said[0].host_key);
+    if names.len() > 1 {
+        // After a reboot all is as it was, and the script has not run again.
+        let first = &mut guests[0];
+        first.reboot(BOOT);
+        first.login("root", "root", BOOT);
+        let again = look(first, names[0]);
+        assert_eq!(again.machine_id, said[0].machine_id);
+        assert_eq!(again.host_key, said[0].host_key);
+    }
     guests.iter_mut().for_each(|guest| guest.poweroff_and_wait(BOOT));
     for mount in mounts {
         run("e2fsck", &["-fn".as_ref(), mount.part(2).as_os_str()]);

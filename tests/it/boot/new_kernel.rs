@@ -101,12 +101,6 @@ fn boots_what_is_installed(cache: &'static str) {
 /// The gap's pages are in the host's page cache from the boot before.
 #[test]
 #[ignore = "boots QEMU"]
-fn a_new_kernel_boots_with_cache_writeback() {
-    boots_what_is_installed("writeback");
-}
-
-#[test]
-#[ignore = "boots QEMU"]
 fn without_a_kernel_the_loader_says_so() {
     let image = mini_guest();
     let untouched = Untouched::remember(&image);
@@ -166,6 +160,12 @@ fn a_guest_that_writes_its_partition_table_boots_what_is_installed() {
 /// Only in `scripts/test --matrix`.
 mod matrix {
     use super::*;
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn a_new_kernel_boots_with_cache_writeback() {
+        boots_what_is_installed("writeback");
+    }
 
     #[test]
     #[ignore = "boots QEMU"]

@@ -59,10 +59,15 @@ fn write_modules(dir: &Path, with: &[&str]) {
 
 /// A compressed archive with `/init` and these modules.
 fn write_initrd(file: &Path, modules: &[&str]) {
+    write_initrd_made_with("list", file, modules);
+}
+
+/// The same, with this value of initramfs-tools' MODULES.
+fn write_initrd_made_with(setting: &str, file: &Path, modules: &[&str]) {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("init"), "#!/bin/sh\n").unwrap();
     fs::create_dir(tree.path().join("conf")).unwrap();
-    fs::write(tree.path().join("conf/initramfs.conf"), "MODULES=list\n").unwrap();
+    fs::write(tree.path().join("conf/initramfs.conf"), format!("MODULES={setting}\n")).unwrap();
     let dir = tree.path().join(format!("usr/lib/modules/{VERSION}/kernel/x"));
     fs::create_dir_all(&dir).unwrap();
     for name in modules {
@@ -199,8 +204,10 @@ fn only_where_they_are_needed() {
 /// Debian's default includes all drivers, so the initrd itself is not read.
 #[test]
 fn a_configuration_that_says_so_is_believed() {
-    let guest = |modules: &str, initrd: &str| {
+    let guest = |modules: &str, made_with: &str, initrd: &str| {
         xen_guest(|tree| {
+            let modules_of_it = &["xen-blkfront"];
+            write_initrd_made_with(made_with, &tree.join("boot/initrd.img-1"), modules_of_it);
             fs::create_dir_all(tree.join("usr/sbin")).unwrap();
             fs::write(tree.join("usr/sbin/mkinitramfs"), "").unwrap();
             fs::create_dir_all(tree.join("etc/initramfs-tools")).unwrap();
@@ -211,9 +218,17 @@ fn a_configuration_that_says_so_is_believed() {
             run("touch", &["-d".as_ref(), initrd.as_ref(), initrd_file.as_os_str()]);
         })
     };
-    is_left_alone(&map(&guest("most", "2020-01-02").image, &[]), "most");
-    assert_eq!(initrds(&map(&guest("dep", "2020-01-02").image, &[])).len(), 2, "dep");
-    assert_eq!(initrds(&map(&guest("most", "2019-01-02").image, &[])).len(), 2, "older");
+    is_left_alone(&map(&guest("most", "most", "2020-01-02").image, &[]), "most");
+    for (modules, made_with, initrd) in [
+        ("dep", "dep", "2020-01-02"),
+        // Made before the configuration was changed.
+        ("most", "list", "2019-01-02"),
+        // Its own setting decides, whatever its time says.
+        ("most", "list", "2020-01-02"),
+    ] {
+        let mapped = map(&guest(modules, made_with, initrd).image, &[]);
+        assert_eq!(initrds(&mapped).len(), 2, "{modules} {made_with} {initrd}");
+    }
 }
 
 /// Where no driver can be added, the machine gets other devices.

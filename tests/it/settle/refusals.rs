@@ -49,7 +49,7 @@ fn what_cannot_settle_is_refused() {
     // The disk of another mount.
     let other = Mount::new(&[], &case.tiny.image);
     let foreign = expect_failure(&settle(&machine.socket, &other, &out), 1);
-    assert!(foreign.contains("does not have disk.raw of this mount open"), "{foreign}");
+    assert!(foreign.contains("does not use disk.raw of this mount"), "{foreign}");
 
     assert!(machine.nodes().is_empty() && machine.jobs().is_empty() && machine.is_running());
     assert!(!out.exists());
