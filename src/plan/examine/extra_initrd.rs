@@ -171,6 +171,12 @@ fn fix(
         out.disk_driver = match problem {
             // The kernel has the drivers, but this initrd may not get further.
             Some(problem) => DiskDriver::Unknown(format!("the initrd is damaged: {problem}")),
+            None if found.is_none() && cannot_mount(survey, root) => DiskDriver::Unknown(format!(
+                "there is no initrd, and kernel {} has no driver for the root filesystem ({}) that \
+                 could be found, neither built in nor as a module",
+                survey.version,
+                root.drivers.join(" or ")
+            )),
             None => DiskDriver::Present("virtio is there from the start".into()),
         };
         return Ok(());
@@ -304,6 +310,11 @@ pub(super) fn mounted_as(survey: &DriverSurvey, root: &Root<'_>) -> Option<&'sta
     let option = |name: &str| format!("{}_FS", name.to_ascii_uppercase());
     let builtin = root.drivers.iter().find(|name| modules.is_builtin(name, &option(name)));
     builtin.or_else(|| root.drivers.iter().find(|name| modules.find(name).is_some())).copied()
+}
+
+/// Whether no driver for the root filesystem is found among those of the kernel.
+fn cannot_mount(survey: &DriverSurvey, root: &Root<'_>) -> bool {
+    survey.has_modules && !root.drivers.is_empty() && mounted_as(survey, root).is_none()
 }
 
 /// The driver for the root filesystem, if it is a module.
