@@ -62,7 +62,7 @@ pub use identity::refuse_sources;
 pub use live::{open_live_disk, writer_of};
 pub use new_file::NewFile;
 pub use options::{CopyOptions, Reflink};
-pub use outputs::{Output, OutputDisk, Wanted, choose, no_partition};
+pub use outputs::{Output, OutputDisk, Wanted, choose, choose_live, no_partition};
 pub use progress::Progress;
 pub use room::check_room;
 pub use snapshot::LiveSnapshot;

@@ -4,6 +4,7 @@ use super::access::SourceAccess;
 use super::destination::{Destination, Existing};
 use super::formats::OutputFormat;
 use super::identity::refuse_sources;
+use crate::fuse::LiveMount;
 use crate::plan::partition_file_name;
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsString;
@@ -102,6 +103,24 @@ pub fn choose(
         outputs.push(Output { index, disk: disk.file.clone(), target });
     }
     Ok(outputs)
+}
+
+/// The outputs that are `wanted` of the disks of `live`; its images, overlays and files are no outputs.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_live(live: &LiveMount, wanted: &Wanted<'_>, force: bool) -> Result<Vec<Output>> {
+    let status = &live.status;
+    let disks: Vec<_> = status
+        .disks
+        .iter()
+        .map(|d| OutputDisk::new(d.file.clone(), d.vdev.clone(), d.cdrom))
+        .collect();
+    let mut sources = status.images.clone();
+    sources.extend(status.overlays.iter().cloned());
+    let access = SourceAccess::of(&sources);
+    sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
+    choose(&disks, wanted, &sources, &access, force)
 }
 
 /// The output path of `disk`, which is number `place` (from 0) of the disks that are written.

@@ -4,8 +4,7 @@ use super::disk::{Place, SettleDisk};
 use super::jobs::text;
 use crate::export::StatusDisk;
 use crate::finalize::{
-    Destination, NewFile, OpenFile, OutputDisk, OutputFormat, SourceAccess, Wanted, check_room,
-    choose,
+    Destination, NewFile, OpenFile, OutputFormat, Wanted, check_room, choose_live,
 };
 use crate::fuse::LiveMount;
 use crate::qemu::Qmp;
@@ -44,17 +43,8 @@ pub fn prepare_files(
         return Err(Error::new(ErrorKind::Usage, what));
     }
     let status = &live.status;
-    let all: Vec<_> = status
-        .disks
-        .iter()
-        .map(|d| OutputDisk::new(d.file.clone(), d.vdev.clone(), d.cdrom))
-        .collect();
-    let mut sources = status.images.clone();
-    sources.extend(status.overlays.iter().cloned());
-    let access = SourceAccess::of(&sources);
-    sources.extend(status.disks.iter().map(|d| live.dir.join(&d.file)));
     let mut chosen = Vec::new();
-    for output in choose(&all, wanted, &sources, &access, force)? {
+    for output in choose_live(live, wanted, force)? {
         let disk = &status.disks[output.index];
         if disk.read_only {
             continue;

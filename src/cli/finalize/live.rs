@@ -3,9 +3,8 @@
 use super::args::ResultArgs;
 use super::planned::frozen_kernel;
 use crate::finalize::{
-    Contents, Destination, Input, LiveSnapshot, OpenFile, OutputDisk, OutputFormat, Pending,
-    Reflink, Request, SourceAccess, check_room, choose, open_live_disk, write_converted, write_raw,
-    writer_of,
+    Contents, Destination, Input, LiveSnapshot, OpenFile, OutputFormat, Pending, Reflink, Request,
+    check_room, choose_live, open_live_disk, write_converted, write_raw, writer_of,
 };
 use crate::fuse::LiveMount;
 use crate::text::in_a_line;
@@ -29,16 +28,7 @@ pub(super) fn write_live(
         return Err(Error::new(ErrorKind::Unsupported, what));
     }
     let status = &live.status;
-    let disks: Vec<_> = status
-        .disks
-        .iter()
-        .map(|d| OutputDisk::new(d.file.clone(), d.vdev.clone(), d.cdrom))
-        .collect();
-    let mut sources = status.images.clone();
-    sources.extend(status.overlays.iter().cloned());
-    let access = SourceAccess::of(&sources);
-    sources.extend(disks.iter().map(|d| live.dir.join(&d.file)));
-    let outputs = choose(&disks, &result.wanted(), &sources, &access, request.force)?;
+    let outputs = choose_live(live, &result.wanted(), request.force)?;
     // All snapshots are taken before the first is read, so that they show almost the same moment.
     let mut sources = Vec::new();
     for output in outputs {
@@ -48,7 +38,7 @@ pub(super) fn write_live(
         };
         let shown = live.dir.join(&file);
         let shown = shown.display();
-        let source = match writer_of(live, &disks[output.index].file)? {
+        let source = match writer_of(live, &output.disk)? {
             // A program may start to write, so a snapshot is taken if possible: only one can exist
             // at a time. Without one, the disk itself shows the same, because nothing writes to it
             // now.

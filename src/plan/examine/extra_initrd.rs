@@ -304,12 +304,18 @@ pub(super) fn drivers_of(root: &impl ReadAt) -> &'static [&'static str] {
     }
 }
 
-/// The driver that the kernel has for the root filesystem, as it is named in mount(2).
-pub(super) fn mounted_as(survey: &DriverSurvey, root: &Root<'_>) -> Option<&'static str> {
+/// The driver that the kernel has for the root filesystem, and whether it is built in.
+fn filesystem_driver(survey: &DriverSurvey, root: &Root<'_>) -> Option<(&'static str, bool)> {
     let modules = Modules::open(root.fs, &survey.version)?;
     let option = |name: &str| format!("{}_FS", name.to_ascii_uppercase());
     let builtin = root.drivers.iter().find(|name| modules.is_builtin(name, &option(name)));
-    builtin.or_else(|| root.drivers.iter().find(|name| modules.find(name).is_some())).copied()
+    let module = || root.drivers.iter().find(|name| modules.find(name).is_some());
+    builtin.map(|name| (*name, true)).or_else(|| module().map(|name| (*name, false)))
+}
+
+/// The driver that the kernel has for the root filesystem, as it is named in mount(2).
+pub(super) fn mounted_as(survey: &DriverSurvey, root: &Root<'_>) -> Option<&'static str> {
+    filesystem_driver(survey, root).map(|(name, _)| name)
 }
 
 /// Whether no driver for the root filesystem is found among those of the kernel.
@@ -319,11 +325,7 @@ fn cannot_mount(survey: &DriverSurvey, root: &Root<'_>) -> bool {
 
 /// The driver for the root filesystem, if it is a module.
 fn missing_filesystem(survey: &DriverSurvey, root: &Root<'_>) -> Option<&'static str> {
-    let modules = Modules::open(root.fs, &survey.version)?;
-    let option = |name: &str| format!("{}_FS", name.to_ascii_uppercase());
-    let is_builtin = root.drivers.iter().any(|name| modules.is_builtin(name, &option(name)));
-    let found = root.drivers.iter().find(|name| modules.find(name).is_some());
-    found.filter(|_| !is_builtin).copied()
+    filesystem_driver(survey, root).filter(|(_, builtin)| !builtin).map(|(name, _)| name)
 }
 
 /// What our program starts.
