@@ -12,6 +12,7 @@ mod libvirt_xml;
 mod map;
 mod mount;
 mod parse;
+mod report;
 mod run;
 mod serve;
 mod settle;
@@ -22,6 +23,7 @@ use crate::plan::examine::examine_with;
 use crate::sandbox::start_parser;
 use crate::text::printable;
 use clap::{CommandFactory, Parser, Subcommand};
+use exit_code::Codes;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
@@ -53,13 +55,26 @@ enum Command {
     /// Move the disks of a running guest from a mount to files, while it runs
     Settle(settle::SettleArgs),
     /// Boot the guest in QEMU and remove the mount afterwards
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
+    /// Merge the results of test boots that several processes wrote
+    #[command(subcommand)]
+    Report(report::ReportCommand),
     /// Print a libvirt domain definition for a domU config
     LibvirtXml(libvirt_xml::LibvirtXmlArgs),
     /// Write manual pages and shell completions
     Generate(generate::GenerateArgs),
     #[command(subcommand, hide = true)]
     Internal(run::Internal),
+}
+
+impl Command {
+    fn exit_codes(&self) -> Codes {
+        match self {
+            Command::Run(args) if args.is_test() => Codes::TestBoots,
+            Command::Report(_) => Codes::TestBoots,
+            _ => Codes::Usual,
+        }
+    }
 }
 
 /// Whether `word` is the name of a subcommand.
@@ -70,7 +85,8 @@ fn is_subcommand(word: &OsStr) -> bool {
             .any(|c| c.get_name_and_visible_aliases().iter().any(|name| word == *name))
 }
 
-/// Run the command that the process was started with. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// Run the command that the process was started with. Exit codes: 0 done, 1 failed, 2 wrong usage; for
+/// test boots also 3, the host failed.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let args = match helper::translate(&args, is_subcommand) {
@@ -83,6 +99,7 @@ pub fn main() -> ExitCode {
     };
     examine_with(start_parser);
     let cli = Cli::parse_from(args);
+    let codes = cli.command.exit_codes();
     let result: Result<()> = match cli.command {
         Command::Mount(args) => mount::run(args),
         Command::Serve(args) => serve::run(args),
@@ -92,7 +109,8 @@ pub fn main() -> ExitCode {
         Command::Adapt(args) => adapt::run(args),
         Command::Finalize(args) => finalize::run(args),
         Command::Settle(args) => settle::run(&args),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
+        Command::Report(args) => report::run(args),
         Command::LibvirtXml(args) => libvirt_xml::run(&args),
         Command::Generate(args) => generate::run(args, Cli::command()),
         Command::Internal(args) => run::internal(args),
@@ -101,7 +119,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("synthdisk: {}", printable(&e.to_string()));
-            ExitCode::from(exit_code::of(&e))
+            ExitCode::from(exit_code::of(&e, codes))
         }
     }
 }

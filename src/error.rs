@@ -26,6 +26,9 @@ pub enum ErrorKind {
     Usage,
     /// The result does not fit: too little space, or a limit of a format.
     TooLarge,
+    /// The host lacks something or refuses it, whatever the request: memory, KVM, a mount, a program.
+    /// The same request may succeed later, or on another host.
+    Host,
 }
 
 /// An error. `Display` gives one line without a final full stop: what failed, on what, why, and what
@@ -62,7 +65,35 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+
+    /// The same error, as one of the host.
+    #[must_use]
+    pub fn of_host(self) -> Self {
+        Self { kind: ErrorKind::Host, ..self }
+    }
+
+    /// Whether the host is the cause, and not what was requested: its kind says so, or a system call
+    /// failed for want of something that all programs share.
+    pub fn is_of_host(&self) -> bool {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let host = |e: &Error| e.kind == ErrorKind::Host;
+            if error.downcast_ref::<Error>().is_some_and(host) {
+                return true;
+            }
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.and_then(std::io::Error::raw_os_error).is_some_and(|e| SHARED.contains(&e)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
+
+/// Errors of system calls that lack memory, space, processes or open files.
+const SHARED: [i32; 6] =
+    [libc::ENOMEM, libc::EAGAIN, libc::ENFILE, libc::EMFILE, libc::ENOSPC, libc::EDQUOT];
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,6 +125,15 @@ mod tests {
             format!("cannot read x: {}", cause())
         );
         assert_eq!(Error::io("", cause()).to_string(), cause().to_string());
+        let full = || std::io::Error::from_raw_os_error(libc::ENOSPC);
+        for (error, host) in [
+            (Error::io("cannot read x", cause()), false),
+            (Error::new(ErrorKind::Io, "it ended").of_host(), true),
+            (Error::io("cannot write x", full()), true),
+            (Error::with_source(ErrorKind::Invalid, "no", Error::io("", full())), true),
+        ] {
+            assert_eq!(error.is_of_host(), host, "{error}");
+        }
         let wrapped = Error::with_source(ErrorKind::Busy, "cannot mount", Error::io("", cause()));
         assert_eq!(wrapped.to_string(), format!("cannot mount: {}", cause()));
     }

@@ -1,8 +1,9 @@
 //! Running a guest: a private mount, a QEMU that uses it, and the cleanup of both.
 //!
 //! Owns the supervision of the two processes, the watching of the serial console, and the verdicts
-//! of test boots with their tables, JSON and JUnit. May use `fuse` (to find and end a mount), `settle` (to move a guest's disks to files),
-//! `qemu` (the command line) and `xen` (the machine settings of a config). The content of the disk
+//! of test boots with their tables, JSON and JUnit; and what a fleet needs: shares, room on the host,
+//! results that survive a kill. May use `fuse` (to find and end a mount), `settle` (to move a guest's
+//! disks to files), `qemu` (the command line) and `xen` (the machine settings of a config). The content of the disk
 //! is determined by the `synthdisk mount` process that is started as a child.
 //!
 //! Which process ends which, so that nothing is left behind, however the command ends:
@@ -14,14 +15,18 @@
 //!            killed with `run`    directory and restores the terminal
 //! ```
 
+pub mod admission;
 pub mod console;
 pub mod duration;
+mod emulator;
 mod guest;
 mod keeper;
 pub mod machine;
 mod private;
 pub mod report;
+pub mod results;
 mod settling;
+pub mod shard;
 mod terminal;
 
 pub use guest::{Expectation, Job, Mode, boot};

@@ -119,7 +119,8 @@ struct Guest {
 }
 
 /// Run the guest or the guests.
-pub(super) fn run(args: RunArgs) -> Result<()> {
+pub(super) fn run(mut args: RunArgs) -> Result<()> {
+    args.read_list()?;
     args.check();
     let mut guests = guests(&args);
     if args.test.expect.is_none() || args.dry_run {
@@ -137,19 +138,23 @@ pub(super) fn run(args: RunArgs) -> Result<()> {
     if args.dry_run {
         return dry_run(&args, &guests, qemu);
     }
-    let qemu = qemu.ok_or_else(no_qemu)?;
+    let qemu = qemu.ok_or_else(no_qemu).map_err(Error::of_host)?;
     let stop = Stop::on_signals()?;
     let host = host(&args, &qemu);
-    let jobs: Vec<_> = guests.into_iter().map(|g| job(&args, g, &qemu, host)).collect();
-    match &args.test.expect {
-        Some(text) => batch::run(&args, text, jobs, &stop),
-        None => {
-            let Some((_, job)) = jobs.into_iter().next() else { return Ok(()) };
-            let report = boot(&job?, &Mode::Terminal, &stop)?;
-            debug_assert_eq!(report.verdict, Verdict::Ended);
-            Ok(())
-        }
+    if let Some(text) = &args.test.expect {
+        let fleet = guests.len();
+        let mine = |position| args.test.shard.is_none_or(|shard| shard.has(position));
+        let guests = guests.into_iter().enumerate().filter(|(position, _)| mine(*position));
+        let origins = guests.map(|(position, guest)| (origin(position, &guest), guest));
+        let mut batch = batch::Batch::new(&args, text, fleet)?;
+        let left: Vec<_> = origins.filter(|(origin, _)| !batch.is_done(origin)).collect();
+        let jobs = left.into_iter().map(|(origin, guest)| (origin, job(&args, guest, &qemu, host)));
+        return batch.run(jobs.collect(), &stop);
     }
+    let Some(guest) = guests.into_iter().next() else { return Ok(()) };
+    let report = boot(&job(&args, guest, &qemu, host)?, &Mode::Terminal, &stop)?;
+    debug_assert_eq!(report.verdict, Verdict::Ended);
+    Ok(())
 }
 
 /// The QEMU that the user named: a path, or the name of a program of the system.
@@ -215,66 +220,68 @@ pub(super) fn guest_name(domain: Option<&DomainConfig>, file: &Path) -> String {
     name.or_else(stem).unwrap_or_else(|| "guest".into())
 }
 
-/// The job for a guest, and its origin, which is needed even if there is no job.
-fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin, Result<Job>) {
-    let origin = batch::Origin {
+/// Where a guest comes from, which its result tells even if there is no job for it.
+fn origin(position: usize, guest: &Guest) -> batch::Origin {
+    batch::Origin {
+        number: u32::try_from(position + 1).unwrap_or(u32::MAX),
         name: guest.name.clone(),
-        config: guest.config,
+        config: guest.config.clone(),
         images: guest.source.images.clone(),
+    }
+}
+
+/// The job for a guest.
+fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> Result<Job> {
+    let several = args.is_fleet();
+    let overlay = match (&args.overlay, &args.overlay_dir) {
+        (Some(path), _) => OverlayChoice::File(path.clone()),
+        (None, Some(dir)) => {
+            let dir = if several { dir.join(&guest.name) } else { dir.clone() };
+            std::fs::create_dir_all(&dir).map_err(|e| {
+                Error::io(format!("cannot create the directory {}", dir.display()), e)
+            })?;
+            OverlayChoice::Dir(dir)
+        }
+        (None, None) if args.read_only => OverlayChoice::ReadOnly,
+        (None, None) => OverlayChoice::Temporary(temporary_dir()),
     };
-    let several = args.config.len() > 1;
-    let make = || {
-        let overlay = match (&args.overlay, &args.overlay_dir) {
-            (Some(path), _) => OverlayChoice::File(path.clone()),
-            (None, Some(dir)) => {
-                let dir = if several { dir.join(&guest.name) } else { dir.clone() };
-                std::fs::create_dir_all(&dir).map_err(|e| {
-                    Error::io(format!("cannot create the directory {}", dir.display()), e)
-                })?;
-                OverlayChoice::Dir(dir)
-            }
-            (None, None) if args.read_only => OverlayChoice::ReadOnly,
-            (None, None) => OverlayChoice::Temporary(temporary_dir()),
-        };
-        let source = SourceOptions { identity: args.identity.read()?, ..guest.source };
-        let export = match host.export {
-            ExportChoice::Fuse => {
-                let mut options = MountOptions::default();
-                options.read_only = args.read_only;
-                ExportRequest::Mount(options)
-            }
-            // The process that makes the private directory puts the socket there.
-            ExportChoice::Nbd => ExportRequest::Nbd(NbdRequest {
-                address: NbdAddress::Unix(PathBuf::new()),
-                encryption: Encryption::None,
-                certificates: None,
-                read_only: args.read_only,
-            }),
-        };
-        let mount = MountRequest {
-            must_adapt: !source.identity.is_empty(),
-            source,
-            overlay,
-            overlay_limit: args.overlay_limit,
-            export,
-            sandbox: args.sandbox,
-            log: None,
-            background: Background::Stay,
-        };
-        Ok(Job {
-            domain: guest.domain?,
-            mount,
-            qemu: qemu.into(),
-            accel: host.accel,
-            machine: args.machine.options(host.aio),
-            settle: args.settle.request(args.options.force),
-            extra_args: args.qemu_args.clone(),
-            log: log_file(args, &guest.name)?,
-            verbose: args.verbose,
-            name: guest.name,
-        })
+    let source = SourceOptions { identity: args.identity.read()?, ..guest.source };
+    let export = match host.export {
+        ExportChoice::Fuse => {
+            let mut options = MountOptions::default();
+            options.read_only = args.read_only;
+            ExportRequest::Mount(options)
+        }
+        // The process that makes the private directory puts the socket there.
+        ExportChoice::Nbd => ExportRequest::Nbd(NbdRequest {
+            address: NbdAddress::Unix(PathBuf::new()),
+            encryption: Encryption::None,
+            certificates: None,
+            read_only: args.read_only,
+        }),
     };
-    (origin, make())
+    let mount = MountRequest {
+        must_adapt: !source.identity.is_empty(),
+        source,
+        overlay,
+        overlay_limit: args.overlay_limit,
+        export,
+        sandbox: args.sandbox,
+        log: None,
+        background: Background::Stay,
+    };
+    Ok(Job {
+        domain: guest.domain?,
+        mount,
+        qemu: qemu.into(),
+        accel: host.accel,
+        machine: args.machine.options(host.aio),
+        settle: args.settle.request(args.options.force),
+        extra_args: args.qemu_args.clone(),
+        log: log_file(args, &guest.name)?,
+        verbose: args.verbose,
+        name: guest.name,
+    })
 }
 
 /// The log file of a guest's console. For several guests the option names a directory; for one
@@ -282,7 +289,7 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> (batch::Origin,
 fn log_file(args: &RunArgs, name: &str) -> Result<Option<PathBuf>> {
     let Some(log) = &args.test.log else { return Ok(None) };
     let named_dir = log.as_os_str().as_encoded_bytes().ends_with(b"/");
-    if !(args.config.len() > 1 || named_dir || log.is_dir()) {
+    if !(args.is_fleet() || named_dir || log.is_dir()) {
         return Ok(Some(log.clone()));
     }
     std::fs::create_dir_all(log)

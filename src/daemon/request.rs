@@ -103,6 +103,8 @@ pub enum MountReply {
 impl MountReply {
     /// The reply that tells of `e`.
     pub fn failed(e: &Error) -> Self {
-        Self::Failed { kind: e.kind(), message: e.to_string() }
+        // The causes stay here, so what they say of the host goes into the kind.
+        let kind = if e.is_of_host() { ErrorKind::Host } else { e.kind() };
+        Self::Failed { kind, message: e.to_string() }
     }
 }

@@ -129,7 +129,7 @@ impl Detached {
         if !nix::unistd::geteuid().is_root() || source.len() > CONFIG_MAX {
             return Ok(None);
         }
-        let failed = |e: rustix::io::Errno| Error::io("cannot make a mount", e.into());
+        let failed = |e: rustix::io::Errno| Error::io("cannot make a mount", e.into()).of_host();
         let context = match fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC) {
             // Some sandboxes report these calls as unknown, others as forbidden.
             Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return Ok(None),
@@ -201,17 +201,17 @@ fn open_device() -> Result<OwnedFd> {
         Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => {
             no_fuse(Errno::from_raw(e.raw_os_error().unwrap_or_default()))
         }
-        _ => Error::io("cannot open /dev/fuse", e),
+        _ => Error::io("cannot open /dev/fuse", e).of_host(),
     })?;
     Ok(device.into())
 }
 
 fn no_fuse(e: Errno) -> Error {
-    Error::io("FUSE is not available (no /dev/fuse; try `modprobe fuse`)", e.into())
+    Error::io("FUSE is not available (no /dev/fuse; try `modprobe fuse`)", e.into()).of_host()
 }
 
 fn cannot_mount(target: &MountPoint, e: io::Error) -> Error {
-    Error::io(format!("cannot mount on {}", target.path.display()), e)
+    Error::io(format!("cannot mount on {}", target.path.display()), e).of_host()
 }
 
 /// Mount with mount(2). `None` when the kernel does not allow it.
@@ -258,7 +258,7 @@ fn by_fusermount(source: &str, target: &MountPoint, options: &MountOptions) -> R
         .spawn()
         .map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Error::new(
-                ErrorKind::NotFound,
+                ErrorKind::Host,
                 "mounting as a plain user needs fusermount3; install the package fuse3, or mount as root",
             ),
             _ => Error::io("cannot start fusermount3", e),
@@ -273,6 +273,7 @@ fn by_fusermount(source: &str, target: &MountPoint, options: &MountOptions) -> R
         .ok_or_else(|| {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.trim().trim_start_matches("fusermount3: ");
-            Error::new(ErrorKind::Io, format!("cannot mount on {}: {said}", target.path.display()))
+            let what = format!("cannot mount on {}: {said}", target.path.display());
+            Error::new(ErrorKind::Host, what)
         })
 }

@@ -1,32 +1,30 @@
 //! Runs one guest, from its mount to its end.
 
+use super::admission::Need;
 use super::console::{Echo, Finding, Watch};
-use super::machine::{DiskPlace, GuestDisks, MachineOptions, check_buses, describe};
+use super::emulator::Qemu;
+use super::machine::{
+    DEFAULT_MEMORY_MIB, DiskPlace, GuestDisks, MachineOptions, check_buses, describe,
+};
 use super::private::PrivateMount;
-use super::report::{GuestReport, Verdict};
+use super::report::{Fault, GuestReport, Verdict};
 use super::settling::{Monitor, Outcome, SettleRequest, SettlingGuest, prepare};
 use super::terminal::Terminal;
 use crate::daemon::{BootReport, MountReport, MountRequest};
 use crate::private_file::{self, Existing};
-use crate::process::{self, Stop, bound_to_us, poll_until};
+use crate::process::{Stop, poll_until};
 use crate::qemu::{Accel, Board, Launch, Serial};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::signal::Signal;
 use regex::Regex;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-
-/// How long QEMU may take to end normally.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A console that is silent for this long shows a prompt, not the start of a line.
 const QUIET: Duration = Duration::from_millis(150);
@@ -54,6 +52,16 @@ pub struct Job {
     pub log: Option<PathBuf>,
     /// Print more on standard error: about the disk, and the lines of a watched console.
     pub verbose: bool,
+}
+
+impl Job {
+    /// What the guest needs of the host.
+    pub fn need(&self) -> Need {
+        let domain = self.domain.as_ref();
+        let memory = self.machine.memory_mib.or_else(|| domain?.memory_mib);
+        let vcpus = self.machine.vcpus.or_else(|| domain?.vcpus);
+        Need { memory_mib: memory.unwrap_or(DEFAULT_MEMORY_MIB), vcpus: vcpus.unwrap_or(1) }
+    }
 }
 
 /// What a test boot waits for.
@@ -84,11 +92,11 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
         Mode::Terminal => (Terminal::of_stdin(), None),
         Mode::Watch(e) => (None, Some(e.timeout)),
     };
-    let mut mount = PrivateMount::start(&job.mount, terminal.is_some())?;
+    let mut mount = PrivateMount::start(&job.mount, terminal.is_some()).map_err(Error::of_host)?;
     let report = mount.wait_ready(stop, limit)?;
     tell(&report, job, matches!(mode, Mode::Terminal));
     let disks = report.status_disks();
-    let firmware = report.firmware.find(Board::default())?;
+    let firmware = report.firmware.find(Board::default()).map_err(Error::of_host)?;
     let guest = GuestDisks {
         place: DiskPlace::of(&report),
         disks: &disks,
@@ -100,7 +108,7 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     check_buses(&machine)?;
     // Before QEMU opens it by name, so that it is created with our mode.
     let open_log = |path| private_file::open(path, "the console", Existing::Truncate);
-    let log = job.log.as_deref().map(open_log).transpose()?;
+    let log = job.log.as_deref().map(open_log).transpose().map_err(Error::of_host)?;
     let serial = match (mode, &job.log) {
         (Mode::Watch(_), _) => Serial::Pipe,
         (Mode::Terminal, Some(log)) => Serial::StdioLogged(log.clone()),
@@ -113,7 +121,9 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     let mut extra_args = job.extra_args.clone();
     extra_args.extend(settling.iter().flat_map(|(_, monitor, _)| monitor.args()));
     let launch = Launch { accel: job.accel, serial, extra_args };
-    let mut qemu = Qemu::start(job, &machine.args(&launch), matches!(mode, Mode::Watch(_)))?;
+    let watched = matches!(mode, Mode::Watch(_));
+    let mut qemu =
+        Qemu::start(&job.qemu, &machine.args(&launch), watched).map_err(Error::of_host)?;
     let settling = settling.map(|(disks, monitor, options)| monitor.start(disks, options));
     let mut settling = settling.transpose()?;
     let mut mount = Some(mount);
@@ -134,7 +144,7 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     }
     let ended = mount.map_or(Ok(()), PrivateMount::end);
     let report = result?;
-    ended?;
+    ended.map_err(Error::of_host)?;
     Ok(report)
 }
 
@@ -153,137 +163,9 @@ fn tell(report: &MountReport, job: &Job, person: bool) {
     }
 }
 
-/// A running QEMU, ended when dropped.
-struct Qemu {
-    child: Child,
-    /// Kept open: QEMU's console ends at end-of-file on its input.
-    input: Option<ChildStdin>,
-    console: Option<ChildStdout>,
-    errors: Option<ChildStderr>,
-    /// The errors that QEMU printed.
-    complaints: Complaints,
-    started: Instant,
-}
-
-impl Qemu {
-    fn start(job: &Job, args: &[OsString], watched: bool) -> Result<Self> {
-        let stdio = || if watched { Stdio::piped() } else { Stdio::inherit() };
-        let started = Instant::now();
-        let mut command = bound_to_us(job.qemu.as_os_str(), Signal::SIGKILL)?;
-        let mut child = process::clean_environment(&mut command)
-            .args(args)
-            .stdin(stdio())
-            .stdout(stdio())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| Error::io(format!("cannot start {}", job.qemu.display()), e))?;
-        Ok(Self {
-            input: child.stdin.take(),
-            console: child.stdout.take(),
-            errors: child.stderr.take(),
-            child,
-            complaints: Complaints::default(),
-            started,
-        })
-    }
-
-    /// Reads the available standard error; at end-of-file, returns QEMU's exit status.
-    fn read_errors(&mut self) -> Option<Option<ExitStatus>> {
-        let mut buffer = [0; 4096];
-        let n = match &mut self.errors {
-            Some(errors) => errors.read(&mut buffer).unwrap_or(0),
-            None => 0,
-        };
-        self.complaints.feed(&buffer[..n]);
-        if n > 0 {
-            return None;
-        }
-        self.errors = None;
-        Some(self.child.wait().ok())
-    }
-
-    /// The error for a QEMU that ended with `status`, unless it succeeded.
-    fn failure(&self, status: Option<ExitStatus>) -> Option<Error> {
-        let status = status?;
-        if status.success() {
-            return None;
-        }
-        let what = match (self.complaints.last(), status.signal()) {
-            (_, Some(signal)) => {
-                let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
-                format!("QEMU was ended by {name}")
-            }
-            (Some(last), None) => format!("QEMU failed: {last}"),
-            (None, None) => format!("QEMU ended with {status}"),
-        };
-        Some(Error::new(ErrorKind::Io, what))
-    }
-
-    /// Ends QEMU if it is still running.
-    fn end(&mut self) {
-        // Closing the pipes unblocks a QEMU that is writing to them.
-        self.console = None;
-        self.errors = None;
-        if matches!(self.child.try_wait(), Ok(None)) {
-            process::end(&mut self.child, PATIENCE);
-        }
-        self.input = None;
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// QEMU's standard error: its own errors are kept for one sentence at the end; everything else (the
-/// output of `-d`, or a warning) is passed on.
-#[derive(Default)]
-struct Complaints {
-    line: Vec<u8>,
-    kept: Vec<String>,
-}
-
-impl Complaints {
-    fn feed(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            if byte == b'\n' {
-                let line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
-                self.line.clear();
-                self.take(line);
-            } else if self.line.len() < 4096 {
-                self.line.push(byte);
-            }
-        }
-        if bytes.is_empty() && !self.line.is_empty() {
-            self.feed(b"\n");
-        }
-    }
-
-    fn take(&mut self, line: String) {
-        let own = line
-            .split_once(": ")
-            .filter(|(program, _)| program.starts_with("qemu") || *program == "synthdisk")
-            .map(|(_, rest)| rest)
-            .filter(|rest| !rest.starts_with("warning:") && !rest.starts_with("info:"));
-        match own {
-            // Limited, because a noisy QEMU could otherwise use up all memory.
-            Some(rest) if self.kept.len() < 100 => self.kept.push(rest.to_owned()),
-            Some(_) => {}
-            None => eprintln!("{}", in_a_line(&line)),
-        }
-    }
-
-    /// The last error; of an error with several lines, the last line.
-    fn last(&self) -> Option<&str> {
-        self.kept.last().map(String::as_str)
-    }
-}
-
 /// The error for a mount that ended while the guest was using it.
 fn mount_is_gone() -> Error {
-    Error::new(ErrorKind::Io, "the disks ended below the guest")
+    Error::new(ErrorKind::Host, "the disks ended below the guest")
 }
 
 /// Waits until the guest on the terminal ends. A mount that it no longer needs is ended and taken.
@@ -477,6 +359,7 @@ fn watch(
         }
         Finding::Hopeless(why) => {
             report.verdict = Verdict::Failed;
+            report.fault = Some(Fault::Guest);
             report.reason = Some(why);
             report.tail = watch.tail();
         }
@@ -487,7 +370,8 @@ fn watch(
 /// Records the console's output.
 fn keep(bytes: &[u8], log: Option<&mut File>) -> Result<()> {
     if let Some(log) = log {
-        log.write_all(bytes).map_err(|e| Error::io("cannot write the console's log", e))?;
+        let failed = |e| Error::io("cannot write the console's log", e).of_host();
+        log.write_all(bytes).map_err(failed)?;
     }
     Ok(())
 }

@@ -92,7 +92,7 @@ impl PrivateMount {
             }
             if !ready.contains(&true) {
                 let what = "the mount was not ready in time; is an image on a server that does not answer?";
-                return Err(Error::new(ErrorKind::Io, what));
+                return Err(Error::new(ErrorKind::Host, what));
             }
         }
     }
@@ -161,7 +161,7 @@ impl PrivateMount {
 }
 
 fn no_word() -> Error {
-    Error::new(ErrorKind::Io, "the process that serves the mount ended unexpectedly")
+    Error::new(ErrorKind::Host, "the process that serves the mount ended unexpectedly")
 }
 
 impl Drop for PrivateMount {

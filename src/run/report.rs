@@ -2,13 +2,17 @@
 
 use super::duration::show;
 use crate::text::in_a_line;
-use serde::Serialize;
+use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The version of the JSON outputs of test boots; see docs/VERSIONING.md.
+pub const SCHEMA_VERSION: u32 = 1;
+
 /// The result for one guest.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The expected text appeared.
@@ -32,8 +36,19 @@ impl Verdict {
     }
 }
 
+/// Why a guest did not pass.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fault {
+    /// The guest, its images or its config: running it again gives the same.
+    Guest,
+    /// The host lacks or refuses something, or the run was interrupted: running it again, here or
+    /// elsewhere, may succeed.
+    Host,
+}
+
 /// One guest's result. Times are in seconds from QEMU's start.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GuestReport {
     /// The guest's name.
     pub guest: String,
@@ -43,6 +58,8 @@ pub struct GuestReport {
     pub images: Vec<PathBuf>,
     /// The verdict.
     pub verdict: Verdict,
+    /// Why it did not pass; `None` if it did.
+    pub fault: Option<Fault>,
     /// When the kernel's first line appeared.
     pub seconds_to_kernel: Option<f64>,
     /// When the expected text appeared.
@@ -67,6 +84,7 @@ impl GuestReport {
             config: None,
             images: Vec::new(),
             verdict,
+            fault: (verdict == Verdict::Failed).then_some(Fault::Guest),
             seconds_to_kernel: None,
             seconds_to_match: None,
             seconds: ran.as_secs_f64(),
@@ -78,8 +96,9 @@ impl GuestReport {
     }
 
     /// The report of a guest that could not be run.
-    pub fn error(guest: &str, reason: impl ToString) -> Self {
+    pub fn error(guest: &str, reason: &Error) -> Self {
         let mut report = Self::new(guest, Verdict::Error, Duration::ZERO);
+        report.fault = Some(if reason.is_of_host() { Fault::Host } else { Fault::Guest });
         report.reason = Some(reason.to_string());
         report
     }
@@ -128,9 +147,39 @@ pub fn table(reports: &[GuestReport]) -> String {
     out
 }
 
+/// Whether all guests passed.
+///
+/// # Errors
+/// [`ErrorKind::Host`] if one could not be tested because of the host, else [`ErrorKind::Io`] if one
+/// did not pass.
+pub fn conclusion(reports: &[GuestReport]) -> Result<()> {
+    let host = reports.iter().any(|r| r.fault == Some(Fault::Host));
+    let kind = if host { ErrorKind::Host } else { ErrorKind::Io };
+    match reports {
+        [one] if one.verdict == Verdict::Passed => Ok(()),
+        [one] => {
+            let reason = one.reason.as_deref().unwrap_or_default();
+            Err(Error::new(kind, format!("{}: {reason}", one.guest)))
+        }
+        several => {
+            let bad = several.iter().filter(|r| r.verdict != Verdict::Passed).count();
+            let untested = several.iter().filter(|r| r.fault == Some(Fault::Host)).count();
+            if bad == 0 {
+                return Ok(());
+            }
+            let mut what = format!("{bad} of {} guests did not pass", several.len());
+            if untested > 0 {
+                what.push_str(&format!(", {untested} of them because of this host"));
+            }
+            Err(Error::new(kind, what))
+        }
+    }
+}
+
 /// The reports as JSON, with a newline at the end.
 pub fn json(reports: &[GuestReport]) -> String {
     let value = serde_json::json!({
+        "schema_version": SCHEMA_VERSION,
         "version": env!("CARGO_PKG_VERSION"),
         "passed": reports.iter().filter(|r| r.verdict == Verdict::Passed).count(),
         "guests": reports,
@@ -206,9 +255,10 @@ mod tests {
         web.seconds_to_match = Some(18.2);
         web.matched = Some("web1 login:".into());
         let mut db = GuestReport::new("db-<1>", Verdict::Failed, Duration::from_secs(3));
+        let missing = Error::new(ErrorKind::NotFound, "cannot open /a.img");
         db.reason = Some("kernel panic: \"no\" root\nat all".into());
         db.tail = vec!["a < b & c".into(), "bell \u{7}".into()];
-        vec![web, db, GuestReport::error("old", "cannot open /a.img")]
+        vec![web, db, GuestReport::error("old", &missing)]
     }
 
     #[test]
@@ -247,10 +297,25 @@ bell \u{fffd}</failure>
     fn json_for_scripts() {
         let value: serde_json::Value = serde_json::from_str(&json(&reports())).unwrap();
         assert_eq!(value["passed"], 1);
+        let faults = [0, 1, 2].map(|i| value["guests"][i]["fault"].as_str());
+        assert_eq!(faults, [None, Some("guest"), Some("guest")]);
         assert_eq!(value["guests"][0]["verdict"], "passed");
         assert_eq!(value["guests"][0]["seconds_to_match"], 18.2);
         assert_eq!(value["guests"][1]["seconds_to_kernel"], serde_json::Value::Null);
         assert_eq!(value["guests"][2]["reason"], "cannot open /a.img");
+    }
+
+    #[test]
+    fn the_host_comes_first() {
+        let mut all = reports();
+        let kind = |reports: &[GuestReport]| conclusion(reports).map_err(|e| e.kind());
+        assert_eq!(kind(&all[..1]), Ok(()));
+        assert_eq!(kind(&all), Err(ErrorKind::Io));
+        all.push(GuestReport::error("new", &Error::new(ErrorKind::Host, "no memory")));
+        assert_eq!(kind(&all), Err(ErrorKind::Host));
+        assert_eq!(kind(&all[3..]), Err(ErrorKind::Host));
+        let text = conclusion(&all).unwrap_err().to_string();
+        assert_eq!(text, "3 of 4 guests did not pass, 1 of them because of this host");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 mod cli;
+mod fleet;
 mod libvirt;
 mod nbd;
 mod scene;

@@ -1,5 +1,6 @@
 //! The process that keeps a mount.
 
+use crate::cli::exit_code::Codes;
 use crate::daemon::{Background, Channel, Cleanup, MountReply, MountReport, MountRequest, keep};
 use crate::process::close_inherited_files;
 use crate::{Error, ErrorKind, Result};
@@ -70,7 +71,7 @@ pub(in crate::cli) fn internal(mountpoint: &Path) -> Result<()> {
 /// `error`, if nothing listens.
 pub(in crate::cli) fn answered(channel: &mut Channel, error: Error) -> Result<()> {
     match channel.send(&MountReply::failed(&error)) {
-        Ok(()) => std::process::exit(i32::from(crate::cli::exit_code::of(&error))),
+        Ok(()) => std::process::exit(i32::from(crate::cli::exit_code::of(&error, Codes::Usual))),
         Err(_) => Err(error),
     }
 }

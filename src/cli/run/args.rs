@@ -8,24 +8,31 @@ use crate::qemu::{Aio, DiskBus, Graphics};
 use crate::run::SettleRequest;
 use crate::run::duration::parse_duration;
 use crate::run::machine::{MachineOptions, Net};
+use crate::run::shard::Shard;
 use crate::sandbox::Mode;
+use crate::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 use regex::Regex;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RunArgs {
     /// Images of the guest's partitions (files or block devices, opened read-only), or one XVA
-    #[arg(value_name = "IMAGE", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["config", "configs_from"])]
+    #[arg(conflicts_with_all = ["config", "configs_from"])]
     pub(super) images: Vec<PathBuf>,
 
     /// Read the guest's disks from its domU config (xl.cfg) instead of naming images; may be
     /// repeated with --expect
     #[arg(long, value_name = "DOMU.cfg", help_heading = "Source")]
     pub(super) config: Vec<PathBuf>,
+
+    /// Read the names of domU configs from this file, one per line; - is standard input
+    #[arg(long, value_name = "FILE|-", help_heading = "Source", conflicts_with = "config")]
+    pub(super) configs_from: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) options: SourceOptions,
@@ -83,9 +90,39 @@ pub(in crate::cli) struct RunArgs {
 }
 
 impl RunArgs {
+    /// Whether the guests are tested, and not run on the terminal.
+    pub(in crate::cli) fn is_test(&self) -> bool {
+        self.test.expect.is_some()
+    }
+
+    /// Whether there may be several guests, so that each needs files of its own.
+    pub(super) fn is_fleet(&self) -> bool {
+        self.config.len() > 1 || self.configs_from.is_some()
+    }
+
+    /// Reads the list of configs, if there is one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for an empty list; errors of reading it.
+    pub(super) fn read_list(&mut self) -> Result<()> {
+        let Some(path) = &self.configs_from else { return Ok(()) };
+        let failed = |e| Error::io(format!("cannot read the list {}", path.display()), e);
+        let text = match path == Path::new("-") {
+            true => std::io::read_to_string(std::io::stdin()).map_err(failed)?,
+            false => std::fs::read_to_string(path).map_err(failed)?,
+        };
+        let names = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+        self.config = names.map(PathBuf::from).collect();
+        if self.config.is_empty() {
+            let what = format!("the list {} names no config", path.display());
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        Ok(())
+    }
+
     /// Exits with code 2 if arguments conflict in a way that clap cannot describe.
     pub(super) fn check(&self) {
-        let several = self.config.len() > 1;
+        let several = self.is_fleet();
         let wrong = if several && self.test.expect.is_none() && !self.dry_run {
             "several guests can't share the terminal; use --expect"
         } else if several && self.overlay.is_some() {
@@ -145,7 +182,7 @@ enum BusChoice {
 }
 
 /// A size in MiB when it has no suffix, as in a config and in QEMU.
-fn memory(text: &str) -> Result<u64, String> {
+fn memory(text: &str) -> std::result::Result<u64, String> {
     let mib = match text.trim().parse::<u64>() {
         Ok(mib) => mib,
         Err(_) => parse_size(text).map_err(|e| e.to_string())? >> 20,
@@ -214,7 +251,7 @@ impl MachineArgs {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> std::result::Result<Duration, String> {
     parse_duration(text).map_err(|e| e.to_string())
 }
 
@@ -247,12 +284,33 @@ impl SettleArgs {
     }
 }
 
+/// How many guests run at the same time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Jobs {
+    /// At most so many.
+    Count(u32),
+    /// As many as there are processors for.
+    Auto,
+}
+
+fn jobs(text: &str) -> std::result::Result<Jobs, String> {
+    match text.parse() {
+        Ok(count @ 1..=1000) => Ok(Jobs::Count(count)),
+        _ if text == "auto" => Ok(Jobs::Auto),
+        _ => Err("it must be auto, or a number between 1 and 1000".into()),
+    }
+}
+
+fn shard(text: &str) -> std::result::Result<Shard, String> {
+    Shard::parse(text, |name| std::env::var(name).ok()).map_err(|e| e.to_string())
+}
+
 /// Test boots.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Test boots")]
 pub(super) struct TestArgs {
     /// Watch the serial console for a line that matches, then end the guest; exit with 1 if none
-    /// comes
+    /// comes, with 3 if the host was the reason
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     pub(super) expect: Option<Regex>,
 
@@ -265,10 +323,25 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "FILE|DIR")]
     pub(super) log: Option<PathBuf>,
 
-    /// Number of guests to run at the same time
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "expect")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(super) jobs: u32,
+    /// How many guests run at the same time, at most, as far as the host has memory for them; auto: as
+    /// many as it has processors for
+    #[arg(long, value_name = "N|auto", default_value = "1", requires = "expect")]
+    #[arg(value_parser = jobs)]
+    pub(super) jobs: Jobs,
+
+    /// Run this share of the guests: 2/8 is the second of eight. auto and auto/8 take the number from
+    /// SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX
+    #[arg(long, value_name = "I/N|auto[/N]", requires = "expect", value_parser = shard)]
+    pub(super) shard: Option<Shard>,
+
+    /// Write each result when its guest has ended, as JSON Lines; - is standard output
+    #[arg(long, value_name = "FILE|-", requires = "expect")]
+    pub(super) results: Option<PathBuf>,
+
+    /// Skip guests with a final result in this file, and append the others' results to it; begin it if
+    /// it does not exist
+    #[arg(long, value_name = "FILE", requires = "expect", conflicts_with = "results")]
+    pub(super) resume: Option<PathBuf>,
 
     /// Write the results as JSON; - is standard output
     #[arg(long, value_name = "FILE|-", requires = "expect")]

@@ -1,68 +1,166 @@
 //! Test boots, one after another or several at a time, and their results.
 
-use super::args::RunArgs;
+use super::args::{Jobs, RunArgs};
 use crate::private_file::{self, Existing};
 use crate::process::Stop;
+use crate::run::admission::{Admission, Processors};
+use crate::run::report::SCHEMA_VERSION;
+use crate::run::results::{Record, ResultsFile, Test, check_test, merge};
 use crate::run::{Expectation, GuestReport, Job, Mode, Verdict, boot, report};
 use crate::text::{in_a_line, printable};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 use parking_lot::Mutex;
 use regex::Regex;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The origin of a guest, for its report.
+/// The most guests that `--jobs auto` runs at the same time.
+const MOST_JOBS: usize = 1000;
+
+/// The origin of a guest, for its result.
 pub(super) struct Origin {
+    /// Its place in the list of guests, from 1.
+    pub(super) number: u32,
     pub(super) name: String,
     pub(super) config: Option<PathBuf>,
     pub(super) images: Vec<PathBuf>,
 }
 
-/// Boot all guests, print and write the results.
-///
-/// # Errors
-/// Fails if a guest did not pass, or if results can't be written.
-pub(super) fn run(
-    args: &RunArgs,
-    text: &Regex,
-    jobs: Vec<(Origin, Result<Job>)>,
-    stop: &Stop,
-) -> Result<()> {
-    let mode = Mode::Watch(Expectation { text: text.clone(), timeout: args.test.timeout });
-    let several = jobs.len() > 1;
-    let next = AtomicUsize::new(0);
-    let reports: Vec<Mutex<Option<GuestReport>>> = jobs.iter().map(|_| Mutex::default()).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.len().min(args.test.jobs as usize) {
-            scope.spawn(|| {
-                // QEMU ends with the thread that started it, so one thread runs each guest to its
-                // end.
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((origin, job)) = jobs.get(n) else { break };
-                    let report = one(origin, job, &mode, stop);
-                    if several {
-                        let sentence = report.sentence();
-                        eprintln!("{}: {}", in_a_line(&report.guest), in_a_line(&sentence));
-                    }
-                    *reports[n].lock() = Some(report);
-                }
-            });
-        }
-    });
-    let reports: Vec<_> = reports.into_iter().filter_map(Mutex::into_inner).collect();
-    results(args, &reports)?;
-    verdict(&reports, stop)
+/// The test boots of one process.
+pub(super) struct Batch<'a> {
+    args: &'a RunArgs,
+    expect: Regex,
+    test: Test,
+    /// How many guests the list has.
+    fleet: u32,
+    file: Option<ResultsFile>,
+    /// Results of an earlier run.
+    known: Vec<Record>,
+    /// Those of them that belong to this run's guests.
+    kept: Vec<Record>,
 }
 
-fn one(origin: &Origin, job: &Result<Job>, mode: &Mode, stop: &Stop) -> GuestReport {
-    let booted = match job {
-        Err(e) => Err(e.to_string()),
-        Ok(_) if stop.signal().is_some() => Err("not started".into()),
-        Ok(job) => boot(job, mode, stop).map_err(|e| e.to_string()),
+impl<'a> Batch<'a> {
+    /// Tests of some of `fleet` guests.
+    ///
+    /// # Errors
+    /// Fails if the file for results can't be used.
+    pub(super) fn new(args: &'a RunArgs, expect: &Regex, fleet: usize) -> Result<Self> {
+        let test = Test { expect: expect.as_str().to_owned() };
+        let (file, known) = match (&args.test.results, &args.test.resume) {
+            (Some(path), _) => (Some(ResultsFile::create(path)?), Vec::new()),
+            (None, Some(path)) => {
+                let (file, known) = ResultsFile::resume(path)?;
+                check_test(&known, &test, path)?;
+                (Some(file), merge(known).records)
+            }
+            (None, None) => (None, Vec::new()),
+        };
+        let fleet = u32::try_from(fleet).unwrap_or(u32::MAX);
+        Ok(Self { args, expect: expect.clone(), test, fleet, file, known, kept: Vec::new() })
+    }
+
+    /// Whether an earlier run has a final result of this guest, which then counts.
+    pub(super) fn is_done(&mut self, origin: &Origin) -> bool {
+        let of_guest = |r: &Record| {
+            let report = &r.report;
+            r.is_final()
+                && report.guest == origin.name
+                && report.config == origin.config
+                && report.images == origin.images
+        };
+        let Some(at) = self.known.iter().position(of_guest) else { return false };
+        self.kept.push(Record { number: origin.number, ..self.known.swap_remove(at) });
+        true
+    }
+
+    /// Boot all guests, print and write the results.
+    ///
+    /// # Errors
+    /// Fails if a guest did not pass, or if results can't be written.
+    pub(super) fn run(mut self, jobs: Vec<(Origin, Result<Job>)>, stop: &Stop) -> Result<()> {
+        let args = self.args;
+        if !self.kept.is_empty() {
+            let total = self.kept.len() + jobs.len();
+            eprintln!("note:    {} of {total} guests have a result already", self.kept.len());
+        }
+        let timeout = args.test.timeout;
+        let mode = Mode::Watch(Expectation { text: self.expect.clone(), timeout });
+        let (threads, processors) = match args.test.jobs {
+            Jobs::Count(count) => (count as usize, Processors::Unlimited),
+            Jobs::Auto => (MOST_JOBS, Processors::Limited),
+        };
+        let admission = Admission::new(processors);
+        let several = args.is_fleet();
+        let next = AtomicUsize::new(0);
+        let records: Mutex<Vec<Record>> = Mutex::new(std::mem::take(&mut self.kept));
+        let unwritten: Mutex<Option<Error>> = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.len().min(threads) {
+                scope.spawn(|| {
+                    // QEMU ends with the thread that started it, so one thread runs each guest to its
+                    // end.
+                    loop {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((origin, job)) = jobs.get(n) else { break };
+                        let report = one(origin, job, &mode, &admission, stop);
+                        if several {
+                            let sentence = report.sentence();
+                            eprintln!("{}: {}", in_a_line(&report.guest), in_a_line(&sentence));
+                        }
+                        let record = self.record(origin, report);
+                        if let Some(Err(e)) = self.file.as_ref().map(|file| file.append(&record)) {
+                            unwritten.lock().get_or_insert(e);
+                        }
+                        records.lock().push(record);
+                    }
+                });
+            }
+        });
+        let mut records = records.into_inner();
+        records.sort_by_key(|record| record.number);
+        let reports: Vec<_> = records.into_iter().map(|record| record.report).collect();
+        results(args, &reports)?;
+        if stop.signal().is_some() {
+            return Err(stop.error().of_host());
+        }
+        match unwritten.into_inner() {
+            Some(e) => Err(e),
+            None => report::conclusion(&reports),
+        }
+    }
+
+    fn record(&self, origin: &Origin, report: GuestReport) -> Record {
+        Record {
+            schema_version: SCHEMA_VERSION,
+            number: origin.number,
+            fleet: self.fleet,
+            test: self.test.clone(),
+            report,
+        }
+    }
+}
+
+fn one(
+    origin: &Origin,
+    job: &Result<Job>,
+    mode: &Mode,
+    admission: &Admission,
+    stop: &Stop,
+) -> GuestReport {
+    let error = |e: &Error| GuestReport::error(&origin.name, e);
+    let mut report = match job {
+        Err(e) => error(e),
+        Ok(job) => {
+            let booted = admission.wait(job.need(), stop).and_then(|_room| boot(job, mode, stop));
+            booted.unwrap_or_else(|e| match stop.signal() {
+                // Whatever failed, nobody knows what the guest would have done.
+                Some(_) => error(&e.of_host()),
+                None => error(&e),
+            })
+        }
     };
-    let mut report = booted.unwrap_or_else(|e| GuestReport::error(&origin.name, e));
     report.config.clone_from(&origin.config);
     report.images.clone_from(&origin.images);
     report.log = job.as_ref().ok().and_then(|job| job.log.clone());
@@ -72,7 +170,8 @@ fn one(origin: &Origin, job: &Result<Job>, mode: &Mode, stop: &Stop) -> GuestRep
 /// Print a table or a sentence to stdout, and write the requested files.
 fn results(args: &RunArgs, reports: &[GuestReport]) -> Result<()> {
     let dash = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
-    let taken = dash(&args.test.json) || dash(&args.test.junit);
+    let outputs = [&args.test.json, &args.test.junit, &args.test.results];
+    let taken = outputs.into_iter().any(dash);
     let text = match reports {
         [one] if one.verdict == Verdict::Passed => {
             let kernel = one
@@ -83,6 +182,7 @@ fn results(args: &RunArgs, reports: &[GuestReport]) -> Result<()> {
         }
         // The returned error describes it.
         [_] => String::new(),
+        [] => "no guests in this shard\n".into(),
         several => report::table(several),
     };
     // The text contains lines of a guest's console.
@@ -109,22 +209,4 @@ fn print(path: &Path, text: &str) -> Result<()> {
         }
     };
     written.map_err(|e| Error::io(format!("cannot write the results to {}", path.display()), e))
-}
-
-fn verdict(reports: &[GuestReport], stop: &Stop) -> Result<()> {
-    if stop.signal().is_some() {
-        return Err(stop.error());
-    }
-    let failed = |what: String| Err(Error::new(ErrorKind::Io, what));
-    match reports {
-        [one] if one.verdict == Verdict::Passed => Ok(()),
-        [one] => failed(format!("{}: {}", one.guest, one.reason.as_deref().unwrap_or_default())),
-        several => {
-            let bad = several.iter().filter(|r| r.verdict != Verdict::Passed).count();
-            if bad == 0 {
-                return Ok(());
-            }
-            failed(format!("{bad} of {} guests did not pass", several.len()))
-        }
-    }
 }

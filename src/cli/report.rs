@@ -1,0 +1,94 @@
+//! `synthdisk report`: results of test boots that several processes wrote.
+
+use crate::private_file::{self, Existing};
+use crate::run::report::{conclusion, json, junit, table};
+use crate::run::results::{ResultsFile, check_test, merge, read};
+use crate::text::printable;
+use crate::{Error, ErrorKind, Result};
+use clap::{Args, Subcommand};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What to do with results.
+#[derive(Debug, Subcommand)]
+pub(super) enum ReportCommand {
+    /// Merge result files of shards and of repeated runs: every guest once. Exits with 1 if one failed,
+    /// with 3 if one has no result or could not be tested because of its host
+    Merge(MergeArgs),
+}
+
+/// Arguments of `report merge`.
+#[derive(Debug, Args)]
+pub(super) struct MergeArgs {
+    /// Files written by `synthdisk run --results` or `--resume`
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+
+    /// Write the merged results as JSON Lines, which can be merged again; - is standard output
+    #[arg(long, value_name = "FILE|-")]
+    results: Option<PathBuf>,
+
+    /// Write the merged results as JSON; - is standard output
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+
+    /// Write the merged results as JUnit XML; - is standard output
+    #[arg(long, value_name = "FILE|-")]
+    junit: Option<PathBuf>,
+}
+
+/// Run the command.
+pub(super) fn run(command: ReportCommand) -> Result<()> {
+    match command {
+        ReportCommand::Merge(args) => merge_files(&args),
+    }
+}
+
+fn merge_files(args: &MergeArgs) -> Result<()> {
+    let mut records = Vec::new();
+    for path in &args.files {
+        let (found, _) = read(path)?;
+        if let Some(first) = records.first().or(found.first()) {
+            check_test(&found, &first.test.clone(), path)?;
+        }
+        records.extend(found);
+    }
+    let merged = merge(records);
+    let reports: Vec<_> = merged.records.iter().map(|r| r.report.clone()).collect();
+    let outputs = [&args.results, &args.json, &args.junit];
+    let taken = outputs.iter().any(|path| path.as_deref() == Some(Path::new("-")));
+    let table = table(&reports);
+    let table = printable(&table);
+    if taken {
+        eprint!("{table}");
+    } else {
+        write(Path::new("-"), &table)?;
+    }
+    if let Some(path) = &args.results {
+        let file = ResultsFile::create(path)?;
+        merged.records.iter().try_for_each(|record| file.append(record))?;
+    }
+    if let Some(path) = &args.json {
+        write(path, &json(&reports))?;
+    }
+    if let Some(path) = &args.junit {
+        write(path, &junit(&reports))?;
+    }
+    let concluded = conclusion(&reports);
+    if merged.missing > 0 {
+        let total = u64::from(merged.missing) + reports.len() as u64;
+        let what = format!("{} of {total} guests have no result yet", merged.missing);
+        return Err(Error::new(ErrorKind::Host, what));
+    }
+    concluded
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let written = match path == Path::new("-") {
+        true => std::io::stdout().write_all(text.as_bytes()),
+        false => {
+            private_file::open(path, "the results", Existing::Truncate)?.write_all(text.as_bytes())
+        }
+    };
+    written.map_err(|e| Error::io(format!("cannot write the results to {}", path.display()), e))
+}
