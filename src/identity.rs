@@ -7,6 +7,7 @@
 //! Names, keys, passwords and files are set to what the option says at every mount; what is *new*
 //! or *reset* changes only while it is still what the image has.
 
+mod checks;
 mod copy_in;
 mod first_boot;
 mod guest_text;
@@ -21,6 +22,7 @@ mod ssh_keys;
 #[cfg(test)]
 mod testing;
 
+pub use checks::CHECKS;
 pub use copy_in::CopyIn;
 pub use first_boot::Script;
 pub use hostname::Hostname;
@@ -50,6 +52,8 @@ pub struct Identity {
     pub copies: Vec<CopyIn>,
     /// Scripts that it runs once, in this order.
     pub first_boot: Vec<Script>,
+    /// Scripts that somebody who logs in can run; nothing starts them.
+    pub checks: Vec<Script>,
 }
 
 impl Identity {
@@ -62,6 +66,7 @@ impl Identity {
             && self.root_password.is_none()
             && self.copies.is_empty()
             && self.first_boot.is_empty()
+            && self.checks.is_empty()
     }
 }
 
@@ -119,6 +124,10 @@ pub fn propose_with_identity(
     if !clone.identity.first_boot.is_empty() {
         draft.begin("run-first");
         first_boot::draft(draft, &clone.identity.first_boot)?;
+    }
+    if !clone.identity.checks.is_empty() {
+        draft.begin("check");
+        checks::draft(draft, &clone.identity.checks);
     }
     draft.begin("selinux");
     selinux::draft(draft);

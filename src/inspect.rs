@@ -10,7 +10,9 @@ mod report;
 mod verdict;
 
 pub use kernels::{InitrdReport, KernelFormat, KernelReport};
-pub use partitions::{ContentReport, DiskReport, Journal, PartitionReport, VolumeReport};
+pub use partitions::{
+    ContentReport, DiskReport, Journal, PartitionReport, VolumeReport, journal_of,
+};
 pub use report::{
     Answer, Check, CommandLine, EditReport, EntryReport, GuestReport, MenuReport, Outcome, Report,
     Verdict,

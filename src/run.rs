@@ -16,6 +16,7 @@
 //! ```
 
 pub mod admission;
+pub mod check;
 pub mod console;
 pub mod duration;
 mod emulator;
@@ -23,8 +24,10 @@ mod guest;
 mod keeper;
 pub mod machine;
 mod private;
+mod pump;
 pub mod report;
 pub mod results;
+mod screen;
 mod settling;
 pub mod shard;
 mod terminal;

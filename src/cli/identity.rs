@@ -93,6 +93,7 @@ impl IdentityArgs {
             root_password: self.root_password_hash.as_ref().map(password).transpose()?,
             copies: self.copy_in.clone(),
             first_boot: self.run_first.iter().map(|v| script(v.as_ref())).collect::<Result<_>>()?,
+            checks: Vec::new(),
         })
     }
 }
@@ -140,8 +141,16 @@ fn password(value: &OsString) -> Result<PasswordHash> {
 }
 
 fn script(path: &Path) -> Result<Script> {
+    read_script("--run-first", path)
+}
+
+/// The script that `option` names.
+///
+/// # Errors
+/// Fails if it cannot be read, or if nothing says what runs it.
+pub(super) fn read_script(option: &str, path: &Path) -> Result<Script> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Script::new(&name, &path.display().to_string(), read("--run-first", path)?)
+    Script::new(&name, &path.display().to_string(), read(option, path)?)
 }
 
 #[cfg(test)]

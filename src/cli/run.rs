@@ -16,6 +16,7 @@ use crate::nbd::{Encryption, NbdAddress};
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::process::{self, NamedInode, Stop, Swept};
 use crate::qemu::{Accel, Aio, Board, Launch, Serial, find_qemu, probe, probe_aio};
+use crate::run::check::Check;
 use crate::run::machine::{DiskPlace, GuestDisks, check_buses, describe};
 use crate::run::{Job, Mode, Verdict, boot};
 use crate::xen::DomainConfig;
@@ -123,7 +124,7 @@ pub(super) fn run(mut args: RunArgs) -> Result<()> {
     args.read_list()?;
     args.check();
     let mut guests = guests(&args);
-    if args.test.expect.is_none() || args.dry_run {
+    if !args.is_test() || args.dry_run {
         // With one guest, or for a dry run, the first error ends the command.
         for guest in &mut guests {
             if guest.domain.is_err() {
@@ -141,18 +142,21 @@ pub(super) fn run(mut args: RunArgs) -> Result<()> {
     let qemu = qemu.ok_or_else(no_qemu).map_err(Error::of_host)?;
     let stop = Stop::on_signals()?;
     let host = host(&args, &qemu);
-    if let Some(text) = &args.test.expect {
+    if let Some(text) = &args.test.expected() {
+        let check = args.test.checks()?;
         let fleet = guests.len();
         let mine = |position| args.test.shard.is_none_or(|shard| shard.has(position));
         let guests = guests.into_iter().enumerate().filter(|(position, _)| mine(*position));
         let origins = guests.map(|(position, guest)| (origin(position, &guest), guest));
-        let mut batch = batch::Batch::new(&args, text, fleet)?;
+        let mut batch = batch::Batch::new(&args, text, check.as_ref(), fleet)?;
         let left: Vec<_> = origins.filter(|(origin, _)| !batch.is_done(origin)).collect();
-        let jobs = left.into_iter().map(|(origin, guest)| (origin, job(&args, guest, &qemu, host)));
+        let jobs = left
+            .into_iter()
+            .map(|(origin, guest)| (origin, job(&args, guest, check.clone(), &qemu, host)));
         return batch.run(jobs.collect(), &stop);
     }
     let Some(guest) = guests.into_iter().next() else { return Ok(()) };
-    let report = boot(&job(&args, guest, &qemu, host)?, &Mode::Terminal, &stop)?;
+    let report = boot(&job(&args, guest, None, &qemu, host)?, &Mode::Terminal, &stop)?;
     debug_assert_eq!(report.verdict, Verdict::Ended);
     Ok(())
 }
@@ -231,7 +235,7 @@ fn origin(position: usize, guest: &Guest) -> batch::Origin {
 }
 
 /// The job for a guest.
-fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> Result<Job> {
+fn job(args: &RunArgs, guest: Guest, check: Option<Check>, qemu: &Path, host: Host) -> Result<Job> {
     let several = args.is_fleet();
     let overlay = match (&args.overlay, &args.overlay_dir) {
         (Some(path), _) => OverlayChoice::File(path.clone()),
@@ -245,7 +249,9 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> Result<Job> {
         (None, None) if args.read_only => OverlayChoice::ReadOnly,
         (None, None) => OverlayChoice::Temporary(temporary_dir()),
     };
-    let source = SourceOptions { identity: args.identity.read()?, ..guest.source };
+    let mut identity = args.identity.read()?;
+    check.iter().try_for_each(|check| check.add_to(&mut identity))?;
+    let source = SourceOptions { identity, ..guest.source };
     let export = match host.export {
         ExportChoice::Fuse => {
             let mut options = MountOptions::default();
@@ -278,23 +284,30 @@ fn job(args: &RunArgs, guest: Guest, qemu: &Path, host: Host) -> Result<Job> {
         machine: args.machine.options(host.aio),
         settle: args.settle.request(args.options.force),
         extra_args: args.qemu_args.clone(),
-        log: log_file(args, &guest.name)?,
+        log: own_file(args, args.test.log.as_deref(), &guest.name, "log")?,
+        check,
+        screenshot: own_file(args, args.test.screenshot.as_deref(), &guest.name, "png")?,
         verbose: args.verbose,
         name: guest.name,
     })
 }
 
-/// The log file of a guest's console. For several guests the option names a directory; for one
-/// guest it may be a directory.
-fn log_file(args: &RunArgs, name: &str) -> Result<Option<PathBuf>> {
-    let Some(log) = &args.test.log else { return Ok(None) };
-    let named_dir = log.as_os_str().as_encoded_bytes().ends_with(b"/");
-    if !(args.is_fleet() || named_dir || log.is_dir()) {
-        return Ok(Some(log.clone()));
+/// A file for one guest, such as the log of its console. For several guests the option names a
+/// directory; for one guest it may be a directory.
+fn own_file(
+    args: &RunArgs,
+    named: Option<&Path>,
+    name: &str,
+    extension: &str,
+) -> Result<Option<PathBuf>> {
+    let Some(path) = named else { return Ok(None) };
+    let named_dir = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if !(args.is_fleet() || named_dir || path.is_dir()) {
+        return Ok(Some(path.to_owned()));
     }
-    std::fs::create_dir_all(log)
-        .map_err(|e| Error::io(format!("cannot make the directory {}", log.display()), e))?;
-    Ok(Some(log.join(format!("{name}.log"))))
+    std::fs::create_dir_all(path)
+        .map_err(|e| Error::io(format!("cannot make the directory {}", path.display()), e))?;
+    Ok(Some(path.join(format!("{name}.{extension}"))))
 }
 
 /// What QEMU can use on this host.
@@ -370,10 +383,10 @@ fn dry_run(args: &RunArgs, guests: &[Guest], qemu: Option<PathBuf>) -> Result<()
         };
         let machine = describe(&guest.name, domain, shown, &options);
         check_buses(&machine)?;
-        let serial = match (&args.test.expect, args.test.log.clone()) {
-            (Some(_), _) => Serial::Pipe,
-            (None, Some(log)) => Serial::StdioLogged(log),
-            (None, None) => Serial::Stdio,
+        let serial = match (args.is_test(), args.test.log.clone()) {
+            (true, _) => Serial::Pipe,
+            (false, Some(log)) => Serial::StdioLogged(log),
+            (false, None) => Serial::Stdio,
         };
         let launch = Launch { accel: host.accel, serial, extra_args: args.qemu_args.clone() };
         writeln!(std::io::stdout(), "{}", machine.shell_line(&qemu, &launch))

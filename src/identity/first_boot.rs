@@ -36,6 +36,26 @@ impl Script {
         Ok(Self { name, bytes })
     }
 
+    /// Its file's name, with nothing that a shell would interpret.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its name and a digest of its contents.
+    pub fn unique_name(&self) -> String {
+        format!("{}-{}", self.name, self.digest())
+    }
+
+    /// The same script under another name.
+    #[must_use]
+    pub fn renamed(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Identifies the script by its contents, whatever its name.
     fn digest(&self) -> String {
         let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.bytes).simple().to_string();

@@ -201,6 +201,13 @@ fn report(disk: &PlannedDisk, firmware: Option<&'static str>) -> DiskReport {
     }
 }
 
+/// The kind of the filesystem in `bytes`, in one word, and the state of its journal; `None` as in
+/// [`ContentReport::journal`].
+pub fn journal_of(bytes: &dyn ReadAt) -> (String, Option<Journal>) {
+    let found = content(bytes.len(), |head| bytes.read_at(head, 0), Some(bytes));
+    (found.kind, found.journal)
+}
+
 fn state(is_dirty: bool) -> Option<Journal> {
     Some(if is_dirty { Journal::Dirty } else { Journal::Clean })
 }

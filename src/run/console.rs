@@ -144,11 +144,16 @@ impl Watch {
 
     /// Processes output that the console printed at `at` after the guest's start.
     pub fn feed(&mut self, bytes: &[u8], at: Duration) -> Option<Finding> {
+        let lines = self.listen(bytes, at);
+        lines.iter().find_map(|line| self.judge(line))
+    }
+
+    /// As [`feed`](Self::feed), without looking for the text: returns the lines that are complete.
+    pub fn listen(&mut self, bytes: &[u8], at: Duration) -> Vec<String> {
         self.last_at = Some(at);
         let mut lines = Vec::new();
         self.lines.feed(bytes, |line| lines.push(line.to_owned()));
-        let mut found = None;
-        for line in lines {
+        for line in &lines {
             if self.echo.is_some() {
                 eprintln!("{line}");
             }
@@ -156,13 +161,17 @@ impl Watch {
                 self.kernel_at.get_or_insert(at);
                 self.starts += 1;
             }
-            found = found.or_else(|| self.judge(&line));
             if self.tail.len() == TAIL {
                 self.tail.pop_front();
             }
-            self.tail.push_back(line);
+            self.tail.push_back(line.clone());
         }
-        found
+        lines
+    }
+
+    /// The line that is not yet complete.
+    pub fn partial(&self) -> String {
+        self.lines.partial()
     }
 
     /// Must be called when the console has been silent for a moment: an incomplete line is then a
@@ -228,7 +237,7 @@ const DEAD_ENDS: [(&str, &str); 7] = [
 ];
 
 /// Why a guest that printed `line` can't get any further; `None` if it may.
-fn hopeless(line: &str, kernel_runs: bool) -> Option<String> {
+pub fn hopeless(line: &str, kernel_runs: bool) -> Option<String> {
     if let Some((_, why)) = line.split_once("Kernel panic - not syncing") {
         let why = why.trim_start_matches([':', ' ']);
         let why = if why.is_empty() { "no reason given" } else { why };

@@ -1,13 +1,16 @@
 //! Runs one guest, from its mount to its end.
 
 use super::admission::Need;
+use super::check::{Check, converse, filesystems};
 use super::console::{Echo, Finding, Watch};
 use super::emulator::Qemu;
 use super::machine::{
     DEFAULT_MEMORY_MIB, DiskPlace, GuestDisks, MachineOptions, check_buses, describe,
 };
 use super::private::PrivateMount;
-use super::report::{Fault, GuestReport, Verdict};
+use super::pump::{Event, Pump, mount_is_gone};
+use super::report::{GuestReport, Verdict};
+use super::screen::Screen;
 use super::settling::{Monitor, Outcome, SettleRequest, SettlingGuest, prepare};
 use super::terminal::Terminal;
 use crate::daemon::{BootReport, MountReport, MountRequest};
@@ -16,18 +19,13 @@ use crate::process::{Stop, poll_until};
 use crate::qemu::{Accel, Board, Launch, Serial};
 use crate::text::in_a_line;
 use crate::xen::DomainConfig;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 use nix::poll::{PollFd, PollFlags};
 use regex::Regex;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-/// A console that is silent for this long shows a prompt, not the start of a line.
-const QUIET: Duration = Duration::from_millis(150);
+use std::time::Duration;
 
 /// A guest to run.
 #[derive(Clone, Debug)]
@@ -50,6 +48,10 @@ pub struct Job {
     pub extra_args: Vec<OsString>,
     /// File that records the serial console.
     pub log: Option<PathBuf>,
+    /// What is checked inside the guest after the expected text has appeared.
+    pub check: Option<Check>,
+    /// File for a picture of the screen, taken when the text has appeared or can't appear.
+    pub screenshot: Option<PathBuf>,
     /// Print more on standard error: about the disk, and the lines of a watched console.
     pub verbose: bool,
 }
@@ -120,6 +122,8 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     };
     let mut extra_args = job.extra_args.clone();
     extra_args.extend(settling.iter().flat_map(|(_, monitor, _)| monitor.args()));
+    let screen = job.screenshot.as_ref().map(|_| Screen::new()).transpose()?;
+    extra_args.extend(screen.iter().flat_map(Screen::args));
     let launch = Launch { accel: job.accel, serial, extra_args };
     let watched = matches!(mode, Mode::Watch(_));
     let mut qemu =
@@ -133,7 +137,8 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
             Some(mount) => {
                 let console = Watch::new(expected.text.clone(), job.verbose.then_some(Echo))
                     .if_empty(why_silent(&report.boot));
-                watch(job, (expected, console), &mut qemu, mount, stop, log)
+                let mut pump = Pump::new(&mut qemu, mount, stop, log);
+                watch(job, (expected, console), &mut pump, screen, stop)
             }
             None => Err(mount_is_gone()),
         },
@@ -142,9 +147,14 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
     if let Some(terminal) = terminal {
         terminal.restore();
     }
+    // What a guest that powered off has left is read before its disks are gone.
+    let left = matches!(&result, Ok(report) if report.has_powered_off());
+    let left = left.then(|| filesystems(&report.mountpoint));
     let ended = mount.map_or(Ok(()), PrivateMount::end);
-    let report = result?;
+    let mut report = result?;
     ended.map_err(Error::of_host)?;
+    report.checks.extend(left);
+    report.conclude_checks();
     Ok(report)
 }
 
@@ -161,11 +171,6 @@ fn tell(report: &MountReport, job: &Job, person: bool) {
     for line in lines {
         eprintln!("{}: {line}", job.name);
     }
-}
-
-/// The error for a mount that ended while the guest was using it.
-fn mount_is_gone() -> Error {
-    Error::new(ErrorKind::Host, "the disks ended below the guest")
 }
 
 /// Waits until the guest on the terminal ends. A mount that it no longer needs is ended and taken.
@@ -275,103 +280,55 @@ fn why_silent(boot: &BootReport) -> &'static str {
     }
 }
 
-/// Waits until the expected text appears, until it can't appear any more, or until the timeout.
+/// Waits until the expected text appears, until it can't appear any more, or until the timeout; then
+/// takes the picture and makes the checks that the job asks for.
 fn watch(
     job: &Job,
     (expected, mut watch): (&Expectation, Watch),
-    qemu: &mut Qemu,
-    mount: &mut PrivateMount,
+    pump: &mut Pump<'_>,
+    screen: Option<Screen>,
     stop: &Stop,
-    mut log: Option<File>,
 ) -> Result<GuestReport> {
-    let end = qemu.started + expected.timeout;
-    let mut buffer = [0; 16 << 10];
-    // Whether an incomplete line still has to be checked for a prompt.
-    let mut fresh = false;
+    let end = pump.qemu.started + expected.timeout;
     let finding = loop {
-        let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        fds.push(PollFd::new(mount.end_of_keeper(), PollFlags::POLLIN));
-        let mut places = [None; 3];
-        let sources = [
-            qemu.console.as_ref().map(AsFd::as_fd),
-            qemu.errors.as_ref().map(AsFd::as_fd),
-            mount.messages(),
-        ];
-        for (place, source) in places.iter_mut().zip(sources) {
-            if let Some(source) = source {
-                *place = Some(fds.len());
-                fds.push(PollFd::new(source, PollFlags::POLLIN));
+        let finding = match pump.next(end)? {
+            Event::Output(bytes) => watch.feed(&bytes, pump.now()),
+            Event::Silence => watch.quiet(),
+            Event::Deadline => None,
+            Event::Ended => {
+                let why = format!("the guest ended; {}", watch.silence(pump.now()));
+                break watch.quiet().unwrap_or(Finding::Hopeless(why));
             }
+        };
+        if let Some(finding) = finding {
+            break finding;
         }
-        let next = if fresh { end.min(Instant::now() + QUIET) } else { end };
-        let ready = poll_until(&mut fds, Some(next))?;
-        let [console, errors, messages] = places.map(|place| place.is_some_and(|i| ready[i]));
-        if ready[0] {
-            return Err(stop.error());
-        }
-        let now = qemu.started.elapsed();
-        if console {
-            let n = qemu.console.as_mut().map_or(0, |c| c.read(&mut buffer).unwrap_or(0));
-            if n == 0 {
-                qemu.console = None;
-            }
-            keep(&buffer[..n], log.as_mut())?;
-            fresh = true;
-            if let Some(finding) = watch.feed(&buffer[..n], now) {
-                break finding;
-            }
-        } else if fresh {
-            fresh = false;
-            if let Some(finding) = watch.quiet() {
-                break finding;
-            }
-        }
+        let now = pump.now();
         if now >= expected.timeout {
             let seconds = expected.timeout.as_secs();
             break Finding::Hopeless(format!("not within {seconds} s; {}", watch.silence(now)));
         }
-        if messages {
-            mount.pass_messages();
-        }
-        // The console first: a guest's last output arrives before QEMU ends.
-        if errors && !console {
-            if let Some(status) = qemu.read_errors() {
-                if let Some(finding) = watch.quiet() {
-                    break finding;
-                }
-                if let Some(failure) = qemu.failure(status) {
-                    return Err(failure);
-                }
-                break Finding::Hopeless(format!("the guest ended; {}", watch.silence(now)));
-            }
-        }
-        if ready[1] {
-            return Err(mount_is_gone());
-        }
     };
-    let now = qemu.started.elapsed();
-    let mut report = GuestReport::new(&job.name, Verdict::Passed, now);
+    let at = pump.now();
+    let mut report = GuestReport::new(&job.name, Verdict::Passed, at);
+    if let Some((screen, path)) = screen.zip(job.screenshot.as_deref()) {
+        match screen.take(path, stop) {
+            Ok(()) => report.screenshot = Some(path.to_owned()),
+            Err(e) => eprintln!("{}: note:    no screenshot: {e}", in_a_line(&job.name)),
+        }
+    }
     report.seconds_to_kernel = watch.kernel_at().map(|at| at.as_secs_f64());
     match finding {
         Finding::Matched(line) => {
-            report.seconds_to_match = Some(now.as_secs_f64());
+            report.seconds_to_match = Some(at.as_secs_f64());
             report.matched = Some(line);
+            if let Some(check) = &job.check {
+                report.checks = converse(pump, &mut watch, check, expected.timeout)?;
+            }
         }
-        Finding::Hopeless(why) => {
-            report.verdict = Verdict::Failed;
-            report.fault = Some(Fault::Guest);
-            report.reason = Some(why);
-            report.tail = watch.tail();
-        }
+        Finding::Hopeless(why) => report.fail(why),
     }
+    report.tail = watch.tail();
+    report.seconds = pump.now().as_secs_f64();
     Ok(report)
-}
-
-/// Records the console's output.
-fn keep(bytes: &[u8], log: Option<&mut File>) -> Result<()> {
-    if let Some(log) = log {
-        let failed = |e| Error::io("cannot write the console's log", e).of_host();
-        log.write_all(bytes).map_err(failed)?;
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Results of test boots: a table for a person, JSON for a script, JUnit for a CI server.
 
+use super::check::{CheckResult, Outcome};
 use super::duration::show;
 use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
@@ -72,8 +73,14 @@ pub struct GuestReport {
     pub reason: Option<String>,
     /// The file to which the console was written.
     pub log: Option<PathBuf>,
-    /// The console's last lines, if the text did not appear.
+    /// The console's last lines, if the guest did not pass.
     pub tail: Vec<String>,
+    /// What was checked inside the guest.
+    #[serde(default)]
+    pub checks: Vec<CheckResult>,
+    /// The file with a picture of its screen.
+    #[serde(default)]
+    pub screenshot: Option<PathBuf>,
 }
 
 impl GuestReport {
@@ -92,6 +99,32 @@ impl GuestReport {
             reason: None,
             log: None,
             tail: Vec::new(),
+            checks: Vec::new(),
+            screenshot: None,
+        }
+    }
+
+    /// The guest did not pass, for this reason.
+    pub(super) fn fail(&mut self, why: String) {
+        self.verdict = Verdict::Failed;
+        self.fault = Some(Fault::Guest);
+        self.reason = Some(why);
+    }
+
+    /// Whether the checks ended with the guest's power off.
+    pub(super) fn has_powered_off(&self) -> bool {
+        self.checks.iter().any(|c| c.name == "poweroff" && c.outcome == Outcome::Ok)
+    }
+
+    /// The verdict follows from the checks, and a guest that passed needs no lines of its console.
+    pub(super) fn conclude_checks(&mut self) {
+        let bad = self.checks.iter().filter(|c| c.outcome == Outcome::Fail);
+        let bad: Vec<_> = bad.map(|c| format!("{}: {}", c.name, c.detail)).collect();
+        if !bad.is_empty() {
+            self.fail(bad.join("; "));
+        }
+        if self.verdict == Verdict::Passed {
+            self.tail.clear();
         }
     }
 

@@ -22,6 +22,9 @@ const LINE_MAX: u64 = 16 << 20;
 pub struct Test {
     /// The expression that the console was searched for.
     pub expect: String,
+    /// What was checked inside the guests.
+    #[serde(default)]
+    pub checks: Vec<String>,
 }
 
 /// One line: the result of a guest, and its place in the fleet.
@@ -196,8 +199,12 @@ pub fn check_test(records: &[Record], test: &Test, path: &Path) -> Result<()> {
     match records.iter().find(|r| r.test != *test) {
         None => Ok(()),
         Some(other) => {
+            let checks = match other.test.checks.as_slice() {
+                [] => String::new(),
+                some => format!(", checks: {}", some.join(", ")),
+            };
             let what = format!(
-                "{} has results of another test (--expect '{}'); choose another file",
+                "{} has results of another test (--expect '{}'{checks}); choose another file",
                 path.display(),
                 other.test.expect
             );
@@ -242,7 +249,7 @@ mod tests {
         let mut report = GuestReport::new(&format!("g{number}"), verdict, Duration::ZERO);
         report.fault = fault;
         report.tail = vec!["\u{1b}[31m \"quoted\" \u{2028} \n".into()];
-        let test = Test { expect: "login:".into() };
+        let test = Test { expect: "login:".into(), checks: Vec::new() };
         Record { schema_version: SCHEMA_VERSION, number, fleet: 4, test, report }
     }
 
@@ -286,7 +293,7 @@ mod tests {
             assert!(e.to_string().contains("line 1 of "), "{e}");
         }
         let records = [record(1, Verdict::Passed, None)];
-        let test = Test { expect: "x".into() };
+        let test = Test { expect: "x".into(), checks: Vec::new() };
         let e = check_test(&records, &test, &path).unwrap_err().to_string();
         assert!(e.contains("--expect 'login:'"), "{e}");
     }

@@ -1,17 +1,18 @@
 //! Arguments of `run`.
 
-use crate::cli::identity::IdentityArgs;
+use crate::cli::identity::{IdentityArgs, read_script};
 use crate::finalize::OutputFormat;
 use crate::layout::parse_size;
 use crate::plan::SourceOptions;
 use crate::qemu::{Aio, DiskBus, Graphics};
 use crate::run::SettleRequest;
+use crate::run::check::Check;
 use crate::run::duration::parse_duration;
 use crate::run::machine::{MachineOptions, Net};
 use crate::run::shard::Shard;
 use crate::sandbox::Mode;
 use crate::{Error, ErrorKind, Result};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use regex::Regex;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -92,7 +93,7 @@ pub(in crate::cli) struct RunArgs {
 impl RunArgs {
     /// Whether the guests are tested, and not run on the terminal.
     pub(in crate::cli) fn is_test(&self) -> bool {
-        self.test.expect.is_some()
+        self.test.expect.is_some() || self.test.checks_something()
     }
 
     /// Whether there may be several guests, so that each needs files of its own.
@@ -123,12 +124,18 @@ impl RunArgs {
     /// Exits with code 2 if arguments conflict in a way that clap cannot describe.
     pub(super) fn check(&self) {
         let several = self.is_fleet();
-        let wrong = if several && self.test.expect.is_none() && !self.dry_run {
-            "several guests can't share the terminal; use --expect"
+        let wrong = if several && !self.is_test() && !self.dry_run {
+            "several guests can't share the terminal; use --expect or --check"
         } else if several && self.overlay.is_some() {
             "several guests can't share an overlay; use --overlay-dir"
         } else if several && self.identity.hostname.is_some() {
             "several guests can't share a hostname; run them one at a time"
+        } else if self.test.checks_something()
+            && (self.overlay_dir.is_some() || self.overlay.is_some())
+        {
+            "--check sets a root password, which must not stay in an overlay; drop --overlay"
+        } else if self.test.checks_something() && self.read_only {
+            "--check sets a root password in the overlay; drop --read-only"
         } else if self.read_only && self.identity.given().is_some() {
             "options like --hostname need a writable overlay; drop --read-only"
         } else if self.qemu_args.iter().any(|a| a == "-daemonize" || a == "--daemonize") {
@@ -224,7 +231,7 @@ pub(super) struct MachineArgs {
     net: Net,
 
     /// Open a window with the guest's screen
-    #[arg(long, conflicts_with = "expect")]
+    #[arg(long, conflicts_with = "tested")]
     graphic: bool,
 
     /// QEMU binary [default: the system's qemu-system-x86_64; PATH is searched unless root runs it]
@@ -261,7 +268,7 @@ fn duration(text: &str) -> std::result::Result<Duration, String> {
 pub(super) struct SettleArgs {
     /// Copy the guest's disks to this file while it runs, and let it go on from there; further
     /// disks go to files next to it. In a directory, each disk gets the name that it has in a mount
-    #[arg(long, value_name = "FILE|DIR/", conflicts_with_all = ["read_only", "expect"])]
+    #[arg(long, value_name = "FILE|DIR/", conflicts_with_all = ["read_only", "tested"])]
     settle: Option<PathBuf>,
 
     /// Format of these files: raw or qcow2 [default: by the extension, else raw]
@@ -281,6 +288,48 @@ impl SettleArgs {
         let format = self.settle_format.unwrap_or_else(|| OutputFormat::of_name(&output));
         let options = crate::settle::Options { rate: self.settle_rate };
         Some(SettleRequest { output, format, options, force })
+    }
+}
+
+/// What is checked in a guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum CheckChoice {
+    /// systemd's state and failed units, address, default route, swap, root filesystem, clock, login,
+    /// power off, clean filesystems
+    Running,
+}
+
+/// What a guest prints when somebody can log in.
+const LOGIN_PROMPT: &str = "login: *$";
+
+impl TestArgs {
+    /// Whether something is checked inside the guest.
+    pub(super) fn checks_something(&self) -> bool {
+        self.check.is_some() || !self.check_script.is_empty()
+    }
+
+    /// The text that is waited for: a login prompt if only checks are asked for.
+    pub(super) fn expected(&self) -> Option<Regex> {
+        let prompt = || Regex::new(LOGIN_PROMPT).ok().filter(|_| self.checks_something());
+        self.expect.clone().or_else(prompt)
+    }
+
+    /// The checks; reads the scripts.
+    ///
+    /// # Errors
+    /// Fails if a script cannot be read, or if nothing says what runs it.
+    pub(super) fn checks(&self) -> Result<Option<Check>> {
+        if !self.checks_something() {
+            return Ok(None);
+        }
+        let read = |(n, path): (usize, &PathBuf)| {
+            let script = read_script("--check-script", path)?;
+            // The number keeps scripts of one name apart, and ours.
+            let name = format!("{}-{}", n + 1, script.name());
+            Ok(script.renamed(name))
+        };
+        let scripts = self.check_script.iter().enumerate().map(read).collect::<Result<_>>()?;
+        Ok(Some(Check::new(self.check.is_some(), scripts)))
     }
 }
 
@@ -308,15 +357,30 @@ fn shard(text: &str) -> std::result::Result<Shard, String> {
 /// Test boots.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Test boots")]
+#[command(group = ArgGroup::new("tested").args(["expect", "check", "check_script"]).multiple(true))]
 pub(super) struct TestArgs {
     /// Watch the serial console for a line that matches, then end the guest; exit with 1 if none
     /// comes, with 3 if the host was the reason
     #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
     pub(super) expect: Option<Regex>,
 
-    /// Limit for --expect, from QEMU's start: 90, 120s, 2m
+    /// Log in on the serial console, with a password that only the temporary overlay has, check that
+    /// the guest runs as it should, and power it off
+    #[arg(long, value_enum)]
+    pub(super) check: Option<CheckChoice>,
+
+    /// Run this script in the guest as well; it fails unless its exit code is 0. May be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(super) check_script: Vec<PathBuf>,
+
+    /// Write a picture of the guest's screen as PNG to this file, or to one file per guest in a
+    /// directory
+    #[arg(long, value_name = "FILE|DIR", requires = "tested")]
+    pub(super) screenshot: Option<PathBuf>,
+
+    /// Limit for --expect, from QEMU's start, and again for the checks: 90, 120s, 2m
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "180s")]
-    #[arg(requires = "expect")]
+    #[arg(requires = "tested")]
     pub(super) timeout: Duration,
 
     /// Write the serial console to this file, or to one file per guest in a directory
@@ -325,29 +389,29 @@ pub(super) struct TestArgs {
 
     /// How many guests run at the same time, at most, as far as the host has memory for them; auto: as
     /// many as it has processors for
-    #[arg(long, value_name = "N|auto", default_value = "1", requires = "expect")]
+    #[arg(long, value_name = "N|auto", default_value = "1", requires = "tested")]
     #[arg(value_parser = jobs)]
     pub(super) jobs: Jobs,
 
     /// Run this share of the guests: 2/8 is the second of eight. auto and auto/8 take the number from
     /// SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX
-    #[arg(long, value_name = "I/N|auto[/N]", requires = "expect", value_parser = shard)]
+    #[arg(long, value_name = "I/N|auto[/N]", requires = "tested", value_parser = shard)]
     pub(super) shard: Option<Shard>,
 
     /// Write each result when its guest has ended, as JSON Lines; - is standard output
-    #[arg(long, value_name = "FILE|-", requires = "expect")]
+    #[arg(long, value_name = "FILE|-", requires = "tested")]
     pub(super) results: Option<PathBuf>,
 
     /// Skip guests with a final result in this file, and append the others' results to it; begin it if
     /// it does not exist
-    #[arg(long, value_name = "FILE", requires = "expect", conflicts_with = "results")]
+    #[arg(long, value_name = "FILE", requires = "tested", conflicts_with = "results")]
     pub(super) resume: Option<PathBuf>,
 
     /// Write the results as JSON; - is standard output
-    #[arg(long, value_name = "FILE|-", requires = "expect")]
+    #[arg(long, value_name = "FILE|-", requires = "tested")]
     pub(super) json: Option<PathBuf>,
 
     /// Write the results as JUnit XML; - is standard output
-    #[arg(long, value_name = "FILE|-", requires = "expect")]
+    #[arg(long, value_name = "FILE|-", requires = "tested")]
     pub(super) junit: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ use super::args::{Jobs, RunArgs};
 use crate::private_file::{self, Existing};
 use crate::process::Stop;
 use crate::run::admission::{Admission, Processors};
+use crate::run::check::Check;
 use crate::run::report::SCHEMA_VERSION;
 use crate::run::results::{Record, ResultsFile, Test, check_test, merge};
 use crate::run::{Expectation, GuestReport, Job, Mode, Verdict, boot, report};
@@ -46,8 +47,14 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// Fails if the file for results can't be used.
-    pub(super) fn new(args: &'a RunArgs, expect: &Regex, fleet: usize) -> Result<Self> {
-        let test = Test { expect: expect.as_str().to_owned() };
+    pub(super) fn new(
+        args: &'a RunArgs,
+        expect: &Regex,
+        check: Option<&Check>,
+        fleet: usize,
+    ) -> Result<Self> {
+        let checks = check.map(Check::names).unwrap_or_default();
+        let test = Test { expect: expect.as_str().to_owned(), checks };
         let (file, known) = match (&args.test.results, &args.test.resume) {
             (Some(path), _) => (Some(ResultsFile::create(path)?), Vec::new()),
             (None, Some(path)) => {

@@ -332,3 +332,64 @@ fn a_guest_settles_while_it_runs() {
         mount.fsck();
     }
 }
+
+/// The small guest, which has no systemd, logs in, answers and powers off; its screen is a picture.
+#[test]
+#[ignore = "boots QEMU"]
+fn a_running_guest_is_checked() {
+    let image = mini_guest();
+    let untouched = Untouched::remember(&image);
+    let home = private();
+    let (json, picture) = (home.path().join("r.json"), home.path().join("screen.png"));
+    let script = home.path().join("mine.sh");
+    fs::write(&script, "#!/bin/sh\ngrep -q ^root: /etc/shadow && test -d /boot\n").unwrap();
+    let [written, shown, script] = [&json, &picture, &script].map(|p| p.to_string_lossy());
+    // Without a card: the guest's DHCP client finds no script that would set an address.
+    let args =
+        ["--net", "none", "--check", "running", "--check-script", &script, "--json", &written];
+    let image = image.to_string_lossy();
+    let args = [&args[..], &["--screenshot", &shown, &image]].concat();
+    let result = finish(&home, &args);
+    assert!(result.status.success(), "{}", text(&result.stderr));
+    let parsed: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let checks = parsed["guests"][0]["checks"].as_array().unwrap().clone();
+    for name in ["console", "swap", "root", "clock", "1-mine.sh", "poweroff", "filesystems"] {
+        let found = checks.iter().find(|c| c["name"] == name);
+        assert_eq!(found.map(|c| &c["outcome"]), Some(&"ok".into()), "{name}: {checks:?}");
+    }
+    for (name, part) in [("filesystems", "part1.raw (ext4)"), ("address", "no network card")] {
+        let found = checks.iter().find(|c| c["name"] == name).unwrap();
+        assert!(found["detail"].as_str().unwrap().contains(part), "{found}");
+    }
+    assert!(fs::read(&picture).unwrap().starts_with(b"\x89PNG"));
+    for path in [json, picture, home.path().join("mine.sh")] {
+        fs::remove_file(path).unwrap();
+    }
+    assert_clean(home.path());
+    untouched.check();
+}
+
+/// What other tests boot in another way; only in `scripts/test --matrix`.
+mod matrix {
+    use super::*;
+    use crate::common::guests::domu;
+
+    /// A real domU of xen-tools runs as it should.
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn a_debian_guest_runs_without_a_failed_unit() {
+        let config = &domu("bookworm").config;
+        let home = private();
+        let json = home.path().join("r.json");
+        let written = json.to_string_lossy();
+        let args = ["--check", "running", "--timeout", "15m", "--json", &written];
+        let config = config.to_string_lossy();
+        let result = finish(&home, &[&args[..], &["--config", &config]].concat());
+        assert!(result.status.success(), "{}", text(&result.stderr));
+        let parsed: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+        let checks = parsed["guests"][0]["checks"].as_array().unwrap().clone();
+        assert!(checks.iter().all(|c| c["outcome"] == "ok"), "{checks:?}");
+        fs::remove_file(json).unwrap();
+        assert_clean(home.path());
+    }
+}

@@ -197,3 +197,66 @@ fn outputs_are_as_the_schemas_say() {
         assert_eq!(printed.trim(), count);
     }
 }
+
+/// A guest that lets root in and does as it is told, for checks over the console. `$state` is what
+/// systemd says; `$user` and `$password` are what was typed.
+const SHELL: &str = "state=running; [ ! -e $home/state ] || state=$(cat $home/state)\n\
+     echo 'Linux version 6'; printf 'login: '; read -r user; printf 'Password: '; read -r password\n\
+     echo; echo 'Welcome'; exec 3<>\"$disk\"\n\
+     while printf '# ' && read -r line; do echo \"$line\"\n\
+     case $line in a=*) eval \"$line\";;\n\
+     'sh /etc/synthdisk/checks/facts '*) set -- $line\n\
+       for fact in 'init systemd' \"state $state\" 'failed bad.service' 'card ens3' 'route ens3' \
+         'address ens3 10.0.2.15/24' 'swap 1 1' 'root rw' \"clock $(date +%s)\" end; do\n\
+       echo \"[ 1.0] a line of the kernel\"; echo \"$3$4 $fact\"; done;;\n\
+     /etc/synthdisk/checks/1-*) echo from the script; false; b=3; eval \"${line#*'b=$?;'}\";;\n\
+     *poweroff*) echo \"$user\" >$home/user; exit 0;; esac; done";
+
+#[test]
+fn checks_go_over_the_console() {
+    let scene = Scene::new(SHELL);
+    // A root filesystem in which root has a password.
+    let tree = scene.path("tree/etc");
+    fs::create_dir_all(&tree).unwrap();
+    fs::write(tree.join("shadow"), "root:*:19000:0:99999:7:::\n").unwrap();
+    fs::write(tree.join("fstab"), "").unwrap();
+    let image = scene.path("web1.img").to_string_lossy().into_owned();
+    let tree = scene.path("tree").to_string_lossy().into_owned();
+    crate::common::process::run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", &tree, &image]);
+    let json = scene.path("r.json");
+    let written = json.to_string_lossy();
+    let args = ["--check", "running", "--json", &written, "--timeout", "60"];
+    let result = scene.run_image(&args);
+    assert_eq!(code(&result), 0, "{}", text(&result.stderr));
+    assert_eq!(fs::read_to_string(scene.path("user")).unwrap(), "root\n");
+    let parsed: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let checks = parsed["guests"][0]["checks"].as_array().unwrap();
+    let names: Vec<_> = checks.iter().map(|c| c["name"].as_str().unwrap()).collect();
+    let expected = ["console", "system", "address", "route", "swap", "root", "clock"];
+    assert_eq!(names, [&expected[..], &["poweroff", "filesystems"]].concat());
+    assert!(checks.iter().all(|c| c["outcome"] == "ok"), "{checks:?}");
+    scene.assert_clean();
+
+    fs::write(scene.path("state"), "degraded").unwrap();
+    let script = scene.path("mine.sh");
+    fs::write(&script, "#!/bin/sh\nfalse\n").unwrap();
+    let script = script.to_string_lossy();
+    let result = scene.run_image(&[&args[..], &["--check-script", &script]].concat());
+    let stderr = text(&result.stderr);
+    assert_eq!(code(&result), 1, "{stderr}");
+    for part in ["systemd says 'degraded'; failed: bad.service", "1-mine.sh: exit code 3"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    scene.assert_clean();
+
+    for (more, part) in [
+        (&["--overlay", "o.qcow2"][..], "--overlay"),
+        (&["--read-only"], "--read-only"),
+        (&["--graphic"], "cannot be used with"),
+        (&["--root-password-hash", "$6$abcdefgh$12345678901234567890"], "--root-password-hash"),
+    ] {
+        let result = scene.run_image(&[&["--check", "running"], more].concat());
+        assert_ne!(code(&result), 0);
+        assert!(text(&result.stderr).contains(part), "{}", text(&result.stderr));
+    }
+}

@@ -1,0 +1,265 @@
+//! A conversation with a guest over its serial console: log in, ask, run scripts, power off.
+//!
+//! Pure: lines go in, and bytes to type come out. Commands never contain the words that their answers
+//! begin with, because the terminal echoes what is typed and breaks it anywhere.
+
+use super::facts::{CheckResult, Facts, Outcome, judge};
+
+/// Where scripts are in the guest; `identity` puts them there.
+const SCRIPTS: &str = crate::identity::CHECKS;
+
+/// How often a name, a password or a command is typed before the guest is given up.
+const TRIES: u32 = 8;
+
+/// What the conversation waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    /// A prompt for a name.
+    Name,
+    /// A prompt for the password.
+    Password,
+    /// A shell that executes what is typed.
+    Shell,
+    /// The facts of the guest.
+    Facts,
+    /// The end of the script with this index.
+    Script(usize),
+    /// The guest's end.
+    Off,
+}
+
+/// What to do next.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Next {
+    /// Wait for more output.
+    Wait,
+    /// Type this.
+    Type(String),
+    /// The guest was told to power off: type this, and wait for its end.
+    PowerOff(String),
+    /// It can't go on, and why.
+    GiveUp(String),
+}
+
+/// A conversation.
+pub(super) struct Session {
+    step: Step,
+    password: String,
+    /// Two halves of a word that occurs nowhere else.
+    mark: (String, String),
+    /// Names of the scripts of the user.
+    scripts: Vec<String>,
+    ask_facts: bool,
+    /// How many seconds the guest's boot may still take.
+    patience: u64,
+    tries: u32,
+    facts: Facts,
+    results: Vec<CheckResult>,
+}
+
+impl Session {
+    /// `nonce`: random letters and digits.
+    pub(super) fn new(
+        password: &str,
+        nonce: &str,
+        ask_facts: bool,
+        scripts: Vec<String>,
+        patience: u64,
+    ) -> Self {
+        let (first, second) = nonce.split_at(nonce.len() / 2);
+        Self {
+            step: Step::Name,
+            password: password.to_owned(),
+            mark: (format!("S{first}"), second.to_owned()),
+            scripts,
+            ask_facts,
+            patience,
+            tries: 0,
+            facts: Facts::default(),
+            results: Vec::new(),
+        }
+    }
+
+    /// What is known so far.
+    pub(super) fn results(self) -> Vec<CheckResult> {
+        self.results
+    }
+
+    /// What the conversation waits for, in words.
+    pub(super) fn waits_for(&self) -> String {
+        match self.step {
+            Step::Name => "a login prompt".into(),
+            Step::Password => "a prompt for the password".into(),
+            Step::Shell => "root's shell".into(),
+            Step::Facts => "the answers of the check inside the guest".into(),
+            Step::Script(n) => format!("the end of {}", self.scripts[n]),
+            Step::Off => "the guest to power off".into(),
+        }
+    }
+
+    /// A line is complete. `now`: this host's time in seconds since 1970.
+    pub(super) fn line(&mut self, line: &str, now: u64) -> Next {
+        if self.step == Step::Shell && line.contains("Login incorrect") {
+            return Next::GiveUp(
+                "the guest does not let root log in with the password that it was given".into(),
+            );
+        }
+        let Some(said) =
+            line.strip_prefix(&*self.mark.0).and_then(|l| l.strip_prefix(&*self.mark.1))
+        else {
+            return Next::Wait;
+        };
+        let said = said.trim();
+        match self.step {
+            Step::Shell if said == "shell" => self.proceed(),
+            Step::Facts => {
+                self.facts.add(said);
+                if !self.facts.is_complete() {
+                    return Next::Wait;
+                }
+                self.results.extend(judge(&self.facts, now));
+                self.next_script(0)
+            }
+            Step::Script(n) => {
+                let Some(code) = said.strip_prefix("exit ") else { return Next::Wait };
+                let name = &self.scripts[n];
+                self.results.push(match code.trim().parse::<u8>() {
+                    Ok(0) => CheckResult::new(name, Outcome::Ok, "exit code 0"),
+                    Ok(code) => CheckResult::new(name, Outcome::Fail, format!("exit code {code}")),
+                    Err(_) => CheckResult::new(name, Outcome::Fail, "no exit code"),
+                });
+                self.next_script(n + 1)
+            }
+            _ => Next::Wait,
+        }
+    }
+
+    /// The console is silent, and `partial` is what the cursor's line shows.
+    pub(super) fn silence(&mut self, partial: &str) -> Next {
+        let shown = partial.trim_end();
+        let (name, password) = (shown.ends_with("login:"), shown.ends_with("assword:"));
+        match self.step {
+            Step::Name | Step::Password | Step::Shell if name => self.again(Step::Password, "root"),
+            Step::Name if password => self.again(Step::Name, ""), // of a name that somebody else typed
+            Step::Password if password => {
+                self.tries = 0; // a new kind of prompt is progress
+                self.step = Step::Shell;
+                Next::Type(format!("{}\n", self.password))
+            }
+            Step::Shell if !password => {
+                let (first, second) = self.mark.clone();
+                self.again(Step::Shell, &format!("a={first}; echo \"${{a}}{second} shell\""))
+            }
+            _ => Next::Wait,
+        }
+    }
+
+    /// Nothing has happened for some seconds: a prompt may have been hidden by other output.
+    pub(super) fn nudge(&mut self) -> Next {
+        match self.step {
+            Step::Name | Step::Password => self.again(Step::Name, ""),
+            Step::Shell => self.silence("#"),
+            _ => Next::Wait,
+        }
+    }
+
+    fn again(&mut self, step: Step, text: &str) -> Next {
+        self.tries += 1;
+        if self.tries > TRIES {
+            return Next::GiveUp(format!(
+                "root can't log in on the serial console: no {}",
+                self.waits_for()
+            ));
+        }
+        self.step = step;
+        Next::Type(format!("{text}\n"))
+    }
+
+    fn proceed(&mut self) -> Next {
+        if !self.ask_facts {
+            return self.next_script(0);
+        }
+        self.step = Step::Facts;
+        let ((first, second), patience) = (&self.mark, self.patience);
+        Next::Type(format!("sh {SCRIPTS}/facts {first} {second} {patience}\n"))
+    }
+
+    fn next_script(&mut self, n: usize) -> Next {
+        let Some(name) = self.scripts.get(n) else {
+            self.step = Step::Off;
+            return Next::PowerOff("sync; poweroff || halt -p\n".into());
+        };
+        self.step = Step::Script(n);
+        let (first, second) = &self.mark;
+        Next::Type(format!(
+            "{SCRIPTS}/{name} </dev/null; b=$?; a={first}; echo; echo \"${{a}}{second} exit $b\"\n"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(next: Next) -> String {
+        match next {
+            Next::Type(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn from_the_prompt_to_the_end() {
+        let mut s = Session::new("secret", "abcd1234", true, vec!["mine".into()], 60);
+        assert_eq!(s.silence("[    1.0] usb"), Next::Wait);
+        assert_eq!(typed(s.silence("web1 login: ")), "root\n");
+        assert_eq!(typed(s.silence("Password: ")), "secret\n");
+        let ask = typed(s.silence("root@web1:~# "));
+        assert!(!ask.contains("abcd1234"), "{ask}");
+        // The echo, wrapped by the terminal.
+        assert_eq!(s.line("1234 shell\"", 0), Next::Wait);
+        assert_eq!(
+            typed(s.line("Sabcd1234 shell", 0)),
+            "sh /etc/synthdisk/checks/facts Sabcd 1234 60\n"
+        );
+        for fact in ["begin", "init systemd", "state running", "swap 0 0", "root rw", "clock 100"] {
+            assert_eq!(s.line(&format!("Sabcd1234 {fact}"), 100), Next::Wait);
+        }
+        let script = typed(s.line("Sabcd1234 end", 100));
+        assert!(script.starts_with("/etc/synthdisk/checks/mine "), "{script}");
+        assert!(!script.contains("abcd1234"));
+        assert_eq!(s.line("some output", 0), Next::Wait);
+        assert!(matches!(s.line("Sabcd1234 exit 3", 0), Next::PowerOff(_)));
+        assert_eq!(s.waits_for(), "the guest to power off");
+        let results = s.results();
+        let last = results.last().unwrap();
+        assert_eq!((last.name.as_str(), last.detail.as_str()), ("mine", "exit code 3"));
+        assert!(
+            results[..results.len() - 1].iter().all(|r| r.outcome != Outcome::Fail),
+            "{results:?}"
+        );
+    }
+
+    #[test]
+    fn a_prompt_that_other_output_hides() {
+        let mut s = Session::new("secret", "abcd1234", true, Vec::new(), 60);
+        assert_eq!(s.silence("web1 login: [ 12.3] eth0: link is up"), Next::Wait);
+        assert_eq!(typed(s.nudge()), "\n");
+        assert_eq!(typed(s.silence("web1 login: ")), "root\n");
+        assert_eq!(typed(s.nudge()), "\n");
+        assert_eq!(typed(s.silence("web1 login: ")), "root\n");
+    }
+
+    #[test]
+    fn who_is_not_let_in_gives_up() {
+        let mut s = Session::new("secret", "abcd1234", true, Vec::new(), 60);
+        let _ = s.silence("login:");
+        let _ = s.silence("Password:");
+        assert!(
+            matches!(s.line("Login incorrect", 0), Next::GiveUp(why) if why.contains("let root"))
+        );
+        let mut s = Session::new("secret", "abcd1234", true, Vec::new(), 60);
+        let ends = (0..100).map(|_| s.nudge()).find(|next| matches!(next, Next::GiveUp(_)));
+        assert!(ends.is_some());
+    }
+}
