@@ -12,6 +12,7 @@
 //! The keeper starts `synthdisk internal serve` in the same way.
 
 mod channel;
+mod editing;
 mod front;
 mod keeper;
 mod log;
@@ -23,8 +24,9 @@ mod text;
 mod wire;
 
 pub use channel::Channel;
+pub use editing::{Partly, adapt, why_not_edited};
 pub use front::Cleanup;
 pub use keeper::keep;
-pub use report::{BootReport, EditReport, MountReport, PartitionReport, ReportedDisk, adapt};
+pub use report::{BootReport, EditReport, MountReport, PartitionReport, ReportedDisk};
 pub use request::{Background, ExportRequest, MountReply, MountRequest, NbdRequest, SOCKET};
 pub use server::serve;

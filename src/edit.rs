@@ -9,6 +9,7 @@ mod draft;
 mod e2fs;
 mod editor;
 mod fit;
+pub mod guest_kernel;
 pub mod kernel_driver;
 
 pub use apply::{apply, check_room, set_uuid};
@@ -17,6 +18,19 @@ pub use fit::fit;
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// What stores edits.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EditWith {
+    /// e2fsprogs for ext2, ext3 and ext4 where FUSE is available, otherwise the guest's own kernel
+    #[default]
+    Auto,
+    /// The guest's own kernel, in a throwaway QEMU
+    Guest,
+    /// The host: e2fsprogs, and for XFS and Btrfs the driver of the host's kernel, which needs root
+    Kernel,
+}
 
 /// Size in bytes of the largest file that is treated as configuration.
 pub const MAX_FILE: usize = 64 << 10;

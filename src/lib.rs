@@ -4,6 +4,7 @@
 //! lists them in that order, with what each owns.
 
 pub mod adapt;
+pub mod appliance;
 pub mod bootmenu;
 pub mod bytes;
 pub mod cli;

@@ -27,5 +27,5 @@ mod transport;
 
 pub use address::{Encryption, NbdAddress};
 pub use listen::NbdListener;
-pub use serve::{NbdExport, NbdStopper, converse};
+pub use serve::{NbdExport, NbdStopper, converse, serve_one};
 pub use tls::TlsConfig;

@@ -16,7 +16,7 @@ mod tool;
 mod unmount;
 mod wait;
 
-pub use child::{bound_to_us, end, exec, ourselves, send};
+pub use child::{bound_to_us, bound_to_us_as_other, end, exec, ourselves, own_file, send};
 pub use inherit::Inherited;
 pub use mounts::{MountEntry, mount_table};
 pub use namespace::enter_private_mounts;

@@ -1,14 +1,14 @@
 //! What a mount is: its disks, what boots, what was edited, and the machine that it needs.
 
+use crate::Error;
 use crate::bytes::ReadAt;
-use crate::export::{ExportSet, StatusDisk};
+use crate::edit::Edit;
+use crate::export::StatusDisk;
 use crate::fs::boot_code::BootCode;
-use crate::fuse::with_private_view;
 use crate::layout::{PartitionKind, TableKind};
 use crate::plan::{Hardware, Plan, PlannedDisk};
 use crate::qemu::FirmwareKind;
 use crate::sandbox::Confined;
-use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -101,6 +101,9 @@ pub struct EditReport {
     pub paths: Vec<(String, String)>,
     /// Edited paths that are not listed.
     pub more: usize,
+    /// Edits that could not be made, one sentence each.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Why the guest could not be adapted.
     pub failure: Option<String>,
 }
@@ -121,13 +124,15 @@ impl EditReport {
             Ok(None) => return Self::default(),
             Err(e) => return Self::failed(e),
         };
-        let listed = adaptation.edits.iter().take(Self::MOST);
-        Self {
-            root_uuid: adaptation.uuid.clone(),
-            paths: listed.map(|e| (e.path.clone(), e.why.clone())).collect(),
-            more: adaptation.edits.len().saturating_sub(Self::MOST),
-            failure: None,
-        }
+        Self { root_uuid: adaptation.uuid.clone(), ..Self::made(adaptation.edits.iter()) }
+    }
+
+    /// These edits were made.
+    pub fn made<'a>(edits: impl ExactSizeIterator<Item = &'a Edit>) -> Self {
+        let more = edits.len().saturating_sub(Self::MOST);
+        let listed = edits.take(Self::MOST);
+        let paths = listed.map(|e| (e.path.clone(), e.why.clone())).collect();
+        Self { paths, more, ..Self::default() }
     }
 
     /// Nothing was edited because of `e`.
@@ -190,22 +195,4 @@ impl ReportedDisk {
             overlay: planned.overlay.clone(),
         }
     }
-}
-
-/// Make `plan`'s edits in the disks of `set`, through a view that only this process can reach.
-///
-/// # Errors
-/// Why the guest cannot be adapted, from planning or from making the edits.
-pub fn adapt(plan: &Plan, set: &ExportSet) -> Result<EditReport> {
-    let adaptation = match &plan.adaptation {
-        Ok(Some(adaptation)) => adaptation,
-        Ok(None) => return Ok(EditReport::default()),
-        Err(e) => return Err(Error::new(e.kind(), e.to_string())),
-    };
-    // What the guest cannot write to is edited all the same.
-    let _unlocked: Vec<_> = plan.disks.iter().map(|planned| planned.disk.unlock()).collect();
-    with_private_view(ExportSet::private(set.files.clone()), |view| {
-        adaptation.apply(&view.open_writable(&adaptation.file)?)
-    })?;
-    Ok(EditReport::planned(plan))
 }

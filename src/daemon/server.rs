@@ -4,8 +4,9 @@
 //! all rights, and serves the disks with what it has open.
 
 use super::channel::Channel;
+use super::editing::{Partly, adapt};
 use super::log::start_log;
-use super::report::{EditReport, MountReport, adapt};
+use super::report::{EditReport, MountReport};
 use super::request::{Background, ExportRequest, MountReply, MountRequest, NbdRequest};
 use super::wire::{DEVICE, FINISH, FIRST_PARSER, PARSERS, send_reply};
 use crate::export::{Export, ExportSet};
@@ -62,7 +63,8 @@ fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
     // Serving needs only the disks.
     plan.boot = None;
     // The guest is adapted before anything can access the disks.
-    report.edits = match adapt(&plan, &set) {
+    let partly = if request.must_adapt { Partly::Fails } else { Partly::IsReported };
+    report.edits = match adapt(&plan, &set, partly) {
         Err(e) if request.must_adapt => return Err(e),
         edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
     };

@@ -57,6 +57,7 @@ impl EditReport {
         if self.more > 0 {
             let _ = writeln!(out, "adapted: and {} more paths", self.more);
         }
+        self.left_out.iter().for_each(|what| line(&mut out, "note", what));
         if let Some(failure) = &self.failure {
             line(&mut out, "note", &format!("the guest is not adapted to KVM: {failure}"));
         }

@@ -73,7 +73,7 @@ pub fn fit(edits: Vec<Edit>, room: Option<Room>) -> (Vec<Edit>, Vec<String>) {
 }
 
 /// The group of each edit: the index of its first member.
-fn groups(edits: &[Edit]) -> Vec<usize> {
+pub(super) fn groups(edits: &[Edit]) -> Vec<usize> {
     let mut out: Vec<usize> = Vec::new();
     for (i, edit) in edits.iter().enumerate() {
         let belongs = |earlier: &Edit| {

@@ -3,11 +3,10 @@
 use super::partitions::{ContentReport, root_content};
 use super::report::{Answer, EditReport, Outcome, Report, Verdict};
 use crate::Error;
+use crate::daemon::why_not_edited;
 use crate::fs::boot_code::BootCode;
-use crate::fuse::why_unavailable;
 use crate::plan::Plan;
 use crate::qemu::DiskBus;
-use nix::unistd::geteuid;
 
 fn no(text: impl Into<String>, advice: &str) -> Verdict {
     Verdict {
@@ -80,19 +79,14 @@ pub(super) fn verdict(report: &Report, plan: &Plan, failure: Option<&Error>) -> 
         changes.push(format!("its disk on {bus}"));
         advice = Some(format!("QEMU must offer the disk on {bus}, as `synthdisk run` does"));
     }
-    let only_root = root(report, plan).filter(|root| !root.kind.starts_with("ext"));
-    if let Some(root) = only_root.filter(|_| !files.is_empty() && !geteuid().is_root()) {
-        advice.get_or_insert_with(|| {
-            format!("the edits are made only when root mounts or runs it: it is {}", root.kind)
-        });
-    }
     if !plan.left_out.is_empty() {
         changes.push("edits left out that it needs".into());
     }
-    if let Some(reason) = why_unavailable().filter(|_| !files.is_empty()) {
-        advice.get_or_insert_with(|| {
-            format!("the edits are not made on this host: they need FUSE, and {reason}")
-        });
+    if let Some(reason) = why_not_edited(plan).filter(|_| !files.is_empty()) {
+        changes.retain(|change| !change.starts_with("edits in "));
+        changes.push("edits left out that it needs".into());
+        changes.dedup();
+        advice.get_or_insert_with(|| format!("the edits are not made on this host: {reason}"));
     }
     let doubt = report.checks.iter().find(|c| c.outcome == Outcome::Unknown);
     if let Some(check) = doubt {

@@ -28,6 +28,8 @@ const NEGOTIATION: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(2);
 /// Threads for requests that wait for storage.
 const REQUEST_THREADS: usize = 16;
+/// The same, for [`serve_one`].
+const THREADS_FOR_ONE: usize = 4;
 
 /// An export as block devices, through NBD.
 #[derive(Debug)]
@@ -160,6 +162,19 @@ fn attend(socket: OwnedFd, shared: &Shared) -> io::Result<()> {
             }
         }
     }
+}
+
+/// Serve `set` to the one client at the other end of `socket`, until it hangs up: a child of this process.
+///
+/// # Errors
+/// Errors of starting threads; when the client does not keep to the protocol.
+pub fn serve_one(set: &ExportSet, socket: OwnedFd) -> Result<()> {
+    let failed = |e| Error::io("the connection to QEMU failed", e);
+    let (exports, pool) = (Exports::new(set, false), Pool::start(THREADS_FOR_ONE).map_err(failed)?);
+    let shared = Shared { exports, tls: None, pool, clients: Clients::default() };
+    let attended = attend(socket, &shared);
+    shared.pool.close();
+    attended.map_err(failed)
 }
 
 /// What a client is answered that sends `said` and then nothing more, for the fuzz target.

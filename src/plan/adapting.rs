@@ -65,6 +65,20 @@ impl LiveGuest<'_> {
         Ok(out)
     }
 
+    /// Partition `index` of `resolver`, which is a root filesystem, and what may be mounted on it; `None`
+    /// if it is on none of the disks.
+    ///
+    /// # Errors
+    /// When the examiner has too many sources.
+    pub(super) fn places(
+        &self,
+        resolver: &RootResolver,
+        index: usize,
+    ) -> Result<Option<(Place, Vec<Place>)>> {
+        let Some((_, source)) = self.source(resolver, index)? else { return Ok(None) };
+        Ok(Some(((index, source), self.mountable(resolver, index)?)))
+    }
+
     /// The filesystem in partition `index` of `resolver`, and its file in a mount; `None` if it is
     /// on none of the disks.
     ///
@@ -91,6 +105,8 @@ pub struct Adaptation {
     pub uuid: Option<String>,
     /// How the kernel mounts the filesystem, if only its driver writes to it.
     pub kernel_mount: Option<KernelMount>,
+    /// The filesystem, and partitions that may be mounted on it.
+    pub(super) places: (Place, Vec<Place>),
 }
 
 impl Adaptation {
@@ -152,9 +168,10 @@ pub(super) fn adaptation_of(
     let Some(root) = resolver.partitions.get(index) else { return Ok(None) };
     let Some((file, source)) = guests.source(resolver, index)? else { return Ok(None) };
     let (devices, selection) = (devices(resolver, root, guests), resolver.selection.clone());
+    let places = ((index, source), guests.mountable(resolver, index)?);
     let question = EditsQuestion {
-        root: (index, source),
-        others: guests.mountable(resolver, index)?,
+        root: places.0,
+        others: places.1.clone(),
         resolver: resolver.clone(),
         devices,
         selection,
@@ -182,7 +199,7 @@ pub(super) fn adaptation_of(
         ));
         return Ok(None);
     }
-    Ok(Some(Adaptation { file, edits, uuid: None, kernel_mount }))
+    Ok(Some(Adaptation { file, edits, uuid: None, kernel_mount, places }))
 }
 
 /// What the user should know of an adaptation.

@@ -9,7 +9,8 @@ use super::created_file::CreatedFile;
 use super::disk_builder::DiskBuilder;
 use super::disk_source::images_of;
 use super::examine::{BootQuestion, Examiner, RemoteFs};
-use super::guest_planner::{GuestPlanner, not_planned};
+use super::guest_kernel::{GuestKernel, GuestKernelFile};
+use super::guest_planner::{GuestPlanner, never_planned, not_planned};
 use super::guest_tree::guest_tree;
 use super::options::SourceOptions;
 use super::payload::from_guest;
@@ -24,6 +25,7 @@ use super::unique_names;
 use super::whole_disk::{changed_table, whole_disk};
 use crate::bytes::ReadAt;
 use crate::disk::ReadSet;
+use crate::edit::EditWith;
 use crate::fs::boot_code::BootCode;
 use crate::fs::{GuestFs, GuestTree, Mounted};
 use crate::identity::UuidChange;
@@ -33,6 +35,7 @@ use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A guest's disks, ready to be served.
 #[derive(Debug)]
@@ -70,12 +73,18 @@ pub struct Plan {
     pub left_out: Vec<String>,
     /// Physical volumes or volume groups that the guest cannot tell apart.
     pub copied_group: Option<String>,
+    /// What makes the edits.
+    pub edit_with: EditWith,
+    /// How long the guest's own kernel may take for them, if the user says so.
+    pub edit_time: Option<Duration>,
     /// New overlays, which are removed again unless [`Plan::keep`] is called.
     created: Vec<CreatedFile>,
     /// The names of the guest's partitions.
     resolver: RootResolver,
     /// Examines the guest's filesystems, within the budget of this plan.
     examiner: Examiner,
+    /// The kernel that boots.
+    kernel: Option<GuestKernelFile>,
 }
 
 /// Where a root filesystem is.
@@ -153,6 +162,15 @@ impl Plan {
         Some((file, tree))
     }
 
+    /// What the kernel that boots needs to make the edits of `adaptation`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when no kernel boots, or when it lacks modules; errors from reading them.
+    pub fn guest_kernel(&self, adaptation: &Adaptation) -> Result<GuestKernel> {
+        let kernel = self.kernel.as_ref();
+        GuestKernel::read(kernel, adaptation, &self.resolver, &self.examiner)
+    }
+
     /// Keeps new overlays; called once the mount has succeeded.
     pub fn keep(&mut self) {
         self.created.drain(..).for_each(CreatedFile::keep);
@@ -188,6 +206,7 @@ pub(super) fn assemble(
     notes.extend(places.volumes.problems.iter().cloned());
     let shared_names = unique_names::notes(&resolver.partitions);
     notes.extend(shared_names.iter().cloned());
+    let mut kernel = boot.as_ref().map(GuestKernelFile::of);
     let mut summary = boot.map(|boot| boot.summary);
     if uuid.is_none() {
         uuid = change_uuid(&guests, &guest.boot, summary.as_ref(), &mut resolver, options)?;
@@ -200,7 +219,10 @@ pub(super) fn assemble(
         let latest = follow_guest(&guests, request, resolver.clone(), first)?;
         match summary.is_none().then(|| plan_boot_area(&disks[0], &latest)) {
             None => {}
-            Some(Ok(boots)) => summary = Some(boots),
+            Some(Ok(boots)) => {
+                kernel = Some(GuestKernelFile::of(&boots));
+                summary = Some(boots.summary);
+            }
             // A guest that was broken through its overlay must stay accessible for repair.
             Some(Err(e)) if builders[0].has_overlay() => {
                 notes.push(format!("nothing boots from this disk as it is now: {e}"));
@@ -249,9 +271,12 @@ pub(super) fn assemble(
         shared_names,
         left_out: said.left_out,
         copied_group: places.volumes.copies.clone(),
+        edit_with: options.edit_with,
+        edit_time: options.edit_time.map(|secs| Duration::from_secs(secs.into())),
         created,
         resolver,
         examiner,
+        kernel,
     };
     if let Some(files) = &options.cloud_init {
         let hostname = options.identity.hostname.as_ref();
@@ -375,7 +400,7 @@ fn follow_guest(
     request: &GuestBootRequest,
     resolver: RootResolver,
     examiner: Option<Examiner>,
-) -> Result<Arc<Mutex<Result<BootSummary>>>> {
+) -> Result<Arc<Mutex<Result<PlannedBoot>>>> {
     let incomplete = || Error::new(ErrorKind::Corrupt, "the overlay's layout has no partitions");
     let first = &guests.disks[0];
     let area = guests.builders[0].boot_area()?.ok_or_else(incomplete)?;
@@ -399,7 +424,7 @@ fn follow_guest(
 }
 
 /// Plans the boot area through the disk itself; returns what boots now.
-fn plan_boot_area(first: &PlannedDisk, latest: &Mutex<Result<BootSummary>>) -> Result<BootSummary> {
+fn plan_boot_area(first: &PlannedDisk, latest: &Mutex<Result<PlannedBoot>>) -> Result<PlannedBoot> {
     first.disk.plan_gap();
-    std::mem::replace(&mut *latest.lock(), Ok(BootSummary::default()))
+    std::mem::replace(&mut *latest.lock(), Err(never_planned()))
 }

@@ -168,5 +168,6 @@ pub(super) fn clone_edits(
     let uuid = uuid.filter(|change| change.pending).map(|change| change.new.clone());
     let kernel_mount = fs.kernel_mount();
     let needed = uuid.is_some() || !edits.is_empty();
-    Ok(needed.then_some(Adaptation { file, edits, uuid, kernel_mount }))
+    let places = guests.places(resolver, index)?.filter(|_| needed);
+    Ok(places.map(|places| Adaptation { file, edits, uuid, kernel_mount, places }))
 }

@@ -27,8 +27,8 @@ pub use answer::answer_questions;
 pub(super) use examiner::Examiner;
 pub(super) use guest_file::ThroughFile;
 pub(super) use question::{
-    BootQuestion, EditsQuestion, FileOrigin, FoundBoot, FoundFile, HostBootQuestion, HostFile,
-    Place, SourceId,
+    BootQuestion, EditorQuestion, EditsQuestion, FileOrigin, FoundBoot, FoundFile,
+    HostBootQuestion, HostFile, Place, SourceId,
 };
 pub(super) use remote_fs::RemoteFs;
 pub use start::{Start, examine_with};

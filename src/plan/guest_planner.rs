@@ -5,7 +5,7 @@ use super::candidates::LivePartition;
 use super::examine::{BootQuestion, Examiner};
 use super::payload::from_guest;
 use super::root_resolver::RootResolver;
-use super::types::{BootSummary, GuestBootRequest, PlannedBoot};
+use super::types::{GuestBootRequest, PlannedBoot};
 use super::volumes::LiveVolumes;
 use crate::bytes::SharedBytes;
 use crate::disk::{BootPlanner, GapPlan, ReadSet, Region, Validity};
@@ -31,7 +31,7 @@ pub(super) struct GuestPlanner {
     pub(super) request: GuestBootRequest,
     pub(super) resolver: RootResolver,
     /// The outcome of the latest planning.
-    pub(super) latest: Arc<Mutex<Result<BootSummary>>>,
+    pub(super) latest: Arc<Mutex<Result<PlannedBoot>>>,
     /// For the first plan, when it belongs to the planning of the whole guest. Each later one has a
     /// process and a budget of its own.
     pub(super) first: Option<Examiner>,
@@ -78,7 +78,7 @@ impl BootPlanner for GuestPlanner {
             Err(e) if unsure(e) => Validity::AtMost(RETRY),
             _ => Validity::UntilWritten,
         };
-        *self.latest.lock() = boot.map(|boot| boot.summary);
+        *self.latest.lock() = boot;
         GapPlan { regions, validity }
     }
 
@@ -90,7 +90,12 @@ impl BootPlanner for GuestPlanner {
     }
 }
 
-/// Initial value of the summary, before the first planning.
-pub(super) fn not_planned() -> Arc<Mutex<Result<BootSummary>>> {
-    Arc::new(Mutex::new(Err(Error::new(ErrorKind::NotFound, "nothing was planned yet"))))
+/// Initial value of the outcome, before the first planning.
+pub(super) fn not_planned() -> Arc<Mutex<Result<PlannedBoot>>> {
+    Arc::new(Mutex::new(Err(never_planned())))
+}
+
+/// The error before the first planning.
+pub(super) fn never_planned() -> Error {
+    Error::new(ErrorKind::NotFound, "nothing was planned yet")
 }

@@ -1,6 +1,7 @@
 //! The options that describe a guest and its disks.
 
 use crate::adapt::Selection;
+use crate::edit::EditWith;
 use crate::guest::select::EntrySelector;
 use crate::identity::Identity;
 use crate::image::{self, Foreign, InUse};
@@ -124,6 +125,16 @@ pub struct SourceOptions {
     #[arg(long, value_name = "auto|none|STEP,...", help_heading = "Guest edits")]
     #[arg(value_parser = Selection::parse, default_value_t)]
     pub adapt: Selection,
+
+    /// What makes the edits [default: auto]
+    #[arg(long, value_enum, value_name = "WITH", help_heading = "Guest edits")]
+    #[arg(default_value_t, hide_default_value = true)]
+    pub edit_with: EditWith,
+
+    /// Seconds that the guest's own kernel may take for the edits [default: 60, or 300 without KVM]
+    #[arg(long, value_name = "SECONDS", help_heading = "Guest edits")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub edit_time: Option<u32>,
 
     /// The new identity that makes the guest a clone.
     #[arg(skip)]

@@ -1,9 +1,11 @@
 //! Child processes that do not outlive their parent.
 
+use super::inherit::Inherited;
 use crate::{Error, ErrorKind, Result};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
@@ -39,13 +41,33 @@ pub fn ourselves() -> Result<Command> {
 /// # Errors
 /// As [`ourselves`].
 pub fn bound_to_us(program: &OsStr, signal: Signal) -> Result<Command> {
-    let mut command = ourselves()?;
+    Ok(bound_by(ourselves()?, program, signal))
+}
+
+/// As [`bound_to_us`], with this program's file opened by [`own_file`]: for a child with another user ID, which
+/// may not look up its path.
+pub fn bound_to_us_as_other(own: &Inherited, program: &OsStr, signal: Signal) -> Command {
+    let mut command = Command::new(own.path());
+    command.arg0("synthdisk");
+    bound_by(command, program, signal)
+}
+
+/// The file of this program, for [`bound_to_us_as_other`].
+///
+/// # Errors
+/// When /proc does not provide it.
+pub fn own_file() -> Result<Inherited> {
+    let failed = |e| Error::io("cannot open this program's own file", e);
+    Inherited::new(&File::open("/proc/self/exe").map_err(failed)?).map_err(failed)
+}
+
+fn bound_by(mut command: Command, program: &OsStr, signal: Signal) -> Command {
     command.args(["internal", "exec", "--signal", signal.as_str()]);
     if signal != Signal::SIGKILL {
         command.arg("--keep-mask");
     }
     command.args(["--parent", &getpid().to_string(), "--"]).arg(program);
-    Ok(command)
+    command
 }
 
 /// The second half of [`bound_to_us`]: execute `words`, with `signal` sent when `parent` ends. All

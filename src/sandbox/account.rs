@@ -58,6 +58,11 @@ pub(super) fn is_mapped(account: Account) -> bool {
     maps("/proc/self/uid_map", account.uid) && maps("/proc/self/gid_map", account.gid)
 }
 
+/// Whether this thread may switch to `account`.
+pub(super) fn can_become(account: Account) -> bool {
+    has(CapabilitySet::SETUID | CapabilitySet::SETGID) && is_mapped(account)
+}
+
 /// Remove all capabilities but `kept` from this thread's bounding set, as far as the kernel allows.
 /// Those that it holds stay, but programs that it starts get no others.
 pub(super) fn limit_bounding_set(kept: CapabilitySet) {

@@ -3,7 +3,7 @@
 //! What such a program may do is set for a thread, and inherited by the programs that the thread
 //! starts. So nothing has to run between fork and exec, and no further program is started.
 
-use super::account::{self, limit_bounding_set, unprivileged};
+use super::account::{self, Account, limit_bounding_set, unprivileged};
 use super::filter::Filters;
 use super::landlock::{Allowed, restrict};
 use super::profile::Limits;
@@ -39,6 +39,8 @@ pub enum RunAs {
     Caller,
     /// An account without rights, if this process is root.
     Unprivileged,
+    /// The same account in this group.
+    InGroup(u32),
 }
 
 /// What a tool may do.
@@ -81,7 +83,7 @@ impl ToolSandbox<'_> {
         let root = nix::unistd::geteuid().is_root();
         limit_bounding_set(match self.run_as {
             RunAs::Caller => CapabilitySet::DAC_READ_SEARCH,
-            RunAs::Unprivileged => CapabilitySet::empty(),
+            RunAs::Unprivileged | RunAs::InGroup(_) => CapabilitySet::empty(),
         });
         set_no_new_privs(true).map_err(|e| Error::io("cannot confine a tool", e.into()))?;
         if let Err(reason) = restrict(&self.allowed()) {
@@ -90,9 +92,15 @@ impl ToolSandbox<'_> {
         if let Err(reason) = Filters::for_tools().and_then(|filters| filters.apply_to_thread()) {
             tracing::debug!("system calls of tools are not filtered: {reason}");
         }
-        if root && self.run_as == RunAs::Unprivileged {
+        let account = match self.run_as {
+            RunAs::Caller => None,
+            RunAs::Unprivileged => Some(unprivileged()),
+            RunAs::InGroup(gid) => Some(Account { gid, ..unprivileged() }),
+        };
+        // A container may have no other account.
+        if let Some(account) = account.filter(|account| root && account::can_become(*account)) {
             // Now and not between fork and exec: limits can be set for processes of the same user.
-            account::switch_thread_to(unprivileged())
+            account::switch_thread_to(account)
                 .map_err(|e| Error::io("cannot change the user ID of a tool", e))?;
         }
         Ok(ToolThread { limits: self.limits })

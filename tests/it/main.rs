@@ -1,6 +1,7 @@
 //! All integration tests, in one program: a file per subject, a folder per room.
 
 mod adapt;
+mod appliance;
 mod boot;
 mod cli;
 mod clone;

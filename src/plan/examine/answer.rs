@@ -1,10 +1,13 @@
 //! The examining side: answers a planner's questions until it hangs up.
 
 use super::boot::{boot, host_boot};
+use super::extra_initrd::drivers_of;
+use super::extra_initrd::editing::editing_initrd;
 use super::files::OpenFiles;
 use super::guests::{Guests, PATIENCE, slots};
 use super::question::{
-    EditsQuestion, FoundEdit, FoundEdits, FsFacts, FsQuestion, Question, SourceId,
+    EditorQuestion, EditsQuestion, FoundEdit, FoundEditor, FoundEdits, FsFacts, FsQuestion,
+    Question, SourceId,
 };
 use super::wire::{FromParser, ToParser, WireError, decode, encode};
 use crate::adapt::propose;
@@ -61,6 +64,7 @@ fn answer<'a>(
             in_json(guests, Ok(has_modules(guests, root, &version)))
         }
         Question::Edits(question) => in_json(guests, edits(guests, &question)),
+        Question::Editor(question) => in_json(guests, editor(guests, files, &question)),
         Question::Volumes(parts) => in_json(guests, volumes(guests, &parts)),
         Question::Budget => in_json(guests, Ok(())),
         Question::Fs(source, question) => about_fs(guests, files, source, question),
@@ -127,6 +131,25 @@ fn edits(guests: &Guests<'_>, question: &EditsQuestion) -> Result<FoundEdits> {
     let edits = edits.into_iter().map(found).collect();
     let elsewhere = elsewhere.into_iter().map(|edit| edit.path).collect();
     Ok(FoundEdits { edits, elsewhere, facts: facts(fs) })
+}
+
+/// The initrd with which the guest's own kernel edits its root filesystem.
+fn editor<'a>(
+    guests: &Guests<'a>,
+    files: &mut OpenFiles<'a>,
+    question: &EditorQuestion,
+) -> Result<FoundEditor> {
+    let EditorQuestion { root: (index, root), others, resolver, version } = question;
+    let fs = guests.fs(*root)?;
+    let open = |index: usize| {
+        let (_, source) = others.iter().find(|(i, _)| *i == index)?;
+        Some(Mounted::Shared(guests.fs(*source).ok()?))
+    };
+    let tree = guest_tree(Mounted::Shared(fs), *index, resolver, open);
+    let drivers = drivers_of(guests.bytes(*root)?);
+    let (bytes, fs_type) = editing_initrd(&tree, version, drivers)?;
+    let len = bytes.len() as u64;
+    Ok(FoundEditor { file: files.made(bytes)?, len, fs_type: fs_type.to_owned() })
 }
 
 /// The logical volumes in `parts`.

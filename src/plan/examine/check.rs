@@ -143,6 +143,16 @@ pub(super) fn check_mount(mount: Option<(String, String)>) -> Result<Option<Kern
     Ok(Some(KernelMount { fs_type, options }))
 }
 
+/// A type of filesystem that is edited.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] for anything else.
+pub(super) fn check_fs_type(fs_type: &str) -> Result<&'static str> {
+    let known =
+        ["ext2", "ext3", "ext4", "xfs", "btrfs"].into_iter().find(|known| *known == fs_type);
+    known.ok_or_else(|| Error::new(ErrorKind::Corrupt, "a filesystem that nobody has"))
+}
+
 /// The edits, if a step could have made them. They are made in the guest's own filesystem only.
 ///
 /// # Errors

@@ -1,9 +1,11 @@
 //! The planner's side: asks what is in a guest.
 
-use super::check::{check_boot, check_edits, check_mount, check_volumes, clean, clean_all};
+use super::check::{
+    check_boot, check_edits, check_fs_type, check_mount, check_volumes, clean, clean_all,
+};
 use super::question::{
-    BootQuestion, EditsQuestion, FoundBoot, FoundEdits, FsQuestion, HostBootQuestion, MAX_SOURCES,
-    Question, SourceId,
+    BootQuestion, EditorQuestion, EditsQuestion, FoundBoot, FoundEditor, FoundEdits, FsQuestion,
+    HostBootQuestion, MAX_SOURCES, Question, SourceId,
 };
 use super::start::{Start, start};
 use super::wire::{FromParser, MAX_READ, ToParser, WireError, decode, encode};
@@ -154,6 +156,20 @@ impl Examiner {
         let found: FoundEdits = self.ask(&Question::Edits(question))?;
         let elsewhere = clean_all(found.elsewhere);
         Ok((check_edits(found.edits)?, elsewhere, check_mount(found.facts.kernel_mount)?))
+    }
+
+    /// The initrd with which the guest's own kernel edits its root filesystem, and the filesystem's
+    /// type, as in mount(2).
+    ///
+    /// # Errors
+    /// If the kernel lacks drivers; errors from reading its modules; if the guest could not be examined.
+    pub(in crate::plan) fn editor(
+        &self,
+        question: EditorQuestion,
+    ) -> Result<(Vec<u8>, &'static str)> {
+        let FoundEditor { file, len, fs_type } = self.ask(&Question::Editor(question))?;
+        let fs_type = check_fs_type(&fs_type)?;
+        Ok((self.made(file, len)?, fs_type))
     }
 
     /// The logical volumes in physical volumes, which have these names in messages.

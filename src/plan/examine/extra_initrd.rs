@@ -11,7 +11,9 @@
 //! that program is not configured to generate initrds for any machine.
 
 mod cpio;
+pub(super) mod editing;
 mod insmod;
+mod load;
 mod mount_root;
 
 use crate::bytes::ReadAt;
@@ -26,16 +28,11 @@ use crate::qemu::{DiskBus, NicModel};
 use crate::{Error, ErrorKind, Result};
 use cpio::Archive;
 use insmod::{WordSize, program};
+use load::{DIR, Loaded, NEEDED, add_modules};
 pub(super) use mount_root::RootMount;
 
-/// Directory of the extra initrd's files. No guest's initrd has such a directory.
-const DIR: &str = "synthdisk";
 /// Maximum growth of the command line in bytes.
 pub(super) const PARAMETER_MAX: usize = " rdinit=/synthdisk/init".len();
-/// Maximum bytes of all modules together; virtio's need about 200 kB.
-const MAX_MODULES: usize = 64 << 20;
-/// The drivers without which a virtio disk is not detected: name and configuration option.
-const NEEDED: [(&str, &str); 2] = [("virtio_pci", "VIRTIO_PCI"), ("virtio_blk", "VIRTIO_BLK")];
 
 /// Facts about the kernel's drivers from a few small files in the guest's root filesystem.
 #[derive(Clone, Debug)]
@@ -362,24 +359,7 @@ fn build(
     }
     let mut archive = Archive::default();
     archive.dir(DIR)?;
-    let mut bits = None;
-    let (mut loaded, mut names) = (Vec::new(), Vec::new());
-    let mut total = 0;
-    for path in paths {
-        let name = crate::initrd::module_name(&path).unwrap_or_default();
-        if names.contains(&name) {
-            continue;
-        }
-        let module = modules.load(&path)?;
-        total += module.len();
-        if total > MAX_MODULES {
-            return Err(Error::new(ErrorKind::TooLarge, "the guest's modules are too large"));
-        }
-        bits = Some(WordSize::of_module(&module)?);
-        archive.file(&format!("{DIR}/{name}.ko"), 0o644, &module)?;
-        loaded.push(format!("/{DIR}/{name}.ko"));
-        names.push(name);
-    }
+    let Loaded { names, paths: loaded, bits } = add_modules(&mut archive, modules, paths)?;
     let Some(bits) = bits else { return Ok(None) };
     let own = format!("/{DIR}/mountroot");
     let init = match first {

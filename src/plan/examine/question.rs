@@ -34,6 +34,8 @@ pub(in crate::plan) enum Question {
     Budget,
     /// The edits that adapt the guest with this root filesystem: [`FoundEdits`].
     Edits(EditsQuestion),
+    /// The initrd with which a kernel edits this guest: a [`FoundEditor`].
+    Editor(EditorQuestion),
     /// About one filesystem.
     Fs(SourceId, FsQuestion),
     /// Bytes of an open file.
@@ -50,6 +52,29 @@ pub(in crate::plan) struct EditsQuestion {
     pub(in crate::plan) resolver: RootResolver,
     pub(in crate::plan) devices: Devices,
     pub(in crate::plan) selection: Selection,
+}
+
+/// With which initrd the guest's kernel edits its root filesystem.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::plan) struct EditorQuestion {
+    /// Its root filesystem.
+    pub(in crate::plan) root: Place,
+    /// Partitions that may be mounted on it.
+    pub(in crate::plan) others: Vec<Place>,
+    pub(in crate::plan) resolver: RootResolver,
+    /// The kernel's version, as `uname -r` prints it.
+    pub(in crate::plan) version: String,
+}
+
+/// An initrd with which the guest's kernel edits its root filesystem.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::plan) struct FoundEditor {
+    /// The initrd, as an open file.
+    pub(in crate::plan) file: u32,
+    /// Its length in bytes.
+    pub(in crate::plan) len: u64,
+    /// The filesystem's type, as in mount(2).
+    pub(in crate::plan) fs_type: String,
 }
 
 /// A question about one filesystem; paths are in the guest.

@@ -1,4 +1,4 @@
-//! Edits of XFS and Btrfs guests, by the kernel's driver in a mount namespace of its own.
+//! Edits of XFS and Btrfs guests, by the host's driver in a mount namespace of its own.
 //!
 //! All but one need root, and are skipped without.
 
@@ -113,6 +113,9 @@ fn nothing_is_left(mounted: &Mount) {
     assert!(!mounts.lines().any(|l| l.starts_with("/dev/loop") && l.contains("/tmp ")), "{mounts}");
 }
 
+/// The guest's own kernel, which is the default, is tested in `appliance`.
+const HOST: &str = "--edit-with=kernel";
+
 const CONFIG: &str = "bootloader = 'pygrub'\nroot = '/dev/xvda2 ro'\n\
     disk = ['root.img,,xvda2', 'swap.img,,xvda1']\n";
 
@@ -133,7 +136,7 @@ fn xfs_is_edited_in_place_and_once() {
     field.guard(&image);
     let config = field.config(CONFIG);
     let overlay = field.arg("o.qcow2");
-    let options = ["--overlay", &*overlay];
+    let options = ["--overlay", &*overlay, HOST];
     let mounted = mount(&config, &options);
     let printed = mounted.printed();
     assert!(printed.contains("adapted: /etc/fstab: "), "{printed}");
@@ -174,7 +177,7 @@ fn a_dirty_journal_is_replayed_first() {
     }
     fs::copy(&live, &image).unwrap();
     field.guard(&image);
-    let mounted = field.mount(CONFIG, &[]);
+    let mounted = field.mount(CONFIG, &[HOST]);
     assert!(mounted.printed().contains("adapted: /etc/fstab: "), "{}", mounted.printed());
     {
         let shown = Shown::new(&mounted.part(2), true, "ro,norecovery,nouuid");
@@ -205,7 +208,7 @@ fn btrfs_is_edited_in_the_root_subvolume() {
         about(&shown.at("@/etc/fstab"))
     };
     field.guard(&image);
-    let mounted = field.mount(CONFIG, &[]);
+    let mounted = field.mount(CONFIG, &[HOST]);
     assert!(mounted.printed().contains("adapted: /etc/fstab: "), "{}", mounted.printed());
     nothing_is_left(&mounted);
     run("btrfs", &["check".as_ref(), "--readonly".as_ref(), mounted.part(2).as_os_str()]);
@@ -231,7 +234,7 @@ fn an_image_that_the_host_has_mounted_stays_as_it_is() {
     field.guard(&image);
     let shown = Shown::new(&image, true, "ro");
     let config = field.config(CONFIG);
-    let mounted = mount(&config, &["--force"]);
+    let mounted = mount(&config, &["--force", HOST]);
     let printed = mounted.printed();
     // Since Linux 6.7 the two may be mounted side by side.
     let adapted = printed.contains("adapted: /etc/fstab: ");
@@ -262,7 +265,7 @@ fn without_root_nothing_is_edited() {
     }
     field.guard(&image);
     let config = field.config(CONFIG);
-    let made = words.args(["mount", "--config", &config]).arg(&dir).output().unwrap();
+    let made = words.args(["mount", HOST, "--config", &config]).arg(&dir).output().unwrap();
     let said = text(&made.stderr);
     assert!(made.status.success(), "{said}");
     let note = said.lines().find(|l| l.contains("not adapted")).expect("it says so");

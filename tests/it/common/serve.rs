@@ -1,8 +1,8 @@
 //! A guard for `synthdisk serve`.
 
-use std::ffi::OsStr;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::mount::{children, has_ended, is_started_as};
-use super::process::{synthdisk, text};
+use super::process::{SYNTHDISK, command, is_root, text};
 
 /// How long a server may take to end on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,12 +32,27 @@ impl Served {
 
     /// Like [`Served::new`], for any number of images (none with `--config`).
     pub fn of(options: &[&str], images: &[&Path]) -> Self {
-        let home = TempDir::with_prefix("synthdisk-nbd-").expect("a temporary directory");
+        Self::by(home(), command(SYNTHDISK), options, images)
+    }
+
+    /// As [`Served::of`], by a user without rights, who can use this copy of the program.
+    pub fn by_nobody(program: &Path, options: &[&str], images: &[&Path]) -> Self {
+        let home = home();
+        if !is_root() {
+            return Self::by(home, command(program), options, images);
+        }
+        chown(home.path(), Some(65534), Some(65534)).expect("our own directory");
+        let mut words = command("setpriv");
+        words.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program);
+        Self::by(home, words, options, images)
+    }
+
+    /// As [`Served::of`], by the program that `words` start.
+    fn by(home: TempDir, mut words: Command, options: &[&str], images: &[&Path]) -> Self {
         let socket = home.path().join("s");
-        let mut args: Vec<&OsStr> = vec!["serve".as_ref(), "--nbd".as_ref(), socket.as_os_str()];
-        args.extend(options.iter().map(OsStr::new));
-        args.extend(images.iter().map(|p| p.as_os_str()));
-        let output = synthdisk(&args);
+        words.args(["serve", "--nbd"]).arg(&socket).args(options).args(images);
+        let output = words.output().expect("the program can be started");
+        assert!(output.status.success(), "{}", text(&output.stderr));
         let keeper = keeper_of(&socket);
         let servers: Vec<i32> =
             children(keeper).into_iter().filter(|pid| is_started_as(*pid, "serve")).collect();
@@ -94,6 +109,10 @@ impl Drop for Served {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+fn home() -> TempDir {
+    TempDir::with_prefix("synthdisk-nbd-").expect("a temporary directory")
 }
 
 /// The process that keeps `socket`, found by its arguments.

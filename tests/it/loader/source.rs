@@ -38,6 +38,7 @@ fn the_binaries_are_assembled_from_their_sources() {
         ("src/loader/direct", "loader.bin"),
         ("src/plan/examine/extra_initrd", "insmod64.bin"),
         ("src/plan/examine/extra_initrd", "insmod32.bin"),
+        ("src/plan/examine/extra_initrd", "mountroot64.bin"),
     ] {
         compare(dir.path(), folder, name, "scripts/assemble-loader");
     }
@@ -61,4 +62,24 @@ fn the_loader_for_uefi_is_compiled_from_its_source() {
         String::from_utf8_lossy(&output.stderr)
     );
     compare(dir.path(), "src/loader/direct/efi", "loader.efi", "scripts/build-efi-loader");
+}
+
+#[test]
+fn the_editor_is_compiled_from_its_source() {
+    let version = run_text("gcc-12", &["-dumpfullversion"]);
+    if version != COMPILER {
+        skip(&format!("gcc-12 is {version}, and the editor was built by {COMPILER}"));
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = "scripts/build-guest-editor";
+    let output = build(script, dir.path());
+    assert!(
+        output.status.success(),
+        "{script} failed (it needs gcc-12 and binutils):\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for name in ["editor64.bin", "editor32.bin"] {
+        compare(dir.path(), "src/edit/guest_kernel", name, script);
+    }
 }

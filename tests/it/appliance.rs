@@ -1,0 +1,4 @@
+mod editor;
+mod guests;
+mod hostile;
+mod tree;

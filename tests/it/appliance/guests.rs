@@ -1,0 +1,105 @@
+//! Guests on XFS and Btrfs, edited by their own kernel for a user without rights, and without FUSE.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+
+use super::tree::{CONFIG, tree};
+use crate::common::field::{Field, mount};
+use crate::common::foreign::{make_btrfs, make_xfs};
+use crate::common::mount::LoopDev;
+use crate::common::process::{copy_program, is_root, run, run_text, skip};
+use crate::common::serve::Served;
+use crate::common::slots::Slot;
+
+/// Everything in the filesystem `image`: names, owners, modes, sizes, targets, contents; the times of
+/// modification of files that the edits do not create. `None` unless root runs the tests.
+fn content(image: &Path, options: &str) -> Option<String> {
+    if !is_root() {
+        return None;
+    }
+    let device = LoopDev::attach(image, true);
+    let dir = tempfile::tempdir().unwrap();
+    run("mount", &["-o".as_ref(), options.as_ref(), device.device(), dir.path()]);
+    let script = "cd \"$0\" && find . -printf '%P %m %U %G %y %l\\n' | sort && \
+                  find . -type f -print0 | sort -z | xargs -0 sha256sum && \
+                  find etc/fstab etc/inittab usr boot -type f -printf '%P %s %T@\\n' | sort && \
+                  getfattr -R -d -m- . 2>/dev/null | sort";
+    let said = run_text("sh", &["-c".as_ref(), script.as_ref(), dir.path().as_os_str()]);
+    run("umount", &[dir.path()]);
+    Some(said)
+}
+
+/// A server of the guest in `field`, run by a user without rights.
+pub fn served(field: &Field, config: &str, options: &[&str]) -> Served {
+    let program = field.path("synthdisk");
+    copy_program(&program);
+    if is_root() {
+        for name in ["root.img", "swap.img"] {
+            chown(field.path(name), Some(65534), Some(65534)).unwrap();
+        }
+    }
+    let options = [&["--config", config], options].concat();
+    Served::by_nobody(&program, &options, &[])
+}
+
+fn edited_like_by_the_host(fs_type: &str) {
+    let field = Field::new();
+    let image = field.path("root.img");
+    let tree = tree(&field);
+    let options = match fs_type {
+        "xfs" => {
+            make_xfs(&image, 300 << 20, &[], &tree);
+            "ro,norecovery,nouuid"
+        }
+        _ => {
+            make_btrfs(&image, 256 << 20, &[], &tree);
+            "ro"
+        }
+    };
+    field.swap("swap.img", 1 << 20, "oldswap");
+    field.guard(&image);
+    let config = field.config(CONFIG);
+    let _slot = Slot::take();
+    let server = served(&field, &config, &[]);
+    let said = server.printed();
+    for path in ["/etc/fstab", "/etc/inittab"] {
+        assert!(said.contains(&format!("adapted: {path}: ")), "{said}");
+    }
+    assert!(!said.contains("note:    the guest is not adapted"), "{said}");
+    let by_guest = field.path("by-guest.img");
+    run(
+        "qemu-img",
+        &["convert", "-O", "raw", &server.uri("part2.raw"), &field.arg("by-guest.img")],
+    );
+    drop(server);
+    match fs_type {
+        "xfs" => run("xfs_repair", &["-n".as_ref(), "-f".as_ref(), by_guest.as_os_str()]),
+        _ => run("btrfs", &["check".as_ref(), "--readonly".as_ref(), by_guest.as_os_str()]),
+    };
+    let Some(by_guest) = content(&by_guest, options) else {
+        return skip("comparing with the host's driver needs root");
+    };
+    let mounted = mount(&config, &["--edit-with=kernel"]);
+    assert!(mounted.printed().contains("adapted: /etc/inittab: "), "{}", mounted.printed());
+    let by_host = field.path("by-host.img");
+    fs::copy(mounted.part(2), &by_host).unwrap();
+    mounted.unmount();
+    assert_eq!(by_guest, content(&by_host, options).unwrap());
+}
+
+#[test]
+fn an_xfs_root() {
+    edited_like_by_the_host("xfs");
+}
+
+/// Kinds that only `scripts/test --matrix` boots.
+mod matrix {
+    use super::*;
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn a_btrfs_root() {
+        edited_like_by_the_host("btrfs");
+    }
+}
