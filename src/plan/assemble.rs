@@ -251,6 +251,11 @@ pub(super) fn assemble(
             None => Ok(None),
         }
     };
+    if let (None, Ok(Some(_))) = (&kernel, &adaptation) {
+        // The image's own boot code starts the guest, and its kernel may have to edit it.
+        let boot = boot_now(&guests, &GuestBootRequest::default(), &resolver);
+        kernel = boot.ok().as_ref().map(GuestKernelFile::of);
+    }
     notes.extend(said.general);
     notes.extend(said.left_out.iter().cloned());
     let root = root_place(&guests, &resolver, summary.as_ref());
@@ -377,11 +382,23 @@ fn cmdline_now(
     resolver: &RootResolver,
 ) -> Option<String> {
     let BootRequest::Guest(request) = boot else { return None };
+    Some(boot_now(guests, request, resolver).ok()?.summary.cmdline)
+}
+
+/// What the guest's current boot configuration starts.
+///
+/// # Errors
+/// Those of [`from_guest`].
+fn boot_now(
+    guests: &LiveGuest<'_>,
+    request: &GuestBootRequest,
+    resolver: &RootResolver,
+) -> Result<PlannedBoot> {
     let place = |p: &LivePartition| p.place(guests.examiner, None).ok();
     let [candidates, others] = guests.places.readers(guests.disks);
     let mut candidates: Vec<_> = candidates.iter().filter_map(place).collect();
     let volumes = guests.places.volumes.live(guests.disks);
-    candidates.extend(volumes.places(guests.examiner, None).ok()?);
+    candidates.extend(volumes.places(guests.examiner, None)?);
     let question = BootQuestion {
         candidates,
         others: others.iter().filter_map(place).collect(),
@@ -390,7 +407,7 @@ fn cmdline_now(
         loader: guests.builders[0].shape.bootloader,
         firmware: guests.builders[0].shape.firmware,
     };
-    Some(from_guest(guests.examiner, question).ok()?.summary.cmdline)
+    from_guest(guests.examiner, question)
 }
 
 /// Makes the boot area follow what is installed in the guest; returns a handle to the latest

@@ -13,11 +13,14 @@ use synthdisk::plan::{GuestKernel, OverlayChoice, Plan, SourceOptions};
 
 use super::tree::{CONFIG, tree};
 use crate::common::field::{FSTAB, Field};
+use crate::common::file::{write_at, writer};
 use crate::common::foreign::make_xfs;
+use crate::common::guests::test_kernel;
 use crate::common::mount::LoopDev;
 use crate::common::process::{command, have, is_root, run, skip};
 use crate::common::slots::Slot;
 use crate::common::tiny::noise;
+use crate::common::whole::{put, whole_disk};
 
 /// How long a machine may take on a busy host.
 const PATIENCE: Duration = Duration::from_secs(400);
@@ -32,8 +35,38 @@ fn kernel(field: &Field) -> GuestKernel {
     plan.guest_kernel(adaptation).unwrap()
 }
 
-/// What a machine answers that makes `edits` in the filesystem `image`.
-fn answer(field: &Field, kernel: &GuestKernel, image: &Path, edits: &[Edit]) -> Vec<EditResult> {
+/// The boot code of the image starts the guest, and its kernel is found all the same.
+#[test]
+fn a_whole_disk_that_boots_by_itself() {
+    let field = Field::new();
+    let root = field.path("root.img");
+    make_xfs(&root, 300 << 20, &[], &tree(&field));
+    let disk = field.path("disk.img");
+    whole_disk(&disk, 302 << 20, "start=2048, size=614400, type=83, bootable");
+    put(&disk, 2048, &root);
+    // A jump to itself: code, and of no kind that is known.
+    write_at(&writer(&disk), &[0xeb, 0xfe], 0);
+    let images = vec![disk];
+    let options = SourceOptions { images, ..SourceOptions::default() };
+    let overlay = OverlayChoice::Temporary(std::env::temp_dir());
+    let plan = Plan::build(&options, &overlay).unwrap();
+    assert!(plan.boot.is_none() && plan.own_loader.is_some());
+    let adaptation = plan.adaptation.as_ref().unwrap().as_ref().unwrap();
+    let kernel = plan.guest_kernel(adaptation).unwrap();
+    assert_eq!(kernel.fs_type, "xfs");
+    assert!(kernel.kernel == fs::read(test_kernel()).unwrap());
+}
+
+/// What became of `edits` in the filesystem `image`.
+fn results(field: &Field, kernel: &GuestKernel, image: &Path, edits: &[Edit]) -> Vec<EditResult> {
+    match answer(field, kernel, image, edits) {
+        (Answer::Edited(results), _) => results,
+        (other, said) => panic!("{other:?}: {said}"),
+    }
+}
+
+/// What a machine answers that makes `edits` in the filesystem `image`, and what its kernel says.
+fn answer(field: &Field, kernel: &GuestKernel, image: &Path, edits: &[Edit]) -> (Answer, String) {
     let job = Job::new(edits, (&kernel.fs_type, &kernel.options), Unit::Each).unwrap();
     let file = |name: &str, bytes: &[u8]| {
         fs::write(field.path(name), bytes).unwrap();
@@ -60,10 +93,7 @@ fn answer(field: &Field, kernel: &GuestKernel, image: &Path, edits: &[Edit]) -> 
         std::thread::sleep(Duration::from_millis(20));
     }
     let said = String::from_utf8_lossy(&fs::read(field.path("console")).unwrap()).into_owned();
-    match job.answer(&fs::read(disk).unwrap(), edits) {
-        Answer::Edited(results) => results,
-        other => panic!("{other:?}: {said}"),
-    }
+    (job.answer(&fs::read(disk).unwrap(), edits), said)
 }
 
 fn edit(path: &str, change: Change) -> Edit {
@@ -164,7 +194,7 @@ fn edits_of_every_kind_and_none_elsewhere() {
         create("/usr/lib/file", b"x"),
     ];
     let edits = [good.as_slice(), &bad].concat();
-    let results = answer(&field, &kernel, &image, &edits);
+    let results = results(&field, &kernel, &image, &edits);
     for (edit, result) in edits.iter().zip(&results).take(good.len()) {
         assert_eq!(*result, Ok(()), "{}", edit.path);
     }
@@ -228,7 +258,7 @@ fn a_full_filesystem_keeps_what_it_has() {
         // It needs no further block.
         rewrite("/usr/lib/file", b"usr", b"USR"),
     ];
-    let results = answer(&field, &kernel, &image, &edits);
+    let results = results(&field, &kernel, &image, &edits);
     assert!(results[0].as_ref().unwrap_err().contains("has no free space"), "{results:?}");
     assert!(results[1].as_ref().unwrap_err().contains("an edit that belongs to it"), "{results:?}");
     assert!(results[2].as_ref().unwrap_err().contains("has no free space"), "{results:?}");
@@ -238,4 +268,40 @@ fn a_full_filesystem_keeps_what_it_has() {
     assert_eq!(fs::read_to_string(shown.at("etc/fstab")).unwrap(), FSTAB);
     assert_eq!(fs::read(shown.at("etc/gone")).unwrap(), b"gone");
     assert_eq!(fs::read(shown.at("usr/lib/file")).unwrap(), b"USR");
+}
+
+/// Kinds that only `scripts/test --matrix` boots.
+mod matrix {
+    use super::*;
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn what_is_no_filesystem_is_not_edited() {
+        let field = Field::new();
+        let image = field.path("root.img");
+        make_xfs(&image, 300 << 20, &[], &tree(&field));
+        field.swap("swap.img", 1 << 20, "oldswap");
+        let kernel = kernel(&field);
+        let damaged = noise(1 << 20, 7);
+        fs::write(&image, &damaged).unwrap();
+        let edits = [edit("/etc/gone", Change::Remove)];
+        let (answer, said) = answer(&field, &kernel, &image, &edits);
+        let Answer::Failed(why) = answer else { panic!("{answer:?}: {said}") };
+        assert!(why.starts_with("it does not mount the filesystem: "), "{why}");
+        assert!(fs::read(&image).unwrap() == damaged);
+    }
+
+    /// Linux panics when it has nothing to start.
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn a_kernel_that_panics_gives_no_answer() {
+        let field = Field::new();
+        let image = field.path("root.img");
+        make_xfs(&image, 300 << 20, &[], &tree(&field));
+        field.swap("swap.img", 1 << 20, "oldswap");
+        let kernel = GuestKernel { initrd: vec![0; 4096], ..kernel(&field) };
+        let (answer, said) = answer(&field, &kernel, &image, &[edit("/x", Change::Remove)]);
+        assert_eq!(answer, Answer::Nothing, "{said}");
+        assert!(said.contains("Kernel panic - not syncing"), "{said}");
+    }
 }

@@ -7,10 +7,12 @@ use std::path::Path;
 use super::tree::{CONFIG, tree};
 use crate::common::field::{Field, mount};
 use crate::common::foreign::{make_btrfs, make_xfs};
-use crate::common::mount::LoopDev;
+use crate::common::lvm::Group;
+use crate::common::mount::{LoopDev, Mount};
 use crate::common::process::{copy_program, is_root, run, run_text, skip};
 use crate::common::serve::Served;
 use crate::common::slots::Slot;
+use crate::common::tiny::menu;
 
 /// Everything in the filesystem `image`: names, owners, modes, sizes, targets, contents; the times of
 /// modification of files that the edits do not create. `None` unless root runs the tests.
@@ -101,5 +103,38 @@ mod matrix {
     #[ignore = "boots QEMU"]
     fn a_btrfs_root() {
         edited_like_by_the_host("btrfs");
+    }
+
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn an_xfs_root_on_a_logical_volume() {
+        const MIB: u64 = 1 << 20;
+        let Some(mut group) = Group::new("vg-01", MIB, &[(340 * MIB, &[])]) else { return };
+        let field = Field::new();
+        let tree = tree(&field);
+        let root = "/dev/mapper/vg--01-root";
+        fs::write(tree.join("boot/grub/menu.lst"), menu("1").replace("/dev/xvda2", root)).unwrap();
+        let image = field.path("root.img");
+        make_xfs(&image, 300 * MIB, &[], &tree);
+        group.create_from("root", 300, &image);
+        group.detach();
+        let _slot = Slot::take();
+        let mounted = Mount::new(&["--swap=0"], group.part(0));
+        let printed = mounted.printed();
+        assert!(printed.contains("adapted: /etc/inittab: "), "{printed}");
+        let names = fs::read_dir(mounted.dir()).unwrap().flatten().map(|entry| entry.path());
+        let volume = names.into_iter().find(|path| path.ends_with("vg--01-root.raw"));
+        let volume = volume.expect("the volume's file");
+        run("xfs_repair", &["-n".as_ref(), "-f".as_ref(), volume.as_os_str()]);
+        let copy = field.path("volume.img");
+        fs::copy(&volume, &copy).unwrap();
+        let device = LoopDev::attach(&copy, true);
+        let dir = tempfile::tempdir().unwrap();
+        let options = "ro,norecovery,nouuid";
+        run("mount", &["-o".as_ref(), options.as_ref(), device.device(), dir.path()]);
+        let inittab = fs::read_to_string(dir.path().join("etc/inittab")).unwrap();
+        run("umount", &[dir.path()]);
+        assert!(inittab.contains("ttyS0") && !inittab.contains("hvc0"), "{inittab}");
+        mounted.unmount();
     }
 }
