@@ -11,6 +11,7 @@ mod inspect;
 mod libvirt_xml;
 mod map;
 mod mount;
+mod pages;
 mod parse;
 mod report;
 mod run;

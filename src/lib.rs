@@ -28,6 +28,7 @@ pub mod libvirt;
 pub mod loader;
 pub mod lvm;
 pub mod nbd;
+pub mod page;
 pub mod plan;
 pub mod private_file;
 pub mod process;

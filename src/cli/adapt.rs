@@ -111,7 +111,7 @@ fn show(args: AdaptArgs) -> Result<()> {
 }
 
 /// An edit in git's format, which `patch -p1` and `git apply` accept.
-fn diff(edit: &Edit) -> String {
+pub(super) fn diff(edit: &Edit) -> String {
     let path = &edit.path;
     let mut out = format!("diff --git a{path} b{path}\n");
     // Writing to a String cannot fail.

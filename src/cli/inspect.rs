@@ -1,6 +1,7 @@
 //! `synthdisk inspect`.
 
 use super::args::SourceArgs;
+use super::pages;
 use crate::guest::drivers::{Driver, Place};
 use crate::image::ImageFile;
 use crate::inspect::{
@@ -8,7 +9,7 @@ use crate::inspect::{
     Report, VolumeReport, inspect,
 };
 use crate::layout::format_size;
-use crate::plan::OverlayChoice;
+use crate::plan::{OverlayChoice, Plan};
 use crate::text::{in_a_line, printable};
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
@@ -33,6 +34,10 @@ pub(super) struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    /// Also write the report as a page to this file: HTML that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// Print the report on a guest.
@@ -45,7 +50,12 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
         }
         None => OverlayChoice::Temporary(crate::disk::temporary_dir()),
     };
-    let report = inspect(&args.source.into_options(args.images)?, &overlay)?;
+    let options = args.source.into_options(args.images)?;
+    let report = inspect(&options, &overlay)?;
+    if let Some(path) = &args.report {
+        let plan = Plan::build(&options, &overlay).ok();
+        pages::write(path, &report.name, &[pages::inspected(&report, plan.as_ref())])?;
+    }
     let text = match args.json {
         true => {
             let failed = |e: serde_json::Error| Error::io("cannot print the report", e.into());

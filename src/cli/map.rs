@@ -1,17 +1,19 @@
 //! `synthdisk map`.
 
 use super::args::SourceArgs;
+use super::pages;
 use crate::Result;
 use crate::bytes::ReadAt;
 use crate::disk::{Region, RegionKind, Source};
 use crate::image::ImageFile;
 use crate::layout::SECTOR;
+use crate::page::{Part, PartKind};
 use crate::plan::{OverlayChoice, Plan, PlannedDisk};
 use crate::text::printable;
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 /// Arguments of `map`.
@@ -46,17 +48,74 @@ pub(super) fn run(args: MapArgs) -> Result<()> {
         None => OverlayChoice::ReadOnly,
     };
     let plan = Plan::build(&args.source.into_options(args.images)?, &overlay)?;
-    let text = if args.json { as_json(&plan) } else { printable(&as_table(&plan)).into_owned() };
+    let drawing = match !args.json && std::io::stdout().is_terminal() {
+        true => Some(Colours::of_terminal()),
+        false => None,
+    };
+    let text = match args.json {
+        true => as_json(&plan),
+        // Colours are added after guests' text was made harmless.
+        false => as_table(&plan, drawing),
+    };
     // A reader that exits early (head) does not count as an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
-fn as_table(plan: &Plan) -> String {
+/// Whether a drawing has colours.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Colours {
+    /// Those of ECMA-48.
+    Some,
+    /// None.
+    None,
+}
+
+impl Colours {
+    /// None if the user says so (no-color.org) or the terminal has none.
+    fn of_terminal() -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        if refused || dumb { Self::None } else { Self::Some }
+    }
+}
+
+/// How many characters a drawn disk has.
+const DRAWN: u64 = 72;
+
+/// The disk to scale: a run of characters for each of its parts, at least one.
+fn drawn(parts: &[Part], colours: Colours) -> String {
+    let total: u64 = parts.iter().map(|part| part.len).sum();
     let mut out = String::new();
+    for part in parts {
+        let scaled = u128::from(part.len) * u128::from(DRAWN) / u128::from(total.max(1));
+        let width = usize::try_from(scaled).unwrap_or(0).max(1);
+        let (sign, colour) = match part.kind {
+            PartKind::Boot => ("▚", 35),
+            PartKind::Data => ("█", 34),
+            PartKind::Swap => ("▒", 33),
+            PartKind::Gap => ("·", 90),
+        };
+        out.push_str(&match colours {
+            Colours::Some => format!("\x1b[{colour}m{}\x1b[0m", sign.repeat(width)),
+            Colours::None => sign.repeat(width),
+        });
+    }
+    out + "\n  ▚ boot  █ data  ▒ swap  · gap\n"
+}
+
+/// `drawing`: how each disk is drawn above its table, if it is.
+fn as_table(plan: &Plan, drawing: Option<Colours>) -> String {
+    let mut all = String::new();
     for planned in &plan.disks {
+        let mut out = String::new();
         if plan.disks.len() > 1 {
             out.push_str(&format!("{} ({})\n", planned.file, planned.vdev));
+        }
+        all.push_str(&printable(&out));
+        out.clear();
+        if let Some(colours) = drawing {
+            all.push_str(&drawn(&pages::disk(planned).parts, colours));
         }
         let line = |start: &dyn Display, len: &dyn Display, what: &str, from: &str| {
             format!("{start:>15} {len:>15}  {what:<12} {from}\n")
@@ -72,8 +131,9 @@ fn as_table(plan: &Plan) -> String {
         for files in image_files(planned).iter().filter_map(|files| ImageFile::describe(files)) {
             out.push_str(&format!("image files: {files}\n"));
         }
+        all.push_str(&printable(&out));
     }
-    out
+    all
 }
 
 /// The files of each image that the disk shows.
@@ -152,4 +212,22 @@ fn as_json(plan: &Plan) -> String {
         top.extend(first);
     }
     format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_to_scale() {
+        let part =
+            |kind, len| Part { kind, start: 0, len, name: String::new(), origin: String::new() };
+        let parts =
+            [part(PartKind::Boot, 1), part(PartKind::Swap, 1 << 30), part(PartKind::Data, 3 << 30)];
+        let bar = format!("▚{}{}", "▒".repeat(17), "█".repeat(53));
+        assert_eq!(drawn(&parts, Colours::None).lines().next(), Some(&*bar));
+        let coloured = drawn(&parts, Colours::Some);
+        assert!(coloured.starts_with("\x1b[35m▚\x1b[0m\x1b[33m▒"), "{coloured}");
+        drawn(&[part(PartKind::Data, u64::MAX / 2), part(PartKind::Gap, 0)], Colours::None);
+    }
 }

@@ -1,5 +1,6 @@
 //! `synthdisk report`: results of test boots that several processes wrote.
 
+use super::pages;
 use crate::private_file::{self, Existing};
 use crate::run::report::{conclusion, json, junit, table};
 use crate::run::results::{ResultsFile, check_test, merge, read};
@@ -31,6 +32,10 @@ pub(super) struct MergeArgs {
     /// Write the merged results as JSON; - is standard output
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+
+    /// Write a page with the merged results to this file: HTML that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 
     /// Write the merged results as JUnit XML; - is standard output
     #[arg(long, value_name = "FILE|-")]
@@ -73,6 +78,10 @@ fn merge_files(args: &MergeArgs) -> Result<()> {
     }
     if let Some(path) = &args.junit {
         write(path, &junit(&reports))?;
+    }
+    if let Some(path) = &args.report {
+        let guests: Vec<_> = reports.iter().map(|report| pages::tested(report, None)).collect();
+        pages::write(path, "Test boots", &guests)?;
     }
     let concluded = conclusion(&reports);
     if merged.missing > 0 {

@@ -24,6 +24,7 @@ use crate::{Error, ErrorKind, Result};
 use args::{AccelChoice, AioChoice, ExportChoice};
 use clap::Subcommand;
 use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -123,6 +124,7 @@ struct Guest {
 pub(super) fn run(mut args: RunArgs) -> Result<()> {
     args.read_list()?;
     args.check();
+    args.test.prepare_report()?;
     let mut guests = guests(&args);
     if !args.is_test() || args.dry_run {
         // With one guest, or for a dry run, the first error ends the command.
@@ -148,12 +150,19 @@ pub(super) fn run(mut args: RunArgs) -> Result<()> {
         let mine = |position| args.test.shard.is_none_or(|shard| shard.has(position));
         let guests = guests.into_iter().enumerate().filter(|(position, _)| mine(*position));
         let origins = guests.map(|(position, guest)| (origin(position, &guest), guest));
+        let origins: Vec<_> = origins.collect();
+        let sources = origins.iter().map(|(origin, guest)| (origin.number, guest.source.clone()));
+        let sources = match args.test.report {
+            Some(_) => sources.collect(),
+            None => BTreeMap::new(),
+        };
         let mut batch = batch::Batch::new(&args, text, check.as_ref(), fleet)?;
-        let left: Vec<_> = origins.filter(|(origin, _)| !batch.is_done(origin)).collect();
+        let left: Vec<_> =
+            origins.into_iter().filter(|(origin, _)| !batch.is_done(origin)).collect();
         let jobs = left
             .into_iter()
             .map(|(origin, guest)| (origin, job(&args, guest, check.clone(), &qemu, host)));
-        return batch.run(jobs.collect(), &stop);
+        return batch.run(jobs.collect(), &sources, &stop);
     }
     let Some(guest) = guests.into_iter().next() else { return Ok(()) };
     let report = boot(&job(&args, guest, None, &qemu, host)?, &Mode::Terminal, &stop)?;

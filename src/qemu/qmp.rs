@@ -65,6 +65,18 @@ impl<'a> Qmp<'a> {
         Self::greeted(stream, stop, None)
     }
 
+    /// As [`over`](Self::over), for a QEMU that must greet before `deadline`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] if it does not; as [`over`](Self::over).
+    pub fn over_before(
+        stream: UnixStream,
+        stop: Option<&'a Stop>,
+        deadline: Instant,
+    ) -> Result<Self> {
+        Self::greeted(stream, stop, Some(deadline))
+    }
+
     fn greeted(
         stream: UnixStream,
         stop: Option<&'a Stop>,

@@ -18,7 +18,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-/// A prompt may be hidden by other output; this long after the last word it is asked for again.
+/// A prompt may be hidden by other output; this long after the last word it is asked for again, and then
+/// after twice that time, and so on: the guest may be slow.
 const NUDGE: Duration = Duration::from_secs(5);
 
 /// What is checked inside a guest.
@@ -86,7 +87,8 @@ pub(super) fn converse(
     let patience = limit.as_secs() / 2;
     let mut session =
         Session::new(&check.password, &random()[..12], check.running, names, patience);
-    let mut nudge_at = Instant::now() + NUDGE;
+    let mut pause = NUDGE;
+    let mut nudge_at = Instant::now() + pause;
     let mut off_at = None;
     // The prompt may be there already.
     let mut next = session.silence(&watch.partial());
@@ -95,7 +97,7 @@ pub(super) fn converse(
             Next::Wait => {}
             Next::Type(text) => {
                 pump.type_text(&text)?;
-                nudge_at = Instant::now() + NUDGE;
+                nudge_at = Instant::now() + pause;
             }
             Next::PowerOff(text) => {
                 pump.type_text(&text)?;
@@ -126,7 +128,8 @@ pub(super) fn converse(
             }
             Event::Silence => session.silence(&watch.partial()),
             Event::Deadline => {
-                nudge_at = Instant::now() + NUDGE;
+                pause = pause.saturating_mul(2);
+                nudge_at = Instant::now() + pause;
                 session.nudge()
             }
             Event::Ended => match off_at {

@@ -9,6 +9,10 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a QEMU may take to greet that has run its guest for some time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to a QEMU that is about to be started, for pictures.
 pub(super) struct Screen {
@@ -36,7 +40,7 @@ impl Screen {
     pub(super) fn take(self, path: &Path, stop: &Stop) -> Result<()> {
         drop(self.theirs);
         let file = private_file::open(path, "the screenshot", Existing::Truncate)?;
-        let mut qmp = Qmp::over(self.ours, Some(stop))?;
+        let mut qmp = Qmp::over_before(self.ours, Some(stop), Instant::now() + PATIENCE)?;
         let set = qmp.add_fd(file.as_fd(), "screenshot")?;
         let name = format!("/dev/fdset/{set}");
         qmp.execute("screendump", json!({ "filename": name, "format": "png" })).map(drop)

@@ -314,6 +314,20 @@ impl TestArgs {
         self.expect.clone().or_else(prompt)
     }
 
+    /// Make the directory for the page, in which logs and pictures are unless they were given a place.
+    ///
+    /// # Errors
+    /// Fails if it can't be made.
+    pub(super) fn prepare_report(&mut self) -> Result<()> {
+        let Some(dir) = &self.report else { return Ok(()) };
+        let failed = |e| Error::io(format!("cannot make the directory {}", dir.display()), e);
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        // With a slash at the end: a directory for any number of guests.
+        self.log.get_or_insert_with(|| dir.join(""));
+        self.screenshot.get_or_insert_with(|| dir.join(""));
+        Ok(())
+    }
+
     /// The checks; reads the scripts.
     ///
     /// # Errors
@@ -377,6 +391,11 @@ pub(super) struct TestArgs {
     /// directory
     #[arg(long, value_name = "FILE|DIR", requires = "tested")]
     pub(super) screenshot: Option<PathBuf>,
+
+    /// Write a page with all results, index.html, into this directory, with the consoles' logs and
+    /// pictures of the screens
+    #[arg(long, value_name = "DIR", requires = "tested")]
+    pub(super) report: Option<PathBuf>,
 
     /// Limit for --expect, from QEMU's start, and again for the checks: 90, 120s, 2m
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "180s")]

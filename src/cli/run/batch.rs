@@ -1,6 +1,9 @@
 //! Test boots, one after another or several at a time, and their results.
 
 use super::args::{Jobs, RunArgs};
+use crate::cli::pages;
+use crate::disk::temporary_dir;
+use crate::plan::{OverlayChoice, Plan, SourceOptions};
 use crate::private_file::{self, Existing};
 use crate::process::Stop;
 use crate::run::admission::{Admission, Processors};
@@ -12,6 +15,7 @@ use crate::text::{in_a_line, printable};
 use crate::{Error, Result};
 use parking_lot::Mutex;
 use regex::Regex;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -86,7 +90,14 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// Fails if a guest did not pass, or if results can't be written.
-    pub(super) fn run(mut self, jobs: Vec<(Origin, Result<Job>)>, stop: &Stop) -> Result<()> {
+    ///
+    /// `sources`: the disks of the guests by their number, for the page.
+    pub(super) fn run(
+        mut self,
+        jobs: Vec<(Origin, Result<Job>)>,
+        sources: &BTreeMap<u32, SourceOptions>,
+        stop: &Stop,
+    ) -> Result<()> {
         let args = self.args;
         if !self.kept.is_empty() {
             let total = self.kept.len() + jobs.len();
@@ -127,8 +138,10 @@ impl<'a> Batch<'a> {
         });
         let mut records = records.into_inner();
         records.sort_by_key(|record| record.number);
+        let page = args.test.report.as_deref().map(|dir| page(dir, &records, sources));
         let reports: Vec<_> = records.into_iter().map(|record| record.report).collect();
         results(args, &reports)?;
+        page.transpose()?;
         if stop.signal().is_some() {
             return Err(stop.error().of_host());
         }
@@ -172,6 +185,18 @@ fn one(
     report.images.clone_from(&origin.images);
     report.log = job.as_ref().ok().and_then(|job| job.log.clone());
     report
+}
+
+/// Write the page of these guests.
+fn page(dir: &Path, records: &[Record], sources: &BTreeMap<u32, SourceOptions>) -> Result<()> {
+    let guest = |record: &Record| {
+        let source = sources.get(&record.number);
+        let overlay = OverlayChoice::Temporary(temporary_dir());
+        let plan = source.map(|source| Plan::build(source, &overlay)).transpose();
+        pages::tested(&record.report, plan.ok().flatten().as_ref())
+    };
+    let guests: Vec<_> = records.iter().map(guest).collect();
+    pages::write(&dir.join("index.html"), "Test boots", &guests)
 }
 
 /// Print a table or a sentence to stdout, and write the requested files.

@@ -8,7 +8,8 @@ use super::facts::{CheckResult, Facts, Outcome, judge};
 /// Where scripts are in the guest; `identity` puts them there.
 const SCRIPTS: &str = crate::identity::CHECKS;
 
-/// How often a name, a password or a command is typed before the guest is given up.
+/// How often a name is typed before the guest is given up. How long a shell takes is another matter: the
+/// guest may be slow, and only the time limit ends waiting for it.
 const TRIES: u32 = 8;
 
 /// What the conversation waits for.
@@ -53,6 +54,8 @@ pub(super) struct Session {
     /// How many seconds the guest's boot may still take.
     patience: u64,
     tries: u32,
+    /// Whether the shell was asked already.
+    asked: bool,
     facts: Facts,
     results: Vec<CheckResult>,
 }
@@ -75,6 +78,7 @@ impl Session {
             ask_facts,
             patience,
             tries: 0,
+            asked: false,
             facts: Facts::default(),
             results: Vec::new(),
         }
@@ -139,28 +143,36 @@ impl Session {
         let shown = partial.trim_end();
         let (name, password) = (shown.ends_with("login:"), shown.ends_with("assword:"));
         match self.step {
-            Step::Name | Step::Password | Step::Shell if name => self.again(Step::Password, "root"),
+            Step::Name | Step::Password | Step::Shell if name => {
+                self.asked = false;
+                self.again(Step::Password, "root")
+            }
             Step::Name if password => self.again(Step::Name, ""), // of a name that somebody else typed
             Step::Password if password => {
-                self.tries = 0; // a new kind of prompt is progress
                 self.step = Step::Shell;
                 Next::Type(format!("{}\n", self.password))
             }
-            Step::Shell if !password => {
-                let (first, second) = self.mark.clone();
-                self.again(Step::Shell, &format!("a={first}; echo \"${{a}}{second} shell\""))
-            }
+            Step::Shell if !self.asked => self.ask(),
             _ => Next::Wait,
         }
     }
 
-    /// Nothing has happened for some seconds: a prompt may have been hidden by other output.
+    /// Nothing was typed for some time: a prompt may have been hidden by other output, and a shell that
+    /// starts forgets what was typed before. Where the password belongs, nothing else is typed: a guest
+    /// that shows no prompt for it asks for the name again after a minute.
     pub(super) fn nudge(&mut self) -> Next {
         match self.step {
-            Step::Name | Step::Password => self.again(Step::Name, ""),
-            Step::Shell => self.silence("#"),
+            Step::Name => self.again(Step::Name, ""),
+            Step::Shell => self.ask(),
             _ => Next::Wait,
         }
+    }
+
+    /// Ask whether there is a shell.
+    fn ask(&mut self) -> Next {
+        self.asked = true;
+        let (first, second) = &self.mark;
+        Next::Type(format!("a={first}; echo \"${{a}}{second} shell\"\n"))
     }
 
     fn again(&mut self, step: Step, text: &str) -> Next {
@@ -246,8 +258,13 @@ mod tests {
         assert_eq!(s.silence("web1 login: [ 12.3] eth0: link is up"), Next::Wait);
         assert_eq!(typed(s.nudge()), "\n");
         assert_eq!(typed(s.silence("web1 login: ")), "root\n");
-        assert_eq!(typed(s.nudge()), "\n");
-        assert_eq!(typed(s.silence("web1 login: ")), "root\n");
+        // A line of its own would be taken for the password.
+        assert_eq!(s.nudge(), Next::Wait);
+        assert_eq!(typed(s.silence("Password: ")), "secret\n");
+        // A slow guest forgets what was typed before its shell; only time ends the questions.
+        assert!(typed(s.silence("")).contains("shell"));
+        assert_eq!(s.silence("a banner"), Next::Wait);
+        assert!((0..100).all(|_| typed(s.nudge()).contains("shell")));
     }
 
     #[test]
