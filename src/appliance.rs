@@ -23,7 +23,7 @@ use machine::{Ended, Machine};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long the appliance may take by default with KVM, and without. It needs a second, and some seconds.
+/// How long the appliance may take by default with KVM, and without, where it needs some 10 s.
 const TIME_KVM: Duration = Duration::from_secs(60);
 const TIME_TCG: Duration = Duration::from_secs(300);
 /// How long the test of KVM may take.
