@@ -3,6 +3,7 @@
 mod adapt;
 mod args;
 mod exit_code;
+mod fetch;
 mod finalize;
 mod generate;
 mod helper;
@@ -21,7 +22,8 @@ mod umount;
 
 use crate::Result;
 use crate::plan::examine::examine_with;
-use crate::sandbox::start_parser;
+use crate::remote::fetch_with;
+use crate::sandbox::{Mode, start_parser};
 use crate::text::printable;
 use clap::{CommandFactory, Parser, Subcommand};
 use exit_code::Codes;
@@ -99,6 +101,7 @@ pub fn main() -> ExitCode {
         }
     };
     examine_with(start_parser);
+    fetch_with(Mode::Auto);
     let cli = Cli::parse_from(args);
     let codes = cli.command.exit_codes();
     let result: Result<()> = match cli.command {

@@ -12,7 +12,7 @@ mod volume;
 
 pub use coherence::{CacheState, StalePages, Wait, WritePath, answers_first, stale_pages};
 pub use file::{ExportedFile, Range};
-pub use set::{Export, ExportSet, ImageAccess, status_disks};
+pub use set::{Export, ExportSet, ImageAccess, Latency, status_disks};
 pub use status::{STATUS_FILE, Status, StatusDisk};
 pub use volume::{ExportedVolume, Writes};
 

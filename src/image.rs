@@ -5,6 +5,7 @@
 
 mod beside;
 mod chain;
+mod content;
 mod driver;
 mod extent;
 mod foreign;
@@ -62,6 +63,17 @@ pub trait Image: Extents + Send + Sync + fmt::Debug {
 
     /// The image's path, for messages.
     fn path(&self) -> &Path;
+
+    /// What the user should know about where its bytes come from.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What distinguishes its content from a later one of the same name, if that is known without
+    /// reading it: of a remote image, what its server says.
+    fn version(&self) -> Option<String> {
+        None
+    }
 
     /// QEMU's name for the format.
     fn format(&self) -> &'static str {

@@ -33,6 +33,7 @@ pub mod plan;
 pub mod private_file;
 pub mod process;
 pub mod qemu;
+pub mod remote;
 pub mod run;
 pub mod sandbox;
 pub mod settle;

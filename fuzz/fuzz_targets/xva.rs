@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use synthdisk::image::{InUse, Xva};
+use synthdisk::image::{OpenOptions, Xva};
 use synthdisk::xen::DomainConfig;
 
 fuzz_target!(|data: &[u8]| {
@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let path = std::env::temp_dir().join(format!("synthdisk-fuzz-xva-{}", std::process::id()));
     std::fs::write(&path, data).expect("the directory of temporary files is writable");
-    let Ok(xva) = Xva::open(&path, InUse::Refuse) else { return };
+    let Ok(xva) = Xva::open(&path, &OpenOptions::default()) else { return };
     let _ = xva.verify();
     let Ok(domain) = DomainConfig::parse_ova(xva.description()) else { return };
     for disk in &domain.disks {

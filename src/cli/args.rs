@@ -5,6 +5,7 @@ use crate::image::Xva;
 use crate::layout::parse_size;
 use crate::loader::LoaderKind;
 use crate::plan::{OverlayChoice, SourceOptions};
+use crate::remote::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -42,15 +43,36 @@ impl SourceArgs {
                 "name either the guest's images or, with --config, its domU config",
             ));
         }
+        let mut urls = Vec::new();
+        let images = without_secrets(images, &mut urls)?;
+        let config = without_secrets(self.config.into_iter().collect(), &mut urls)?.pop();
+        let options = SourceOptions { urls, ..self.options };
         // An XVA describes its guest, as a config does.
         match <[PathBuf; 1]>::try_from(images) {
             Ok([path]) if Xva::is_meant(&path) => {
-                Ok(SourceOptions { config: Some(path), ..self.options })
+                Ok(SourceOptions { config: Some(path), ..options })
             }
-            Ok(images) => Ok(SourceOptions { images: images.into(), ..self.options }),
-            Err(images) => Ok(SourceOptions { images, config: self.config, ..self.options }),
+            Ok(images) => Ok(SourceOptions { images: images.into(), ..options }),
+            Err(images) => Ok(SourceOptions { images, config, ..options }),
         }
     }
+}
+
+/// The names of `images`: what is a URL goes to `urls`, and is replaced by its name, which may be shown.
+pub(super) fn without_secrets(
+    images: Vec<PathBuf>,
+    urls: &mut Vec<RemoteUrl>,
+) -> Result<Vec<PathBuf>> {
+    let name = |path: PathBuf| match RemoteUrl::of_path(&path) {
+        None => Ok(path),
+        Some(url) => {
+            let url = url?;
+            let name = PathBuf::from(url.name());
+            urls.push(url);
+            Ok(name)
+        }
+    };
+    images.into_iter().map(name).collect()
 }
 
 /// Where the writes of an export go.

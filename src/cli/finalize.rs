@@ -12,6 +12,7 @@ use crate::finalize::{Conversion, OutputFormat, Pending, Reflink, Request};
 use crate::fuse::LiveMount;
 use crate::plan::OverlayChoice;
 use crate::process::Stop;
+use crate::remote::write_manifest;
 use crate::{Error, ErrorKind, Result};
 use live::write_live;
 use planned::write_planned;
@@ -78,6 +79,13 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
         }
     };
     let written = pending.into_iter().map(Pending::publish).collect::<Result<Vec<_>>>()?;
+    if result.write_manifest {
+        for one in &written {
+            let mut to = one.path.clone().into_os_string();
+            to.push(".manifest");
+            write_manifest(&one.path, to.as_ref())?;
+        }
+    }
     print::results(&written, result.json, result.quiet);
     Ok(())
 }

@@ -5,6 +5,7 @@ mod batch;
 
 pub(super) use args::RunArgs;
 
+use super::args::without_secrets;
 use crate::daemon::{
     Background, Channel, EditReport, ExportRequest, MountReport, MountRequest, NbdRequest,
 };
@@ -79,6 +80,8 @@ pub(super) enum Internal {
     Serve,
     /// Examine a guest for the process at the other end of standard input
     Parse,
+    /// Fetch an image for the process at the other end of standard input
+    Fetch,
     /// Keep a mount while standard input is open
     Keep {
         #[arg(long)]
@@ -104,6 +107,7 @@ pub(super) fn internal(args: Internal) -> Result<()> {
         Internal::Mount { mountpoint } => super::mount::internal(&mountpoint),
         Internal::Serve => crate::daemon::serve(),
         Internal::Parse => super::parse::internal(),
+        Internal::Fetch => super::fetch::internal(),
         Internal::Keep { dir, terminal } => {
             let mut channel = Channel::from_stdout()?;
             crate::run::keep(&dir, terminal).or_else(|e| super::mount::answered(&mut channel, e))
@@ -125,6 +129,7 @@ pub(super) fn run(mut args: RunArgs) -> Result<()> {
     args.read_list()?;
     args.check();
     args.test.prepare_report()?;
+    args.images = without_secrets(args.images, &mut args.options.urls)?;
     let mut guests = guests(&args);
     if !args.is_test() || args.dry_run {
         // With one guest, or for a dry run, the first error ends the command.

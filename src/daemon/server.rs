@@ -14,6 +14,7 @@ use crate::fuse::FuseExport;
 use crate::nbd::{NbdExport, NbdStopper, TlsConfig};
 use crate::plan::Plan;
 use crate::process::{close_inherited_files, hold_ending_signals};
+use crate::remote::fetch_with;
 use crate::sandbox::{Confined, ask_keeper_for_parsers, receive_descriptor, use_first_parser};
 use crate::{Error, ErrorKind, Result};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdout, getppid, setsid};
@@ -50,6 +51,7 @@ fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
         }
         _ => None,
     };
+    fetch_with(request.sandbox);
     let mut plan = Plan::build(&request.source, &request.overlay)?;
     if let Some(limit) = request.overlay_limit {
         plan.disks.iter().for_each(|planned| planned.disk.set_overlay_limit(limit));

@@ -6,6 +6,7 @@ use super::volume::{ExportedVolume, Writes};
 use crate::Result;
 use crate::bytes::ReadAt;
 use crate::plan::{Plan, PlannedDisk, PlannedVolume};
+use crate::remote::RemoteUrl;
 use crate::sandbox::Confined;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -34,6 +35,18 @@ pub struct ExportSet {
     pub status: Option<Status>,
     /// The permissions of the images.
     pub images: ImageAccess,
+    /// What a read may have to wait for.
+    pub latency: Latency,
+}
+
+/// What a read of an exported file may have to wait for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Latency {
+    /// Storage of this host.
+    #[default]
+    Storage,
+    /// Another machine, for as long as seconds.
+    Network,
 }
 
 impl ExportSet {
@@ -65,12 +78,15 @@ impl ExportSet {
             firmware: plan.firmware,
             sandbox: Confined::default(),
         };
-        Self { files, status: Some(status), images: ImageAccess::of(&plan.images) }
+        let is_remote = plan.images.iter().any(|name| RemoteUrl::of_path(name).is_some());
+        let latency = if is_remote { Latency::Network } else { Latency::Storage };
+        Self { files, status: Some(status), images: ImageAccess::of(&plan.images), latency }
     }
 
     /// Files that only this process uses, without a status.
     pub fn private(files: Vec<ExportedFile>) -> Self {
-        Self { files, status: None, images: ImageAccess::default() }
+        let (images, latency) = (ImageAccess::default(), Latency::Storage);
+        Self { files, status: None, images, latency }
     }
 
     /// Flush all acknowledged writes to stable storage.

@@ -24,7 +24,9 @@ pub fn writer_of(mount: &LiveMount, file: &str) -> Result<Option<String>> {
     }
     let mut ids = Vec::new();
     for path in files {
-        match RawImage::open(&path).and_then(|image| check_unused(image.file(), &path)) {
+        match RawImage::open(&path)
+            .and_then(|image| image.file().map_or(Ok(()), |file| check_unused(file, &path)))
+        {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::Busy => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -8,6 +8,7 @@ use super::disk_fs::{
 use super::invalidator::{Invalidator, InvalidatorHandle};
 use super::threads::ThreadCounter;
 use crate::disk::Chunk;
+use crate::export::Latency;
 use crate::export::WritePath;
 use crate::{Error, Result};
 use fuser::{
@@ -48,13 +49,17 @@ impl Serving {
     ///
     /// # Errors
     /// When the kernel refuses; errors of starting threads.
-    pub(super) fn start(fs: DiskFs, device: OwnedFd) -> Result<Self> {
+    pub(super) fn start(fs: DiskFs, device: OwnedFd, latency: Latency) -> Result<Self> {
         let invalidator =
             Invalidator::start().map_err(|e| Error::io("cannot start a thread", e))?;
         let mut config = Config::default();
         // One more thread than processors keeps them all busy while one thread waits for storage.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
-        let n_threads = (processors + 1).clamp(3, 16);
+        let n_threads = match latency {
+            Latency::Storage => (processors + 1).clamp(3, 16),
+            // Reads wait side by side, and leave a thread for what needs no network.
+            Latency::Network => 17,
+        };
         config.n_threads = Some(n_threads);
         config.clone_fd = true;
         let adapter = Adapter { fs, invalidator: invalidator.handle() };

@@ -7,7 +7,7 @@ use super::adapter::Serving;
 use super::disk_fs::DiskFs;
 use super::mount::{Detached, FS_TYPE, MountPoint, Mounted, mount_attached};
 use super::options::MountOptions;
-use crate::export::ExportSet;
+use crate::export::{ExportSet, Latency};
 use crate::process::{MountEntry, Unmount, make_private_dir, private_dir_name, unmount};
 use crate::{Error, ErrorKind, Result};
 use nix::fcntl::{OFlag, open, openat};
@@ -59,7 +59,9 @@ pub fn with_private_view<T>(
         DiskFs::new(set, &options).map_err(|e| Error::io("cannot describe the disks", e.into()))?;
     let source = "synthdisk";
     let (serving, root) = match Detached::new(source, &options)? {
-        Some(Mounted { device, mount }) => (Serving::start(fs, device)?, mount.into_root()),
+        Some(Mounted { device, mount }) => {
+            (Serving::start(fs, device, Latency::Storage)?, mount.into_root())
+        }
         None => detach(fs, source, &options)?,
     };
     let view = PrivateView { root };
@@ -93,7 +95,7 @@ fn detach(fs: DiskFs, source: &str, options: &MountOptions) -> Result<(Serving, 
         MountPoint::open(&dir).and_then(|target| mount_attached(source, &target, options));
     let detached = mounted.and_then(|Mounted { device, mount: entry }| {
         let root = open_root(&entry);
-        let serving = Serving::start(fs, device);
+        let serving = Serving::start(fs, device, Latency::Storage);
         let unmounted = unmount(&entry, Unmount::Lazy);
         let root = root?;
         unmounted?;

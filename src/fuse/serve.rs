@@ -37,7 +37,7 @@ impl Export for FuseExport {
         let counter = ThreadCounter::open().map_err(counted)?;
         let others = counter.settled().map_err(counted)?;
         let confinement = Confinement::begin(Profile::Serve, sandbox)?;
-        let serving = Serving::start(fs, device)?;
+        let serving = Serving::start(fs, device, disks.latency)?;
         serving.wait_for_threads(&counter, others).map_err(counted)?;
         drop(counter);
         let confined = confinement.finish()?;

@@ -105,10 +105,12 @@ fn is_a_link(path: &Path) -> Error {
 /// # Errors
 /// `Busy` if another program writes to it, unless that is to be ignored.
 pub(super) fn claim_stable(opening: &Opening, in_use: InUse) -> Result<()> {
+    // What lies elsewhere cannot be claimed; its server tells versions apart.
+    let Some(file) = opening.file.local() else { return Ok(()) };
     if in_use == InUse::Refuse {
-        check_unused(&opening.file, &opening.path)?;
+        check_unused(file, &opening.path)?;
     }
-    let claimed = claim(&opening.file, Claim::StableRead);
+    let claimed = claim(file, Claim::StableRead);
     if in_use == InUse::Refuse {
         claimed.map_err(|e| {
             let what = format!("{} is open for writing elsewhere", opening.path.display());

@@ -11,6 +11,7 @@ use super::layer::PlainLayer;
 use super::layered::{LayeredImage, MAX_LEN, Opened};
 use super::opening::Opening;
 use crate::{Error, ErrorKind, Result};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -35,9 +36,14 @@ pub(super) fn open_chain(
             let what = format!("{} cannot be read as {}", path.display(), driver.shown);
             Error::with_source(e.kind(), what, e)
         };
-        let meta = opening.file.metadata().map_err(|e| Error::io("stat", e)).map_err(named)?;
-        let file = (meta.dev(), meta.ino(), meta.rdev());
-        if seen.contains(&file) || layers.len() >= MAX_IMAGES {
+        let file = match opening.file.local().map(File::metadata) {
+            Some(meta) => {
+                let meta = meta.map_err(|e| Error::io("stat", e)).map_err(named)?;
+                Some((meta.dev(), meta.ino(), meta.rdev()))
+            }
+            None => None,
+        };
+        if file.is_some() && seen.contains(&file) || layers.len() >= MAX_IMAGES {
             let what =
                 format!("its chain of backing images has no end (limit {MAX_IMAGES} images)");
             return Err(named(Error::new(ErrorKind::Corrupt, what)));
@@ -65,6 +71,12 @@ pub(super) fn open_chain(
             return Err(named(Error::new(ErrorKind::Corrupt, what)));
         }
         if let Some(backing) = found.backing {
+            if file.is_none() {
+                let what = "it is based on another image, and is not on this host: only whole images \
+                            are read from elsewhere; write it out whole first (qemu-img convert -O \
+                            qcow2)";
+                return Err(named(Error::new(ErrorKind::Unsupported, what)));
+            }
             next = Some(find(&path, backing, reach).map_err(named)?);
         }
         layers.push(Opened { layer: found.layer, format: driver.qemu_name });

@@ -8,7 +8,6 @@
 use super::driver::Format;
 use super::opening::Opening;
 use crate::{Error, ErrorKind, Result};
-use std::os::unix::fs::FileExt;
 
 /// Number of bytes of an image that are examined.
 const HEAD_LEN: usize = 512;

@@ -271,6 +271,15 @@ impl Image for LayeredImage {
         self.layers[0].layer.files()[0].path()
     }
 
+    fn version(&self) -> Option<String> {
+        // Only whole images are remote.
+        self.files().find_map(|(_, file)| file.version().map(str::to_owned))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.files().filter_map(|(_, file)| file.note().map(str::to_owned)).collect()
+    }
+
     fn format(&self) -> &'static str {
         self.layers[0].format
     }

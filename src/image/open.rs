@@ -7,6 +7,7 @@ use super::driver::Format;
 use super::foreign::refuse_foreign;
 use super::opening::Opening;
 use super::raw::RawImage;
+use crate::remote::{RemoteOptions, RemoteUrl};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,10 +34,12 @@ pub struct OpenOptions {
     /// Directories in which backing images may lie, besides the directory of the image that names
     /// them.
     pub backing_dirs: Vec<PathBuf>,
+    /// How to read remote images.
+    pub remote: RemoteOptions,
 }
 
-/// Open the image at `path` read-only, and claim it: from then on, a QEMU that wants to write to it
-/// gets the error that the image is in use.
+/// Open the image at `path`, a file or a URL, read-only, and claim it: from then on, a QEMU that wants
+/// to write to it gets the error that the image is in use.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] for a missing file, [`ErrorKind::Io`] for one that cannot be read,
@@ -44,9 +47,9 @@ pub struct OpenOptions {
 /// device, [`ErrorKind::Busy`] when it is in use, [`ErrorKind::Unsupported`] for an unsupported
 /// format or feature, [`ErrorKind::Corrupt`] when it violates its format.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Image>> {
-    let opening = Opening::new(path)?;
+    let opening = Opening::named(path, &options.remote)?;
     claim_stable(&opening, options.in_use)?;
-    let format = options.format.unwrap_or_else(|| Format::of_path(path));
+    let format = options.format.unwrap_or_else(|| Format::of_path(&file_path(path, options)));
     if format.0.is_plain() {
         if options.foreign == Foreign::Refuse {
             refuse_foreign(&opening)?;
@@ -57,13 +60,20 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn Image>> {
     Ok(Arc::new(chain::open_chain(opening, format.0, &reach)?))
 }
 
+/// The path whose extension says what the format of the image at `path` is.
+fn file_path(path: &Path, options: &OpenOptions) -> PathBuf {
+    let known = options.remote.urls.iter().find(|url| Path::new(&url.name()) == path).cloned();
+    let url = known.or_else(|| RemoteUrl::of_path(path)?.ok());
+    url.map_or_else(|| path.to_path_buf(), |url| url.file_path().to_path_buf())
+}
+
 /// The error for the image at `path` in the unsupported format `name` (as xl or QEMU calls it). If
 /// the image cannot be opened at all, the error reports that instead.
 pub fn unread(path: &Path, name: &str) -> Error {
     let shown = path.display();
     match Opening::new(path) {
-        Err(e) => e,
-        Ok(_) => Error::new(
+        Err(e) if RemoteUrl::of_path(path).is_none() => e,
+        _ => Error::new(
             ErrorKind::Unsupported,
             format!(
                 "{shown} should be {name}: {name} is a format that is not read yet; convert it \

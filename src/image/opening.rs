@@ -1,22 +1,39 @@
 //! Files that are to be opened as images.
 
+use super::content::Content;
+use crate::remote::{RemoteFile, RemoteOptions, RemoteUrl};
 use crate::{Error, ErrorKind, Result};
 use nix::unistd::{Whence, lseek64};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A file to be opened as an image: checked, and open for reading.
 pub(super) struct Opening {
-    pub(super) file: File,
+    pub(super) file: Content,
     /// Length of the file or device in bytes; not 0.
     pub(super) len: u64,
-    /// Absolute path.
+    /// Absolute path, or the name of a URL.
     pub(super) path: PathBuf,
 }
 
 impl Opening {
+    /// Open the image that `name` is: a URL, or the path of a file or block device.
+    ///
+    /// # Errors
+    /// Those of [`Opening::new`] and [`RemoteFile::open`].
+    pub(super) fn named(name: &Path, remote: &RemoteOptions) -> Result<Self> {
+        let known = remote.urls.iter().find(|url| Path::new(&url.name()) == name).cloned();
+        let Some(url) = known.map(Ok).or_else(|| RemoteUrl::of_path(name)) else {
+            return Self::new(name);
+        };
+        let file = RemoteFile::open(&url?, remote)?;
+        let (len, path) = (file.len(), PathBuf::from(file.name()));
+        Ok(Self { file: Content::Remote(Arc::new(file)), len, path })
+    }
+
     /// Open the file or block device at `path` read-only.
     ///
     /// # Errors
@@ -69,6 +86,6 @@ impl Opening {
                 format!("{shown} is empty; it should hold a root filesystem"),
             ));
         }
-        Ok(Self { file, len, path })
+        Ok(Self { file: Content::Local(file), len, path })
     }
 }

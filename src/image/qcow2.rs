@@ -20,7 +20,7 @@ pub(super) static FORMAT: Driver = Driver {
     shown: "qcow2",
     extensions: &["qcow2"],
     layer: Some(|opening, _| {
-        let header = Header::read(&opening.file, opening.len)?;
+        let header = Header::read_with(opening.len, |head| opening.file.read_exact_at(head, 0))?;
         check_features(&header)?;
         let backing = backing::of(&header)?;
         Ok(FoundLayer { backing, ..FoundLayer::alone(Qcow2Layer::open(opening, &header)?) })

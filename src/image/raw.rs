@@ -1,7 +1,7 @@
 //! Raw images: regular files and block devices whose bytes are the disk's bytes.
 
+use super::content::Content;
 use super::driver::Driver;
-use super::extent::extent_of;
 use super::mapping::Mapping;
 use super::opening::Opening;
 use super::{Image, MappedSlice};
@@ -9,7 +9,6 @@ use crate::Result;
 use crate::bytes::{Extent, Extents, ReadAt};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub(super) static FORMAT: Driver = Driver {
@@ -23,7 +22,7 @@ pub(super) static FORMAT: Driver = Driver {
 /// A raw image in a regular file or a block device.
 #[derive(Debug)]
 pub struct RawImage {
-    file: File,
+    file: Content,
     mapping: Option<Mapping>,
     len: u64,
     path: PathBuf,
@@ -41,16 +40,16 @@ impl RawImage {
         Opening::new(path).map(Self::from)
     }
 
-    /// The open file, for locks and queries that need a file descriptor.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// The open file, for locks and queries that need a file descriptor. A remote image has none.
+    pub fn file(&self) -> Option<&File> {
+        self.file.local()
     }
 }
 
 impl From<Opening> for RawImage {
     fn from(Opening { file, len, path }: Opening) -> Self {
         // Some filesystems cannot map files; reads then go through a buffer.
-        let mapping = Mapping::new(&file, len).ok();
+        let mapping = file.mappable().and_then(|file| Mapping::new(file, len).ok());
         Self { file, mapping, len, path }
     }
 }
@@ -67,24 +66,29 @@ impl ReadAt for RawImage {
 
 impl Extents for RawImage {
     fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        extent_of(&self.file, self.len, offset)
+        self.file.extent_at(self.len, offset)
     }
 }
 
 impl Image for RawImage {
     fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
-        self.mapping.as_ref()?.slice(&self.file, offset, len)
+        self.mapping.as_ref()?.slice(self.file.file_with(offset, len as u64)?, offset, len)
     }
 
     fn plain_file(&self) -> Option<&File> {
-        Some(&self.file)
+        self.file.local()
     }
 
     fn allocated(&self) -> u64 {
-        match self.file.metadata() {
-            Ok(m) if m.file_type().is_file() => m.blocks() * 512,
-            _ => self.len,
-        }
+        self.file.allocated(self.len)
+    }
+
+    fn version(&self) -> Option<String> {
+        self.file.version().map(str::to_owned)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.file.note().map(str::to_owned).into_iter().collect()
     }
 
     fn path(&self) -> &Path {
@@ -96,6 +100,7 @@ impl Image for RawImage {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use std::os::unix::fs::FileExt;
 
     fn sparse() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,19 +1,17 @@
 //! A file that stores bytes of an image's disk at known offsets.
 
 use super::MappedSlice;
-use super::extent::extent_of;
+use super::content::Content;
 use super::mapping::Mapping;
 use super::opening::Opening;
 use crate::bytes::Extent;
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// An open file. Offsets and lengths in bytes.
 pub(super) struct StoredFile {
-    file: File,
+    file: Content,
     mapping: Option<Mapping>,
     path: PathBuf,
     len: u64,
@@ -22,7 +20,7 @@ pub(super) struct StoredFile {
 impl From<Opening> for StoredFile {
     fn from(Opening { file, len, path }: Opening) -> Self {
         // Some filesystems cannot map files; reads then go through a buffer.
-        let mapping = Mapping::new(&file, len).ok();
+        let mapping = file.mappable().and_then(|file| Mapping::new(file, len).ok());
         Self { file, mapping, path, len }
     }
 }
@@ -58,7 +56,7 @@ impl StoredFile {
 
     /// The range as mapped memory, if the file can be mapped and is that long.
     pub(super) fn map(&self, offset: u64, len: usize) -> Option<MappedSlice> {
-        self.mapping.as_ref()?.slice(&self.file, offset, len)
+        self.mapping.as_ref()?.slice(self.file.file_with(offset, len as u64)?, offset, len)
     }
 
     /// The extent that contains `offset`.
@@ -66,10 +64,20 @@ impl StoredFile {
     /// # Errors
     /// Errors of the system call.
     pub(super) fn extent_at(&self, offset: u64) -> io::Result<Extent> {
-        extent_of(&self.file, self.len, offset)
+        self.file.extent_at(self.len, offset)
     }
 
-    /// Absolute path.
+    /// What distinguishes the content from a later one, if that is known without reading it.
+    pub(super) fn version(&self) -> Option<&str> {
+        self.file.version()
+    }
+
+    /// What the user should know about where the bytes come from.
+    pub(super) fn note(&self) -> Option<&str> {
+        self.file.note()
+    }
+
+    /// Absolute path, or the name of a URL.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -81,9 +89,6 @@ impl StoredFile {
 
     /// Bytes that the file occupies.
     pub(super) fn allocated(&self) -> u64 {
-        match self.file.metadata() {
-            Ok(meta) if meta.is_file() => meta.blocks() * 512,
-            _ => self.len,
-        }
+        self.file.allocated(self.len)
     }
 }

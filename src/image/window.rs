@@ -61,6 +61,14 @@ impl Image for Window {
         self.image.path()
     }
 
+    fn version(&self) -> Option<String> {
+        self.image.version()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.image.notes()
+    }
+
     fn format(&self) -> &'static str {
         self.image.format()
     }

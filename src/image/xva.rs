@@ -10,14 +10,15 @@ mod tar;
 mod verify;
 
 use super::Image;
-use super::beside::{InUse, claim_stable};
+use super::beside::claim_stable;
 use super::driver::Driver;
 use super::layered::{LayeredImage, MAX_LEN, Opened};
+use super::open::OpenOptions;
 use super::opening::Opening;
+use crate::remote::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
 use disk::XvaLayer;
 use index::Index;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,7 +49,14 @@ pub struct Xva {
 impl Xva {
     /// Whether the file at `path` is meant to be an XVA, by its name.
     pub fn is_meant(path: &Path) -> bool {
-        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(FORMAT.name))
+        let is_xva = |path: &Path| {
+            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(FORMAT.name))
+        };
+        // The query of a URL is no part of the file's name.
+        match path.to_str().filter(|_| RemoteUrl::of_path(path).is_some()) {
+            Some(url) => is_xva(Path::new(url.split('?').next().unwrap_or_default())),
+            None => is_xva(path),
+        }
     }
 
     /// The guest's description, `ova.xml`, in the XVA at `path`; nothing else is read.
@@ -56,7 +64,7 @@ impl Xva {
     /// # Errors
     /// As [`Xva::open`].
     pub fn description_in(path: &Path) -> Result<Vec<u8>> {
-        let opening = Opening::new(path)?;
+        let opening = open_local(path)?;
         description(&opening).map_err(|e| named(&opening, e))
     }
 
@@ -65,9 +73,9 @@ impl Xva {
     /// # Errors
     /// Those of [`open`](super::open); [`ErrorKind::Unsupported`] for a compressed one, with the
     /// command that unpacks it; [`ErrorKind::Corrupt`] for one that was cut short.
-    pub fn open(path: &Path, in_use: InUse) -> Result<Self> {
-        let opening = Opening::new(path)?;
-        claim_stable(&opening, in_use)?;
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+        let opening = open_local(path)?;
+        claim_stable(&opening, options.in_use)?;
         let read = || Ok((description(&opening)?, Index::read(&opening)?));
         let (description, index) = read().map_err(|e| named(&opening, e))?;
         Ok(Self { opening, description, index })
@@ -114,6 +122,19 @@ impl Xva {
     pub fn verify(&self) -> Result<u64> {
         verify::verify(&self.opening).map_err(|e| named(&self.opening, e))
     }
+}
+
+/// Open the archive at `path`.
+fn open_local(path: &Path) -> Result<Opening> {
+    if RemoteUrl::of_path(path).is_some() {
+        let what = format!(
+            "{} is an XVA, which is read from this host only, because finding its blocks takes \
+             reading nearly all of it; download it first",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Unsupported, what));
+    }
+    Opening::new(path)
 }
 
 fn named(opening: &Opening, e: Error) -> Error {

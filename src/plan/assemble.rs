@@ -256,6 +256,7 @@ pub(super) fn assemble(
         let boot = boot_now(&guests, &GuestBootRequest::default(), &resolver);
         kernel = boot.ok().as_ref().map(GuestKernelFile::of);
     }
+    notes.extend(image_notes(&builders));
     notes.extend(said.general);
     notes.extend(said.left_out.iter().cloned());
     let root = root_place(&guests, &resolver, summary.as_ref());
@@ -341,6 +342,15 @@ fn change_uuid(
 fn image_paths(builders: &[DiskBuilder]) -> Vec<PathBuf> {
     let images = builders.iter().flat_map(|d| images_of(&d.source));
     images.flat_map(|(_, image)| image.image.files()).map(|file| file.path).collect()
+}
+
+/// What the user should know about where the images' bytes come from.
+fn image_notes(builders: &[DiskBuilder]) -> Vec<String> {
+    let images = builders.iter().flat_map(|d| images_of(&d.source));
+    let mut notes: Vec<String> = images.flat_map(|(_, image)| image.image.notes()).collect();
+    notes.sort_unstable();
+    notes.dedup();
+    notes
 }
 
 /// The boot code of its image by which a disk boots.

@@ -10,6 +10,7 @@ use crate::fs::probe::ImageContent;
 use crate::guest::select::EntrySelector;
 use crate::image::{self, InUse, Xva};
 use crate::layout::PartitionKind;
+use crate::remote::{RemoteUrl, begin_recording};
 use crate::xen::{Access, BootMethod, DiskSpec, DomainConfig, GuestDiskContent, Vif};
 use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,9 @@ impl GuestSpec {
                 ErrorKind::Usage,
                 "--verify-source compares the checksums of an XVA; other images have none",
             ));
+        }
+        if let Some(path) = &options.record {
+            begin_recording(path)?;
         }
         let mut spec = match &options.config {
             Some(path) => Self::from_config(path, options)?,
@@ -104,9 +108,11 @@ impl GuestSpec {
 
     /// A guest with a disk made from the images that `options` name.
     fn one_disk(content: DiskContent, options: &SourceOptions) -> Self {
-        let stem = options.images.first().and_then(|p| p.file_stem());
+        let stem = options.images.first().and_then(|p| p.file_stem()).map(|s| s.to_string_lossy());
+        // Of a URL, without its query.
+        let stem = stem.as_deref().and_then(|s| s.split('?').next()).filter(|s| !s.is_empty());
         Self {
-            name: stem.map_or_else(|| "guest".into(), |s| s.to_string_lossy().into_owned()),
+            name: stem.unwrap_or("guest").to_owned(),
             disks: vec![DiskSource {
                 vdev: "xvda".into(),
                 letters: "a".into(),
@@ -235,7 +241,7 @@ fn at(spec: &DiskSpec, e: Error) -> Error {
 
 /// The XVA at `path`, with its checksums compared if that is requested.
 fn open_archive(path: &Path, options: &SourceOptions) -> Result<Xva> {
-    let archive = Xva::open(path, options.open_options(None).in_use)?;
+    let archive = Xva::open(path, &options.open_options(None))?;
     if options.verify_source && archive.verify()? == 0 {
         let what = format!("{} has no checksums; leave out --verify-source", path.display());
         return Err(Error::new(ErrorKind::Invalid, what));
@@ -285,10 +291,14 @@ fn open(
         Some(other) if !target.exists() && other.exists() => other,
         _ => target,
     };
+    let (path, url) = match RemoteUrl::of_path(path).transpose()? {
+        Some(url) => (&PathBuf::from(url.name()), Some(url)),
+        None => (path, None),
+    };
     let name = spec.format.name();
     let format = image::Format::by_name(name).ok_or_else(|| image::unread(path, name))?;
     let mut how = options.open_options(Some(format));
-    if spec.cdrom && !path.exists() {
+    if spec.cdrom && url.is_none() && !path.exists() {
         let (path, vdev) = (path.display(), &spec.vdev);
         notes.push(format!("{path} does not exist, so the CD drive {vdev} is empty"));
         return Ok(None);
@@ -297,6 +307,7 @@ fn open(
         // A CD is often shared between guests and never written to.
         how.in_use = InUse::Open;
     }
+    how.remote.urls.extend(url);
     let image = SourceImage::open(path, &how)?;
     Ok(Some((path.clone(), image)))
 }

@@ -7,6 +7,7 @@ use crate::identity::Identity;
 use crate::image::{self, Foreign, InUse};
 use crate::layout::{TableKind, parse_disk_id, parse_size};
 use crate::loader::{FirmwareSet, LoaderKind};
+use crate::remote::{RemoteOptions, RemoteUrl};
 use crate::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -67,6 +68,32 @@ pub struct SourceOptions {
     /// of the image that names them]
     #[arg(long = "backing-dir", value_name = "DIR")]
     pub backing_dirs: Vec<PathBuf>,
+
+    /// URLs of images with their secrets; `images` and `config` have their names.
+    #[arg(skip)]
+    pub urls: Vec<RemoteUrl>,
+
+    /// Keep what is fetched of remote images in this directory [default:
+    /// $XDG_CACHE_HOME/synthdisk/chunks, for root /var/cache/synthdisk/chunks]
+    #[arg(long, value_name = "DIR", help_heading = "Remote images")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// Let that directory occupy at most this much; 0 to keep nothing [default: 10G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Remote images")]
+    pub cache_size: Option<u64>,
+
+    /// Write down which chunks of remote images are used, in the order of their first use
+    #[arg(long, value_name = "FILE", help_heading = "Remote images")]
+    pub record: Option<PathBuf>,
+
+    /// Fetch the chunks that this file of --record names before they are asked for
+    #[arg(long, value_name = "FILE", help_heading = "Remote images")]
+    pub prefetch: Option<PathBuf>,
+
+    /// Compare all that is fetched of a remote image with the checksums in this file, which `finalize
+    /// --write-manifest` wrote; can be repeated, for several images
+    #[arg(long = "manifest", value_name = "FILE", help_heading = "Remote images")]
+    pub manifests: Vec<PathBuf>,
 
     /// Compare all blocks of an XVA with their checksums first
     #[arg(long)]
@@ -161,6 +188,14 @@ impl SourceOptions {
             in_use,
             foreign,
             backing_dirs: self.backing_dirs.clone(),
+            remote: RemoteOptions {
+                urls: self.urls.clone(),
+                cache_dir: self.cache_dir.clone(),
+                cache_size: self.cache_size,
+                record: self.record.clone(),
+                prefetch: self.prefetch.clone(),
+                manifests: self.manifests.clone(),
+            },
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct SourceImage {
     pub(super) md: Option<MdMember>,
     /// Distinguishes this state of this image from others.
     pub(super) fingerprint: Uuid,
+    /// The same, made from the content alone, wherever it lies.
+    content_print: Uuid,
 }
 
 impl SourceImage {
@@ -47,16 +49,21 @@ impl SourceImage {
             read_part(&*image, image.len().saturating_sub(tail_len), tail_len).map_err(failed)?;
         let len = image.len().to_le_bytes();
         let marked = &tail[tail.len().saturating_sub(MARKED)..];
-        let fingerprint = Ids::fingerprint(&[&len, &head, marked]);
+        let content_print = Ids::fingerprint(&[&len, &head, marked]);
+        // A server may know of changes elsewhere.
+        let fingerprint = match image.version() {
+            Some(version) => Ids::fingerprint(&[&len, &head, marked, version.as_bytes()]),
+            None => content_print,
+        };
         let md = md::member(&head, &tail, image.len());
-        Ok(Self { image, content, md, fingerprint })
+        Ok(Self { image, content, md, fingerprint, content_print })
     }
 
     /// The seed for identifiers: the filesystem's UUID if it has one.
     pub(super) fn seed(&self) -> Vec<u8> {
         match self.content.uuid() {
             Some(uuid) => uuid.to_vec(),
-            None => self.fingerprint.as_bytes().to_vec(),
+            None => self.content_print.as_bytes().to_vec(),
         }
     }
 

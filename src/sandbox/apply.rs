@@ -10,12 +10,22 @@ use super::account::{
 use super::confined::{Confined, Layer, Missing};
 use super::empty_root::EmptyRoot;
 use super::filter::Filters;
-use super::landlock::{Allowed, restrict};
+use super::landlock::{Allowed, Network, restrict};
 use super::limits::{forbid_core_files, forbid_inspection, lower};
 use super::profile::{Mode, Profile};
 use crate::{Error, ErrorKind, Result};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 use std::path::Path;
+
+/// What the C library reads to look up the names of hosts.
+const NAMES: [&str; 6] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/run/systemd/resolve",
+];
 
 /// A process whose confinement has begun.
 #[derive(Debug)]
@@ -72,12 +82,19 @@ impl Confinement {
         let allowed: &[_] = match self.profile {
             Profile::Serve => &[(Path::new("/dev/fuse"), Allowed::Use)],
             Profile::ServeSockets | Profile::Parse(_) => &[],
+            Profile::Fetch(_) => &NAMES.map(|path| (Path::new(path), Allowed::Execute)),
         };
-        self.note(Layer::Landlock, restrict(allowed))
+        let network = match self.profile {
+            Profile::Fetch(_) => Network::Allowed,
+            _ => Network::Denied,
+        };
+        self.note(Layer::Landlock, restrict(allowed, network))
     }
 
     fn limit_resources(&self) -> Result<()> {
-        let Profile::Parse(limits) = self.profile else { return Ok(()) };
+        let (Profile::Parse(limits) | Profile::Fetch(limits)) = self.profile else {
+            return Ok(());
+        };
         lower(limits).map_err(|e| Error::io("cannot lower the limits of this process", e))
     }
 
@@ -104,8 +121,9 @@ impl Confinement {
     }
 
     fn prepare_root(&mut self) -> Result<()> {
-        // A user without privileges cannot change the root.
-        if !nix::unistd::geteuid().is_root() {
+        // A user without privileges cannot change the root; and names of hosts cannot be looked up
+        // without some files.
+        if !nix::unistd::geteuid().is_root() || matches!(self.profile, Profile::Fetch(_)) {
             return Ok(());
         }
         let root = match account::has(CapabilitySet::SYS_CHROOT) {

@@ -84,6 +84,23 @@ pub(super) const STORE: &[Call] = &[
 /// Taking connections on a socket that listens already.
 pub(super) const ACCEPT: &[Call] = &[libc::SYS_accept4];
 
+/// Making connections, and what the C library does to look up a name: it reads its configuration, and
+/// asks the kernel which addresses this host has. Opening files and making sockets is restricted in
+/// `filter`.
+pub(super) const CONNECT: &[Call] = &[
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_flock,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_newfstatat,
+    libc::SYS_recvmmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_setsockopt,
+    libc::SYS_uname,
+];
+
 /// Calls that only an intruder makes: executing, inspecting or changing other processes, mounting,
 /// changing privileges, loading code into the kernel.
 pub(super) const DEADLY: &[Call] = &[

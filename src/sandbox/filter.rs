@@ -2,7 +2,9 @@
 //!
 //! Source: seccomp(2).
 
-use super::calls::{ACCEPT, BASE, BASE_OF_ARCHITECTURE, Call, DEADLY, NOT_FOR_TOOLS, STORE};
+use super::calls::{
+    ACCEPT, BASE, BASE_OF_ARCHITECTURE, CONNECT, Call, DEADLY, NOT_FOR_TOOLS, STORE,
+};
 use super::profile::Profile;
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
@@ -65,7 +67,7 @@ fn compile(profile: &Profile) -> Result<Vec<BpfProgram>, BackendError> {
     let deadly = program(unconditional(DEADLY), SeccompAction::Allow, SeccompAction::KillProcess)?;
     let mut allowed: Rules = unconditional(BASE);
     allowed.extend(unconditional(BASE_OF_ARCHITECTURE));
-    if matches!(profile, Profile::Serve | Profile::ServeSockets) {
+    if matches!(profile, Profile::Serve | Profile::ServeSockets | Profile::Fetch(_)) {
         allowed.extend(unconditional(STORE));
     }
     allowed.extend(conditional()?);
@@ -74,6 +76,10 @@ fn compile(profile: &Profile) -> Result<Vec<BpfProgram>, BackendError> {
         let level = (1, Dword, Eq, libc::SOL_SOCKET as u64);
         let buffer = rule(&[level, (2, Dword, Eq, libc::SO_SNDBUF as u64)])?;
         allowed.entry(libc::SYS_setsockopt).or_default().push(buffer);
+    }
+    if matches!(profile, Profile::Fetch(_)) {
+        allowed.extend(unconditional(CONNECT));
+        allowed.extend(connecting()?);
     }
     let allowed = program(allowed, fails(libc::ENOSYS), SeccompAction::Allow)?;
     // The first filter has to permit applying the second.
@@ -132,6 +138,25 @@ fn conditional() -> Result<Rules, BackendError> {
         (libc::SYS_socketpair, with(&[(0, Dword, Eq, libc::AF_UNIX as u64)])?),
         // abort(3).
         (libc::SYS_tgkill, with(&[(0, Dword, Eq, u64::from(std::process::id()))])?),
+    ]))
+}
+
+/// What only a process that makes connections may call, with some arguments only.
+fn connecting() -> Result<Rules, BackendError> {
+    let families = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    let family = |family: &i32| rule(&[(0, Dword, Eq, *family as u64)]);
+    let writing = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
+    Ok(Rules::from([
+        (libc::SYS_openat, vec![rule(&[(2, Dword, MaskedEq(writing), 0)])?]),
+        (libc::SYS_socket, families.iter().map(family).collect::<Result<_, _>>()?),
+        // Sockets are told not to block by this.
+        (
+            libc::SYS_ioctl,
+            [libc::FIONBIO, libc::FIONREAD]
+                .iter()
+                .map(|request| rule(&[(1, Dword, Eq, *request as u32 as u64)]))
+                .collect::<Result<_, _>>()?,
+        ),
     ]))
 }
 

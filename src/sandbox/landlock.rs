@@ -21,23 +21,38 @@ pub(super) enum Allowed {
     Execute,
 }
 
-/// Deny this thread and its descendants everything that Landlock covers, except what is `allowed`;
-/// paths that do not exist are skipped. The thread must have no_new_privs set, or CAP_SYS_ADMIN.
+/// Whether connections may be made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Network {
+    Denied,
+    Allowed,
+}
+
+/// Deny this thread and its descendants everything that Landlock covers, except what is `allowed` and
+/// perhaps the `network`; paths that do not exist are skipped. The thread must have no_new_privs set, or CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// Why it could not be applied, for the user.
-pub(super) fn restrict(allowed: &[(&Path, Allowed)]) -> Result<(), String> {
-    match try_restrict(allowed).map_err(|e| e.to_string())? {
+pub(super) fn restrict(allowed: &[(&Path, Allowed)], network: Network) -> Result<(), String> {
+    match try_restrict(allowed, network).map_err(|e| e.to_string())? {
         RulesetStatus::NotEnforced => Err("not enabled in this kernel".into()),
         _ => Ok(()),
     }
 }
 
-fn try_restrict(allowed: &[(&Path, Allowed)]) -> Result<RulesetStatus, RulesetError> {
+fn try_restrict(
+    allowed: &[(&Path, Allowed)],
+    network: Network,
+) -> Result<RulesetStatus, RulesetError> {
+    let denied = match network {
+        Network::Denied => AccessNet::from_all(NEWEST),
+        // No port can be offered.
+        Network::Allowed => AccessNet::BindTcp.into(),
+    };
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
+        .handle_access(denied)?
         .scope(Scope::from_all(NEWEST))?
         .create()?;
     for (path, allowed) in allowed {

@@ -24,6 +24,9 @@ pub enum Profile {
     ServeSockets,
     /// Parses the bytes of a guest: reads the files that it has open, within limits.
     Parse(Limits),
+    /// Fetches an image from another machine: makes connections, and writes to the files that it has
+    /// open.
+    Fetch(Limits),
 }
 
 /// Limits of a process; `None` leaves the inherited limit. See setrlimit(2).

@@ -5,7 +5,7 @@
 
 use super::account::{self, Account, limit_bounding_set, unprivileged};
 use super::filter::Filters;
-use super::landlock::{Allowed, restrict};
+use super::landlock::{Allowed, Network, restrict};
 use super::profile::Limits;
 use crate::{Error, Result};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -86,7 +86,7 @@ impl ToolSandbox<'_> {
             RunAs::Unprivileged | RunAs::InGroup(_) => CapabilitySet::empty(),
         });
         set_no_new_privs(true).map_err(|e| Error::io("cannot confine a tool", e.into()))?;
-        if let Err(reason) = restrict(&self.allowed()) {
+        if let Err(reason) = restrict(&self.allowed(), Network::Denied) {
             tracing::debug!("tools are not confined by Landlock: {reason}");
         }
         if let Err(reason) = Filters::for_tools().and_then(|filters| filters.apply_to_thread()) {

@@ -9,6 +9,7 @@ use super::lexer::{clip, error_at};
 use super::notes::Note;
 use super::vdev::parse_vdev;
 use crate::device_name::DeviceName;
+use crate::remote::RemoteUrl;
 use crate::{Error, ErrorKind, Result};
 
 /// The format of an image, "format" in xl-disk-configuration(5).
@@ -95,7 +96,8 @@ impl DiskSpec {
     /// below `base`, the config's directory. The other path becomes the alternative.
     pub fn resolve(&mut self, base: &Path) {
         let Some(target) = &self.target else { return };
-        if target.is_absolute() || self.script.is_some() {
+        let is_url = RemoteUrl::of_path(target).is_some();
+        if target.is_absolute() || is_url || self.script.is_some() {
             return;
         }
         let (below_dev, below_base) = (Path::new("/dev").join(target), base.join(target));
@@ -397,6 +399,10 @@ fn old_prefix(rest: &str) -> Option<(&str, &str)> {
     let end = rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit())?;
     let (prefix, after) = (&rest[..end], rest[end..].strip_prefix(':')?);
     if !prefix.starts_with(|c: char| c.is_ascii_lowercase()) {
+        return None;
+    }
+    // The target is a URL.
+    if after.starts_with("//") && matches!(prefix, "http" | "https" | "nbd" | "nbds") {
         return None;
     }
     let unknown = !after.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());

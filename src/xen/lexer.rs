@@ -44,8 +44,14 @@ impl Token {
     }
 }
 
-/// The first 40 characters of `s`, with control characters escaped, for an error message.
+/// The first 40 characters of `s`, with control characters escaped, for an error message. Of a URL, which
+/// may contain a password, only the beginning.
 pub(super) fn clip(s: &str) -> String {
+    match (s.find("://"), s.contains('@')) {
+        (Some(at), _) => return format!("{}…", clip(&s[..at])),
+        (None, true) => return "…".into(),
+        (None, false) => {}
+    }
     let mut out: String = s.chars().take(40).flat_map(char::escape_debug).collect();
     if s.chars().nth(40).is_some() {
         out.push('…');

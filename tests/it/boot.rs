@@ -12,6 +12,7 @@ mod lvm;
 mod mini;
 mod nbd;
 mod new_kernel;
+mod remote;
 mod run;
 mod uefi;
 mod whole_disk;

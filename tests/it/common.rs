@@ -10,6 +10,7 @@ pub mod filesystem;
 pub mod foreign;
 pub mod guests;
 pub mod hash;
+pub mod http;
 pub mod lanes;
 pub mod lvm;
 pub mod map;

@@ -17,6 +17,7 @@ mod inspect;
 mod loader;
 mod lvm;
 mod nbd;
+mod remote;
 mod rooms;
 mod run;
 mod sandbox;

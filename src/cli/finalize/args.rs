@@ -60,6 +60,10 @@ pub(super) struct ResultArgs {
     #[arg(long)]
     pub(super) compress: bool,
 
+    /// Write the checksums of each result's chunks to a file beside it (FILE.manifest), for --manifest
+    #[arg(long)]
+    pub(super) write_manifest: bool,
+
     /// Option of the format, as for `qemu-img convert -o`; may be repeated
     #[arg(short = 'O', value_name = "KEY=VALUE")]
     pub(super) options: Vec<String>,

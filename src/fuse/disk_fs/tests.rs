@@ -41,6 +41,7 @@ fn fs_of(disk: &Arc<Disk>, options: &str) -> DiskFs {
         files: vec![file("disk.raw", 0, DISK), file("part1.raw", PART, DISK - PART)],
         status: Some(status),
         images: ImageAccess::default(),
+        latency: Default::default(),
     };
     let mut mount = MountOptions::default();
     for option in options.split(',').filter(|o| !o.is_empty()) {

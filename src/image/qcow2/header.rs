@@ -5,6 +5,7 @@
 
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 
 /// The first four bytes of a qcow2 file, as a number.
@@ -83,8 +84,19 @@ impl Header {
     /// [`ErrorKind::Corrupt`] for a header that is inconsistent, exceeds QEMU's limits, or marks
     /// the file as corrupt.
     pub fn read(file: &File, len: u64) -> Result<Self> {
+        Self::read_with(len, |head| file.read_exact_at(head, 0))
+    }
+
+    /// As [`Header::read`]; `read` fills its buffer with the first bytes of the file.
+    ///
+    /// # Errors
+    /// Those of [`Header::read`].
+    pub(in crate::image) fn read_with(
+        len: u64,
+        read: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> Result<Self> {
         let mut head = vec![0; len.min(FIRST_CLUSTER_MAX) as usize];
-        file.read_exact_at(&mut head, 0).map_err(|e| Error::io("cannot read the header", e))?;
+        read(&mut head).map_err(|e| Error::io("cannot read the header", e))?;
         Self::parse(&head)
     }
 

@@ -1,14 +1,13 @@
 //! One file of a VHD chain: which sectors of the disk it stores, and where.
 
 use super::header::{FOOTER_LEN, Footer, HEADER_LEN, Header, Kind, Metadata, SECTOR};
+use crate::image::content::Content;
 use crate::image::layer::{Layer, Place, Put};
 use crate::image::opening::Opening;
 use crate::image::stored_file::StoredFile;
 use crate::{Error, ErrorKind, Result};
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 /// A block allocation table entry for a block that is not stored.
 const UNUSED: u32 = u32::MAX;
@@ -177,7 +176,7 @@ fn read_footer(opening: &Opening) -> Result<Footer> {
     }
 }
 
-fn read(file: &File, buf: &mut [u8], offset: u64, what: &str) -> Result<()> {
+fn read(file: &Content, buf: &mut [u8], offset: u64, what: &str) -> Result<()> {
     file.read_exact_at(buf, offset).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => corrupt(format!("the file ends before {what}")),
         // An offset that no file can have.

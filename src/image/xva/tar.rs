@@ -5,7 +5,6 @@
 
 use crate::image::opening::Opening;
 use crate::{Error, ErrorKind, Result};
-use std::os::unix::fs::FileExt;
 
 /// Bytes of a header, to which files are padded.
 const BLOCK: u64 = 512;

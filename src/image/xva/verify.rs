@@ -7,7 +7,6 @@ use super::index::block_of;
 use super::tar::{Entry, Walk};
 use crate::image::opening::Opening;
 use crate::{Error, ErrorKind, Result};
-use std::os::unix::fs::FileExt;
 
 /// Longest block that is compared, in bytes. xapi writes blocks of 1 MiB.
 const MAX_BLOCK: u64 = 64 << 20;

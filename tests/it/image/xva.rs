@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use synthdisk::image::{InUse, Xva};
+use synthdisk::image::{OpenOptions, Xva};
 
 use super::oracle::arg;
 use crate::common::hash::{Untouched, sha256};
@@ -49,7 +49,7 @@ fn disks_of_random_lengths() {
         };
         export.write(&path);
         let untouched = Untouched::remember(&path);
-        let xva = Xva::open(&path, InUse::Refuse).unwrap();
+        let xva = Xva::open(&path, &OpenOptions::default()).unwrap();
         assert!(xva.verify().unwrap() >= 3);
         for (number, file) in files.iter().enumerate() {
             let expected = fs::read(file).unwrap();
@@ -72,7 +72,7 @@ fn disks_of_random_lengths() {
             let cut = dir.path().join("cut.xva");
             fs::copy(&path, &cut).unwrap();
             fs::File::options().write(true).open(&cut).unwrap().set_len(len / 40 * step).unwrap();
-            let opened = Xva::open(&cut, InUse::Refuse);
+            let opened = Xva::open(&cut, &OpenOptions::default());
             let opened = opened.and_then(|xva| {
                 let disks = files.iter().zip(20..);
                 disks
@@ -88,7 +88,8 @@ fn disks_of_random_lengths() {
         let bytes = fs::read(&path).unwrap();
         let name = bytes.windows(14).position(|w| w == b"Ref:20/0000000").unwrap() as u64;
         file.write_all_at(&[bytes[name as usize + 600] ^ 1], name + 600).unwrap();
-        let e = Xva::open(&path, InUse::Refuse).unwrap().verify().unwrap_err().to_string();
+        let e =
+            Xva::open(&path, &OpenOptions::default()).unwrap().verify().unwrap_err().to_string();
         assert!(e.contains("Ref:20/00000000 is damaged: its checksum is"), "{e}");
     }
 }
