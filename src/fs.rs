@@ -10,7 +10,6 @@ pub mod btrfs;
 mod btrfs_sums;
 mod budget;
 pub mod ext4;
-pub(crate) mod guard;
 mod guest_fs;
 mod guest_tree;
 pub mod md;

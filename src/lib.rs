@@ -18,6 +18,7 @@ pub mod export;
 pub mod finalize;
 pub mod fs;
 pub mod fuse;
+pub mod guard;
 pub mod guest;
 pub mod identity;
 pub mod image;

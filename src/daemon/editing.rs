@@ -42,7 +42,9 @@ fn editor(plan: &Plan, adaptation: &Adaptation) -> Result<Editor> {
         )),
         EditWith::Guest => Ok(Editor::Guest),
         EditWith::Auto if adaptation.uuid.is_some() => Ok(Editor::Host),
-        EditWith::Auto if is_ext && why_unavailable().is_none() => Ok(Editor::Host),
+        EditWith::Auto if is_ext && !adaptation.inline_files && why_unavailable().is_none() => {
+            Ok(Editor::Host)
+        }
         EditWith::Auto => Ok(Editor::Guest),
     }
 }

@@ -13,13 +13,13 @@ mod leaf;
 
 use super::btrfs_sums::Checksums;
 use super::budget::{Budget, Cost};
-use super::guard::quietly;
 use super::guest_fs::{
     FileKind, GuestFile, GuestFs, KernelMount, Node, Stat, check_target_len, resolve_to,
     target_text,
 };
 use super::metered::{Meter, Metered, PER_LOOK, PER_OPEN};
 use crate::bytes::ReadAt;
+use crate::guard::quietly;
 use crate::{Error, ErrorKind, Result};
 use lambutter::{Btrfs, Inode, Path, SuperblockReason};
 use std::cell::RefCell;

@@ -32,9 +32,9 @@ use self::limits::{MAX_DIR_ENTRIES, too_many};
 use self::plain::PlainExt;
 use self::superblock::Superblock;
 use super::budget::{Budget, Cost};
-use super::guard::quietly;
 use super::guest_fs::{FileKind, GuestFile, GuestFs, Node, Stat, check_target_len, resolve_to};
 use crate::bytes::ReadAt;
+use crate::guard::quietly;
 use crate::{Error, ErrorKind, Result};
 
 /// Longest file that is read, in bytes: `ext4-view` walks over all blocks before a position, and the

@@ -18,13 +18,13 @@ mod superblock;
 pub use self::log::log_is_dirty;
 use self::superblock::Superblock;
 use super::budget::{Budget, Cost};
-use super::guard::quietly;
 use super::guest_fs::{
     FileKind, GuestFile, GuestFs, KernelMount, Node, Stat, check_target_len, resolve_to,
     target_text,
 };
 use super::metered::{Meter, Metered, PER_LOOK, PER_OPEN};
 use crate::bytes::ReadAt;
+use crate::guard::quietly;
 use crate::{Error, ErrorKind, Result};
 use lamxfs::{Inode, Path, SuperblockReason, Xfs};
 use std::cell::RefCell;

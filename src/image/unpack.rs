@@ -1,6 +1,7 @@
 //! Decompressing one unit of an image.
 
 use super::layer::damaged;
+use crate::guard::quietly;
 use flate2::{Decompress, FlushDecompress};
 use std::io::{self, Read};
 
@@ -25,19 +26,24 @@ pub(super) enum Compression {
 /// `InvalidData` if it contains fewer, or is damaged.
 pub(super) fn unpack(how: Compression, packed: &[u8], len: usize) -> io::Result<Vec<u8>> {
     let mut out = vec![0; len];
-    let full = match how {
+    let full = quietly(|| fill(how, packed, &mut out));
+    if full == Ok(true) { Ok(out) } else { Err(damaged("a compressed cluster is damaged")) }
+}
+
+/// Whether `packed` contains enough to fill `out`.
+fn fill(how: Compression, packed: &[u8], out: &mut [u8]) -> bool {
+    match how {
         Compression::Deflate | Compression::Zlib => {
             let mut stream = Decompress::new(how == Compression::Zlib);
-            let done = stream.decompress(packed, &mut out, FlushDecompress::Finish);
-            done.is_ok() && stream.total_out() == len as u64
+            let done = stream.decompress(packed, out, FlushDecompress::Finish);
+            done.is_ok() && stream.total_out() == out.len() as u64
         }
         Compression::Zstd => {
             use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
             let mut decoder = FrameDecoder::new();
             decoder.set_max_window_size(ZSTD_WINDOW);
             StreamingDecoder::new_with_decoder(packed, decoder)
-                .is_ok_and(|mut stream| stream.read_exact(&mut out).is_ok())
+                .is_ok_and(|mut stream| stream.read_exact(out).is_ok())
         }
-    };
-    if full { Ok(out) } else { Err(damaged("a compressed cluster is damaged")) }
+    }
 }

@@ -14,8 +14,8 @@ use super::input::Input;
 use super::limits;
 use super::listing::{Listing, Wanted};
 use crate::bytes::ReadAt;
-use crate::fs::guard::quietly;
 use crate::fs::{Budget, Cost, GuestFile};
+use crate::guard::quietly;
 use crate::{Error, Result};
 
 /// Maximum time for reading an initrd; a real one takes less than a second.
@@ -99,12 +99,19 @@ impl Initrd {
         look(file, Some(Wanted::new(version, drivers, trusted)), budget)
     }
 
-    /// Whether it was made with the setting `MODULES=most` of initramfs-tools, which puts the setting
-    /// into the initrd as well.
+    /// Whether it was made with the setting `MODULES=most` of initramfs-tools, which puts its settings
+    /// into the initrd as well: `conf.d` is read after `initramfs.conf`, in the order of the names.
     pub fn is_for_most_machines(&self) -> bool {
-        let text = self.small_files.get("conf/initramfs.conf").map(|b| String::from_utf8_lossy(b));
-        let modules = |line: &str| line.trim().strip_prefix("MODULES=").map(str::to_owned);
-        let last = text.and_then(|text| text.lines().filter_map(modules).next_back());
+        let settings = self.small_files.range("conf/conf.d/".to_owned()..);
+        let settings = settings.take_while(|(path, _)| path.starts_with("conf/conf.d/"));
+        let all =
+            self.small_files.get("conf/initramfs.conf").into_iter().chain(settings.map(|s| s.1));
+        let modules = |text: &Vec<u8>| {
+            let text = String::from_utf8_lossy(text);
+            let values = text.lines().filter_map(|line| line.trim().strip_prefix("MODULES="));
+            values.map(str::to_owned).next_back()
+        };
+        let last = all.filter_map(modules).last();
         self.generator != Generator::InitramfsTools || last.is_none_or(|m| m.contains("most"))
     }
 

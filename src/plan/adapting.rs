@@ -8,10 +8,10 @@ use super::root_resolver::RootResolver;
 use super::types::PartitionNames;
 use super::unique_names::spec;
 use crate::adapt::{Device, Devices};
-use crate::bytes::{ReadAt, SharedBytes};
+use crate::bytes::ReadAt;
 use crate::edit::{Edit, apply, check_room, fit, set_uuid};
 use crate::fs::KernelMount;
-use crate::fs::ext4::room::Room;
+use crate::fs::ext4::room::{Room, may_have_inline_files};
 use crate::fs::probe::{HEAD_LEN, probe};
 use crate::process::Inherited;
 use crate::{Error, Result};
@@ -79,6 +79,14 @@ impl LiveGuest<'_> {
         Ok(Some(((index, source), self.mountable(resolver, index)?)))
     }
 
+    /// The bytes where an ext filesystem in the examiner's `source` has its superblock; `None` if they
+    /// cannot be read.
+    pub(super) fn superblock(&self, source: SourceId) -> Option<[u8; 1024]> {
+        let mut raw = [0; 1024];
+        self.examiner.source(source)?.read_at(&mut raw, 1024).ok()?;
+        Some(raw)
+    }
+
     /// The filesystem in partition `index` of `resolver`, and its file in a mount; `None` if it is
     /// on none of the disks.
     ///
@@ -105,6 +113,8 @@ pub struct Adaptation {
     pub uuid: Option<String>,
     /// How the kernel mounts the filesystem, if only its driver writes to it.
     pub kernel_mount: Option<KernelMount>,
+    /// Whether files may be stored in their inodes, where e2fsprogs cannot change them.
+    pub inline_files: bool,
     /// The filesystem, and partitions that may be mounted on it.
     pub(super) places: (Place, Vec<Place>),
 }
@@ -181,11 +191,14 @@ pub(super) fn adaptation_of(
         let list = elsewhere.join(" and ");
         notes.left_out.push(format!("{list} is not on the root filesystem, and is not adapted"));
     }
+    let superblock = guests.superblock(source);
     let (edits, left_out) = match kernel_mount {
         // The kernel itself finds out.
         Some(_) => (edits, Vec::new()),
-        None => fit(edits, guests.examiner.source(source).and_then(|bytes| room(&*bytes))),
+        None => fit(edits, superblock.as_ref().and_then(Room::parse)),
     };
+    let inline_files =
+        kernel_mount.is_none() && superblock.as_ref().is_some_and(may_have_inline_files);
     notes.left_out.extend(left_out);
     if edits.is_empty() {
         return Ok(None);
@@ -199,7 +212,7 @@ pub(super) fn adaptation_of(
         ));
         return Ok(None);
     }
-    Ok(Some(Adaptation { file, edits, uuid: None, kernel_mount, places }))
+    Ok(Some(Adaptation { file, edits, uuid: None, kernel_mount, inline_files, places }))
 }
 
 /// What the user should know of an adaptation.
@@ -208,13 +221,6 @@ pub(super) struct AdaptationNotes {
     pub(super) general: Vec<String>,
     /// Edits that the guest needs and that cannot be made.
     pub(super) left_out: Vec<String>,
-}
-
-/// The free space of the ext filesystem in `partition`.
-fn room(partition: &SharedBytes) -> Option<Room> {
-    let mut raw = [0; 1024];
-    partition.read_at(&mut raw, 1024).ok()?;
-    Room::parse(&raw)
 }
 
 /// Why nothing can be written to the root filesystem.

@@ -10,6 +10,7 @@ use super::types::PartitionNames;
 use super::volumes::Volumes;
 use crate::bytes::SharedBytes;
 use crate::fs::GuestFs;
+use crate::fs::ext4::room::may_have_inline_files;
 use crate::fs::probe::ImageContent;
 use crate::identity::{Clone as CloneOf, RootUuid, UuidChange, propose_with_identity};
 use crate::image::Image;
@@ -169,5 +170,9 @@ pub(super) fn clone_edits(
     let kernel_mount = fs.kernel_mount();
     let needed = uuid.is_some() || !edits.is_empty();
     let places = guests.places(resolver, index)?.filter(|_| needed);
-    Ok(places.map(|places| Adaptation { file, edits, uuid, kernel_mount, places }))
+    let superblock = places.as_ref().and_then(|(root, _)| guests.superblock(root.1));
+    let inline_files =
+        kernel_mount.is_none() && superblock.as_ref().is_some_and(may_have_inline_files);
+    let adaptation = |places| Adaptation { file, edits, uuid, kernel_mount, inline_files, places };
+    Ok(places.map(adaptation))
 }

@@ -32,6 +32,11 @@ impl Room {
     }
 }
 
+/// Whether the superblock, `raw`, says that small files may be stored in their inodes (`inline_data`).
+pub fn may_have_inline_files(raw: &[u8; LEN]) -> bool {
+    raw[0x61] & 0x80 != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +56,9 @@ mod tests {
         assert_eq!(Room::parse(&raw).map(|r| r.free_bytes), Some(((1 << 32) + 3) * 4096));
         raw[0x60] = 0x4;
         assert_eq!(Room::parse(&raw), None);
+        assert!(!may_have_inline_files(&raw));
+        // EXT4_FEATURE_INCOMPAT_INLINE_DATA is 0x8000.
+        raw[0x61] = 0x80;
+        assert!(may_have_inline_files(&raw));
     }
 }

@@ -91,6 +91,7 @@ fn edited_like_by_the_host(fs_type: &str) {
 }
 
 #[test]
+#[ignore = "slow"]
 fn an_xfs_root() {
     edited_like_by_the_host("xfs");
 }
@@ -135,6 +136,32 @@ mod matrix {
         let inittab = fs::read_to_string(dir.path().join("etc/inittab")).unwrap();
         run("umount", &[dir.path()]);
         assert!(inittab.contains("ttyS0") && !inittab.contains("hvc0"), "{inittab}");
+        mounted.unmount();
+    }
+
+    /// `/etc/fstab` and `/etc/inittab` are so short that they are in their inodes, which e2fsprogs
+    /// cannot change.
+    #[test]
+    #[ignore = "boots QEMU"]
+    fn files_in_inodes() {
+        let field = Field::new();
+        let (image, tree) = (field.path("root.img"), tree(&field));
+        fs::File::create(&image).unwrap().set_len(300 << 20).unwrap();
+        let [tree, arg] = [&tree, &image].map(|path| path.to_str().unwrap());
+        let features = ["-t", "ext4", "-q", "-O", "inline_data", "-I", "1024"];
+        run("mke2fs", &[&features[..], &["-d", tree, arg]].concat());
+        field.swap("swap.img", 1 << 20, "oldswap");
+        field.guard(&image);
+        let config = field.config(CONFIG);
+        let _slot = Slot::take();
+        let mounted = mount(&config, &[]);
+        assert!(mounted.printed().contains("adapted: /etc/fstab: "), "{}", mounted.printed());
+        let part = mounted.part(2);
+        run("e2fsck", &["-fn".as_ref(), part.as_os_str()]);
+        let part = part.to_str().unwrap();
+        let stat = run_text("debugfs", &["-R", "stat /etc/fstab", part]);
+        assert!(stat.contains("Flags: 0x10000000"), "it is not in its inode: {stat}");
+        assert!(!run_text("debugfs", &["-R", "cat /etc/fstab", part]).contains("xvda"));
         mounted.unmount();
     }
 }

@@ -8,10 +8,11 @@ use crate::common::field::{FSTAB, Field};
 use crate::common::guests::test_kernel;
 use crate::common::tiny::{initrd, menu};
 
-/// The drivers of a guest on XFS or Btrfs, by file name.
-const WANTED: [&str; 7] = [
+/// The drivers of a guest on ext4, XFS or Btrfs, by file name.
+const WANTED: [&str; 8] = [
     "virtio_pci.ko",
     "virtio_blk.ko",
+    "ext4.ko",
     "xfs.ko",
     "btrfs.ko",
     "crc32c_generic.ko",

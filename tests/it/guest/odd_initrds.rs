@@ -157,6 +157,14 @@ fn what_an_initrd_contains_decides() {
             "boots-with-edits",
             true,
         ),
+        (
+            "MODULES=dep in conf.d when it was made",
+            // Sorted by name, as mkinitramfs does.
+            cpio(&[("conf/conf.d/local", b"# ours\nMODULES=dep\n"), conf, init]),
+            Kernel::Modules,
+            "boots-with-edits",
+            true,
+        ),
         ("tiny-initramfs", cpio(&tiny), Kernel::Modules, "boots-with-edits", true),
         ("tiny-initramfs, built in", cpio(&tiny), Kernel::Builtin, "boots-with-edits", false),
         ("a shell", cpio(&[("init", FINDS)]), Kernel::Modules, "boots-with-edits", true),

@@ -9,9 +9,10 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Calls `f` and returns a panic in it as its message. A panic may leave what `f` changes in an
+/// Calls `f` and returns a panic in it as its message. This is for parsers of other crates that get
+/// a stranger's bytes: they should not panic, and no disk is lost if one does. A panic may leave what `f` changes in an
 /// inconsistent state, which is harmless for the caches that the readers keep.
-pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     // A panic is expected here for some damaged images, so its message goes into the error instead
     // of to stderr. Panics in other threads and places are reported as before.
     static HOOK: Once = Once::new();
