@@ -71,6 +71,10 @@ class Bench:
     def script(self, name, *args):
         return sh(os.path.join(self.options.root, "scripts", name), *args).strip()
 
+    def others(self):
+        """Name and program of the other builds that `--also` gives."""
+        return [item.split("=", 1) for item in self.options.also]
+
     def wants(self, row):
         return self.options.rows.lower() in row.lower()
 

@@ -35,8 +35,8 @@ def copies(bench, span):
     out = bench.path("finalized")
     source = ["--bootloader", "none", "--swap", "0", "--adapt", "none"]
 
-    def finalize(image, *options):
-        return timed(bench.synthdisk, "finalize", "-q", *source, *options, image, "-o", out)
+    def finalize(image, *options, program=bench.synthdisk):
+        return timed(program, "finalize", "-q", *source, *options, image, "-o", out)
 
     def cp(image):
         return timed("cp", "--sparse=always", image, out) + timed("sync", out)
@@ -54,6 +54,9 @@ def copies(bench, span):
         "finalize": lambda image: finalize(image, "--format", "qcow2"),
         "qemu-img convert": lambda image: convert(image, "qcow2"),
     }
+    for name, program in bench.others():
+        raw[name] = lambda image, p=program: finalize(image, "--reflink", "never", program=p)
+        qcow2[name] = lambda image, p=program: finalize(image, "--format", "qcow2", program=p)
     rows = [
         ("raw, all data", bench.data_image(span), raw),
         ("raw, half of it zeros", half_zeros(bench, span), raw),

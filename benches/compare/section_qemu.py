@@ -138,20 +138,24 @@ def run(bench):
     shown = {}
     table = []
     try:
-        for i, (name, kind) in enumerate(CONTESTANTS.items()):
+        contestants = {name: (kind, {}) for name, kind in CONTESTANTS.items()}
+        for name, program in bench.others():
+            contestants[f"disk.raw, {name}"] = Synthdisk, {"binary": program}
+        for i, (name, (kind, options)) in enumerate(contestants.items()):
             # QEMU locks what it writes to, so each has a file of its own.
             image = os.path.join(work, f"image{i}")
             shutil.copyfile(source, image)
             try:
-                one = kind(bench, image)
+                one = kind(bench, image, **options)
                 one.__enter__()
                 shown[name] = one
             except Missing as e:
                 bench.say(f"qemu: without {name}: {e}")
         # The whole span is written once, so that all rows are rewrites as in a guest that runs.
-        ours = shown["disk.raw"]
-        subprocess.run(["dd", "if=" + source, "of=" + ours.path, "bs=4M", "conv=notrunc",
-                        f"seek={ours.offset}", "oflag=direct,seek_bytes", "status=none"], check=True)
+        for ours in (one for one in shown.values() if isinstance(one, Synthdisk)):
+            subprocess.run(["dd", "if=" + source, "of=" + ours.path, "bs=4M", "conv=notrunc",
+                            f"seek={ours.offset}", "oflag=direct,seek_bytes", "status=none"],
+                           check=True)
         entries = []
         for aio in supported(bench, source):
             # QEMU's aio=native needs O_DIRECT.

@@ -32,7 +32,7 @@ def cpu_seconds(pid):
 
 def run(bench):
     programs = {"this": bench.synthdisk}
-    programs.update(item.split("=", 1) for item in bench.options.also)
+    programs.update(bench.others())
     names = list(programs)
     span = GIB // 4
     image = bench.data_image(span)

@@ -44,7 +44,11 @@ impl Case {
     /// [`Case::check`] of a domU like this one; `more` checks what is particular to it.
     fn check_domu(&self, domu: &Domu, more: impl FnOnce(&mut Guest)) {
         let untouched = [&domu.disk, &domu.swap, &domu.config].map(Untouched::remember);
-        let mount = Mount::of(&["--config", &domu.config.to_string_lossy()], &[]);
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let overlay = dir.path().join("overlays");
+        let config = domu.config.to_string_lossy();
+        let options = ["--config", &*config, "--overlay-dir", &*overlay.to_string_lossy()];
+        let mount = Mount::of(&options, &[]);
         let name = self.name;
         eprintln!("== {name}: mount said\n{}", mount.printed());
         let mut guest = Guest::builder()
@@ -68,10 +72,23 @@ impl Case {
         network_is_up(&mut guest);
         console_has_a_getty(&mut guest, self.init);
         more(&mut guest);
+        guest.run_ok("echo written by the domU >/root/file");
         guest.poweroff_and_wait(BOOT);
         eprintln!("== {name}: off after {:.1} s", guest.uptime().as_secs_f32());
-        run("e2fsck", &["-fn".as_ref(), mount.part(2).as_os_str()]);
-        mount.unmount();
+        let keeps = |mount: Mount| {
+            run("e2fsck", &["-fn".as_ref(), mount.part(2).as_os_str()]);
+            let file = run_text(
+                "debugfs",
+                &["-R".as_ref(), "cat /root/file".as_ref(), mount.part(2).as_os_str()],
+            );
+            assert_eq!(file, "written by the domU");
+            mount.unmount();
+        };
+        keeps(mount);
+        keeps(Mount::of(&options, &[]));
+        for file in fs::read_dir(&overlay).expect("what mount made") {
+            run("qemu-img", &["check".as_ref(), file.expect("an entry").path().as_os_str()]);
+        }
         untouched.iter().for_each(Untouched::check);
     }
 }

@@ -117,6 +117,7 @@ fn mount_with(config: &str, options: &[String], overlay: &str) -> Mount {
 }
 
 #[test]
+#[ignore = "slow"]
 fn everything_once_and_the_same_every_time() {
     for kind in ["ext4", "ext3"] {
         let field = Field::new();

@@ -51,6 +51,7 @@ fn tail(image: &Path) -> u64 {
 }
 
 #[test]
+#[ignore = "slow"]
 fn tables_and_partitions_stay_and_the_loader_has_the_tail() {
     let (field, root, swap) = field();
     for shape in &SHAPES {

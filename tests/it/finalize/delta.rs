@@ -152,6 +152,7 @@ fn a_delta_is_what_differs() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn golden_images_of_any_kind() {
     let used = used();
     let delta = used.file("delta.qcow2");

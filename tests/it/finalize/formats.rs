@@ -22,6 +22,7 @@ fn info(path: &Path, format: &str) -> Value {
 }
 
 #[test]
+#[ignore = "slow"]
 fn every_format_holds_what_disk_raw_shows() {
     // A size that no CHS geometry can express.
     let (field, config) = Field::xen_tools();
@@ -258,6 +259,7 @@ fn qemu_reads_a_mounts_files_past_the_page_cache() {
 
 /// Comparing with the page cache would prove nothing.
 #[test]
+#[ignore = "slow"]
 fn verifying_reads_from_storage() {
     let tiny = Tiny::with(|tree| fs::write(tree.join("more"), noise(4 << 20, 1)).unwrap());
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();

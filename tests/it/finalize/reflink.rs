@@ -70,11 +70,13 @@ fn shares(kind: &str) {
 }
 
 #[test]
+#[ignore = "slow"]
 fn xfs_shares_blocks() {
     shares("xfs");
 }
 
 #[test]
+#[ignore = "slow"]
 fn btrfs_shares_blocks() {
     shares("btrfs");
 }

@@ -301,6 +301,7 @@ fn nothing_stays_of_a_copy_that_was_ended_in_the_middle() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn nothing_stays_of_a_conversion_that_was_not_finished() {
     for signal in [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM] {
         let tiny = Tiny::with(|tree| {

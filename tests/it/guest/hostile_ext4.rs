@@ -99,6 +99,7 @@ fn hostile_files() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn lying_inodes() {
     let guest = Guest::new(&KERNELS);
     guest.add("/f", "x");

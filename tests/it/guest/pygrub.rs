@@ -194,6 +194,7 @@ LABEL l1\n\tKERNEL /boot/vmlinuz-6.1.0-9-amd64\n\
 LABEL l2\n\tKERNEL /vmlinuz\n\tAPPEND root=/dev/xvda1 ro\n";
 
 #[test]
+#[ignore = "slow"]
 fn same_choice_as_pygrub() {
     for (path, text, defaults) in [
         ("/boot/grub/grub.cfg", GRUB2, &["0", "1", "2", "3", "9", "saved"][..]),

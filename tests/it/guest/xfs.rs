@@ -436,6 +436,7 @@ fn exercise(image: Vec<u8>) -> bool {
 }
 
 #[test]
+#[ignore = "slow"]
 fn flipped_bytes() {
     let home = Home::new();
     let tree = home.tree(400);

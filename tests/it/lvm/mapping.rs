@@ -85,6 +85,7 @@ fn fill(group: &Group, parts: usize) {
 }
 
 #[test]
+#[ignore = "slow"]
 fn volumes_are_what_lvm_says() {
     for seed in 1..=4 {
         let Some(mut group) = random_group(seed) else { return };
