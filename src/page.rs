@@ -18,7 +18,7 @@ const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
 
 /// The most of a console that is shown, in bytes: its end.
-const CONSOLE_MAX: usize = 256 << 10;
+pub const CONSOLE_MAX: usize = 256 << 10;
 
 /// How a guest did, which gives the colour and the word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -5,18 +5,19 @@ use crate::bytes::ReadAt;
 use crate::disk::RegionKind;
 use crate::inspect::{self, Answer};
 use crate::layout::PartitionKind;
-use crate::page::{Checked, Disk, EditedFile, Guest, Mood, Part, PartKind, render};
+use crate::page::{CONSOLE_MAX, Checked, Disk, EditedFile, Guest, Mood, Part, PartKind, render};
 use crate::plan::{Plan, PlannedDisk};
 use crate::private_file::{self, Existing};
 use crate::run::check::Outcome;
 use crate::run::report::{Fault, GuestReport, Verdict};
 use crate::{Error, Result};
-use std::fs::File;
-use std::io::{Read, Write};
+use std::fs::{Metadata, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The largest console or picture that a page contains, in bytes.
-const FILE_MAX: u64 = 32 << 20;
+/// The largest picture that a page contains, in bytes.
+const PICTURE_MAX: u64 = 4 << 20;
 
 /// Files whose contents are nobody's business; a report may be shown around.
 const SECRET: [&str; 4] = ["/etc/shadow", "/etc/gshadow", "/etc/ssh/ssh_host", "/etc/synthdisk"];
@@ -140,11 +141,22 @@ fn readable(parts: Vec<Part>) -> Vec<Part> {
     out
 }
 
-/// The contents of a file of ours; `None` if it can't be read.
-fn contents(path: Option<&Path>) -> Option<Vec<u8>> {
+/// The end of a file of ours, at most `max` bytes of it; `None` if it can't be read. A name may meanwhile be
+/// that of a symlink, a pipe or a device of somebody else, which are not opened.
+fn tail(path: Option<&Path>, max: u64) -> Option<Vec<u8>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path?).ok()?;
+    let meta = file.metadata().ok().filter(Metadata::is_file)?;
+    file.seek(SeekFrom::Start(meta.len().saturating_sub(max))).ok()?;
     let mut bytes = Vec::new();
-    File::open(path?).ok()?.take(FILE_MAX).read_to_end(&mut bytes).ok()?;
+    file.take(max).read_to_end(&mut bytes).ok()?;
     (!bytes.is_empty()).then_some(bytes)
+}
+
+/// A whole picture of ours.
+fn picture(path: Option<&Path>) -> Option<Vec<u8>> {
+    path.filter(|path| path.symlink_metadata().is_ok_and(|m| m.len() <= PICTURE_MAX))?;
+    tail(path, PICTURE_MAX)
 }
 
 /// A guest that was test-booted. `plan`: its disks, or why they can't be planned.
@@ -182,8 +194,8 @@ pub(super) fn tested(report: &GuestReport, plan: Option<&Plan>) -> Guest {
             detail: check.detail.clone(),
         })
         .collect();
-    guest.screenshot = contents(report.screenshot.as_deref());
-    guest.console = contents(report.log.as_deref())
+    guest.screenshot = picture(report.screenshot.as_deref());
+    guest.console = tail(report.log.as_deref(), CONSOLE_MAX as u64)
         .or_else(|| (!report.tail.is_empty()).then(|| report.tail.join("\n").into_bytes()));
     guest.next = advice(report, &source_words(report));
     guest

@@ -2,8 +2,10 @@
 
 use super::pages;
 use crate::private_file::{self, Existing};
-use crate::run::report::{conclusion, json, junit, table};
-use crate::run::results::{ResultsFile, check_test, merge, read};
+use crate::run::report::{GuestReport, conclusion, json, junit, table};
+use crate::run::results::{
+    Merged, ResultsFile, before_any_guest, check_list, check_test, merge, read,
+};
 use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
 use clap::{Args, Subcommand};
@@ -52,17 +54,41 @@ pub(super) fn run(command: ReportCommand) -> Result<()> {
 fn merge_files(args: &MergeArgs) -> Result<()> {
     let mut records = Vec::new();
     for path in &args.files {
-        let (found, _) = read(path)?;
+        let (found, _) = read(path).map_err(|e| match e.kind() {
+            ErrorKind::Io => e.of_host(),
+            _ => before_any_guest(e),
+        })?;
         if let Some(first) = records.first().or(found.first()) {
-            check_test(&found, &first.test.clone(), path)?;
+            check_test(&found, &first.test.clone(), path).map_err(before_any_guest)?;
         }
         records.extend(found);
     }
+    check_list(&records)?;
     let merged = merge(records);
     let reports: Vec<_> = merged.records.iter().map(|r| r.report.clone()).collect();
+    // Codes say what became of the guests; whatever else fails, fails because of this host.
+    write_all(args, &merged, &reports).map_err(|e| match e.kind() {
+        ErrorKind::Usage => e,
+        _ => e.of_host(),
+    })?;
+    if reports.is_empty() {
+        let what = "there are no results in the files: no guest has been tested yet";
+        return Err(Error::new(ErrorKind::Host, what));
+    }
+    let concluded = conclusion(&reports);
+    if merged.missing > 0 {
+        let total = u64::from(merged.missing) + reports.len() as u64;
+        let what = format!("{} of {total} guests have no result yet", merged.missing);
+        return Err(Error::new(ErrorKind::Host, what));
+    }
+    concluded
+}
+
+/// Print the table, and write what was requested.
+fn write_all(args: &MergeArgs, merged: &Merged, reports: &[GuestReport]) -> Result<()> {
     let outputs = [&args.results, &args.json, &args.junit];
     let taken = outputs.iter().any(|path| path.as_deref() == Some(Path::new("-")));
-    let table = table(&reports);
+    let table = table(reports);
     let table = printable(&table);
     if taken {
         eprint!("{table}");
@@ -74,22 +100,31 @@ fn merge_files(args: &MergeArgs) -> Result<()> {
         merged.records.iter().try_for_each(|record| file.append(record))?;
     }
     if let Some(path) = &args.json {
-        write(path, &json(&reports))?;
+        write(path, &json(reports))?;
     }
     if let Some(path) = &args.junit {
-        write(path, &junit(&reports))?;
+        write(path, &junit(reports))?;
     }
     if let Some(path) = &args.report {
-        let guests: Vec<_> = reports.iter().map(|report| pages::tested(report, None)).collect();
+        let below: Vec<_> = args.files.iter().filter_map(|file| directory(file)).collect();
+        // A line may name any file, and pages are shown around.
+        let ours = |named: &Option<PathBuf>| {
+            let path = named.as_ref()?.canonicalize().ok()?;
+            below.iter().any(|dir| path.starts_with(dir)).then_some(path)
+        };
+        let tested = |report: &GuestReport| {
+            let (log, screenshot) = (ours(&report.log), ours(&report.screenshot));
+            pages::tested(&GuestReport { log, screenshot, ..report.clone() }, None)
+        };
+        let guests: Vec<_> = reports.iter().map(tested).collect();
         pages::write(path, "Test boots", &guests)?;
     }
-    let concluded = conclusion(&reports);
-    if merged.missing > 0 {
-        let total = u64::from(merged.missing) + reports.len() as u64;
-        let what = format!("{} of {total} guests have no result yet", merged.missing);
-        return Err(Error::new(ErrorKind::Host, what));
-    }
-    concluded
+    Ok(())
+}
+
+/// The directory of a file, without symlinks.
+fn directory(file: &Path) -> Option<PathBuf> {
+    file.canonicalize().ok()?.parent().map(Path::to_owned)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::daemon::{
 use crate::disk::temporary_dir;
 use crate::export::status_disks;
 use crate::fuse::{MountOptions, why_unavailable};
+use crate::identity::Identity;
 use crate::image::Xva;
 use crate::nbd::{Encryption, NbdAddress};
 use crate::plan::{OverlayChoice, Plan, SourceOptions};
@@ -19,6 +20,7 @@ use crate::process::{self, NamedInode, Stop, Swept};
 use crate::qemu::{Accel, Aio, Board, Launch, Serial, find_qemu, probe, probe_aio};
 use crate::run::check::Check;
 use crate::run::machine::{DiskPlace, GuestDisks, check_buses, describe};
+use crate::run::results::before_any_guest;
 use crate::run::{Job, Mode, Verdict, boot};
 use crate::xen::DomainConfig;
 use crate::{Error, ErrorKind, Result};
@@ -140,7 +142,7 @@ pub(super) fn run(mut args: RunArgs) -> Result<()> {
         }
     }
     let qemu = match &args.machine.qemu {
-        Some(named) => Some(named_qemu(named)?),
+        Some(named) => Some(named_qemu(named).map_err(Error::of_host)?),
         None => find_qemu(),
     };
     if args.dry_run {
@@ -150,7 +152,10 @@ pub(super) fn run(mut args: RunArgs) -> Result<()> {
     let stop = Stop::on_signals()?;
     let host = host(&args, &qemu);
     if let Some(text) = &args.test.expected() {
-        let check = args.test.checks()?;
+        // What is of no single guest ends the command before there is a result.
+        let check = args.test.checks().map_err(before_any_guest)?;
+        let identity = args.identity.read().map_err(before_any_guest)?;
+        check.iter().try_for_each(|check| check.add_to(&mut identity.clone()))?;
         let fleet = guests.len();
         let mine = |position| args.test.shard.is_none_or(|shard| shard.has(position));
         let guests = guests.into_iter().enumerate().filter(|(position, _)| mine(*position));
@@ -161,16 +166,19 @@ pub(super) fn run(mut args: RunArgs) -> Result<()> {
             Some(_) => sources.collect(),
             None => BTreeMap::new(),
         };
-        let mut batch = batch::Batch::new(&args, text, check.as_ref(), fleet)?;
+        let batch = batch::Batch::new(&args, text, check.as_ref(), fleet);
+        let mut batch = batch.map_err(before_any_guest)?;
         let left: Vec<_> =
             origins.into_iter().filter(|(origin, _)| !batch.is_done(origin)).collect();
-        let jobs = left
-            .into_iter()
-            .map(|(origin, guest)| (origin, job(&args, guest, check.clone(), &qemu, host)));
+        let jobs = left.into_iter().map(|(origin, guest)| {
+            let check = check.as_ref().map(Check::for_another);
+            (origin, job(&args, guest, identity.clone(), check, &qemu, host))
+        });
         return batch.run(jobs.collect(), &sources, &stop);
     }
     let Some(guest) = guests.into_iter().next() else { return Ok(()) };
-    let report = boot(&job(&args, guest, None, &qemu, host)?, &Mode::Terminal, &stop)?;
+    let job = job(&args, guest, args.identity.read()?, None, &qemu, host)?;
+    let report = boot(&job, &Mode::Terminal, &stop)?;
     debug_assert_eq!(report.verdict, Verdict::Ended);
     Ok(())
 }
@@ -249,21 +257,27 @@ fn origin(position: usize, guest: &Guest) -> batch::Origin {
 }
 
 /// The job for a guest.
-fn job(args: &RunArgs, guest: Guest, check: Option<Check>, qemu: &Path, host: Host) -> Result<Job> {
+fn job(
+    args: &RunArgs,
+    guest: Guest,
+    mut identity: Identity,
+    check: Option<Check>,
+    qemu: &Path,
+    host: Host,
+) -> Result<Job> {
     let several = args.is_fleet();
     let overlay = match (&args.overlay, &args.overlay_dir) {
         (Some(path), _) => OverlayChoice::File(path.clone()),
         (None, Some(dir)) => {
             let dir = if several { dir.join(&guest.name) } else { dir.clone() };
             std::fs::create_dir_all(&dir).map_err(|e| {
-                Error::io(format!("cannot create the directory {}", dir.display()), e)
+                Error::io(format!("cannot create the directory {}", dir.display()), e).of_host()
             })?;
             OverlayChoice::Dir(dir)
         }
         (None, None) if args.read_only => OverlayChoice::ReadOnly,
         (None, None) => OverlayChoice::Temporary(temporary_dir()),
     };
-    let mut identity = args.identity.read()?;
     check.iter().try_for_each(|check| check.add_to(&mut identity))?;
     let source = SourceOptions { identity, ..guest.source };
     let export = match host.export {
@@ -319,8 +333,9 @@ fn own_file(
     if !(args.is_fleet() || named_dir || path.is_dir()) {
         return Ok(Some(path.to_owned()));
     }
-    std::fs::create_dir_all(path)
-        .map_err(|e| Error::io(format!("cannot make the directory {}", path.display()), e))?;
+    std::fs::create_dir_all(path).map_err(|e| {
+        Error::io(format!("cannot make the directory {}", path.display()), e).of_host()
+    })?;
     Ok(Some(path.join(format!("{name}.{extension}"))))
 }
 

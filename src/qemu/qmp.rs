@@ -42,6 +42,8 @@ pub struct Qmp<'a> {
     scanned: usize,
     events: VecDeque<Event>,
     last_id: u64,
+    /// When QEMU must have answered everything that it is asked.
+    deadline: Option<Instant>,
 }
 
 impl<'a> Qmp<'a> {
@@ -54,7 +56,7 @@ impl<'a> Qmp<'a> {
         let shown = path.display();
         let stream = UnixStream::connect(path)
             .map_err(|e| Error::io(format!("cannot connect to the QMP socket {shown}"), e))?;
-        Self::greeted(stream, stop, Some(Instant::now() + GREETING))
+        Self::greeted(stream, stop, Some(Instant::now() + GREETING), None)
     }
 
     /// Use `stream`, whose other end a QEMU has that serves nobody else there.
@@ -62,29 +64,30 @@ impl<'a> Qmp<'a> {
     /// # Errors
     /// Errors of the connection, and when `stop` is raised.
     pub fn over(stream: UnixStream, stop: Option<&'a Stop>) -> Result<Self> {
-        Self::greeted(stream, stop, None)
+        Self::greeted(stream, stop, None, None)
     }
 
-    /// As [`over`](Self::over), for a QEMU that must greet before `deadline`.
+    /// As [`over`](Self::over), for a QEMU that must greet, and answer each request, before `deadline`.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] if it does not; as [`over`](Self::over).
+    /// [`ErrorKind::Busy`] if it does not, here and in requests; as [`over`](Self::over).
     pub fn over_before(
         stream: UnixStream,
         stop: Option<&'a Stop>,
         deadline: Instant,
     ) -> Result<Self> {
-        Self::greeted(stream, stop, Some(deadline))
+        Self::greeted(stream, stop, Some(deadline), Some(deadline))
     }
 
     fn greeted(
         stream: UnixStream,
         stop: Option<&'a Stop>,
+        greets_before: Option<Instant>,
         deadline: Option<Instant>,
     ) -> Result<Self> {
         let (input, events) = Default::default();
-        let mut qmp = Self { stream, stop, input, scanned: 0, events, last_id: 0 };
-        let greeting = qmp.message(deadline)?.ok_or_else(|| {
+        let mut qmp = Self { stream, stop, input, scanned: 0, events, last_id: 0, deadline };
+        let greeting = qmp.message(greets_before)?.ok_or_else(|| {
             let what =
                 "QEMU does not answer on its QMP socket; is another program connected to it?";
             Error::new(ErrorKind::Busy, what)
@@ -149,7 +152,10 @@ impl<'a> Qmp<'a> {
         let request = json!({ "execute": command, "arguments": arguments, "id": id });
         self.send(format!("{request}\n").as_bytes(), fd).map_err(ended)?;
         loop {
-            let Some(mut message) = self.message(None)? else { continue };
+            let Some(mut message) = self.message(self.deadline)? else {
+                let what = format!("QEMU has not answered {command} in time");
+                return Err(Error::new(ErrorKind::Busy, what));
+            };
             if message.get("id").and_then(Value::as_u64) == Some(id) {
                 if let Some(error) = message.get("error") {
                     let why = error.get("desc").and_then(Value::as_str).unwrap_or("no reason");
@@ -268,6 +274,18 @@ mod tests {
         assert_eq!(qmp.next_event(now).unwrap().unwrap().name, "STOP");
         assert_eq!(qmp.next_event(now).unwrap().unwrap().data["a"], 1);
         assert_eq!(qmp.next_event(now).unwrap(), None);
+    }
+
+    #[test]
+    fn a_qemu_that_is_stuck_is_given_up() {
+        let ours = qemu(|request| match request["execute"].as_str().unwrap() {
+            "screendump" => String::new(),
+            _ => "{\"return\": {}, \"id\": ID}\n".into(),
+        });
+        let mut qmp = Qmp::over(ours, None).unwrap();
+        qmp.deadline = Some(Instant::now());
+        let e = qmp.execute("screendump", json!({})).unwrap_err();
+        assert_eq!((e.kind(), e.to_string().contains("screendump")), (ErrorKind::Busy, true));
     }
 
     #[test]

@@ -151,7 +151,8 @@ fn of_meminfo(text: &str) -> Option<u64> {
     field("MemAvailable")?.checked_add(field("SwapFree").unwrap_or(0))
 }
 
-/// The directories of a process's control group and of all above it.
+/// The directories of a process's control group and of all above it. In a container, what it sees as the
+/// root of all groups is its own, and may have a limit.
 fn groups_of(text: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let Some(path) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
@@ -160,7 +161,11 @@ fn groups_of(text: &str) -> Vec<PathBuf> {
     if path.split('/').any(|part| part == "..") {
         return Vec::new(); // outside of what this process sees
     }
-    root.join(path).ancestors().take_while(|dir| *dir != root).map(Path::to_path_buf).collect()
+    root.join(path)
+        .ancestors()
+        .take_while(|dir| dir.starts_with(root))
+        .map(Path::to_path_buf)
+        .collect()
 }
 
 /// What a group may still use: cached pages of files count as free. `None` without a limit.
@@ -222,9 +227,12 @@ mod tests {
         let groups = groups_of("12:cpu:/x\n0::/a.slice/b\n");
         assert_eq!(
             groups,
-            ["/sys/fs/cgroup/a.slice/b", "/sys/fs/cgroup/a.slice"].map(PathBuf::from)
+            ["/sys/fs/cgroup/a.slice/b", "/sys/fs/cgroup/a.slice", "/sys/fs/cgroup"]
+                .map(PathBuf::from)
         );
-        assert!(groups_of("0::/\n").is_empty() && groups_of("0::/../x\n").is_empty());
+        // In a namespace of control groups, as in a container.
+        assert_eq!(groups_of("0::/\n"), [PathBuf::from("/sys/fs/cgroup")]);
+        assert!(groups_of("0::/../x\n").is_empty());
         let stat = "anon 5\ninactive_file 30\nactive_file 20\n";
         assert_eq!(of_group("100\n", "90\n", stat), Some(60));
         assert_eq!(of_group("max\n", "90\n", stat), None);

@@ -10,6 +10,7 @@ use super::pump::{Event, Pump};
 use crate::bytes::ReadAt;
 use crate::identity::{Identity, PasswordHash, Script};
 use crate::inspect::{Journal, journal_of};
+use crate::plan::CIDATA_FILE;
 use crate::{Error, ErrorKind, Result};
 use session::{Next, Session};
 use std::fs::File;
@@ -29,7 +30,7 @@ pub struct Check {
     pub running: bool,
     /// The user's scripts.
     pub scripts: Vec<Script>,
-    /// Root's password, which only this run's overlay has.
+    /// Root's password, which only one guest's overlay has.
     password: String,
 }
 
@@ -37,6 +38,12 @@ impl Check {
     /// Checks with a password that nobody knows.
     pub fn new(running: bool, scripts: Vec<Script>) -> Self {
         Self { running, scripts, password: random() }
+    }
+
+    /// The same checks for another guest: what one guest learns lets nobody into another.
+    #[must_use]
+    pub fn for_another(&self) -> Self {
+        Self { password: random(), ..self.clone() }
     }
 
     /// The checks in words that tell one test from another.
@@ -72,7 +79,7 @@ fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.as_secs())
 }
 
-/// Log in, check, and power off, within `limit`.
+/// Log in, check, and power off, within `limit`. `cards`: how many network cards QEMU gives the guest.
 ///
 /// # Errors
 /// Those of the pump.
@@ -80,13 +87,15 @@ pub(super) fn converse(
     pump: &mut Pump<'_>,
     watch: &mut Watch,
     check: &Check,
+    cards: usize,
     limit: Duration,
 ) -> Result<Vec<CheckResult>> {
     let deadline = Instant::now() + limit;
     let names = check.scripts.iter().map(|s| s.name().to_owned()).collect();
     let patience = limit.as_secs() / 2;
     let mut session =
-        Session::new(&check.password, &random()[..12], check.running, names, patience);
+        Session::new(&check.password, &random()[..12], check.running, names, patience)
+            .with_cards(cards);
     let mut pause = NUDGE;
     let mut nudge_at = Instant::now() + pause;
     let mut off_at = None;
@@ -158,26 +167,53 @@ pub(super) fn filesystems(dir: &Path) -> CheckResult {
     };
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
     files.sort();
-    let (mut clean, mut bad) = (Vec::new(), Vec::new());
+    let files: Vec<_> = files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+    let of_disk =
+        |f: &String| f.starts_with("disk") || f.starts_with("cdrom") || f.contains("part");
+    let has_volumes = files.iter().any(|f| !of_disk(f) && f != CIDATA_FILE);
+    let (mut clean, mut bad, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     for file in files {
-        let file = file.to_string_lossy().into_owned();
         // A disk that is one filesystem shows it as disk.raw.
-        let Ok(bytes) = Exported::open(&dir.join(&file)) else { continue };
+        let bytes = match Exported::open(&dir.join(&file)) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(e) => {
+                unknown.push(format!("{file} ({e})"));
+                continue;
+            }
+        };
         match journal_of(&bytes) {
-            (_, None) => {}
+            (kind, None) if NO_FILESYSTEM.contains(&kind.as_str()) => {}
+            // Its volumes have files of their own.
+            (kind, None) if kind == "LVM2_member" && has_volumes => {}
+            (kind, None) if kind == "unknown" && bytes.is_of_firmware() => {}
+            (kind, None) => unknown.push(format!("{file} ({kind})")),
+            // Its superblock has no mark of a clean end: without a log it may be either.
+            (kind, Some(Journal::Clean)) if kind == "btrfs" => {
+                unknown.push(format!("{file} (btrfs, nothing to replay)"));
+            }
             (kind, Some(Journal::Clean)) => clean.push(format!("{file} ({kind})")),
             (kind, Some(Journal::Dirty)) => bad.push(format!("{file} ({kind}) was not unmounted")),
             (kind, Some(Journal::Errors)) => bad.push(format!("{file} ({kind}) has errors")),
         }
     }
-    match (bad.is_empty(), clean.is_empty()) {
-        (false, _) => CheckResult::new(name, Outcome::Fail, bad.join(", ")),
-        (true, false) => {
-            CheckResult::new(name, Outcome::Ok, format!("clean: {}", clean.join(", ")))
-        }
-        (true, true) => CheckResult::new(name, Outcome::Warn, "none whose state is known"),
-    }
+    let (clean, bad, unknown) = (clean.join(", "), bad.join(", "), unknown.join(", "));
+    let (outcome, detail) = match (clean.is_empty(), unknown.is_empty()) {
+        _ if !bad.is_empty() => (Outcome::Fail, bad),
+        (false, true) => (Outcome::Ok, format!("clean: {clean}")),
+        (false, false) => (Outcome::Warn, format!("clean: {clean}; unknown: {unknown}")),
+        (true, false) => (Outcome::Warn, format!("unknown: {unknown}")),
+        (true, true) => (Outcome::Warn, "none whose state is known".into()),
+    };
+    CheckResult::new(name, outcome, detail)
 }
+
+/// What no guest unmounts: a whole disk, whose partitions have files of their own; swap; what can't be
+/// written.
+const NO_FILESYSTEM: [&str; 6] = ["mbr-disk", "gpt-disk", "swap", "iso9660", "squashfs", "empty"];
+
+/// Nothing shorter, in bytes, has the files of a guest; the boot loader's partition may be this short.
+const SMALL: u64 = 32 << 20;
 
 /// A file of a mount.
 struct Exported {
@@ -186,13 +222,22 @@ struct Exported {
 }
 
 impl Exported {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let meta = file.metadata()?;
-        match meta.is_file() {
-            true => Ok(Self { len: meta.len(), file }),
-            false => Err(io::ErrorKind::InvalidInput.into()),
+    /// `None` for what is no regular file.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        if !path.symlink_metadata()?.is_file() {
+            return Ok(None);
         }
+        let file = File::open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Some(Self { file, len }))
+    }
+
+    /// Whether this is a FAT, or too short for more than a boot loader.
+    fn is_of_firmware(&self) -> bool {
+        let mut head = [0; 512];
+        // Source: Microsoft, "FAT: General Overview of On-Disk Format", BS_FilSysType.
+        let fat = |head: &[u8]| &head[0x36..0x39] == b"FAT" || &head[0x52..0x55] == b"FAT";
+        self.len < SMALL || self.read_at(&mut head, 0).is_ok() && fat(&head)
     }
 }
 

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How long QEMU may take to end normally.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What QEMU says before it ends because of SIGINT, SIGHUP or SIGTERM (system/runstate.c).
+const ENDED_BY_SIGNAL: &str = "terminating on signal";
+
 /// A running QEMU, ended when dropped.
 pub(super) struct Qemu {
     child: Child,
@@ -24,6 +27,7 @@ pub(super) struct Qemu {
     /// The errors that QEMU printed.
     complaints: Complaints,
     pub(super) started: Instant,
+    watched: bool,
 }
 
 impl Qemu {
@@ -46,6 +50,7 @@ impl Qemu {
             child,
             complaints: Complaints::default(),
             started,
+            watched,
         })
     }
 
@@ -64,11 +69,14 @@ impl Qemu {
         Some(self.child.wait().ok())
     }
 
-    /// The error for a QEMU that ended with `status`, unless it succeeded.
+    /// The error for a QEMU that ended with `status`, unless it succeeded. One that is watched has not if
+    /// somebody ended it by a signal: it exits with 0 then, but nobody knows what its guest would have done.
     pub(super) fn failure(&self, status: Option<ExitStatus>) -> Option<Error> {
         let status = status?;
         if status.success() {
-            return None;
+            let signal = self.complaints.kept.iter().find(|c| c.starts_with(ENDED_BY_SIGNAL));
+            let signal = signal.filter(|_| self.watched);
+            return signal.map(|why| Error::new(ErrorKind::Host, format!("QEMU was ended: {why}")));
         }
         let what = match (self.complaints.last(), status.signal()) {
             (_, Some(signal)) => {

@@ -138,7 +138,8 @@ pub fn boot(job: &Job, mode: &Mode, stop: &Stop) -> Result<GuestReport> {
                 let console = Watch::new(expected.text.clone(), job.verbose.then_some(Echo))
                     .if_empty(why_silent(&report.boot));
                 let mut pump = Pump::new(&mut qemu, mount, stop, log);
-                watch(job, (expected, console), &mut pump, screen, stop)
+                let cards = machine.nics.len();
+                watch(job, (expected, console), &mut pump, (screen, cards), stop)
             }
             None => Err(mount_is_gone()),
         },
@@ -281,12 +282,12 @@ fn why_silent(boot: &BootReport) -> &'static str {
 }
 
 /// Waits until the expected text appears, until it can't appear any more, or until the timeout; then
-/// takes the picture and makes the checks that the job asks for.
+/// takes the picture and makes the checks that the job asks for. `cards`: the machine's network cards.
 fn watch(
     job: &Job,
     (expected, mut watch): (&Expectation, Watch),
     pump: &mut Pump<'_>,
-    screen: Option<Screen>,
+    (screen, cards): (Option<Screen>, usize),
     stop: &Stop,
 ) -> Result<GuestReport> {
     let end = pump.qemu.started + expected.timeout;
@@ -323,7 +324,7 @@ fn watch(
             report.seconds_to_match = Some(at.as_secs_f64());
             report.matched = Some(line);
             if let Some(check) = &job.check {
-                report.checks = converse(pump, &mut watch, check, expected.timeout)?;
+                report.checks = converse(pump, &mut watch, check, cards, expected.timeout)?;
             }
         }
         Finding::Hopeless(why) => report.fail(why),

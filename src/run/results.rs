@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The longest line that is read, in bytes. The last lines of a console are most of it.
 const LINE_MAX: u64 = 16 << 20;
@@ -65,17 +66,20 @@ pub struct ResultsFile {
     shown: String,
     /// `None`: standard output.
     file: Option<Mutex<Flock<File>>>,
+    /// The length of the complete lines in bytes, if the file is a regular one; under the lock of `file`.
+    complete: AtomicU64,
 }
 
 impl ResultsFile {
     /// Begin a new file; `-` is standard output.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there are results in it, [`ErrorKind::Busy`] if another process
-    /// writes to it; errors of opening it.
+    /// [`ErrorKind::Usage`] if there are results in it, [`ErrorKind::Host`] if another process writes to
+    /// it; errors of opening it.
     pub fn create(path: &Path) -> Result<Self> {
         if path == Path::new("-") {
-            return Ok(Self { shown: "standard output".into(), file: None });
+            let complete = AtomicU64::default();
+            return Ok(Self { shown: "standard output".into(), file: None, complete });
         }
         let results = Self::open(path)?;
         if results.len()? > 0 {
@@ -83,7 +87,7 @@ impl ResultsFile {
                 "{} contains results; continue with --resume, or choose another file",
                 path.display()
             );
-            return Err(Error::new(ErrorKind::Invalid, what));
+            return Err(Error::new(ErrorKind::Usage, what));
         }
         Ok(results)
     }
@@ -92,7 +96,7 @@ impl ResultsFile {
     /// removed.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] if another process writes to it; errors of [`read`] and of opening it.
+    /// [`ErrorKind::Host`] if another process writes to it; errors of [`read`] and of opening it.
     pub fn resume(path: &Path) -> Result<(Self, Vec<Record>)> {
         let results = Self::open(path)?;
         let (records, complete) = read(path)?;
@@ -101,6 +105,7 @@ impl ResultsFile {
                 file.lock().set_len(complete).map_err(|e| results.failed(e))?;
             }
         }
+        results.complete.store(complete, Ordering::Relaxed);
         Ok((results, records))
     }
 
@@ -110,11 +115,12 @@ impl ResultsFile {
         let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
             let what = format!("{shown} is in use by another synthdisk");
             match e {
-                nix::errno::Errno::EWOULDBLOCK => Error::new(ErrorKind::Busy, what),
-                e => Error::io(format!("cannot lock {shown}"), e.into()),
+                // The other one may have ended when this is tried again.
+                nix::errno::Errno::EWOULDBLOCK => Error::new(ErrorKind::Host, what),
+                e => Error::io(format!("cannot lock {shown}"), e.into()).of_host(),
             }
         });
-        Ok(Self { file: Some(Mutex::new(locked?)), shown })
+        Ok(Self { file: Some(Mutex::new(locked?)), shown, complete: AtomicU64::default() })
     }
 
     fn failed(&self, e: std::io::Error) -> Error {
@@ -126,7 +132,8 @@ impl ResultsFile {
         file.lock().metadata().map(|m| m.len()).map_err(|e| self.failed(e))
     }
 
-    /// Append a line and store it on stable storage.
+    /// Append a line and store it on stable storage. What a full disk leaves of a line is removed, at the
+    /// latest before the next line.
     ///
     /// # Errors
     /// Errors of writing.
@@ -135,15 +142,43 @@ impl ResultsFile {
         line.push(b'\n');
         match &self.file {
             None => std::io::stdout().write_all(&line),
-            Some(file) => {
-                let file = file.lock();
-                (&**file).write_all(&line).and_then(|()| match file.metadata()?.is_file() {
-                    true => file.sync_data(),
-                    false => Ok(()),
-                })
-            }
+            Some(file) => self.append_to(&file.lock(), &line),
         }
         .map_err(|e| self.failed(e))
+    }
+
+    fn append_to(&self, mut file: &File, line: &[u8]) -> io::Result<()> {
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return file.write_all(line);
+        }
+        let complete = self.complete.load(Ordering::Relaxed);
+        if meta.len() != complete {
+            file.set_len(complete)?;
+        }
+        let written = file.write_all(line).and_then(|()| file.sync_data());
+        match written {
+            Ok(()) => self.complete.store(complete + line.len() as u64, Ordering::Relaxed),
+            Err(_) => file.set_len(complete)?,
+        }
+        written
+    }
+}
+
+/// An error before anything was started: one of the host if trying again may help, else of how the
+/// program was called. No guest is the cause.
+pub fn before_any_guest(e: Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&e);
+    let mut missing = false;
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        missing |= matches!(io, Some(io::ErrorKind::NotFound | io::ErrorKind::InvalidData));
+        cause = error.source();
+    }
+    match e.kind() {
+        ErrorKind::Host | ErrorKind::Usage => e,
+        ErrorKind::Io if !missing => e.of_host(),
+        _ => Error::with_source(ErrorKind::Usage, "", e),
     }
 }
 
@@ -213,6 +248,35 @@ pub fn check_test(records: &[Record], test: &Test, path: &Path) -> Result<()> {
     }
 }
 
+/// Check that `records` are of one list of guests.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if they are not.
+pub fn check_list(records: &[Record]) -> Result<()> {
+    let mut names = BTreeMap::new();
+    let Some(fleet) = records.first().map(|r| r.fleet) else { return Ok(()) };
+    for record in records {
+        let name = &record.report.guest;
+        let known = *names.entry(record.number).or_insert(name);
+        let number = record.number;
+        let what = if record.fleet != fleet {
+            format!("one of {fleet} guests, and one of {}", record.fleet)
+        } else if known != name {
+            format!("guest {number} is {known} in one and {name} in the other")
+        } else if !(1..=fleet).contains(&number) {
+            format!("there is a guest {number} of {fleet}")
+        } else {
+            continue;
+        };
+        let what = format!(
+            "these are results of different lists of guests: {what}; test all with one list, or \
+             merge only files that belong together"
+        );
+        return Err(Error::new(ErrorKind::Usage, what));
+    }
+    Ok(())
+}
+
 /// The results of a fleet, each guest once.
 #[derive(Debug)]
 pub struct Merged {
@@ -222,21 +286,32 @@ pub struct Merged {
     pub missing: u32,
 }
 
-/// One result per guest: a final one before one that blames the host, a later one before an earlier.
-pub fn merge(records: impl IntoIterator<Item = Record>) -> Merged {
-    let mut newest: BTreeMap<Key, Record> = BTreeMap::new();
-    let mut fleet = 0;
+/// One result per guest of a list, as [`check_list`] permits: a final one before one that blames the host, a
+/// later one before an earlier. The place in the list tells guests apart, however their files are named.
+pub fn merge(records: Vec<Record>) -> Merged {
+    let fleet = records.iter().map(|r| r.fleet).max().unwrap_or(0);
+    let records = newest(records, |r| r.number);
+    let tested = records.iter().filter(|r| (1..=fleet).contains(&r.number)).count();
+    let missing = fleet.saturating_sub(u32::try_from(tested).unwrap_or(u32::MAX));
+    Merged { records, missing }
+}
+
+/// As [`merge`], for results of lists that may have changed in between: names and files tell guests apart.
+pub fn known(records: Vec<Record>) -> Vec<Record> {
+    newest(records, Record::key)
+}
+
+fn newest<K: Ord>(records: Vec<Record>, key: impl Fn(&Record) -> K) -> Vec<Record> {
+    let mut newest: BTreeMap<K, Record> = BTreeMap::new();
     for record in records {
-        fleet = fleet.max(record.fleet);
-        let key = record.key();
+        let key = key(&record);
         if record.is_final() || newest.get(&key).is_none_or(|known| !known.is_final()) {
             newest.insert(key, record);
         }
     }
     let mut records: Vec<_> = newest.into_values().collect();
     records.sort_by_key(|r| r.number); // stable: then by name
-    let missing = fleet.saturating_sub(u32::try_from(records.len()).unwrap_or(u32::MAX));
-    Merged { records, missing }
+    records
 }
 
 #[cfg(test)]
@@ -258,12 +333,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.jsonl");
         let results = ResultsFile::create(&path).unwrap();
-        assert_eq!(ResultsFile::resume(&path).unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(ResultsFile::resume(&path).unwrap_err().kind(), ErrorKind::Host);
         results.append(&record(1, Verdict::Passed, None)).unwrap();
         results.append(&record(2, Verdict::Failed, None)).unwrap();
         drop(results);
         let whole = fs::read(&path).unwrap();
-        assert_eq!(ResultsFile::create(&path).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(ResultsFile::create(&path).unwrap_err().kind(), ErrorKind::Usage);
         let first = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
@@ -299,8 +374,56 @@ mod tests {
     }
 
     #[test]
+    fn half_a_line_is_removed_before_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.jsonl");
+        let results = ResultsFile::create(&path).unwrap();
+        results.append(&record(1, Verdict::Passed, None)).unwrap();
+        // As a full disk leaves it.
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"sch").unwrap();
+        results.append(&record(2, Verdict::Passed, None)).unwrap();
+        assert_eq!(read(&path).unwrap().0.len(), 2);
+    }
+
+    #[test]
+    fn guests_are_counted_by_their_place_in_one_list() {
+        let absolute = |number| {
+            let mut other = record(number, Verdict::Passed, None);
+            other.report.config = Some("/etc/xen/g.cfg".into());
+            other
+        };
+        let both = vec![record(1, Verdict::Passed, None), absolute(1)];
+        check_list(&both).unwrap();
+        assert_eq!(known(both.clone()).len(), 2);
+        let merged = merge(both);
+        assert_eq!((merged.records.len(), merged.missing), (1, 3));
+        let (mut longer, mut renamed) = (absolute(2), absolute(1));
+        longer.fleet = 5;
+        renamed.report.guest = "other".into();
+        for (other, part) in
+            [(longer, "one of 5"), (renamed, "is g1 in one"), (absolute(9), "9 of 4")]
+        {
+            let e = check_list(&[record(1, Verdict::Passed, None), other]).unwrap_err();
+            assert!(e.to_string().contains(part), "{e}");
+        }
+    }
+
+    #[test]
+    fn errors_before_any_guest_are_of_the_host_or_of_the_call() {
+        let io = |code| Error::io("cannot read x", io::Error::from_raw_os_error(code));
+        for (error, kind) in [
+            (io(libc::EIO), ErrorKind::Host),
+            (io(libc::EACCES), ErrorKind::Host),
+            (io(libc::ENOENT), ErrorKind::Usage),
+            (Error::new(ErrorKind::Corrupt, "x"), ErrorKind::Usage),
+        ] {
+            assert_eq!(before_any_guest(error).kind(), kind);
+        }
+    }
+
+    #[test]
     fn every_guest_once() {
-        let merged = merge([
+        let merged = merge(vec![
             record(3, Verdict::Passed, None),
             record(1, Verdict::Error, Some(Fault::Host)),
             record(2, Verdict::Failed, None),

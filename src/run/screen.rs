@@ -11,8 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a QEMU may take to greet that has run its guest for some time.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a QEMU may take to greet and to write the picture.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to a QEMU that is about to be started, for pictures.
 pub(super) struct Screen {

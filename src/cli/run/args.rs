@@ -9,6 +9,7 @@ use crate::run::SettleRequest;
 use crate::run::check::Check;
 use crate::run::duration::parse_duration;
 use crate::run::machine::{MachineOptions, Net};
+use crate::run::results::before_any_guest;
 use crate::run::shard::Shard;
 use crate::sandbox::Mode;
 use crate::{Error, ErrorKind, Result};
@@ -107,7 +108,8 @@ impl RunArgs {
     /// [`ErrorKind::Usage`] for an empty list; errors of reading it.
     pub(super) fn read_list(&mut self) -> Result<()> {
         let Some(path) = &self.configs_from else { return Ok(()) };
-        let failed = |e| Error::io(format!("cannot read the list {}", path.display()), e);
+        let failed =
+            |e| before_any_guest(Error::io(format!("cannot read the list {}", path.display()), e));
         let text = match path == Path::new("-") {
             true => std::io::read_to_string(std::io::stdin()).map_err(failed)?,
             false => std::fs::read_to_string(path).map_err(failed)?,
@@ -119,6 +121,12 @@ impl RunArgs {
             return Err(Error::new(ErrorKind::Usage, what));
         }
         Ok(())
+    }
+
+    /// Files whose names are in results.
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let TestArgs { log, screenshot, report, .. } = &self.test;
+        self.images.iter().chain(&self.config).chain(log).chain(screenshot).chain(report)
     }
 
     /// Exits with code 2 if arguments conflict in a way that clap cannot describe.
@@ -138,6 +146,9 @@ impl RunArgs {
             "--check sets a root password in the overlay; drop --read-only"
         } else if self.read_only && self.identity.given().is_some() {
             "options like --hostname need a writable overlay; drop --read-only"
+        } else if self.is_test() && self.paths().any(|path| path.to_str().is_none()) {
+            "results of test boots contain names of files, which must be UTF-8; rename the file, or \
+             give it a symbolic link"
         } else if self.qemu_args.iter().any(|a| a == "-daemonize" || a == "--daemonize") {
             "-daemonize can't be used: synthdisk waits for QEMU to end"
         } else {
@@ -320,7 +331,8 @@ impl TestArgs {
     /// Fails if it can't be made.
     pub(super) fn prepare_report(&mut self) -> Result<()> {
         let Some(dir) = &self.report else { return Ok(()) };
-        let failed = |e| Error::io(format!("cannot make the directory {}", dir.display()), e);
+        let failed =
+            |e| Error::io(format!("cannot make the directory {}", dir.display()), e).of_host();
         std::fs::create_dir_all(dir).map_err(failed)?;
         // With a slash at the end: a directory for any number of guests.
         self.log.get_or_insert_with(|| dir.join(""));

@@ -9,14 +9,17 @@ use crate::process::Stop;
 use crate::run::admission::{Admission, Processors};
 use crate::run::check::Check;
 use crate::run::report::SCHEMA_VERSION;
-use crate::run::results::{Record, ResultsFile, Test, check_test, merge};
+use crate::run::results::{Record, ResultsFile, Test, check_test, known};
 use crate::run::{Expectation, GuestReport, Job, Mode, Verdict, boot, report};
 use crate::text::{in_a_line, printable};
 use crate::{Error, Result};
+use nix::unistd::Uid;
 use parking_lot::Mutex;
 use regex::Regex;
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -62,9 +65,9 @@ impl<'a> Batch<'a> {
         let (file, known) = match (&args.test.results, &args.test.resume) {
             (Some(path), _) => (Some(ResultsFile::create(path)?), Vec::new()),
             (None, Some(path)) => {
-                let (file, known) = ResultsFile::resume(path)?;
-                check_test(&known, &test, path)?;
-                (Some(file), merge(known).records)
+                let (file, found) = ResultsFile::resume(path)?;
+                check_test(&found, &test, path)?;
+                (Some(file), known(found))
             }
             (None, None) => (None, Vec::new()),
         };
@@ -89,7 +92,7 @@ impl<'a> Batch<'a> {
     /// Boot all guests, print and write the results.
     ///
     /// # Errors
-    /// Fails if a guest did not pass, or if results can't be written.
+    /// Fails if a guest did not pass, or if results can't be written; what is of the host comes first.
     ///
     /// `sources`: the disks of the guests by their number, for the page.
     pub(super) fn run(
@@ -119,7 +122,8 @@ impl<'a> Batch<'a> {
                 scope.spawn(|| {
                     // QEMU ends with the thread that started it, so one thread runs each guest to its
                     // end.
-                    loop {
+                    // What can't be recorded would be lost: no further guest is started then.
+                    while unwritten.lock().is_none() {
                         let n = next.fetch_add(1, Ordering::Relaxed);
                         let Some((origin, job)) = jobs.get(n) else { break };
                         let report = one(origin, job, &mode, &admission, stop);
@@ -138,17 +142,21 @@ impl<'a> Batch<'a> {
         });
         let mut records = records.into_inner();
         records.sort_by_key(|record| record.number);
+        let reports: Vec<_> = records.iter().map(|record| record.report.clone()).collect();
+        let stopped = stop.signal().map(|_| stop.error().of_host());
+        let written = results(args, &reports).err();
+        // Nobody waits for plans after a signal.
+        let no_plans = BTreeMap::new();
+        let sources = if stopped.is_some() { &no_plans } else { sources };
         let page = args.test.report.as_deref().map(|dir| page(dir, &records, sources));
-        let reports: Vec<_> = records.into_iter().map(|record| record.report).collect();
-        results(args, &reports)?;
-        page.transpose()?;
-        if stop.signal().is_some() {
-            return Err(stop.error().of_host());
-        }
-        match unwritten.into_inner() {
-            Some(e) => Err(e),
-            None => report::conclusion(&reports),
-        }
+        let page = page.and_then(Result::err);
+        let written = written.into_iter().chain(page).map(Error::of_host);
+        let outputs = unwritten.into_inner().into_iter().chain(written);
+        let concluded = report::conclusion(&reports).err().filter(|_| stopped.is_none());
+        let mut errors = stopped.into_iter().chain(outputs).chain(concluded);
+        let first = errors.next();
+        errors.for_each(|e| eprintln!("note:    {}", in_a_line(&e.to_string())));
+        first.map_or(Ok(()), Err)
     }
 
     fn record(&self, origin: &Origin, report: GuestReport) -> Record {
@@ -174,17 +182,29 @@ fn one(
         Err(e) => error(e),
         Ok(job) => {
             let booted = admission.wait(job.need(), stop).and_then(|_room| boot(job, mode, stop));
-            booted.unwrap_or_else(|e| match stop.signal() {
-                // Whatever failed, nobody knows what the guest would have done.
-                Some(_) => error(&e.of_host()),
-                None => error(&e),
-            })
+            // Whatever failed after a signal, nobody knows what the guest would have done.
+            match (booted, stop.signal()) {
+                (Ok(report), Some(_)) if report.verdict != Verdict::Passed => {
+                    error(&stop.error().of_host())
+                }
+                (Ok(report), _) => report,
+                (Err(e), Some(_)) => error(&e.of_host()),
+                (Err(e), None) => error(&e),
+            }
         }
     };
     report.config.clone_from(&origin.config);
     report.images.clone_from(&origin.images);
-    report.log = job.as_ref().ok().and_then(|job| job.log.clone());
+    let log = job.as_ref().ok().and_then(|job| job.log.clone());
+    // One that was refused is of another user, and not the guest's.
+    report.log = log.filter(|path| report.verdict != Verdict::Error || is_ours(path));
     report
+}
+
+/// Whether this is a regular file of this user.
+fn is_ours(path: &Path) -> bool {
+    let ours = |meta: Metadata| meta.is_file() && meta.uid() == Uid::effective().as_raw();
+    path.symlink_metadata().is_ok_and(ours)
 }
 
 /// Write the page of these guests.
@@ -219,18 +239,17 @@ fn results(args: &RunArgs, reports: &[GuestReport]) -> Result<()> {
     };
     // The text contains lines of a guest's console.
     let text = printable(&text);
-    if taken {
-        eprint!("{text}");
-    } else {
-        print("-".as_ref(), &text)?;
-    }
-    if let Some(path) = &args.test.json {
-        print(path, &report::json(reports))?;
-    }
-    if let Some(path) = &args.test.junit {
-        print(path, &report::junit(reports))?;
-    }
-    Ok(())
+    let printed = match taken {
+        true => {
+            eprint!("{text}");
+            Ok(())
+        }
+        false => print("-".as_ref(), &text),
+    };
+    // Each of them, even if another one can't be written.
+    let json = args.test.json.as_ref().map(|path| print(path, &report::json(reports)));
+    let junit = args.test.junit.as_ref().map(|path| print(path, &report::junit(reports)));
+    [Some(printed), json, junit].into_iter().flatten().collect()
 }
 
 fn print(path: &Path, text: &str) -> Result<()> {

@@ -87,8 +87,52 @@ impl Facts {
 /// How far the clock may be off, in seconds: the guest reads it some time before this process does.
 const CLOCK: u64 = 120;
 
-/// The checks. `now`: this host's time when the facts were complete, in seconds since 1970.
-pub(super) fn judge(facts: &Facts, now: u64) -> Vec<CheckResult> {
+/// The address of each of `cards`, the network cards that the guest sees, of `given` that it has. An address
+/// may be on what uses a card: a bridge, a bond, a VLAN.
+fn address(facts: &Facts, cards: &[String], given: usize) -> CheckResult {
+    if cards.len() < given {
+        let what = format!("the guest sees {} of {given} network cards", cards.len());
+        return check("address", Outcome::Fail, what);
+    }
+    let pairs = |key| facts.all(key).iter().filter_map(|fact| fact.split_once(' '));
+    let (mut none, mut local) = (Vec::new(), Vec::new());
+    for card in cards {
+        let mut devices = vec![card.as_str()];
+        // `pairs` has at most MOST of them, and each device is visited once.
+        let mut next = 0;
+        while let Some(device) = devices.get(next).copied() {
+            for (_, upper) in pairs("upper").filter(|(lower, _)| *lower == device) {
+                if !devices.contains(&upper) {
+                    devices.push(upper);
+                }
+            }
+            next += 1;
+        }
+        let mut addresses = pairs("address").filter(|(device, _)| devices.contains(device));
+        match addresses.next() {
+            None => none.push(card.as_str()),
+            // Source: RFC 3927, 2.1: what a host takes that no DHCP server has answered.
+            Some((_, first)) if first.starts_with("169.254.") => {
+                if addresses.all(|(_, address)| address.starts_with("169.254.")) {
+                    local.push(card.as_str());
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    if !none.is_empty() {
+        return check("address", Outcome::Fail, format!("no address: {}", none.join(", ")));
+    }
+    if !local.is_empty() {
+        let what = format!("only an address that nobody gave (169.254/16): {}", local.join(", "));
+        return check("address", Outcome::Warn, what);
+    }
+    check("address", Outcome::Ok, facts.all("address").join(", "))
+}
+
+/// The checks. `now`: this host's time when the facts were complete, in seconds since 1970; `given`: how many
+/// network cards the machine has.
+pub(super) fn judge(facts: &Facts, now: u64, given: usize) -> Vec<CheckResult> {
     let missing = || "the guest did not say".to_owned();
     let mut out = Vec::new();
     out.push(match facts.one("tty") {
@@ -115,14 +159,12 @@ pub(super) fn judge(facts: &Facts, now: u64) -> Vec<CheckResult> {
         }
         _ => check("system", Outcome::Fail, missing()),
     });
-    let (cards, addresses) = (facts.all("card"), facts.all("address"));
-    if cards.is_empty() {
-        out.push(check("address", Outcome::Warn, "the guest sees no network card"));
+    let cards = facts.all("card");
+    if cards.is_empty() && given == 0 {
+        out.push(check("address", Outcome::Warn, "the guest has no network card"));
     } else {
-        out.push(match addresses {
-            [] => check("address", Outcome::Fail, format!("{} has no address", cards.join(", "))),
-            some => check("address", Outcome::Ok, some.join(", ").replace("- ", "")),
-        });
+        // Facts are limited, so of a machine with more cards some are not known.
+        out.push(address(facts, cards, given.min(MOST)));
         out.push(match facts.all("route") {
             [] => check("route", Outcome::Fail, "there is no default route"),
             some => check("route", Outcome::Ok, format!("default route by {}", some.join(", "))),
@@ -134,7 +176,9 @@ pub(super) fn judge(facts: &Facts, now: u64) -> Vec<CheckResult> {
     });
     out.push(match swap {
         Some((active, wanted)) if active < wanted => {
-            let detail = format!("{active} of {wanted} swap areas in /etc/fstab are in use");
+            let missing = facts.all("noswap").join(", ");
+            let detail =
+                format!("{active} of {wanted} swap areas in /etc/fstab are in use, not {missing}");
             check("swap", Outcome::Fail, detail)
         }
         Some((0, _)) => check("swap", Outcome::Ok, "none wanted"),
@@ -169,7 +213,7 @@ mod tests {
     fn judged(lines: &[&str]) -> Vec<(String, Outcome, String)> {
         let mut facts = Facts::default();
         lines.iter().for_each(|line| facts.add(line));
-        judge(&facts, 1_000_000).into_iter().map(|c| (c.name, c.outcome, c.detail)).collect()
+        judge(&facts, 1_000_000, 1).into_iter().map(|c| (c.name, c.outcome, c.detail)).collect()
     }
 
     const GOOD: [&str; 9] = [
@@ -196,9 +240,17 @@ mod tests {
         for (name, old, new, detail) in [
             ("system", "state running", &["state degraded", "failed a.service"][..], "a.service"),
             ("system", "state running", &["state starting", "job b.service"], "waits for b.serv"),
-            ("address", "address ens3 10.0.2.15/24", &[], "ens3 has no address"),
+            ("address", "address ens3 10.0.2.15/24", &[], "no address: ens3"),
+            ("address", "address ens3 10.0.2.15/24", &["address docker0 172.17.0.1/16"], "ens3"),
+            ("address", "-", &["card ens4"], "no address: ens4"),
+            ("address", "card ens3", &[], "0 of 1 network cards"),
             ("route", "route ens3", &[], "no default route"),
-            ("swap", "swap 1 1", &["swap 0 1"], "0 of 1"),
+            (
+                "swap",
+                "swap 1 1",
+                &["swap 0 1", "noswap UUID=5"],
+                "0 of 1 swap areas in /etc/fstab are in use, not UUID=5",
+            ),
             ("root", "root rw", &["root ro"], "read-only"),
             ("clock", "clock 1000050", &["clock 1003600"], "3600 s fast"),
             ("clock", "clock 1000050", &["clock x"], "did not say"),
@@ -212,6 +264,23 @@ mod tests {
             assert!(bad[0].2.contains(detail), "{bad:?}");
         }
         assert!(judged(&[]).iter().any(|(_, outcome, _)| *outcome == Outcome::Fail));
+    }
+
+    #[test]
+    fn addresses_of_a_bridge_and_of_nobody() {
+        let with = |more: &[&'static str]| {
+            let lines: Vec<_> =
+                GOOD.iter().filter(|l| !l.starts_with("address")).chain(more).copied().collect();
+            let found = judged(&lines).into_iter().find(|(name, ..)| name == "address");
+            found.map(|(_, outcome, _)| outcome)
+        };
+        let bridge = ["upper ens3 bond0", "upper bond0 br0", "upper br0 ens3"];
+        assert_eq!(with(&bridge), Some(Outcome::Fail));
+        let bridge = [&bridge[..], &["address br0 10.0.2.15/24"]].concat();
+        assert_eq!(with(&bridge), Some(Outcome::Ok));
+        assert_eq!(with(&["address ens3 169.254.3.4/16"]), Some(Outcome::Warn));
+        let both = ["address ens3 169.254.3.4/16", "address ens3 10.0.2.15/24"];
+        assert_eq!(with(&both), Some(Outcome::Ok));
     }
 
     #[test]

@@ -44,12 +44,53 @@ else
     fact init other
 fi
 
-cards=0
+cards=
 for dir in /sys/class/net/*; do
     [ -e "$dir/device" ] || continue
-    cards=$((cards + 1))
+    cards="$cards ${dir##*/}"
     fact card "${dir##*/}"
 done
+# What uses a device and may have its address: a bridge, a bond, a VLAN.
+for link in /sys/class/net/*/upper_* /sys/class/net/*/master /sys/class/net/*/brport/bridge; do
+    [ -e "$link" ] || continue
+    device=${link#/sys/class/net/}
+    upper=$(readlink "$link")
+    fact upper "${device%%/*}" "${upper##*/}"
+done
+# DEVICE ADDRESS of each but lo.
+addresses() {
+    if ip -4 -o addr show >/dev/null 2>&1; then
+        ip -4 -o addr show | while read -r _ device _ address _; do
+            [ "$device" = lo ] || echo "${device%:} $address"
+        done
+        return
+    fi
+    device=lo
+    ifconfig 2>/dev/null | while IFS= read -r line; do
+        case $line in
+        [!\ \	]*)
+            device=${line%% *}
+            device=${device%%:*}
+            ;;
+        *'inet '*)
+            address=${line#*inet }
+            address=${address#addr:}
+            [ "$device" = lo ] || echo "$device ${address%% *}"
+            ;;
+        esac
+    done
+}
+# Whether each card that nothing else uses has an address.
+has_addresses() {
+    known=$(addresses)
+    for card in $cards; do
+        set -- /sys/class/net/"$card"/upper_*
+        [ ! -e "$1" ] && [ ! -e "/sys/class/net/$card/master" ] || continue
+        case "
+$known" in *"
+$card "*) ;; *) return 1 ;; esac
+    done
+}
 has_route() {
     while read -r _ destination _; do
         [ "$destination" != 00000000 ] || return 0
@@ -58,35 +99,52 @@ has_route() {
 }
 # The address may still be on its way.
 n=0
-while [ "$cards" -gt 0 ] && [ "$n" -lt "$limit" ] && [ "$n" -lt 30 ] && ! has_route; do
+while [ -n "$cards" ] && [ "$n" -lt "$limit" ] && [ "$n" -lt 30 ]; do
+    ! has_route || ! has_addresses || break
     n=$((n + 1))
     sleep 1
 done
 [ ! -r /proc/net/route ] || while read -r device destination _; do
     [ "$destination" != 00000000 ] || fact route "$device"
 done </proc/net/route
-if ip -4 -o addr show >/dev/null 2>&1; then
-    ip -4 -o addr show | while read -r _ device _ address _; do
-        [ "$device" = lo ] || fact address "$device" "$address"
-    done
-else
-    ifconfig 2>/dev/null | sed -n 's/.*inet \(addr:\)\{0,1\}\([0-9.]*\).*/\2/p' |
-        while read -r address; do
-            [ "$address" = 127.0.0.1 ] || fact address - "$address"
-        done
-fi
+addresses | while read -r line; do fact address "$line"; done
 
+# The file or device itself, by one name of it.
+real() { readlink -f "$1" 2>/dev/null || echo "$1"; }
+# The device of a source in /etc/fstab.
+device_of() {
+    tag=$(echo "$1" | tr -d "\"'")
+    case $tag in
+    UUID=*) device=/dev/disk/by-uuid/${tag#*=} ;;
+    LABEL=*) device=/dev/disk/by-label/${tag#*=} ;;
+    PARTUUID=*) device=/dev/disk/by-partuuid/${tag#*=} ;;
+    PARTLABEL=*) device=/dev/disk/by-partlabel/${tag#*=} ;;
+    *) device=$tag ;;
+    esac
+    [ -e "$device" ] || device=$(findfs "$tag" 2>/dev/null) || device=$tag
+    real "$device"
+}
+swaps=
+[ ! -r /proc/swaps ] || while read -r name _; do
+    [ "$name" = Filename ] || swaps="$swaps
+$(real "$name")
+"
+done </proc/swaps
 wanted=0
-[ ! -r /etc/fstab ] || while read -r source _ type options _; do
+active=0
+# A last line may have no end.
+[ ! -r /etc/fstab ] || while read -r source _ type options _ || [ -n "$source" ]; do
     case $source in '#'*) continue ;; esac
     [ "$type" = swap ] || continue
     case ,$options, in *,noauto,* | *,nofail,*) continue ;; esac
     wanted=$((wanted + 1))
+    case $swaps in
+    *"
+$(device_of "$source")
+"*) active=$((active + 1)) ;;
+    *) fact noswap "$source" ;;
+    esac
 done </etc/fstab
-active=0
-[ ! -r /proc/swaps ] || while read -r name _; do
-    [ "$name" = Filename ] || active=$((active + 1))
-done </proc/swaps
 fact swap "$active" "$wanted"
 
 while read -r _ where _ options _; do

@@ -12,6 +12,13 @@ const SCRIPTS: &str = crate::identity::CHECKS;
 /// guest may be slow, and only the time limit ends waiting for it.
 const TRIES: u32 = 8;
 
+/// What prompts of a guest that wants a new password contain.
+const CHANGES: [&str; 4] = ["urrent", "UNIX", "New ", "new "];
+
+/// Why nothing is typed at such a prompt.
+const EXPIRED: &str = "the guest wants root to choose a new password: the old one has expired (chage -l \
+                       root); set another date in its /etc/shadow";
+
 /// What the conversation waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
@@ -57,6 +64,10 @@ pub(super) struct Session {
     /// Whether the shell was asked already.
     asked: bool,
     facts: Facts,
+    /// How many network cards the machine has.
+    cards: usize,
+    /// Whether the cursor is behind a prompt for a password, which must not get anything else.
+    at_password: bool,
     results: Vec<CheckResult>,
 }
 
@@ -80,8 +91,15 @@ impl Session {
             tries: 0,
             asked: false,
             facts: Facts::default(),
+            cards: 0,
+            at_password: false,
             results: Vec::new(),
         }
+    }
+
+    /// The same for a machine with so many network cards.
+    pub(super) fn with_cards(self, cards: usize) -> Self {
+        Self { cards, ..self }
     }
 
     /// What is known so far.
@@ -108,6 +126,9 @@ impl Session {
                 "the guest does not let root log in with the password that it was given".into(),
             );
         }
+        if self.step == Step::Shell && line.contains("required to change your password") {
+            return Next::GiveUp(EXPIRED.into());
+        }
         let Some(said) =
             line.strip_prefix(&*self.mark.0).and_then(|l| l.strip_prefix(&*self.mark.1))
         else {
@@ -121,7 +142,7 @@ impl Session {
                 if !self.facts.is_complete() {
                     return Next::Wait;
                 }
-                self.results.extend(judge(&self.facts, now));
+                self.results.extend(judge(&self.facts, now, self.cards));
                 self.next_script(0)
             }
             Step::Script(n) => {
@@ -142,6 +163,7 @@ impl Session {
     pub(super) fn silence(&mut self, partial: &str) -> Next {
         let shown = partial.trim_end();
         let (name, password) = (shown.ends_with("login:"), shown.ends_with("assword:"));
+        self.at_password = password;
         match self.step {
             Step::Name | Step::Password | Step::Shell if name => {
                 self.asked = false;
@@ -152,7 +174,11 @@ impl Session {
                 self.step = Step::Shell;
                 Next::Type(format!("{}\n", self.password))
             }
-            Step::Shell if !self.asked => self.ask(),
+            // "Current password:", "(current) UNIX password:", "New password:".
+            Step::Shell if password && CHANGES.iter().any(|word| shown.contains(word)) => {
+                Next::GiveUp(EXPIRED.into())
+            }
+            Step::Shell if !self.asked && !password => self.ask(),
             _ => Next::Wait,
         }
     }
@@ -163,7 +189,7 @@ impl Session {
     pub(super) fn nudge(&mut self) -> Next {
         match self.step {
             Step::Name => self.again(Step::Name, ""),
-            Step::Shell => self.ask(),
+            Step::Shell if !self.at_password => self.ask(),
             _ => Next::Wait,
         }
     }
@@ -265,6 +291,24 @@ mod tests {
         assert!(typed(s.silence("")).contains("shell"));
         assert_eq!(s.silence("a banner"), Next::Wait);
         assert!((0..100).all(|_| typed(s.nudge()).contains("shell")));
+    }
+
+    #[test]
+    fn nothing_is_typed_where_a_new_password_belongs() {
+        for prompt in ["(current) UNIX password: ", "Current password: ", "New password: "] {
+            let mut s = Session::new("secret", "abcd1234", true, Vec::new(), 60);
+            let _ = s.silence("login:");
+            let _ = s.silence("Password:");
+            let next = s.silence(prompt);
+            assert!(matches!(&next, Next::GiveUp(why) if why.contains("expired")), "{next:?}");
+        }
+        let mut s = Session::new("secret", "abcd1234", true, Vec::new(), 60);
+        let _ = s.silence("login:");
+        let _ = s.silence("Password:");
+        // Asked again: the probe of a shell is no password.
+        assert_eq!((s.silence("Password: "), s.nudge()), (Next::Wait, Next::Wait));
+        let told = s.line("You are required to change your password immediately", 0);
+        assert!(matches!(told, Next::GiveUp(_)));
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn what_was_killed_goes_on() {
     let child = scene.command(&args).spawn().unwrap();
     wait_until("the third guest runs", || started(&scene).len() == 3);
     let busy = scene.run(&args);
-    assert_eq!(code(&busy), 1, "{}", text(&busy.stderr));
+    assert_eq!(code(&busy), 3, "{}", text(&busy.stderr));
     assert!(text(&busy.stderr).contains("in use by another synthdisk"));
     kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL).unwrap();
     child.wait_with_output().unwrap();
@@ -92,6 +92,7 @@ fn what_was_killed_goes_on() {
     assert!(text(&other.stderr).contains("another test (--expect 'login:')"));
     let fresh = scene.run(&["--expect", "login:", "--configs-from", &list, "--results", &file]);
     assert!(text(&fresh.stderr).contains("contains results"), "{}", text(&fresh.stderr));
+    assert_eq!((code(&other), code(&fresh)), (2, 2));
     scene.assert_clean();
 }
 
@@ -104,6 +105,14 @@ fn the_host_is_told_from_the_guest() {
         (&["--expect", "login:", &image][..], 0, ""),
         (&["--expect", "login:", "/nonexistent.img"], 1, "/nonexistent.img"),
         (&["--expect", "login:", "--memory", "1000000G", &image], 3, "needs 1024000000 MiB"),
+        (
+            &["--expect", "login:", "--json", "/proc/x/r.json", &image],
+            3,
+            "cannot write the results",
+        ),
+        (&["--expect", "login:", "--log", "/proc/x/", &image], 3, "cannot make the directory"),
+        (&["--expect", "login:", "--ssh-key", "/nonexistent", &image], 2, "/nonexistent"),
+        (&["--expect", "login:", "--configs-from", "/nonexistent"], 2, "/nonexistent"),
         (&["--expect", "login:", "--jobs", "0", &image], 2, "auto"),
         (&["--expect", "login:", "--shard", "3/2", &image], 2, "invalid shard"),
         (&["--expect", "login:", "--shard", "auto", &image], 2, "SLURM_ARRAY_TASK_ID"),
@@ -153,8 +162,13 @@ fn shares_are_merged() {
         let args: Vec<_> = ["report", "merge"].into_iter().chain(known).collect();
         command(crate::common::process::SYNTHDISK).args(args).args(more).output().unwrap()
     };
+    fs::write(file(1), "").unwrap();
+    let none = merge(&[]);
+    assert_eq!(code(&none), 3);
+    assert!(text(&none.stderr).contains("no guest has been tested"), "{}", text(&none.stderr));
     let first = task(1);
     assert_eq!(code(&first), 1, "{}", text(&first.stderr));
+    fs::write(file(2), "").unwrap();
     let half = merge(&[]);
     assert_eq!(code(&half), 3);
     assert!(text(&half.stderr).contains("2 of 5 guests have no result yet"));

@@ -38,12 +38,17 @@ fn what_does_not_pass_says_why() {
         ("printf '(initramfs) '; sleep 300", "60", "the initramfs gave up"),
         ("echo bye", "60", "the guest ended; last line, 0 s before: bye"),
         ("echo 'qemu: no way' >&2; exit 1", "60", "QEMU failed: no way"),
+        (
+            "echo 'qemu: terminating on signal 15 from pid 1' >&2",
+            "60",
+            "QEMU was ended: terminating",
+        ),
     ] {
         let scene = Scene::new(script);
         let started = Instant::now();
         let result = scene.run_image(&["--expect", "no such text", "--timeout", timeout]);
         let stderr = text(&result.stderr);
-        let code = if part.starts_with("QEMU failed") { 3 } else { 1 };
+        let code = if part.starts_with("QEMU ") { 3 } else { 1 };
         assert_eq!(result.status.code(), Some(code), "{script}: {stderr}");
         assert!(result.stdout.is_empty(), "{script}");
         assert!(stderr.contains(part), "{script}: {stderr}");
