@@ -19,7 +19,8 @@ use crate::plan::{Adaptation, GuestKernel, Plan};
 use crate::qemu::{Accel, find_qemu, probe};
 use crate::text::in_a_line;
 use crate::{Error, ErrorKind, Result};
-use machine::{Ended, Machine};
+use machine::{Ended, Machine, Outcome, account};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,25 +45,28 @@ fn qemu() -> Result<PathBuf> {
 }
 
 /// Make the edits of `adaptation` in its file of `set`, those of one `unit` completely or not at all;
-/// returns what became of each.
+/// returns what became of each. The work ends when the other end of the socket `wanted` is closed.
 ///
 /// # Errors
 /// When nothing was edited, or it is not known what: without QEMU or a kernel with drivers, when the
-/// kernel does not mount the filesystem, and when it takes too long.
+/// kernel does not mount the filesystem, when its writes cannot be stored or are far more than the edits
+/// need, and when it takes too long.
 pub fn edit(
     plan: &Plan,
     adaptation: &Adaptation,
     set: &ExportSet,
     unit: Unit,
+    wanted: Option<BorrowedFd<'_>>,
 ) -> Result<Vec<EditResult>> {
     let program = qemu()?;
     let GuestKernel { name, kernel, initrd, fs_type, options } = plan.guest_kernel(adaptation)?;
     let job = Job::new(&adaptation.edits, (&fs_type, &options), unit)?;
-    let accel = probe(&program, KVM_TEST).accel;
+    // Without KVM there is more time, so it must be known first.
+    let (accel, run_as) = account(probe(&program, KVM_TEST).accel);
     let default = if accel == Accel::Kvm { TIME_KVM } else { TIME_TCG };
     let time = plan.edit_time.unwrap_or(default);
-    let machine = Machine { program, accel, kernel, initrd, time };
-    let (ended, disk) = machine.run(set, &adaptation.file, &job)?;
+    let machine = Machine { program, accel, run_as, kernel, initrd, time, wanted };
+    let Outcome { ended, disk, unstored } = machine.run(set, &adaptation.file, &job)?;
     let failed = |why: &str| {
         let what = format!(
             "the guest's own kernel ({name}) did not edit it: {}; --adapt none leaves it as it is, and \
@@ -75,6 +79,11 @@ pub fn edit(
         Some(complaint) => format!("{why} ({complaint})"),
         None => why.to_owned(),
     };
+    if let Some(e) = unstored {
+        return failed(&format!(
+            "its writes could not be stored, and it is not known what is edited: {e}"
+        ));
+    }
     match (job.answer(&disk, &adaptation.edits), &ended) {
         (Answer::Edited(results), _) => Ok(results),
         (Answer::Failed(why), _) => failed(&said(&why)),
@@ -84,6 +93,7 @@ pub fn edit(
                 "it was stopped after {secs} s (--edit-time), and it is not known what is edited"
             )))
         }
+        (Answer::Nothing, Ended::Unwanted(_)) => failed("it was stopped"),
         (Answer::Nothing, Ended::Exited(_)) => failed(&said("it ended without an answer")),
     }
 }

@@ -21,11 +21,12 @@ mod pool;
 mod protocol;
 mod serve;
 mod socket;
+mod state;
 mod target;
 mod tls;
 mod transport;
 
 pub use address::{Encryption, NbdAddress};
 pub use listen::NbdListener;
-pub use serve::{NbdExport, NbdStopper, converse, serve_one};
+pub use serve::{NbdExport, NbdStopper, PrivateServer, converse};
 pub use tls::TlsConfig;

@@ -9,6 +9,7 @@ use crate::fuse::{why_unavailable, with_private_view};
 use crate::plan::{Adaptation, Plan};
 use crate::{Error, ErrorKind, Result};
 use nix::unistd::geteuid;
+use std::os::fd::BorrowedFd;
 
 /// What happens when some edits cannot be made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,11 +68,17 @@ pub fn why_not_edited(plan: &Plan) -> Option<String> {
     }
 }
 
-/// Make `plan`'s edits in the disks of `set`, which nobody else uses yet.
+/// Make `plan`'s edits in the disks of `set`, which nobody else uses yet. The machine of the guest's
+/// kernel ends when the other end of the socket `wanted` is closed.
 ///
 /// # Errors
 /// Why the guest cannot be adapted, from planning or from making the edits.
-pub fn adapt(plan: &Plan, set: &ExportSet, partly: Partly) -> Result<EditReport> {
+pub fn adapt(
+    plan: &Plan,
+    set: &ExportSet,
+    partly: Partly,
+    wanted: Option<BorrowedFd<'_>>,
+) -> Result<EditReport> {
     let adaptation = match &plan.adaptation {
         Ok(Some(adaptation)) => adaptation,
         Ok(None) => return Ok(EditReport::default()),
@@ -86,7 +93,7 @@ pub fn adapt(plan: &Plan, set: &ExportSet, partly: Partly) -> Result<EditReport>
             })?;
             Ok(EditReport::planned(plan))
         }
-        Editor::Guest => by_guest(plan, adaptation, set, partly),
+        Editor::Guest => by_guest(plan, adaptation, set, (partly, wanted)),
     }
 }
 
@@ -94,13 +101,13 @@ fn by_guest(
     plan: &Plan,
     adaptation: &Adaptation,
     set: &ExportSet,
-    partly: Partly,
+    (partly, wanted): (Partly, Option<BorrowedFd<'_>>),
 ) -> Result<EditReport> {
     let unit = match partly {
         Partly::IsReported => Unit::Each,
         Partly::Fails => Unit::All,
     };
-    let results = appliance::edit(plan, adaptation, set, unit);
+    let results = appliance::edit(plan, adaptation, set, unit, wanted);
     set.flush().map_err(|e| Error::io("the last writes could not be stored", e))?;
     let (mut made, mut left_out) = (Vec::<&Edit>::new(), Vec::new());
     for (edit, result) in adaptation.edits.iter().zip(results?) {

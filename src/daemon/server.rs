@@ -19,7 +19,7 @@ use crate::sandbox::{Confined, ask_keeper_for_parsers, receive_descriptor, use_f
 use crate::{Error, ErrorKind, Result};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdout, getppid, setsid};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Serve a mount as requested by the keeper, which is at the other end of standard input.
 ///
@@ -66,7 +66,8 @@ fn serve_as(request: MountRequest, keeper: &mut Channel) -> Result<()> {
     plan.boot = None;
     // The guest is adapted before anything can access the disks.
     let partly = if request.must_adapt { Partly::Fails } else { Partly::IsReported };
-    report.edits = match adapt(&plan, &set, partly) {
+    // A keeper that ends meanwhile closes its end, and what was made here is removed.
+    report.edits = match adapt(&plan, &set, partly, Some(keeper.as_fd())) {
         Err(e) if request.must_adapt => return Err(e),
         edits => edits.unwrap_or_else(|e| EditReport::failed(&e)),
     };

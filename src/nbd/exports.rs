@@ -1,10 +1,10 @@
 //! The exports that clients can name.
 
+use super::state::ServerState;
 use super::target::Target;
 use crate::export::{ExportSet, ExportedFile, STATUS_FILE, Status};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// All exports: the files of the set, by the names that a mount would show, and the status.
 #[derive(Debug)]
@@ -12,22 +12,22 @@ pub(super) struct Exports {
     files: Vec<ExportedFile>,
     targets: Vec<Arc<Target>>,
     status: Mutex<Option<Status>>,
-    ending: Arc<AtomicBool>,
+    state: Arc<ServerState>,
 }
 
 impl Exports {
     /// The files of `set`; its status becomes visible with [`Exports::set_status`].
-    pub fn new(set: &ExportSet, read_only: bool) -> Self {
-        let ending = Arc::default();
+    pub fn new(set: &ExportSet, read_only: bool, state: ServerState) -> Self {
+        let state = Arc::new(state);
         let target =
-            |file: &ExportedFile| Arc::new(Target::of_file(file.clone(), read_only, &ending));
+            |file: &ExportedFile| Arc::new(Target::of_file(file.clone(), read_only, &state));
         let targets = set.files.iter().map(target).collect();
-        Self { files: set.files.clone(), targets, status: Mutex::default(), ending }
+        Self { files: set.files.clone(), targets, status: Mutex::default(), state }
     }
 
-    /// Give up what takes long, because serving has to end.
-    pub fn end(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+    /// What all targets share.
+    pub fn state(&self) -> &ServerState {
+        &self.state
     }
 
     pub fn set_status(&self, status: Status) {

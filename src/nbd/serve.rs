@@ -5,6 +5,7 @@ use super::exports::Exports;
 use super::handshake::{Offer, Outcome, Stream, TlsState, greet, negotiate};
 use super::pool::Pool;
 use super::socket::Socket;
+use super::state::ServerState;
 use super::tls::TlsConfig;
 use super::transport::Transport;
 use crate::export::{Export, ExportSet};
@@ -28,7 +29,7 @@ const NEGOTIATION: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(2);
 /// Threads for requests that wait for storage.
 const REQUEST_THREADS: usize = 16;
-/// The same, for [`serve_one`].
+/// The same, for a [`PrivateServer`].
 const THREADS_FOR_ONE: usize = 4;
 
 /// An export as block devices, through NBD.
@@ -73,7 +74,7 @@ impl Export for NbdExport {
         let pool = Pool::start(REQUEST_THREADS).map_err(started)?;
         let confined = confinement.finish()?;
         tracing::info!("confined by: {confined}");
-        let exports = Exports::new(&set, read_only);
+        let exports = Exports::new(&set, read_only, ServerState::default());
         if let Some(status) = &set.status {
             exports
                 .set_status(crate::export::Status { sandbox: confined.clone(), ..status.clone() });
@@ -82,7 +83,7 @@ impl Export for NbdExport {
 
         let shared = Arc::new(Shared { exports, tls, pool, clients: Clients::default() });
         let accepted = accept_all(&listener, &shared);
-        shared.clients.end(Instant::now() + GRACE, || shared.exports.end());
+        shared.clients.end(Instant::now() + GRACE, || shared.exports.state().end());
         shared.pool.close();
         let flushed = set.close();
         accepted.map_err(|e| Error::io("cannot accept connections", e))?;
@@ -164,17 +165,44 @@ fn attend(socket: OwnedFd, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// Serve `set` to the one client at the other end of `socket`, until it hangs up: a child of this process.
-///
-/// # Errors
-/// Errors of starting threads; when the client does not keep to the protocol.
-pub fn serve_one(set: &ExportSet, socket: OwnedFd) -> Result<()> {
-    let failed = |e| Error::io("the connection to QEMU failed", e);
-    let (exports, pool) = (Exports::new(set, false), Pool::start(THREADS_FOR_ONE).map_err(failed)?);
-    let shared = Shared { exports, tls: None, pool, clients: Clients::default() };
-    let attended = attend(socket, &shared);
-    shared.pool.close();
-    attended.map_err(failed)
+/// A server for one client: a child of this process.
+pub struct PrivateServer(Shared);
+
+impl PrivateServer {
+    /// A server of `set` that stores at most `limit` bytes of what its client writes.
+    ///
+    /// # Errors
+    /// Errors of starting threads.
+    pub fn new(set: &ExportSet, limit: u64) -> Result<Self> {
+        let exports = Exports::new(set, false, ServerState::with_limit(limit));
+        let started = |e| Error::io("cannot start the threads that serve", e);
+        let pool = Pool::start(THREADS_FOR_ONE).map_err(started)?;
+        Ok(Self(Shared { exports, tls: None, pool, clients: Clients::default() }))
+    }
+
+    /// Serve the client at the other end of `socket` until it hangs up.
+    ///
+    /// # Errors
+    /// When the client does not keep to the protocol.
+    pub fn serve(&self, socket: OwnedFd) -> Result<()> {
+        attend(socket, &self.0).map_err(|e| Error::io("the connection to QEMU failed", e))
+    }
+
+    /// Give up what takes long: the client has ended.
+    pub fn end(&self) {
+        self.0.exports.state().end();
+    }
+
+    /// The first write, zeroing or flush that failed before [`PrivateServer::end`], if there is one.
+    pub fn take_failure(&self) -> Option<io::Error> {
+        self.0.exports.state().take_failure()
+    }
+}
+
+impl Drop for PrivateServer {
+    fn drop(&mut self) {
+        self.0.pool.close();
+    }
 }
 
 /// What a client is answered that sends `said` and then nothing more, for the fuzz target.
@@ -182,7 +210,7 @@ pub fn serve_one(set: &ExportSet, socket: OwnedFd) -> Result<()> {
 /// # Errors
 /// Errors of starting threads, and of sockets.
 pub fn converse(set: &ExportSet, said: &[u8]) -> io::Result<Vec<u8>> {
-    let (exports, pool) = (Exports::new(set, false), Pool::start(1)?);
+    let (exports, pool) = (Exports::new(set, false, ServerState::default()), Pool::start(1)?);
     let shared = Shared { exports, tls: None, pool, clients: Clients::default() };
     let (ours, theirs) = UnixStream::pair()?;
     let mut sender = ours.try_clone()?;

@@ -1,12 +1,12 @@
 //! What a connection reads and writes: a file of the export set, or the status as text.
 
 use super::protocol::{NbdError, Request, Style, command, flag, transmission};
+use super::state::ServerState;
 use crate::bytes::{Extent, ReadAt};
 use crate::disk::Chunk;
 use crate::export::ExportedFile;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A target of requests. Offsets and lengths in bytes.
 #[derive(Debug)]
@@ -15,8 +15,8 @@ pub(super) struct Target {
     pub name: String,
     content: Content,
     read_only: bool,
-    /// Whether serving has to end: what takes long is given up.
-    ending: Arc<AtomicBool>,
+    /// Of its server.
+    state: Arc<ServerState>,
 }
 
 #[derive(Debug)]
@@ -29,15 +29,15 @@ enum Content {
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 impl Target {
-    pub fn of_file(file: ExportedFile, read_only: bool, ending: &Arc<AtomicBool>) -> Self {
+    pub fn of_file(file: ExportedFile, read_only: bool, state: &Arc<ServerState>) -> Self {
         let read_only = read_only || file.is_read_only();
-        let ending = Arc::clone(ending);
-        Self { name: file.name.clone(), content: Content::File(file), read_only, ending }
+        let state = Arc::clone(state);
+        Self { name: file.name.clone(), content: Content::File(file), read_only, state }
     }
 
     pub fn of_text(name: &str, text: Vec<u8>) -> Self {
-        let ending = Arc::default();
-        Self { name: name.to_owned(), content: Content::Text(text), read_only: true, ending }
+        let state = Arc::default();
+        Self { name: name.to_owned(), content: Content::Text(text), read_only: true, state }
     }
 
     pub fn len(&self) -> u64 {
@@ -112,10 +112,13 @@ impl Target {
     /// Write `data` at `offset`.
     ///
     /// # Errors
-    /// Errors of the overlay; `EROFS` for what is read-only.
+    /// Errors of the overlay; `EROFS` for what is read-only; `StorageFull` beyond the server's limit.
     pub fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         match &self.content {
-            Content::File(file) => file.write_at(data, offset),
+            Content::File(file) => {
+                let counted = self.state.count_write(offset, data.len() as u64);
+                self.state.note(counted.and_then(|()| file.write_at(data, offset)))
+            }
             Content::Text(_) => Err(io::Error::from_raw_os_error(libc::EROFS)),
         }
     }
@@ -130,15 +133,16 @@ impl Target {
         };
         let Request { offset, len, .. } = *request;
         if request.command == command::TRIM || !request.has(flag::NO_HOLE) {
-            return file.zero(offset, len);
+            let counted = self.state.count_hole();
+            return self.state.note(counted.and_then(|()| file.zero(offset, len)));
         }
         let mut done = 0;
         while done < len {
-            if self.ending.load(Ordering::Relaxed) {
+            if self.state.is_ending() {
                 return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
             }
             let n = (len - done).min(ZEROS.len() as u64);
-            file.write_at(&ZEROS[..n as usize], offset + done)?;
+            self.write_at(&ZEROS[..n as usize], offset + done)?;
             done += n;
         }
         Ok(())
@@ -150,7 +154,7 @@ impl Target {
     /// Errors of the overlay.
     pub fn flush(&self) -> io::Result<()> {
         match &self.content {
-            Content::File(file) => file.flush(),
+            Content::File(file) => self.state.note(file.flush()),
             Content::Text(_) => Ok(()),
         }
     }

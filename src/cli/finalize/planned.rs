@@ -76,7 +76,7 @@ pub(super) fn write_planned(
         plan.notes.iter().for_each(|note| eprintln!("note:    {}", in_a_line(note)));
     }
     let set = ExportSet::of_plan(&plan);
-    let edits = match adapt(&plan, &set, Partly::Fails) {
+    let edits = match adapt(&plan, &set, Partly::Fails, None) {
         // Printed warnings may go unread when the file is written unattended, so this is an error.
         Err(e) if must_adapt || plan.adaptation.is_ok() => {
             let what = format!(

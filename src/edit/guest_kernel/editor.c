@@ -13,83 +13,19 @@
  *   results: "SYNDRES1", the secret bytes, how far it came, error number, number of tasks;
  *            per task: what became of it, error number
  *
- * Sources: System V ABI (AMD64 and i386), Linux arch/x86/entry/syscalls, mount(2), path_resolution(7).
+ * Sources: mount(2), path_resolution(7); system_calls.h.
  */
 
-typedef unsigned char u8;
-typedef unsigned int u32;
-typedef unsigned long word; /* as wide as a register */
-
-/* System calls. */
-
-#ifdef __x86_64__
-enum {
-    READ = 0, WRITE = 1, CLOSE = 3, FSTAT = 5, LSEEK = 8, BRK = 12, NANOSLEEP = 35, FSYNC = 74,
-    FTRUNCATE = 77, CHDIR = 80, FCHDIR = 81, FCHMOD = 91, FCHOWN = 93, SYNC = 162, MOUNT = 165,
-    UMOUNT = 166, REBOOT = 169, LSETXATTR = 189, FGETXATTR = 193, OPENAT = 257, MKDIRAT = 258,
-    FSTATAT = 262, UNLINKAT = 263, RENAMEAT = 264, SYMLINKAT = 266, UTIMENSAT = 280, SYNCFS = 306,
-};
-#define O_DIRECTORY 0200000
-#define O_NOFOLLOW 0400000
-
-struct stat {
-    word dev, ino, links;
-    u32 mode, uid, gid, pad;
-    word rdev, size, block_size, blocks;
-    word times[4]; /* access and modification, seconds and nanoseconds */
-    word more[5];
-};
-
-static long call5(long number, word a, word b, word c, word d, word e) {
-    long result;
-    register word r10 __asm__("r10") = d;
-    register word r8 __asm__("r8") = e;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-__asm__(".globl _start\n_start: xor %ebp, %ebp\n and $-16, %rsp\n call run\n");
-#else
-enum {
-    READ = 3, WRITE = 4, CLOSE = 6, CHDIR = 12, LSEEK = 19, SYNC = 36, BRK = 45, UMOUNT = 52,
-    MOUNT = 21, REBOOT = 88, FTRUNCATE = 93, FCHMOD = 94, FSYNC = 118, FCHDIR = 133,
-    NANOSLEEP = 162, FSTAT = 197, FCHOWN = 207, LSETXATTR = 227, FGETXATTR = 231, OPENAT = 295,
-    MKDIRAT = 296, FSTATAT = 300, UNLINKAT = 301, RENAMEAT = 302, SYMLINKAT = 304,
-    UTIMENSAT = 320, SYNCFS = 344,
-};
-#define O_DIRECTORY 0200000
-#define O_NOFOLLOW 0400000
-
-struct stat {
-    u32 dev[2], pad0, ino_low, mode, links, uid, gid, rdev[2], pad1;
-    u32 size, size_high, block_size, blocks[2];
-    word times[4];
-    u32 more[4];
-};
-
-static long call5(long number, word a, word b, word c, word d, word e) {
-    long result;
-    __asm__ volatile("int $0x80"
-                     : "=a"(result)
-                     : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e)
-                     : "memory");
-    return result;
-}
-
-__asm__(".globl _start\n_start: xor %ebp, %ebp\n and $-16, %esp\n call run\n");
-#endif
-
-#define call(number, a, b, c, d) call5(number, (word)(a), (word)(b), (word)(c), (word)(d), 0)
+#include "system_calls.h"
 
 enum { O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0100, O_EXCL = 0200, O_NONBLOCK = 04000,
        O_NOATIME = 01000000 };
 enum { AT_SYMLINK_NOFOLLOW = 0x100, AT_REMOVEDIR = 0x200 };
 enum { MS_NOSUID = 2, MS_NODEV = 4, MS_NOEXEC = 8, MS_NOATIME = 1024 };
 enum { S_IFMT = 0170000, S_IFDIR = 0040000, S_IFREG = 0100000 };
-enum { ENOENT = 2, EIO = 5, ENOMEM = 12, EEXIST = 17, EISDIR = 21, EINVAL = 22, ENAMETOOLONG = 36 };
+enum { ENOENT = 2, EIO = 5, ENOMEM = 12, EEXIST = 17, EISDIR = 21, EINVAL = 22, EROFS = 30,
+       ENAMETOOLONG = 36, ENOSYS = 38 };
+enum { ST_RDONLY = 1 };
 
 /* The compiler may call these. */
 
@@ -313,7 +249,9 @@ static int holds(int fd, const u8 *bytes, u32 len) {
 static long replace(int fd, const u8 *bytes, u32 len) {
     call(LSEEK, fd, 0, 0, 0);
     long error = write_all(fd, bytes, len);
-    return error ? error : call(FTRUNCATE, fd, len, 0, 0);
+    if (!error) error = call(FTRUNCATE, fd, len, 0, 0);
+    /* Errors of storing it are told only here by kernels before 5.8. */
+    return error ? error : call(FSYNC, fd, 0, 0, 0);
 }
 
 /* Replace `old` by `new`; if that cannot be done, `old` is what the file holds. */
@@ -346,6 +284,7 @@ static long create(int dir, const char *name, const struct task *task) {
     long error = write_all((int)fd, task->content, task->content_len);
     if (!error) error = set_access((int)fd, task);
     if (!error) error = label(dir, name);
+    if (!error) error = call(FSYNC, fd, 0, 0, 0);
     call(CLOSE, fd, 0, 0, 0);
     if (error) call(UNLINKAT, dir, name, 0, 0);
     return error;
@@ -430,6 +369,16 @@ static int has_failed(u32 group, u32 before) {
     return 0;
 }
 
+/* Take back the first `count` edits as far as they belong to that group and were made. */
+static void take_back(u32 group, u32 count) {
+    for (u32 i = count; i-- > 0;) {
+        if (tasks[i].group != group || tasks[i].became != DONE) continue;
+        long error = undo(&tasks[i]);
+        tasks[i].became = error ? NOT_UNDONE : GIVEN_UP;
+        tasks[i].error = (u32)-error;
+    }
+}
+
 /* Make the edits in their order. Those of one group are all made, or none of them. */
 static void edit_all(void) {
     for (u32 i = 0; i < task_count; i++) {
@@ -445,20 +394,20 @@ static void edit_all(void) {
             task->became = DONE;
             continue;
         }
-        for (u32 j = i; j-- > 0;) {
-            if (tasks[j].group != task->group || tasks[j].became != DONE) continue;
-            error = undo(&tasks[j]);
-            tasks[j].became = error ? NOT_UNDONE : GIVEN_UP;
-            tasks[j].error = (u32)-error;
-        }
+        take_back(task->group, i);
     }
     for (u32 i = 0; i < task_count; i++) {
+        struct task *task = &tasks[i];
         const char *name;
-        if (tasks[i].what != REMOVE || tasks[i].became != DONE) continue;
-        long dir = parent(tasks[i].path, &name);
-        if (dir < 0) continue;
-        call(UNLINKAT, dir, tasks[i].aside, 0, 0);
-        call(CLOSE, dir, 0, 0, 0);
+        if (task->what != REMOVE || task->became != DONE) continue;
+        long dir = parent(task->path, &name);
+        long error = dir < 0 ? dir : call(UNLINKAT, dir, task->aside, 0, 0);
+        if (dir >= 0) call(CLOSE, dir, 0, 0, 0);
+        if (!error) continue;
+        take_back(task->group, task_count);
+        if (task->became != GIVEN_UP) continue;
+        task->became = FAILED;
+        task->error = (u32)-error;
     }
 }
 
@@ -488,11 +437,16 @@ void run(void) {
     root = (int)call(OPENAT, -100, "/synthdisk/root", O_RDONLY | O_DIRECTORY, 0);
     if (root < 0) report(NOT_MOUNTED, root);
     edit_all();
-    /* Kernels before 5.8 do not return the errors of writing here. */
+    /* Kernels before 5.8 do not return the errors of writing here, and before 2.6.39 have no syncfs. */
     error = call(SYNCFS, root, 0, 0, 0);
+    if (error == -ENOSYS) error = 0;
     call(SYNC, 0, 0, 0, 0);
+    /* What a filesystem cannot store may make it read-only. */
+    struct statfs found;
+    long asked = statfs_of(root, &found);
+    if (!error) error = asked ? asked : found.flags & ST_RDONLY ? -EROFS : 0;
     call(CLOSE, root, 0, 0, 0);
     long unmounted = call(UMOUNT, "/synthdisk/root", 0, 0, 0);
-    if (error == -EIO || error == -28) report(NOT_STORED, error);
+    if (error) report(NOT_STORED, error);
     report(unmounted ? NOT_UNMOUNTED : FINISHED, unmounted);
 }

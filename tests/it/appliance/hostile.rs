@@ -1,11 +1,19 @@
 //! Kernels of guests that do not edit, and hosts that cannot run them: the guest is served as it is, and
 //! that is said.
 
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::guests::served;
 use super::tree::{CONFIG, tree_with};
 use crate::common::field::Field;
 use crate::common::foreign::make_xfs;
-use crate::common::process::{SYNTHDISK, run_text};
+use crate::common::mount::{children, is_started_as};
+use crate::common::process::{SYNTHDISK, command, run_text};
 use crate::common::slots::Slot;
 use crate::common::tiny::fake_kernel;
 
@@ -77,4 +85,63 @@ fn a_kernel_without_drivers_is_not_started() {
     let server = served(&field, &config, &[]);
     let note = note(&server.printed());
     assert!(note.ends_with(why), "{note}");
+}
+
+/// Writes 32 KiB after 32 KiB to the first disk, by the firmware, until that fails; then resets the machine.
+#[rustfmt::skip]
+const FILL: [u8; 48] = [
+    0x8c, 0xc8, 0x8e, 0xd8,             // mov ax, cs; mov ds, ax: offset 0 is byte 0x200 of the file
+    0xbe, 0x88, 0x00,                   // again: mov si, packet
+    0xb8, 0x00, 0x43,                   // mov ax, 0x4300
+    0xb2, 0x80,                         // mov dl, 0x80
+    0xcd, 0x13,                         // int 0x13
+    0x72, 0x07,                         // jc end
+    0x83, 0x06, 0x90, 0x00, 0x40,       // add word [packet + 8], 64
+    0xeb, 0xed,                         // jmp again
+    0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd, // end: mov al, 0xfe; out 0x64, al; hlt; jmp to hlt
+    0x90, 0x90,
+    // packet: 16 bytes, 64 sectors, from 0x1000:0, to sector 0
+    0x10, 0x00, 0x40, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+];
+
+#[test]
+fn writes_that_are_not_stored_are_told_with_their_cause() {
+    let (field, config) = guest(&FILL, BUILTIN);
+    let _slot = Slot::take();
+    let server = served(&field, &config, &["--overlay-limit=1M"]);
+    let note = note(&server.printed());
+    let why = "its writes could not be stored, and it is not known what is edited: the overlay has \
+               reached its limit of 1048576 bytes";
+    assert!(note.contains(why), "{note}");
+}
+
+/// Whether `pid` or a process that it has started is QEMU, editing.
+fn edits(pid: i32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_qemu = line.split(|b| *b == 0).any(|word| word == b"synthdisk-edit");
+    is_qemu || children(pid).into_iter().any(edits)
+}
+
+#[test]
+fn a_signal_while_it_edits_leaves_nothing() {
+    let (field, config) = guest(&[0xeb, 0xfe], BUILTIN);
+    let _slot = Slot::take();
+    let (overlay, socket) = (field.arg("new.qcow2"), field.arg("s"));
+    let mut started = command(SYNTHDISK)
+        .args(["serve", "--nbd", &socket, "--config", &config])
+        .args(["--edit-time=600", "--overlay", &overlay])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = started.id() as i32;
+    let end = Instant::now() + Duration::from_secs(300);
+    while !edits(pid) {
+        assert!(Instant::now() < end && started.try_wait().unwrap().is_none(), "it does not edit");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let keeper = children(pid).into_iter().find(|pid| is_started_as(*pid, "mount")).unwrap();
+    assert!(Path::new(&overlay).exists());
+    kill(Pid::from_raw(keeper), Signal::SIGTERM).unwrap();
+    assert!(!started.wait().unwrap().success());
+    assert!(!Path::new(&overlay).exists());
 }
