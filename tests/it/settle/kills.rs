@@ -84,6 +84,7 @@ mod matrix {
     use super::{Moment, kill_at};
 
     #[test]
+    #[ignore = "slow"]
     fn killed_at_ten_moments() {
         for format in ["raw", "qcow2"] {
             for milliseconds in [0, 20, 60, 120, 250, 500, 800, 1200] {
