@@ -16,6 +16,8 @@ use crate::remote::write_manifest;
 use crate::{Error, ErrorKind, Result};
 use live::write_live;
 use planned::write_planned;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
 /// Write the disks to files.
 pub(super) fn run(args: FinalizeArgs) -> Result<()> {
@@ -34,6 +36,12 @@ pub(super) fn run(args: FinalizeArgs) -> Result<()> {
             ErrorKind::Usage,
             "--reflink always goes with --format raw: other formats have blocks of their own",
         ));
+    }
+    let is_device = |path: &Path| path.metadata().is_ok_and(|m| m.file_type().is_block_device());
+    if result.write_manifest && is_device(&result.output) {
+        let what =
+            "--write-manifest is for files, which can be uploaded; leave it out for a device";
+        return Err(Error::new(ErrorKind::Usage, what));
     }
     // This must come before other threads exist.
     let stop = Stop::on_signals()?;

@@ -57,11 +57,15 @@ impl EditReport {
         if self.more > 0 {
             let _ = writeln!(out, "adapted: and {} more paths", self.more);
         }
-        self.left_out.iter().for_each(|what| line(&mut out, "note", what));
-        if let Some(failure) = &self.failure {
-            line(&mut out, "note", &format!("the guest is not adapted to KVM: {failure}"));
-        }
+        self.notes().iter().for_each(|what| line(&mut out, "note", what));
         out
+    }
+
+    /// What was not edited, and why.
+    pub fn notes(&self) -> Vec<String> {
+        let failure =
+            self.failure.iter().map(|why| format!("the guest is not adapted to KVM: {why}"));
+        self.left_out.iter().cloned().chain(failure).collect()
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Entry {
 pub(super) struct Cache {
     dir: PathBuf,
     limit: u64,
+    /// What the image is compared with: who compares shares no entry with others.
+    manifests: String,
 }
 
 impl Cache {
@@ -77,7 +79,7 @@ impl Cache {
             );
             return Err(Error::new(ErrorKind::Invalid, what));
         }
-        Ok(Some(Self { dir, limit }))
+        Ok(Some(Self { dir, limit, manifests: digest_of(&options.manifests)? }))
     }
 
     /// The entry for the image at `url` that is `identity`, made if there is none. One without a
@@ -126,7 +128,7 @@ impl Cache {
     }
 
     fn dir_of(&self, url: &RemoteUrl) -> PathBuf {
-        self.dir.join(digest(url.target().as_bytes()))
+        self.dir.join(digest(format!("{}{}", url.target(), self.manifests).as_bytes()))
     }
 
     /// All entries but `own`. Those that were emptied are removed.
@@ -175,6 +177,25 @@ fn default_dir() -> Option<PathBuf> {
         std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
     Some(named.or_else(home)?.join("synthdisk/chunks"))
+}
+
+/// A text that differs for other contents of `files`; empty if there are none.
+fn digest_of(files: &[PathBuf]) -> Result<String> {
+    let mut out = String::new();
+    for path in files {
+        let failed = |e| Error::io(format!("cannot read the manifest {}", path.display()), e);
+        let (mut file, mut hash) = (File::open(path).map_err(failed)?, Sha256::new());
+        let mut buf = vec![0; 1 << 16];
+        loop {
+            match io::Read::read(&mut file, &mut buf).map_err(failed)? {
+                0 => break,
+                n => hash.update(&buf[..n]),
+            }
+        }
+        out.push('\n');
+        out.extend(hash.finalize().iter().map(|b| format!("{b:02x}")));
+    }
+    Ok(out)
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -269,6 +290,25 @@ mod tests {
     use super::super::origin::Version;
     use super::super::store::Store;
     use super::*;
+
+    #[test]
+    fn who_compares_with_a_manifest_shares_with_those_who_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, same, b] = ["a", "same", "b"].map(|name| dir.path().join(name));
+        for (path, text) in [(&a, "1"), (&same, "1"), (&b, "2")] {
+            fs::write(path, text).unwrap();
+        }
+        let of = |manifests: &[&PathBuf]| {
+            let files: Vec<PathBuf> = manifests.iter().map(|path| path.to_path_buf()).collect();
+            let manifests = digest_of(&files).unwrap();
+            Cache { manifests, ..cache(dir.path(), 1) }.dir_of(&url("a"))
+        };
+        assert_eq!(of(&[&a]), of(&[&same]));
+        let all = [of(&[]), of(&[&a]), of(&[&b]), of(&[&a, &b])];
+        for (n, one) in all.iter().enumerate() {
+            assert!(!all[..n].contains(one), "{n}");
+        }
+    }
 
     fn cache(dir: &Path, limit: u64) -> Cache {
         let options = RemoteOptions {

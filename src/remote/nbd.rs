@@ -12,6 +12,8 @@ use super::url::{NbdPlace, RemoteUrl};
 use connection::Connection;
 use negotiate::Export;
 use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use stream::{Stream, Tls};
@@ -26,6 +28,8 @@ pub(super) struct NbdOrigin {
     tls: Option<Tls>,
     pool: Mutex<Pool>,
     returned: Condvar,
+    /// Those of the host, so that its name is looked up once; none until then, and after they failed.
+    addresses: Mutex<Vec<SocketAddr>>,
 }
 
 /// The connections to a server.
@@ -62,7 +66,8 @@ impl NbdOrigin {
             pool.fresh = Some(socket.map_err(|e| Failure::Lasting(e.to_string()))?);
         }
         let (place, export) = (target.place, target.export);
-        Ok(Self { place, export, tls, pool: Mutex::new(pool), returned: Condvar::new() })
+        let (pool, returned) = (Mutex::new(pool), Condvar::new());
+        Ok(Self { place, export, tls, pool, returned, addresses: Mutex::default() })
     }
 
     /// A connection that this thread may use until `end`.
@@ -91,14 +96,18 @@ impl NbdOrigin {
         let mut pool = self.pool.lock();
         match connection {
             Some(connection) => pool.free.push(connection),
-            None => pool.open -= 1,
+            None => {
+                // What broke one connection, such as a router that forgot it, broke the idle ones too.
+                pool.open -= 1 + pool.free.len();
+                pool.free.clear();
+            }
         }
-        self.returned.notify_one();
+        self.returned.notify_all();
     }
 
     fn connect(&self, fresh: Option<UnixStream>, end: Instant) -> Result<Connection, Failure> {
         let stream = match (&self.place, fresh) {
-            (NbdPlace::Tcp(host, port), _) => Stream::tcp(host, *port, end),
+            (NbdPlace::Tcp(host, port), _) => self.connect_tcp(host, *port, end),
             (NbdPlace::Unix(_), Some(socket)) => Ok(Stream::unix(socket, end)),
             (NbdPlace::Unix(_), None) => {
                 return Err(Failure::Lasting(
@@ -110,15 +119,26 @@ impl NbdOrigin {
         Connection::open(stream, &self.export, self.tls.as_ref())
     }
 
+    fn connect_tcp(&self, host: &str, port: u16, end: Instant) -> io::Result<Stream> {
+        let mut addresses = std::mem::take(&mut *self.addresses.lock());
+        if addresses.is_empty() {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            addresses = (host, port).to_socket_addrs()?.collect();
+        }
+        let stream = Stream::tcp(&addresses, end)?;
+        *self.addresses.lock() = addresses;
+        Ok(stream)
+    }
+
     /// Do `work` with a connection.
     fn with<T>(
         &self,
         time: Duration,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let end = Instant::now() + time;
-        let mut connection = self.take(end)?;
-        connection.limit(end);
+        let mut connection = self.take(Instant::now() + time)?;
+        // Waiting for a connection is no reason to give up one that works.
+        connection.limit(Instant::now() + time);
         let done = work(&mut connection);
         let is_clean = connection.is_clean();
         self.give_back(is_clean.then_some(connection));

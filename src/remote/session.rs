@@ -86,10 +86,16 @@ impl Session {
     /// for them, or no such image any more.
     pub(super) fn prefetch(&self, first: u64, count: u32) -> bool {
         let millis = READ_TIME.as_millis() as u32;
-        match self.provide(Request { first, count, millis }) {
-            Reply::Stored(_) | Reply::Failed(Failure::Passing(_)) => true,
-            Reply::Bytes(_) | Reply::Failed(_) => false,
+        let mut done = 0;
+        while done < count {
+            let (first, count) = (first + u64::from(done), count - done);
+            match self.provide(Request { first, count, millis }) {
+                Reply::Stored(n) => done += n.max(1),
+                Reply::Failed(Failure::Passing(_)) => return true,
+                Reply::Bytes(_) | Reply::Failed(_) => return false,
+            }
         }
+        true
     }
 
     /// The checksum that chunk `number` must have, if that is known.

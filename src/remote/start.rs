@@ -91,7 +91,7 @@ impl RemoteFile {
         let handed = Handed {
             entry,
             recording: recording(url, options, &identity)?,
-            manifest: manifest(options, &identity)?,
+            manifest: manifest(url, options, &identity)?,
         };
         let go = Go {
             room: handed.entry.as_ref().map_or(0, |entry| entry.room),
@@ -143,20 +143,33 @@ fn recording(
     options.record.as_ref().map(|path| recording::open(path, url, identity.len)).transpose()
 }
 
-/// The checksums that the image must have.
-fn manifest(options: &RemoteOptions, identity: &Identity) -> Result<Option<File>> {
+/// The checksums that the image must have: of the manifests of a file of its length, the only one or the
+/// one that has its name.
+fn manifest(url: &RemoteUrl, options: &RemoteOptions, identity: &Identity) -> Result<Option<File>> {
+    let mut found = Vec::new();
     for path in &options.manifests {
         let (file, len) = Manifest::open(path)?;
         if len == identity.len {
-            return Ok(Some(file));
+            found.push((path, file));
         }
     }
-    match options.manifests.is_empty() {
-        true => Ok(None),
-        false => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("no manifest is of an image of {} bytes; it is another image", identity.len),
-        )),
+    let wrong = |what: String| Err(Error::new(ErrorKind::Invalid, what));
+    let len = identity.len;
+    if found.len() > 1 {
+        let mut name = url.file_path().file_name().unwrap_or_default().to_os_string();
+        name.push(".manifest");
+        found.retain(|(path, _)| path.file_name() == Some(&name));
+        if found.len() != 1 {
+            return wrong(format!(
+                "several manifests are of images of {len} bytes; call that of {url} {}",
+                name.display()
+            ));
+        }
+    }
+    match found.pop() {
+        Some((_, file)) => Ok(Some(file)),
+        None if options.manifests.is_empty() => Ok(None),
+        None => wrong(format!("no manifest is of an image of {len} bytes; it is another image")),
     }
 }
 

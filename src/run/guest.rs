@@ -164,8 +164,7 @@ fn tell(report: &MountReport, job: &Job, person: bool) {
     if person {
         return eprint!("{}", report.text(job.verbose));
     }
-    let edits = report.edits.left_out.iter().chain(&report.edits.failure).cloned();
-    let warnings = report.warnings().into_iter().chain(edits);
+    let warnings = report.warnings().into_iter().chain(report.edits.notes());
     let lines: Vec<String> = match job.verbose {
         true => report.text(true).lines().map(str::to_owned).collect(),
         false => warnings.map(|note| format!("note:    {}", in_a_line(&note))).collect(),

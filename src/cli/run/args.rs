@@ -136,6 +136,8 @@ impl RunArgs {
             "several guests can't share the terminal; use --expect or --check"
         } else if several && self.overlay.is_some() {
             "several guests can't share an overlay; use --overlay-dir"
+        } else if several && self.options.record.is_some() {
+            "several guests can't share a recording; run them one at a time"
         } else if several && self.identity.hostname.is_some() {
             "several guests can't share a hostname; run them one at a time"
         } else if self.test.checks_something()

@@ -212,7 +212,9 @@ fn page(dir: &Path, records: &[Record], sources: &BTreeMap<u32, SourceOptions>) 
     let guest = |record: &Record| {
         let source = sources.get(&record.number);
         let overlay = OverlayChoice::Temporary(temporary_dir());
-        let plan = source.map(|source| Plan::build(source, &overlay)).transpose();
+        // What was recorded is of the boot.
+        let source = source.map(|source| SourceOptions { record: None, ..source.clone() });
+        let plan = source.map(|source| Plan::build(&source, &overlay)).transpose();
         pages::tested(&record.report, plan.ok().flatten().as_ref())
     };
     let guests: Vec<_> = records.iter().map(guest).collect();

@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -77,19 +77,18 @@ enum Kind {
 }
 
 impl Stream {
-    /// Connect to `host`.
+    /// Connect to the first of `addresses` that answers.
     ///
     /// # Errors
-    /// Those of looking up the name and of connecting.
-    pub(super) fn tcp(host: &str, port: u16, end: Instant) -> io::Result<Self> {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
+    /// Those of connecting.
+    pub(super) fn tcp(addresses: &[SocketAddr], end: Instant) -> io::Result<Self> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no such host");
-        for address in (host, port).to_socket_addrs()? {
+        for address in addresses {
             let left = end.checked_duration_since(Instant::now()).unwrap_or_default();
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            match TcpStream::connect_timeout(&address, CONNECT.min(left)) {
+            match TcpStream::connect_timeout(address, CONNECT.min(left)) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
                     return Ok(Self(Kind::Plain(Limited { socket: Socket::Tcp(socket), end })));
