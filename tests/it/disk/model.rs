@@ -4,6 +4,7 @@ use crate::common::model::{LEN, range, table};
 use crate::common::overlay::unlocked;
 use proptest::prelude::*;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use synthdisk::bytes::{Extents, ReadAt};
 use synthdisk::disk::{Chunk, Disk, Overlay, Qcow2Overlay, RegionTable, Scratch};
 
@@ -112,9 +113,16 @@ proptest! {
             };
             disk(table, overlay)
         });
-        // -U: a child that another test is starting has our lock until it runs its program.
-        let mut check = std::process::Command::new("qemu-img");
-        let out = check.args(["check", "-U"]).arg(&path).output().unwrap();
+        // A child that another test is starting has our lock until it runs its program.
+        let end = Instant::now() + Duration::from_secs(20);
+        let out = loop {
+            let mut check = std::process::Command::new("qemu-img");
+            let out = check.args(["check", "-U"]).arg(&path).output().unwrap();
+            let is_locked = String::from_utf8_lossy(&out.stderr).contains("lock\n");
+            if !is_locked || Instant::now() > end {
+                break out;
+            }
+        };
         assert!(out.status.success(), "{out:?}");
     }
 }
